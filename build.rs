@@ -1,1 +1,76 @@
-fn main() {}
+//! Stamps what `modelve --version` says and warns about a build that would be slow.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rustc-env=MODELVE_COMMIT={}", git_commit());
+    println!(
+        "cargo::rustc-env=MODELVE_TARGET={}",
+        env::var("TARGET").unwrap_or_default()
+    );
+    let (llama, ggml) = llama_versions();
+    println!("cargo::rustc-env=MODELVE_LLAMA_VERSION={llama}");
+    println!("cargo::rustc-env=MODELVE_GGML_VERSION={ggml}");
+    warn_about_missing_vector_instructions();
+}
+
+/// Without a `rerun-if` line cargo runs this script again whenever a file of the package
+/// changed, and so the stamp is that of the tree that was compiled.
+///
+/// The commit that is checked out, with `+` when the tree differs from it, or `unknown`
+/// where there is no git, as in a source archive.
+fn git_commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+        return "unknown".into();
+    };
+    let changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
+    if changed { commit + "+" } else { commit }
+}
+
+/// The versions of llama.cpp and ggml, from the CMake packages that the bindings install.
+fn llama_versions() -> (String, String) {
+    let cmake = env::var("DEP_LLAMA_GGML_CMAKE_DIR").unwrap_or_default();
+    let version = |package: &str| {
+        let file = Path::new(&cmake)
+            .join(package)
+            .join(format!("{package}-version.cmake"));
+        let alternative = Path::new(&cmake)
+            .join(package)
+            .join(format!("{package}-config-version.cmake"));
+        let text = fs::read_to_string(file)
+            .or_else(|_| fs::read_to_string(alternative))
+            .ok()?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("set(PACKAGE_VERSION "))?;
+        Some(line.split('"').nth(1)?.to_owned())
+    };
+    let or_unknown = |version: Option<String>| version.unwrap_or_else(|| "unknown".into());
+    (or_unknown(version("llama")), or_unknown(version("ggml")))
+}
+
+/// Without `target-cpu=native` the bindings compile ggml's CPU kernels for the oldest
+/// machine of the architecture.
+fn warn_about_missing_vector_instructions() {
+    let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    let has = |feature: &str| features.split(',').any(|f| f == feature);
+    let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    if x86 && !portable && !has("avx2") {
+        println!(
+            "cargo::warning=this build of llama.cpp does without AVX2 and will be several times slower; \
+             build inside the checkout (its .cargo/config.toml sets target-cpu=native), \
+             set RUSTFLAGS=\"-C target-cpu=native\", or use `--features portable`"
+        );
+    }
+}

@@ -1,1 +1,19 @@
-//! m
+//! modelve takes a Hugging Face checkpoint, writes a quantized GGUF, shows what is inside
+//! it, looks up its vocabulary and completes text with it, on llama.cpp.
+//!
+//! What is where, from the ground up (dependencies point down only):
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`gguf`] | the file format: types, reading, writing |
+//! | [`hint`] | an error that knows the command that helps |
+//! | [`commands`] | one file per command: typed options in, a result out |
+//! | [`cli`] | the flags |
+//! | [`output`] | the only place that writes to standard output |
+
+pub mod cli;
+pub mod commands;
+pub mod gguf;
+pub mod hint;
+pub mod map;
+pub mod output;

@@ -1,0 +1,34 @@
+//! The flags: one struct per command, beside the command itself in [`crate::commands`].
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::commands::completions;
+
+/// Look inside a language model: convert, inspect, tokenize, complete.
+#[derive(Debug, Parser)]
+#[command(
+    name = "modelve",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Print the version; with --verbose, also what this build can do on this machine
+    #[arg(short = 'V', long, action = ArgAction::SetTrue)]
+    pub version: bool,
+
+    /// Show llama.cpp's own log on standard error
+    #[arg(short, long, global = true, action = ArgAction::SetTrue)]
+    pub verbose: bool,
+}
+
+/// The commands, in the order in which a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a completion script for your shell
+    Completions(completions::Args),
+}

@@ -1,0 +1,84 @@
+//! Errors that know what to do about them: a sentence, usually a command, printed as
+//! `hint:` after the error and its causes.
+
+use std::error::Error;
+use std::fmt;
+
+/// An error with a sentence that helps. It displays as the error it carries.
+#[derive(Debug)]
+pub struct Hinted {
+    error: anyhow::Error,
+    hint: String,
+}
+
+impl Hinted {
+    /// The first hint in the chain of causes of `error`.
+    pub fn find(error: &anyhow::Error) -> Option<&str> {
+        error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Hinted>())
+            .map(|hinted| hinted.hint.as_str())
+    }
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)
+    }
+}
+
+impl Error for Hinted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Attaches a hint to whatever error there is.
+pub trait WithHint<T> {
+    /// `hint` is evaluated only when there is an error.
+    fn with_hint<H: Into<String>>(self, hint: impl FnOnce() -> H) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
+    fn with_hint<H: Into<String>>(self, hint: impl FnOnce() -> H) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            let hinted = Hinted {
+                error: error.into(),
+                hint: hint().into(),
+            };
+            anyhow::Error::new(hinted)
+        })
+    }
+}
+
+/// The command line was understood but makes no sense: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The user pressed Ctrl-C: exit code 130, and what there is has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_hint_is_found_below_contexts_and_does_not_hide_causes() {
+        let io = std::io::Error::other("disk on fire");
+        let error = Err::<(), _>(io)
+            .context("cannot read model.gguf")
+            .with_hint(|| "use water")
+            .context("cannot complete")
+            .unwrap_err();
+        assert_eq!(Hinted::find(&error), Some("use water"));
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        assert_eq!(
+            chain,
+            ["cannot complete", "cannot read model.gguf", "disk on fire"]
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! The only place that writes to standard output, and the one that prints errors.
+//!
+//! Standard output carries data and nothing else. Colour appears on a terminal only and
+//! never when `NO_COLOR` is set; a reader that goes away (`| head`) ends the program quietly.
+
+use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::hint::{Hinted, Interrupted, Usage};
+
+/// For headings and names.
+pub const BOLD: Style = Style::new().bold();
+/// For what matters less.
+pub const DIM: Style = Style::new().dimmed();
+/// For numbers and types that the eye should find.
+pub const ACCENT: Style = AnsiColor::Cyan.on_default();
+/// For what went well.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// For what wants attention.
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+/// For what went wrong.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Locked, buffered standard output. Flush it before waiting for anything.
+pub struct Output {
+    inner: io::BufWriter<StdoutLock<'static>>,
+    colour: bool,
+}
+
+impl Output {
+    /// Locks standard output for the rest of the command.
+    pub fn stdout() -> Self {
+        Self {
+            inner: io::BufWriter::new(io::stdout().lock()),
+            colour: io::stdout().is_terminal() && colour_is_wanted(),
+        }
+    }
+
+    /// Whether [`Output::paint`] has any effect.
+    pub fn has_colour(&self) -> bool {
+        self.colour
+    }
+
+    /// `text` in `style`, or plain where colour is not wanted.
+    pub fn paint(&self, style: Style, text: impl std::fmt::Display) -> String {
+        if self.colour {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_string()
+        }
+    }
+
+    /// One value as indented JSON and a newline.
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut self.inner, value)?;
+        writeln!(self.inner)
+    }
+
+    /// One value as JSON on one line, flushed, for results that come one by one.
+    pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.inner, value)?;
+        writeln!(self.inner)?;
+        self.inner.flush()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.inner.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Columns of the terminal, or 100 where standard output is none.
+pub fn width() -> usize {
+    terminal_size::terminal_size_of(io::stdout())
+        .map_or(100, |(width, _)| usize::from(width.0).max(40))
+}
+
+/// <https://no-color.org>: any non-empty value means no colour.
+fn colour_is_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Prints `error`, its causes and its hint to standard error and says how to exit:
+/// 0 when only the reader of our output went away, 2 for usage, 130 after Ctrl-C, else 1.
+#[allow(clippy::print_stderr)]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
+    let paint = |style: Style, text: &str| {
+        if io::stderr().is_terminal() && colour_is_wanted() {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_owned()
+        }
+    };
+    let mut said = String::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let message = cause.to_string();
+        // Wrappers often repeat their source in their own message; say everything once.
+        if depth == 0 {
+            eprintln!("{} {message}", paint(BAD, "error:"));
+        } else if !said.contains(&message) {
+            eprintln!("  {} {message}", paint(DIM, "caused by:"));
+        }
+        said.push_str(&message);
+        said.push('\n');
+    }
+    if let Some(hint) = Hinted::find(error) {
+        eprintln!("{} {hint}", paint(GOOD, "hint:"));
+    }
+    if interrupted {
+        ExitCode::from(130)
+    } else if error.chain().any(|cause| cause.is::<Usage>()) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = match cause.downcast_ref::<io::Error>() {
+        Some(error) => Some(error.kind()),
+        None => cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(serde_json::Error::io_error_kind),
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
