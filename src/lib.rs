@@ -6,6 +6,9 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`gguf`] | the file format: types, reading, writing |
+//! | [`hub`] | fetching from the Hugging Face Hub: the only outbound network code |
+//! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
+//! | [`progress`] | where long work stands, on standard error |
 //! | [`hint`] | an error that knows the command that helps |
 //! | [`commands`] | one file per command: typed options in, a result out |
 //! | [`cli`] | the flags |
@@ -15,5 +18,9 @@ pub mod cli;
 pub mod commands;
 pub mod gguf;
 pub mod hint;
+pub mod hub;
 pub mod map;
+pub mod model;
 pub mod output;
+pub mod progress;
+pub mod store;

@@ -1,0 +1,287 @@
+//! The Hub's cache folder, in the layout that every Hugging Face library shares:
+//!
+//! ```text
+//! $HF_HUB_CACHE or $HF_HOME/hub or ~/.cache/huggingface/hub
+//!   models--org--name/
+//!     blobs/SHA             the bytes; SHA-256 for large files, git's SHA-1 for small ones
+//!     blobs/SHA.incomplete  the first part of them
+//!     snapshots/COMMIT/FILE a link to ../../blobs/SHA
+//!     refs/REVISION         the commit that a branch or tag stood for
+//!   .locks/models--org--name/SHA.lock
+//! ```
+//!
+//! So what Python fetched is used here, and the other way round.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::HubId;
+
+/// The cache folder; nothing in it need exist.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// The files of one repository at one commit, as far as they were fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The folder of links.
+    pub folder: PathBuf,
+    /// The commit, 40 hexadecimal digits.
+    pub commit: String,
+}
+
+impl Cache {
+    /// The folder that the environment names, as `huggingface_hub` finds it.
+    pub fn from_env() -> Cache {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let root = set("HF_HUB_CACHE")
+            .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
+            .map(PathBuf::from)
+            .unwrap_or_else(|| hf_home().join("hub"));
+        Cache { root }
+    }
+
+    /// A cache in a folder of one's own.
+    pub fn at(root: impl Into<PathBuf>) -> Cache {
+        Cache { root: root.into() }
+    }
+
+    /// The cache folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn repo_folder(&self, repo: &str) -> PathBuf {
+        self.root
+            .join(format!("models--{}", repo.replace('/', "--")))
+    }
+
+    /// Where the bytes with this hash lie once they are verified.
+    pub fn blob(&self, repo: &str, hash: &str) -> PathBuf {
+        self.repo_folder(repo).join("blobs").join(hash)
+    }
+
+    /// Where they grow until then.
+    pub fn incomplete(&self, repo: &str, hash: &str) -> PathBuf {
+        self.repo_folder(repo)
+            .join("blobs")
+            .join(format!("{hash}.incomplete"))
+    }
+
+    /// The folder of a commit's files, whether it exists or not.
+    pub(super) fn snapshot_folder(&self, repo: &str, commit: &str) -> PathBuf {
+        self.repo_folder(repo).join("snapshots").join(commit)
+    }
+
+    /// What is here of the revision that `id` names, without asking the Hub.
+    pub fn snapshot(&self, id: &HubId) -> Option<Snapshot> {
+        let revision = id.revision.as_deref().unwrap_or("main");
+        let reference = self.repo_folder(&id.repo).join("refs").join(revision);
+        let commit = match fs::read_to_string(reference) {
+            Ok(text) => text.trim().to_owned(),
+            Err(_) => revision.to_ascii_lowercase(),
+        };
+        if !is_commit(&commit) {
+            return None;
+        }
+        let folder = self.snapshot_folder(&id.repo, &commit);
+        folder.is_dir().then_some(Snapshot { folder, commit })
+    }
+
+    /// The repositories of which anything is here, as `org/name`.
+    pub fn repos(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let mut repos: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let (org, name) = name.strip_prefix("models--")?.split_once("--")?;
+                Some(format!("{org}/{name}"))
+            })
+            .collect();
+        repos.sort();
+        repos
+    }
+
+    /// Remembers which commit a branch or tag stood for.
+    pub fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> io::Result<()> {
+        if is_commit(revision) {
+            return Ok(());
+        }
+        let path = self.repo_folder(repo).join("refs").join(revision);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+            let file = tempfile::NamedTempFile::new_in(parent)?;
+            fs::write(file.path(), commit)?;
+            file.persist(path).map_err(|e| e.error)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a verified blob under its name in the snapshot of `commit`. `file` has been
+    /// checked to stay below the folder.
+    pub fn link(&self, repo: &str, commit: &str, file: &str, hash: &str) -> io::Result<()> {
+        let blob = self.blob(repo, hash);
+        let pointer = self.snapshot_folder(repo, commit).join(file);
+        if same_file(&pointer, &blob) {
+            return Ok(());
+        }
+        let parent = pointer.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent)?;
+        // The link appears under its name at once: another process may be reading it.
+        let place = tempfile::Builder::new()
+            .prefix(".link-")
+            .tempdir_in(parent)?;
+        let temporary = place.path().join("link");
+        let depth = Path::new(file).components().count() + 1;
+        let mut target: PathBuf = std::iter::repeat_n("..", depth).collect();
+        target.push("blobs");
+        target.push(hash);
+        if symlink(&target, &temporary).is_err() {
+            // Windows without the right to make links, or a file system that has none.
+            fs::hard_link(&blob, &temporary).or_else(|_| fs::copy(&blob, &temporary).map(drop))?;
+        }
+        fs::rename(&temporary, &pointer)
+    }
+
+    /// The lock on the blob with this hash, which other Hugging Face libraries take as well.
+    /// `waiting` is called once when somebody else holds it, and then every moment `pause`
+    /// until it answers false.
+    pub fn lock(
+        &self,
+        repo: &str,
+        hash: &str,
+        mut waiting: impl FnMut(),
+        mut pause: impl FnMut() -> bool,
+    ) -> io::Result<Option<File>> {
+        let folder = self
+            .root
+            .join(".locks")
+            .join(format!("models--{}", repo.replace('/', "--")));
+        fs::create_dir_all(&folder)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join(format!("{hash}.lock")))?;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(fs::TryLockError::WouldBlock) => {
+                    if !told {
+                        told = true;
+                        waiting();
+                    }
+                    if !pause() {
+                        return Ok(None);
+                    }
+                }
+                // A file system without locks: better unlocked than not at all, since the
+                // content is verified before it counts.
+                Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(Some(file));
+                }
+                Err(fs::TryLockError::Error(e)) => return Err(e),
+            }
+        }
+    }
+}
+
+/// `$HF_HOME`, or where it is when nobody says.
+pub(super) fn hf_home() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(home) = set("HF_HOME") {
+        return PathBuf::from(home);
+    }
+    let cache = set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"));
+    cache.join("huggingface")
+}
+
+/// Whether a text is a full commit hash.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (fs::canonicalize(a), fs::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(windows)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(target, link)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_point_into_blobs_and_replace_stale_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for (hash, text) in [("aa", "old"), ("bb", "new")] {
+            let blob = cache.blob("o/n", hash);
+            fs::create_dir_all(blob.parent().unwrap()).unwrap();
+            fs::write(&blob, text).unwrap();
+            cache.link("o/n", commit, "sub/x.gguf", hash).unwrap();
+        }
+        let file = cache.snapshot_folder("o/n", commit).join("sub/x.gguf");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(
+            fs::read_dir(file.parent().unwrap()).unwrap().count(),
+            1,
+            "no temporary is left"
+        );
+    }
+
+    #[test]
+    fn a_snapshot_is_found_by_branch_and_by_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let id = |text: &str| text.parse::<HubId>().unwrap();
+        assert_eq!(cache.snapshot(&id("o/n")), None);
+        fs::create_dir_all(cache.snapshot_folder("o/n", commit)).unwrap();
+        cache.write_ref("o/n", "refs/pr/1", commit).unwrap();
+        assert_eq!(cache.snapshot(&id("o/n")), None, "main is not known");
+        let there = cache.snapshot(&id("o/n@refs/pr/1")).unwrap();
+        assert_eq!(there.commit, commit);
+        assert_eq!(
+            cache.snapshot(&id(&format!("o/n@{commit}"))).unwrap(),
+            there
+        );
+        assert_eq!(cache.repos(), ["o/n"]);
+    }
+
+    #[test]
+    fn a_ref_that_holds_no_commit_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let refs = dir.path().join("models--o--n/refs");
+        fs::create_dir_all(&refs).unwrap();
+        fs::write(refs.join("main"), "../../../etc").unwrap();
+        assert_eq!(cache.snapshot(&"o/n".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! `org/name[@revision][:QUANT]`: how a model on the Hub is named.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A model repository on the Hub, and which of its revisions and files is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HubId {
+    /// `org/name`.
+    pub repo: String,
+    /// Branch, tag or commit; `None` is the repository's main branch.
+    pub revision: Option<String>,
+    /// Quantization, as in `Q4_K_M`; in capitals.
+    pub quant: Option<String>,
+}
+
+/// Why a text is no Hub id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no Hub id: {why}")]
+pub struct IdError {
+    /// What was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl HubId {
+    /// `org`, the part before the slash.
+    pub fn org(&self) -> &str {
+        self.repo.split_once('/').map_or("", |(org, _)| org)
+    }
+
+    /// `name`, the part after the slash.
+    pub fn name(&self) -> &str {
+        self.repo
+            .split_once('/')
+            .map_or(self.repo.as_str(), |(_, name)| name)
+    }
+
+    /// The same repository and revision, without a quantization.
+    pub fn without_quant(&self) -> HubId {
+        HubId {
+            quant: None,
+            ..self.clone()
+        }
+    }
+}
+
+impl FromStr for HubId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let fail = |why| {
+            Err(IdError {
+                text: text.to_owned(),
+                why,
+            })
+        };
+        // A revision can hold slashes (refs/pr/1) but no colon: git forbids it.
+        let (rest, quant) = match text.rsplit_once(':') {
+            Some((rest, quant)) => (rest, Some(quant)),
+            None => (text, None),
+        };
+        let (repo, revision) = match rest.split_once('@') {
+            Some((repo, revision)) => (repo, Some(revision)),
+            None => (rest, None),
+        };
+        let Some((org, name)) = repo.split_once('/') else {
+            return fail("it has no slash, as in org/name");
+        };
+        if !is_repo_part(org) || !is_repo_part(name) {
+            return fail("organization and name are letters, digits, `-`, `_` and `.`");
+        }
+        if revision.is_some_and(|r| !is_revision(r)) {
+            return fail("what follows `@` is no branch, tag or commit");
+        }
+        if quant.is_some_and(|q| !is_quant(q)) {
+            return fail("what follows `:` is no quantization, as in Q4_K_M");
+        }
+        Ok(HubId {
+            repo: repo.to_owned(),
+            revision: revision.map(str::to_owned),
+            quant: quant.map(str::to_ascii_uppercase),
+        })
+    }
+}
+
+impl fmt::Display for HubId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.repo)?;
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        if let Some(quant) = &self.quant {
+            write!(f, ":{quant}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The Hub's own rule for names; it also keeps a name from leaving its folder.
+fn is_repo_part(part: &str) -> bool {
+    !part.is_empty()
+        && part.len() <= 96
+        && !part.starts_with(['.', '-'])
+        && !part.ends_with(['.', '-'])
+        && !part.contains("..")
+        && !part.contains("--")
+        && part
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn is_revision(revision: &str) -> bool {
+    !revision.is_empty()
+        && revision.len() <= 255
+        && revision
+            .split('/')
+            .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.'))
+        && !revision.contains("..")
+        && revision
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !br#"\:*?"<>|~^[@"#.contains(&b))
+}
+
+fn is_quant(quant: &str) -> bool {
+    !quant.is_empty()
+        && quant.len() <= 32
+        && quant
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (String, Option<String>, Option<String>) {
+        let id: HubId = text.parse().unwrap();
+        assert_eq!(id.to_string().to_lowercase(), text.to_lowercase());
+        (id.repo, id.revision, id.quant)
+    }
+
+    #[test]
+    fn splits_repository_revision_and_quantization() {
+        let some = |s: &str| Some(s.to_owned());
+        let repo = "microsoft/Phi-3-mini-128k-instruct".to_owned();
+        assert_eq!(parsed(&repo), (repo.clone(), None, None));
+        assert_eq!(
+            parsed("microsoft/Phi-3-mini-128k-instruct:q4_k_m"),
+            (repo.clone(), None, some("Q4_K_M"))
+        );
+        assert_eq!(
+            parsed("microsoft/Phi-3-mini-128k-instruct@refs/pr/3:Q4_0"),
+            (repo, some("refs/pr/3"), some("Q4_0"))
+        );
+    }
+
+    #[test]
+    fn rejects_what_could_leave_the_folder_or_is_no_id() {
+        for text in [
+            "",
+            "gpt2",
+            "a/",
+            "/b",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a/.git",
+            "a/b--c",
+            "a b/c",
+            "a/b@",
+            "a/b@../x",
+            "a/b@x/../y",
+            "a/b@/x",
+            "a/b@x\\y",
+            "a/b@.x",
+            "a/b:",
+            "a/b:../x",
+            "a/b:Q 4",
+        ] {
+            assert!(text.parse::<HubId>().is_err(), "{text:?} must be refused");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! How long-running work tells a person where it stands: always on stderr, never on stdout.
+//!
+//! The work knows only the trait. [`stderr`] picks what draws it: one bar with speed and time
+//! left on a terminal, plain lines every few seconds elsewhere (a log, a CI run), nothing when
+//! the person asked for quiet.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a line is written where there is no terminal to draw a bar on.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// What a step counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown in binary multiples (KiB, MiB, GiB).
+    Bytes,
+    /// Anything else, by its plural: tensors, rows, prompts.
+    Items(&'static str),
+}
+
+/// Receives the progress of one piece of work, step after step.
+///
+/// A step begins with [`start`](Progress::start) and ends with [`finish`](Progress::finish);
+/// between them any thread may advance it.
+pub trait Progress: Send + Sync {
+    /// A step begins: what it does ("fetching org/name"), and how many units it has, of which
+    /// `done` were there before (they count for the bar, not for the speed).
+    fn start(&self, what: &str, unit: Unit, total: u64, done: u64);
+
+    /// `n` more units are done.
+    fn advance(&self, n: u64);
+
+    /// `n` units counted before must be done again (a file that failed its check).
+    fn rewind(&self, n: u64);
+
+    /// A sentence to keep on the screen: waiting for another process, trying again.
+    fn note(&self, text: &str);
+
+    /// The step is over, whether it succeeded or not: the bar leaves the screen.
+    fn finish(&self);
+}
+
+/// Progress that nobody sees: for tests, libraries and `--quiet`.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: &str, _: Unit, _: u64, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn rewind(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn finish(&self) {}
+}
+
+/// The progress for this process's stderr: a bar on a terminal, lines elsewhere, and nothing
+/// but notes when `quiet`.
+pub fn stderr(quiet: bool) -> Box<dyn Progress> {
+    if quiet {
+        Box::new(Lines::new(std::io::stderr(), None))
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Bar::default())
+    } else {
+        Box::new(Lines::new(std::io::stderr(), Some(LINE_EVERY)))
+    }
+}
+
+/// One bar over the whole step, drawn by indicatif.
+#[derive(Default)]
+struct Bar {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    fn with(&self, f: impl FnOnce(&ProgressBar)) {
+        // A poisoned lock only means that some thread panicked while drawing.
+        let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(bar) = bar.as_ref() {
+            f(bar);
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn start(&self, what: &str, unit: Unit, total: u64, done: u64) {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let counts = match unit {
+            Unit::Bytes => {
+                "{binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}".to_owned()
+            }
+            Unit::Items(plural) => format!("{{human_pos}} of {{human_len}} {plural}, {{per_sec}}"),
+        };
+        let template = format!("{{msg}} {{wide_bar}} {counts}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_message(what.to_owned());
+        bar.set_position(done);
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(200));
+        *self.bar.lock().unwrap_or_else(|e| e.into_inner()) = Some(bar);
+    }
+
+    fn advance(&self, n: u64) {
+        self.with(|bar| bar.inc(n));
+    }
+
+    fn rewind(&self, n: u64) {
+        self.with(|bar| bar.set_position(bar.position().saturating_sub(n)));
+    }
+
+    fn note(&self, text: &str) {
+        let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
+        match bar.as_ref() {
+            Some(bar) => bar.println(text),
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    fn finish(&self) {
+        let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A plain line every few seconds, and one at the end of a step that took long enough for any.
+struct Lines<W: Write + Send> {
+    /// `None`: notes only.
+    every: Option<Duration>,
+    state: Mutex<State<W>>,
+}
+
+struct State<W> {
+    out: W,
+    step: Option<Step>,
+}
+
+struct Step {
+    what: String,
+    unit: Unit,
+    total: u64,
+    /// Units that were there before the step began: they say nothing about speed.
+    before: u64,
+    done: u64,
+    started: Instant,
+    last_line: Instant,
+    lines: u32,
+}
+
+impl<W: Write + Send> Lines<W> {
+    fn new(out: W, every: Option<Duration>) -> Self {
+        Lines {
+            every,
+            state: Mutex::new(State { out, step: None }),
+        }
+    }
+
+    fn locked(&self, f: impl FnOnce(&mut State<W>)) {
+        f(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()));
+    }
+}
+
+impl Step {
+    fn line(&self) -> String {
+        let show = |n: u64| match self.unit {
+            Unit::Bytes => HumanBytes(n).to_string(),
+            Unit::Items(_) => n.to_string(),
+        };
+        let name = match self.unit {
+            Unit::Bytes => String::new(),
+            Unit::Items(plural) => format!(" {plural}"),
+        };
+        let percent = match self.total {
+            0 => 100,
+            total => (u128::from(self.done) * 100 / u128::from(total)).min(100),
+        };
+        let mut line = format!(
+            "{}: {percent} %, {} of {}{name}",
+            self.what,
+            show(self.done),
+            show(self.total)
+        );
+        let seconds = self.started.elapsed().as_secs_f64();
+        let fresh = self.done.saturating_sub(self.before);
+        if fresh > 0 && seconds > 0.0 {
+            let speed = fresh as f64 / seconds;
+            let left = self.total.saturating_sub(self.done) as f64 / speed;
+            line += &format!(", {}/s", show(speed as u64));
+            if left.is_finite() && self.done < self.total {
+                let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
+                line += &format!(", {left:#} left");
+            }
+        }
+        line
+    }
+}
+
+impl<W: Write + Send> Progress for Lines<W> {
+    fn start(&self, what: &str, unit: Unit, total: u64, done: u64) {
+        self.locked(|state| {
+            let now = Instant::now();
+            state.step = Some(Step {
+                what: what.to_owned(),
+                unit,
+                total,
+                before: done,
+                done,
+                started: now,
+                last_line: now,
+                lines: 0,
+            });
+        });
+    }
+
+    fn advance(&self, n: u64) {
+        self.locked(|state| {
+            let Some(step) = state.step.as_mut() else {
+                return;
+            };
+            step.done = step.done.saturating_add(n);
+            if self.every.is_some_and(|t| step.last_line.elapsed() >= t) {
+                step.last_line = Instant::now();
+                step.lines += 1;
+                let _ = writeln!(state.out, "{}", step.line());
+            }
+        });
+    }
+
+    fn rewind(&self, n: u64) {
+        self.locked(|state| {
+            if let Some(step) = state.step.as_mut() {
+                step.done = step.done.saturating_sub(n);
+            }
+        });
+    }
+
+    fn note(&self, text: &str) {
+        self.locked(|state| drop(writeln!(state.out, "{text}")));
+    }
+
+    fn finish(&self) {
+        self.locked(|state| {
+            if let Some(step) = state.step.take()
+                && step.lines > 0
+            {
+                let _ = writeln!(state.out, "{}", step.line());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(lines: Lines<Vec<u8>>) -> String {
+        String::from_utf8(lines.state.into_inner().unwrap().out).unwrap()
+    }
+
+    #[test]
+    fn lines_tell_percent_and_totals() {
+        let lines = Lines::new(Vec::new(), Some(Duration::ZERO));
+        lines.start("fetching a/b", Unit::Bytes, 4 << 20, 1 << 20);
+        lines.advance(1 << 20);
+        lines.finish();
+        let text = written(lines);
+        assert!(
+            text.starts_with("fetching a/b: 50 %, 2.00 MiB of 4.00 MiB, "),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn short_steps_and_quiet_write_nothing_but_notes() {
+        let lines = Lines::new(Vec::new(), None);
+        lines.start("converting", Unit::Items("tensors"), 10, 0);
+        lines.advance(10);
+        lines.note("waiting for another process");
+        lines.finish();
+        assert_eq!(written(lines), "waiting for another process\n");
+    }
+
+    #[test]
+    fn rewinding_never_goes_below_zero() {
+        let lines = Lines::new(Vec::new(), Some(Duration::ZERO));
+        lines.start("x", Unit::Items("rows"), 10, 0);
+        lines.advance(3);
+        lines.rewind(5);
+        lines.advance(10);
+        let text = written(lines);
+        assert!(text.contains("x: 100 %, 10 of 10 rows"), "{text}");
+    }
+}
