@@ -9,6 +9,7 @@
 //! | [`hub`] | fetching from the Hugging Face Hub: the only outbound network code |
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
+//! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
 //! | [`hint`] | an error that knows the command that helps |
 //! | [`commands`] | one file per command: typed options in, a result out |
 //! | [`cli`] | the flags |
@@ -24,3 +25,4 @@ pub mod model;
 pub mod output;
 pub mod progress;
 pub mod store;
+pub mod runtime;

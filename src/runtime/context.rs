@@ -1,0 +1,161 @@
+//! How large a context is to be, and whether it fits.
+
+use std::fmt;
+
+use super::check::Facts;
+use super::model::{CONTEXT_STEP, Weights};
+use super::session::{KvType, Settings};
+use super::{Error, Model, Result, host};
+
+/// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
+const WORKING_MEMORY: u64 = 128 << 20;
+
+/// Bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
+pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {
+    let ty = kv_type.gguf();
+    let row = |values: u64| ty.row_bytes(values).unwrap_or(values.saturating_mul(4));
+    n_ctx.saturating_mul(row(facts.kv_values.0).saturating_add(row(facts.kv_values.1)))
+}
+
+/// The arithmetic of a context that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Tokens asked for.
+    pub n_ctx: u64,
+    /// Bytes of KV cache per token.
+    pub per_token: u64,
+    /// Bytes free for it.
+    pub free: u64,
+    /// The largest context that fits, in tokens.
+    pub largest: u64,
+    /// The type of the cache asked for.
+    pub kv_type: KvType,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a context of {} tokens × {} = {} does not fit; {} free; the largest that fits is {} tokens",
+            self.n_ctx,
+            size(self.per_token),
+            size(self.n_ctx.saturating_mul(self.per_token)),
+            size(self.free),
+            self.largest
+        )
+    }
+}
+
+/// A number of bytes as people read it: `384 KiB`, `2.3 GiB`.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if value < 10.0 && value.fract() >= 0.05 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
+}
+
+/// Refuses a context for which there is no room. `weights` is what of the model is yet to be
+/// brought into memory.
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn check_fit(
+    facts: &Facts,
+    kv_type: KvType,
+    n_ctx: u64,
+    free: Option<u64>,
+    weights: u64,
+) -> Result<()> {
+    let (Some(free), true) = (free, facts.kv_exact) else {
+        return Ok(());
+    };
+    let room = free.saturating_sub(weights).saturating_sub(WORKING_MEMORY);
+    if kv_bytes(facts, kv_type, n_ctx) <= room {
+        return Ok(());
+    }
+    let per_token = kv_bytes(facts, kv_type, 1);
+    let step = u64::from(CONTEXT_STEP);
+    let largest = room.checked_div(per_token).unwrap_or(0) / step * step;
+    Err(Error::Memory(Refusal {
+        n_ctx,
+        per_token,
+        free: room,
+        largest,
+        kv_type,
+    }))
+}
+
+/// [`check_fit`] for a loaded model; on a GPU the device itself is the judge.
+pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
+    if model.gpu_layers() > 0 {
+        return Ok(());
+    }
+    // Mapped weights count as available until they are read; copies are taken already.
+    let weights = match model.weights() {
+        Weights::Mapped => model.facts().tensor_bytes,
+        Weights::Repacked => 0,
+    };
+    let n_ctx = u64::from(settings.n_ctx);
+    check_fit(
+        model.facts(),
+        settings.kv_type,
+        n_ctx,
+        host::free_memory(),
+        weights,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Phi-3-mini: 32 layers, 32 heads of 96 values.
+    fn phi3() -> Facts {
+        Facts {
+            kv_values: (32 * 3072, 32 * 3072),
+            kv_exact: true,
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn a_token_of_phi3_costs_384_kib_in_f16() {
+        assert_eq!(kv_bytes(&phi3(), KvType::F16, 1), 384 << 10);
+        assert_eq!(kv_bytes(&phi3(), KvType::F32, 4096), 3 << 30);
+        assert_eq!(kv_bytes(&phi3(), KvType::Q8_0, 1), 2 * 32 * 3072 / 32 * 34);
+    }
+
+    #[test]
+    fn a_refusal_shows_its_arithmetic() {
+        let free = (21 << 30) + WORKING_MEMORY;
+        let error = check_fit(&phi3(), KvType::F16, 131_072, Some(free), 0).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a context of 131072 tokens × 384 KiB = 48 GiB does not fit; 21 GiB free; \
+             the largest that fits is 57344 tokens"
+        );
+        assert!(check_fit(&phi3(), KvType::F16, 57_344, Some(free), 0).is_ok());
+        assert!(check_fit(&phi3(), KvType::F16, 57_600, Some(free), 0).is_err());
+        assert!(check_fit(&phi3(), KvType::F16, 57_344, Some(free), 1 << 30).is_err());
+    }
+
+    #[test]
+    fn nothing_is_refused_on_a_guess() {
+        assert!(check_fit(&phi3(), KvType::F16, 1 << 40, None, 0).is_ok());
+        let sliding = Facts {
+            kv_exact: false,
+            ..phi3()
+        };
+        assert!(check_fit(&sliding, KvType::F16, 1 << 40, Some(0), 0).is_ok());
+    }
+}

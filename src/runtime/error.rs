@@ -1,0 +1,88 @@
+//! What can go wrong between a model file and its text.
+
+use std::path::PathBuf;
+
+use super::Token;
+
+/// An error of the runtime. Names the file, tensor, key or argument it is about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is no GGUF, or a damaged one.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::Error),
+    /// The file is a GGUF, but what it says about itself does not hold together.
+    #[error("{}: {what}", path.display())]
+    Invalid {
+        /// The model file.
+        path: PathBuf,
+        /// The key or tensor and what is wrong with it.
+        what: String,
+    },
+    /// llama.cpp declined to load a file that passed every check made here.
+    #[error("{}: llama.cpp cannot load it: {reason}", path.display())]
+    Load {
+        /// The model file.
+        path: PathBuf,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+    /// llama.cpp declined to make a context.
+    #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
+    Context {
+        /// The size asked for, in tokens.
+        n_ctx: u32,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+    /// The KV cache and working memory would not fit.
+    #[error("{0}")]
+    Memory(super::context::Refusal),
+    /// A sequence needs more room than its context has.
+    #[error("{need} tokens do not fit into a context of {n_ctx}")]
+    ContextFull {
+        /// Tokens the sequence would have.
+        need: usize,
+        /// Tokens the context holds.
+        n_ctx: usize,
+    },
+    /// A token id that the vocabulary does not have.
+    #[error("token id {token} is outside the vocabulary of {n_vocab}")]
+    TokenRange {
+        /// The id.
+        token: Token,
+        /// Entries of the vocabulary; ids run from 0 to one less.
+        n_vocab: u32,
+    },
+    /// A text that the vocabulary cannot express.
+    #[error("the vocabulary has no token for {what}")]
+    Unencodable {
+        /// The character or byte.
+        what: String,
+    },
+    /// No tokens at all, where at least one is needed.
+    #[error("the prompt is empty and the model has no token to begin a text with")]
+    EmptyPrompt,
+    /// A setting that this model or this build does not have.
+    #[error("{0}")]
+    Setting(String),
+    /// A grammar or JSON schema that cannot be used.
+    #[error("{0}")]
+    Grammar(String),
+    /// A chat template that cannot be used.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// llama.cpp gave up in the middle of a computation.
+    #[error("llama.cpp failed to compute (status {status}): {reason}")]
+    Decode {
+        /// What `llama_decode` returned.
+        status: i32,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+    /// Somebody asked for the work to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// `Result` with the runtime's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

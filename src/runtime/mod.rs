@@ -1,0 +1,27 @@
+//! llama.cpp as a library: load a model, tokenize, compute, sample, and watch it do so.
+//!
+//! - [`Model`]: a GGUF file's weights and vocabulary, loaded once and shared by threads.
+//! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
+//!   wants to look inside, an [`Observer`] of the graph's tensors.
+//!
+//! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
+
+mod cancel;
+mod check;
+pub mod context;
+mod error;
+mod ffi;
+pub mod host;
+mod model;
+mod observe;
+mod session;
+mod vocab;
+
+pub use cancel::Cancel;
+pub use check::Facts;
+pub use error::{Error, Result};
+pub use ffi::{Device, devices, on_abort};
+pub use model::{GpuLayers, LoadOptions, Model, Weights};
+pub use observe::{NamedTensor, Observer};
+pub use session::{Entry, FlashAttention, KvType, Session, Settings, Want};
+pub use vocab::{Token, Vocab};

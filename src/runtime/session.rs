@@ -1,0 +1,466 @@
+//! A context of a model: feed tokens, read logits, go back, branch.
+
+use std::time::{Duration, Instant};
+
+use llama_cpp_sys_2 as sys;
+
+use super::context::{self, kv_bytes};
+use super::model::CONTEXT_STEP;
+use super::{Cancel, Error, Model, Observer, Result, Token, ffi, host};
+use crate::gguf::GgmlType;
+
+/// The type keys and values are cached in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// 32 bits a value.
+    F32,
+    /// 16 bits a value.
+    #[default]
+    F16,
+    /// 8.5 bits a value; needs flash attention.
+    Q8_0,
+    /// 4.5 bits a value; needs flash attention.
+    Q4_0,
+}
+
+impl KvType {
+    pub(super) fn ggml(self) -> sys::ggml_type {
+        match self {
+            KvType::F32 => sys::GGML_TYPE_F32,
+            KvType::F16 => sys::GGML_TYPE_F16,
+            KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
+            KvType::Q4_0 => sys::GGML_TYPE_Q4_0,
+        }
+    }
+
+    /// The same type in the GGUF format.
+    pub fn gguf(self) -> GgmlType {
+        match self {
+            KvType::F32 => GgmlType::F32,
+            KvType::F16 => GgmlType::F16,
+            KvType::Q8_0 => GgmlType::Q8_0,
+            KvType::Q4_0 => GgmlType::Q4_0,
+        }
+    }
+
+    fn is_quantized(self) -> bool {
+        matches!(self, KvType::Q8_0 | KvType::Q4_0)
+    }
+}
+
+/// Whether attention is computed in one fused operation, which keeps no attention weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// Where the device has it, which a CPU does.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never: [`Observer`]s see `kq_soft_max-N`, and results are nearest to the reference.
+    Off,
+}
+
+impl FlashAttention {
+    pub(super) fn llama(self) -> sys::llama_flash_attn_type {
+        match self {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        }
+    }
+}
+
+/// How a session computes.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Tokens the KV cache holds, all sequences together; rounded up to 256. Also what decides
+    /// between the RoPE factors of a model that has two sets, see [`Model::rope`].
+    pub n_ctx: u32,
+    /// Sequences kept apart, at most 256.
+    pub n_seq: u32,
+    /// Tokens computed at once; longer feeds are split.
+    pub n_batch: u32,
+    /// Rows of logits wanted at once, at most: sizes the compute buffer (one row of the
+    /// vocabulary in f32 each).
+    pub n_outputs: u32,
+    /// Threads; none: as many as the process may use.
+    pub threads: Option<u32>,
+    /// What keys and values are cached in.
+    pub kv_type: KvType,
+    /// Fused attention.
+    pub flash_attention: FlashAttention,
+    /// Whether [`Session::feed_observed`] will be used.
+    pub observe: bool,
+    /// Stops a computation.
+    pub cancel: Cancel,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            n_ctx: 512,
+            n_seq: 1,
+            n_batch: 512,
+            n_outputs: 1,
+            threads: None,
+            kv_type: KvType::default(),
+            flash_attention: FlashAttention::default(),
+            observe: false,
+            cancel: Cancel::new(),
+        }
+    }
+}
+
+/// Which tokens of a feed are to get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want<'a> {
+    /// None of them.
+    None,
+    /// The last one.
+    Last,
+    /// Every one.
+    All,
+    /// Those at these indices into the fed tokens.
+    At(&'a [usize]),
+}
+
+impl Want<'_> {
+    fn has(&self, i: usize, n: usize) -> bool {
+        match self {
+            Want::None => false,
+            Want::Last => i + 1 == n,
+            Want::All => true,
+            Want::At(list) => list.contains(&i),
+        }
+    }
+}
+
+/// A token for one sequence, in [`Session::step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The sequence it continues.
+    pub seq: u32,
+    /// The token.
+    pub token: Token,
+    /// Whether its logits are wanted.
+    pub output: bool,
+}
+
+/// One context of a [`Model`], used by one thread at a time.
+pub struct Session {
+    context: ffi::Context,
+    model: Model,
+    settings: Settings,
+    /// Tokens in each sequence.
+    lengths: Vec<usize>,
+    batch: ffi::Batch,
+    made_in: Duration,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Makes a context.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], before anything is allocated; settings that contradict each other or
+    /// the model.
+    pub fn new(model: &Model, settings: &Settings) -> Result<Session> {
+        let start = Instant::now();
+        let facts = model.facts();
+        let mut settings = settings.clone();
+        if settings.n_ctx == 0 || settings.n_seq == 0 || settings.n_seq > ffi::MAX_SEQ {
+            return Err(Error::Setting(format!(
+                "a context of {} tokens for {} sequences (1 to {})",
+                settings.n_ctx,
+                settings.n_seq,
+                ffi::MAX_SEQ
+            )));
+        }
+        if settings.kv_type.is_quantized() {
+            if settings.flash_attention == FlashAttention::Off {
+                return Err(Error::Setting(
+                    "a quantized KV cache needs flash attention".to_owned(),
+                ));
+            }
+            let (k, v) = facts.head_sizes;
+            if k % 32 != 0 || v % 32 != 0 {
+                return Err(Error::Setting(format!(
+                    "a quantized KV cache needs heads of a multiple of 32 values, not {k} and {v}"
+                )));
+            }
+        }
+        let Some(padded) = settings.n_ctx.checked_next_multiple_of(CONTEXT_STEP) else {
+            return Err(Error::Setting(format!(
+                "a context of {} tokens",
+                settings.n_ctx
+            )));
+        };
+        settings.n_ctx = padded;
+        settings.n_batch = settings.n_batch.clamp(1, padded);
+        context::check_memory(model, &settings)?;
+        let threads = settings.threads.unwrap_or_else(host::threads).clamp(1, 512);
+        let raw = ffi::Context::new(
+            &model.inner.raw,
+            model.vocab().len(),
+            ffi::ContextParams {
+                n_ctx: padded,
+                n_batch: settings.n_batch,
+                n_seq: settings.n_seq,
+                n_outputs: settings.n_outputs,
+                threads,
+                threads_batch: threads,
+                kv_type: settings.kv_type,
+                flash_attention: settings.flash_attention,
+                observe: settings.observe,
+                offload: model.gpu_layers() > 0,
+                cancel: settings.cancel.clone(),
+            },
+        )?;
+        Ok(Session {
+            context: raw,
+            model: model.clone(),
+            lengths: vec![0; settings.n_seq as usize],
+            settings,
+            batch: ffi::Batch::default(),
+            made_in: start.elapsed(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What the session was made with, sizes rounded as they are in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How long making the context took.
+    pub fn made_in(&self) -> Duration {
+        self.made_in
+    }
+
+    /// Tokens the KV cache holds.
+    pub fn n_ctx(&self) -> usize {
+        self.context.n_ctx() as usize
+    }
+
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> u64 {
+        kv_bytes(
+            self.model.facts(),
+            self.settings.kv_type,
+            self.n_ctx() as u64,
+        )
+    }
+
+    /// Whether this context computes with the long RoPE factors; `None` for a model with one
+    /// set.
+    pub fn uses_long_rope(&self) -> Option<bool> {
+        self.model
+            .rope()
+            .map(|rope| self.context.n_ctx_seq() > rope.short_context)
+    }
+
+    /// The longest sequence this context computes rightly: its size, or less where longer texts
+    /// are for the other RoPE factors.
+    pub fn longest(&self) -> usize {
+        match (self.model.rope(), self.uses_long_rope()) {
+            (Some(rope), Some(false)) => self.n_ctx().min(rope.original as usize),
+            _ => self.n_ctx(),
+        }
+    }
+
+    /// Tokens in sequence `seq`.
+    pub fn len(&self, seq: u32) -> usize {
+        self.lengths.get(seq as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether sequence `seq` has no tokens.
+    pub fn is_empty(&self, seq: u32) -> bool {
+        self.len(seq) == 0
+    }
+
+    /// Appends tokens to a sequence and hands the logits asked for, one value per vocabulary
+    /// entry, to `on_logits` with the index of their token.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] before anything is computed, [`Error::TokenRange`],
+    /// [`Error::Cancelled`]; after an error the sequence is as long as before.
+    pub fn feed(
+        &mut self,
+        seq: u32,
+        tokens: &[Token],
+        want: Want<'_>,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.feed_in_parts(seq, tokens, want, None, on_logits)
+    }
+
+    /// [`Session::feed`], with `observer` looking on. Needs [`Settings::observe`]. llama.cpp
+    /// drops the rows that get no logits before the end of the last layer, so who wants every
+    /// position of the last layer asks for all logits.
+    ///
+    /// # Errors
+    /// See [`Session::feed`].
+    pub fn feed_observed(
+        &mut self,
+        seq: u32,
+        tokens: &[Token],
+        want: Want<'_>,
+        observer: &mut dyn Observer,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        if !self.settings.observe {
+            return Err(Error::Setting(
+                "the session was made without an observer".to_owned(),
+            ));
+        }
+        self.feed_in_parts(seq, tokens, want, Some(observer), on_logits)
+    }
+
+    fn feed_in_parts(
+        &mut self,
+        seq: u32,
+        tokens: &[Token],
+        want: Want<'_>,
+        mut observer: Option<&mut (dyn Observer + '_)>,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let before = self.len(seq);
+        let need = before + tokens.len();
+        if need > self.longest() {
+            return Err(Error::ContextFull {
+                need,
+                n_ctx: self.longest(),
+            });
+        }
+        let part = self.context.n_batch();
+        for (number, chunk) in tokens.chunks(part).enumerate() {
+            let entries: Vec<Entry> = chunk
+                .iter()
+                .enumerate()
+                .map(|(i, &token)| {
+                    let output = want.has(number * part + i, tokens.len());
+                    Entry { seq, token, output }
+                })
+                .collect();
+            let observer: Option<&mut dyn Observer> = match &mut observer {
+                Some(observer) => Some(&mut **observer),
+                None => None,
+            };
+            let result = self.run(&entries, observer, &mut |i, logits| {
+                on_logits(number * part + i, logits)
+            });
+            if let Err(error) = result {
+                self.truncate(seq, before);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes one batch with tokens of any sequences, at most [`Settings::n_batch`] in all;
+    /// tokens of one sequence follow each other in the order given. The logits asked for go to
+    /// `on_logits` with the index of their entry.
+    ///
+    /// # Errors
+    /// See [`Session::feed`].
+    pub fn step(
+        &mut self,
+        entries: &[Entry],
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.run(entries, None, on_logits)
+    }
+
+    fn run(
+        &mut self,
+        entries: &[Entry],
+        observer: Option<&mut dyn Observer>,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let before = self.lengths.clone();
+        let longest = self.longest();
+        let n_seq = self.lengths.len();
+        self.batch.clear();
+        for entry in entries {
+            let Some(length) = self.lengths.get_mut(entry.seq as usize) else {
+                self.lengths = before;
+                return Err(Error::Setting(format!(
+                    "no sequence {} in a session of {n_seq}",
+                    entry.seq
+                )));
+            };
+            if *length >= longest {
+                self.lengths = before;
+                return Err(Error::ContextFull {
+                    need: longest + 1,
+                    n_ctx: longest,
+                });
+            }
+            self.batch
+                .push(entry.token, *length, entry.seq, entry.output);
+            *length += 1;
+        }
+        if let Err(error) = self.context.decode(&mut self.batch, observer) {
+            let grown: Vec<u32> = (0..n_seq as u32)
+                .filter(|&seq| self.lengths[seq as usize] != before[seq as usize])
+                .collect();
+            for seq in grown {
+                self.truncate(seq, before[seq as usize]);
+            }
+            return Err(error);
+        }
+        for (i, entry) in entries.iter().enumerate() {
+            if entry.output
+                && let Some(logits) = self.context.logits(i)
+            {
+                on_logits(i, logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a sequence back to its first `length` tokens. A model whose memory cannot be taken
+    /// back in part (a recurrent one) forgets the sequence altogether: see [`Session::len`].
+    pub fn truncate(&mut self, seq: u32, length: usize) {
+        let Some(now) = self.lengths.get_mut(seq as usize) else {
+            return;
+        };
+        if length >= *now {
+            return;
+        }
+        *now = length;
+        if !self.context.truncate(seq, length) {
+            self.context.truncate(seq, 0);
+            self.lengths[seq as usize] = 0;
+        }
+    }
+
+    /// Makes sequence `to` a copy of the first `length` tokens of `from`; they share the cache's
+    /// cells until they part.
+    pub fn fork(&mut self, from: u32, to: u32, length: usize) {
+        if from == to || to as usize >= self.lengths.len() {
+            return;
+        }
+        let length = length.min(self.len(from));
+        self.truncate(to, 0);
+        self.context.copy(from, to, length);
+        self.lengths[to as usize] = length;
+    }
+
+    /// Forgets all sequences.
+    pub fn reset(&mut self) {
+        self.context.clear();
+        self.lengths.fill(0);
+    }
+}
