@@ -10,6 +10,9 @@
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
+//! | [`vocab`] | a vocabulary as the file holds it: ids, texts, pieces |
+//! | [`memory`] | how much memory there is, control groups included |
+//! | [`human`] | sizes and names as a person reads them |
 //! | [`hint`] | an error that knows the command that helps |
 //! | [`commands`] | one file per command: typed options in, a result out |
 //! | [`cli`] | the flags |
@@ -20,9 +23,12 @@ pub mod commands;
 pub mod gguf;
 pub mod hint;
 pub mod hub;
+pub mod human;
 pub mod map;
+pub mod memory;
 pub mod model;
 pub mod output;
 pub mod progress;
-pub mod store;
 pub mod runtime;
+pub mod store;
+pub mod vocab;
