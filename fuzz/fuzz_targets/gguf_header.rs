@@ -5,6 +5,7 @@
 //! the program's own source.
 
 #![no_main]
+#![allow(dead_code)]
 
 #[path = "../../src/gguf/error.rs"]
 mod error;
