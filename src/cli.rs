@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::completions;
+use crate::commands::{completions, vocab};
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub struct Cli {
 /// The commands, in the order in which a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search
+    Vocab(vocab::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
 }

@@ -41,14 +41,16 @@ pub trait WithHint<T> {
 
 impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
     fn with_hint<H: Into<String>>(self, hint: impl FnOnce() -> H) -> anyhow::Result<T> {
-        self.map_err(|error| {
-            let hinted = Hinted {
-                error: error.into(),
-                hint: hint().into(),
-            };
-            anyhow::Error::new(hinted)
-        })
+        self.map_err(|error| hinted(error, hint()))
     }
+}
+
+/// `error` with a hint.
+pub fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Hinted {
+        error: error.into(),
+        hint: hint.into(),
+    })
 }
 
 /// The command line was understood but makes no sense: exit code 2.

@@ -16,6 +16,7 @@
 //! | [`hint`] | an error that knows the command that helps |
 //! | [`commands`] | one file per command: typed options in, a result out |
 //! | [`cli`] | the flags |
+//! | [`table`] | columns |
 //! | [`output`] | the only place that writes to standard output |
 
 pub mod cli;
@@ -31,4 +32,5 @@ pub mod output;
 pub mod progress;
 pub mod runtime;
 pub mod store;
+pub mod table;
 pub mod vocab;

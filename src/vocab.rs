@@ -334,10 +334,15 @@ impl<'a> Vocabulary<'a> {
         Kind::ALL.into_iter().filter_map(count).collect()
     }
 
-    /// Ids of the tokens that a tokenizer finds in a text before it splits the rest.
+    /// Ids of the control and user-defined tokens, and of those with a [`Role`]. Padding that
+    /// a converter marked as unknown is not among them.
     pub fn special(&self) -> Vec<u32> {
+        let roles: Vec<u32> = self.roles().iter().map(|role| role.id).collect();
         (0..self.len() as u32)
-            .filter(|&id| self.kind(id).is_special())
+            .filter(|id| match self.kind(*id) {
+                Kind::Control | Kind::UserDefined => true,
+                _ => roles.contains(id),
+            })
             .collect()
     }
 

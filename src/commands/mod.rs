@@ -1,10 +1,17 @@
 //! One file per command: typed options in, a result out.
 
 pub mod completions;
+pub mod vocab;
 
 use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::anyhow;
 
 use crate::cli::{Cli, Command};
+use crate::gguf::Gguf;
+use crate::hint::hinted;
+use crate::model::{self, Located};
 use crate::output::Output;
 
 /// `0.1.0 (commit, llama.cpp …, ggml …)`
@@ -29,6 +36,33 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => Ok(()),
+        Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
+    }
+}
+
+/// Where the model is, with the hint that belongs to it when it is not here.
+pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
+    model::locate(model).map_err(|error| match error.hint() {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
+    })
+}
+
+/// Opens a model that has to be a GGUF, and says where it lies.
+pub fn open_gguf(model: Option<&str>) -> anyhow::Result<(PathBuf, Gguf)> {
+    match locate(model)? {
+        Located::Gguf(path) => {
+            let gguf = Gguf::open(&path)?;
+            Ok((path, gguf))
+        }
+        Located::Checkpoint(path) => {
+            let path = path.display();
+            let hint = format!("`modelve convert {path}` makes a GGUF of it");
+            Err(hinted(
+                anyhow!("{path} is a checkpoint; this command reads GGUF files"),
+                hint,
+            ))
+        }
     }
 }

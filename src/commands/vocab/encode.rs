@@ -1,0 +1,145 @@
+//! Text to tokens and back, by llama.cpp's tokenizer; pieces come from the file.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{Args, JsonText, quoted};
+use crate::human;
+use crate::output::{ACCENT, Output};
+use crate::runtime;
+use crate::table::{cell, lines, plain, table};
+use crate::vocab::Vocabulary;
+
+/// `--encode` and `--decode` as JSON.
+#[derive(Serialize)]
+struct Json<'a> {
+    text: JsonText<'a>,
+    ids: &'a [u32],
+    pieces: Vec<JsonText<'a>>,
+}
+
+/// Cuts `text`, or standard input for `-`, into tokens.
+pub(super) fn encode(
+    args: &Args,
+    text: &OsStr,
+    path: &Path,
+    vocabulary: &Vocabulary<'_>,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let text = if text == "-" {
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut bytes);
+        read.context("cannot read standard input")?;
+        bytes
+    } else {
+        text.as_encoded_bytes().to_vec()
+    };
+    let tokenizer = runtime::Vocab::load(path)?;
+    let ids = tokenizer.tokenize(&text, !args.no_bos, !args.no_special)?;
+    let ids: Vec<u32> = ids
+        .into_iter()
+        .filter_map(|id| u32::try_from(id).ok())
+        .collect();
+    print(&text, &ids, args.json, vocabulary, out)
+}
+
+fn print(
+    text: &[u8],
+    ids: &[u32],
+    json: bool,
+    vocabulary: &Vocabulary<'_>,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let tokens: Vec<_> = ids.iter().filter_map(|&id| vocabulary.token(id)).collect();
+    if json {
+        let pieces = tokens.iter().map(|token| JsonText(&token.piece)).collect();
+        return Ok(out.json(&Json {
+            text: JsonText(text),
+            ids,
+            pieces,
+        })?);
+    }
+    if out.has_colour() {
+        for (index, token) in tokens.iter().enumerate() {
+            let style = segment(index, token.kind.is_special());
+            let piece = out.paint(style, human::escape(&token.piece));
+            // A line feed is shown and also done, so that a page of text stays one.
+            writeln_if(out, &piece, token.piece.ends_with(b"\n"))?;
+        }
+        writeln!(out)?;
+    }
+    let mut rows = table(out, &["id>", "piece"]);
+    for token in &tokens {
+        rows.add_row([cell(token.id, ACCENT), plain(quoted(&token.piece))]);
+    }
+    if !rows.is_empty() {
+        out.write_all(lines(&rows).as_bytes())?;
+    }
+    let count = human::count(ids.len() as u64);
+    let plural = if ids.len() == 1 { "" } else { "s" };
+    Ok(writeln!(
+        out,
+        "{count} token{plural} for {} bytes",
+        human::count(text.len() as u64)
+    )?)
+}
+
+fn writeln_if(out: &mut Output, text: &str, line_feed: bool) -> io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    if line_feed {
+        out.write_all(b"\n")
+    } else {
+        Ok(())
+    }
+}
+
+/// Neighbours differ, and special tokens differ from all others.
+fn segment(index: usize, special: bool) -> Style {
+    const BACKGROUNDS: [AnsiColor; 4] = [
+        AnsiColor::Blue,
+        AnsiColor::Green,
+        AnsiColor::Yellow,
+        AnsiColor::Cyan,
+    ];
+    let colour = match special {
+        true => AnsiColor::Magenta,
+        false => BACKGROUNDS[index % BACKGROUNDS.len()],
+    };
+    AnsiColor::Black.on(colour)
+}
+
+/// Puts tokens together: the bytes as they are, escaped only for a terminal.
+pub(super) fn decode(
+    ids: &[u32],
+    json: bool,
+    path: &Path,
+    vocabulary: &Vocabulary<'_>,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let tokenizer = runtime::Vocab::load(path)?;
+    let tokens = ids.iter().map(|&id| runtime::Token::try_from(id));
+    let tokens: Vec<runtime::Token> = tokens.collect::<Result<_, _>>()?;
+    let text = tokenizer.detokenize(&tokens, true)?;
+    if json {
+        let tokens: Vec<_> = ids.iter().filter_map(|&id| vocabulary.token(id)).collect();
+        let pieces = tokens.iter().map(|token| JsonText(&token.piece)).collect();
+        return Ok(out.json(&Json {
+            text: JsonText(&text),
+            ids,
+            pieces,
+        })?);
+    }
+    if io::IsTerminal::is_terminal(&io::stdout()) {
+        for line in text.split(|&byte| byte == b'\n') {
+            writeln!(out, "{}", human::escape(line))?;
+        }
+        return Ok(());
+    }
+    out.write_all(&text)?;
+    Ok(writeln!(out)?)
+}

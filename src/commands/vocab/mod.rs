@@ -1,0 +1,133 @@
+//! `modelve vocab`: what is in the vocabulary, what a token is, how a text is cut into tokens.
+
+mod encode;
+mod lookup;
+mod overview;
+
+use regex::Regex;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::open_gguf;
+use crate::hint::Usage;
+use crate::human;
+use crate::output::Output;
+use crate::vocab::{Token, Vocabulary};
+
+/// Flags of `modelve vocab`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve vocab                              what kind of vocabulary, its special tokens
+  modelve vocab 1001 '<|end|>' ▁bat          tokens by id or by text
+  modelve vocab --search '^▁?bat'            tokens whose text matches
+  modelve vocab --encode 'I saw a bat'       a text cut into tokens
+  modelve vocab --encode - < file.txt        the same for a file, byte for byte
+  modelve vocab --decode 306 4446 263 17152  tokens back to text
+
+An argument made of digits is an id; find the token `7` with --search '^7$'.")]
+pub struct Args {
+    /// Tokens to look up: ids, or texts as the vocabulary spells them
+    #[arg(value_name = "ID|TOKEN", allow_negative_numbers = true, conflicts_with_all = ["encode", "decode", "search", "special"])]
+    pub tokens: Vec<String>,
+
+    /// The model: a .gguf file, a Hub id, or `tiny`
+    #[arg(short, long)]
+    pub model: Option<String>,
+
+    /// Cut TEXT into tokens; `-` reads standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["decode", "search", "special"])]
+    pub encode: Option<std::ffi::OsString>,
+
+    /// With --encode: `<|end|>` and its like in the text are plain characters
+    #[arg(long, requires = "encode")]
+    pub no_special: bool,
+
+    /// With --encode: add no token before or after the text
+    #[arg(long, requires = "encode")]
+    pub no_bos: bool,
+
+    /// Put tokens together to a text
+    #[arg(long, value_name = "ID", num_args = 1.., allow_negative_numbers = true, conflicts_with_all = ["search", "special"])]
+    pub decode: Option<Vec<String>>,
+
+    /// Tokens whose text or piece matches REGEX
+    #[arg(long, value_name = "REGEX", conflicts_with = "special")]
+    pub search: Option<String>,
+
+    /// With --search: at most N tokens
+    #[arg(long, value_name = "N", requires = "search")]
+    pub limit: Option<usize>,
+
+    /// The special tokens only
+    #[arg(long)]
+    pub special: bool,
+
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Looks up, encodes or decodes, as the flags say.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    // What can be refused without the file is.
+    let pattern = match &args.search {
+        Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
+        None => None,
+    };
+    let (path, gguf) = open_gguf(args.model.as_deref())?;
+    let vocabulary = Vocabulary::new(&gguf)
+        .map_err(|error| anyhow::Error::new(error).context(path.display().to_string()))?;
+    let mut out = Output::stdout();
+    if let Some(text) = &args.encode {
+        encode::encode(args, text, &path, &vocabulary, &mut out)?;
+    } else if let Some(ids) = &args.decode {
+        let ids = lookup::ids(ids, &vocabulary)?;
+        encode::decode(&ids, args.json, &path, &vocabulary, &mut out)?;
+    } else if let Some(pattern) = pattern {
+        lookup::search(&pattern, args.limit, args.json, &vocabulary, &mut out)?;
+    } else if !args.tokens.is_empty() {
+        let ids = lookup::resolve(&args.tokens, &vocabulary)?;
+        lookup::print(&ids, args.json, &vocabulary, &mut out)?;
+    } else {
+        overview::print(args, &vocabulary, &mut out)?;
+    }
+    std::io::Write::flush(&mut out)?;
+    Ok(())
+}
+
+/// A token as JSON: `{"id", "piece", "text", "bytes", "kind", "score"}`.
+struct JsonToken<'a>(Token<'a>);
+
+impl Serialize for JsonToken<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let token = &self.0;
+        let mut object = serializer.serialize_struct("token", 6)?;
+        object.serialize_field("id", &token.id)?;
+        object.serialize_field("piece", &JsonText(&token.piece))?;
+        object.serialize_field("text", &JsonText(token.text))?;
+        object.serialize_field("bytes", token.piece.as_ref())?;
+        object.serialize_field("kind", token.kind.name())?;
+        object.serialize_field("score", &token.score)?;
+        object.end()
+    }
+}
+
+/// A string where the bytes are valid UTF-8, else `{"bytes": […]}`.
+pub(super) struct JsonText<'a>(pub &'a [u8]);
+
+impl Serialize for JsonText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut object = serializer.serialize_struct("text", 1)?;
+                object.serialize_field("bytes", self.0)?;
+                object.end()
+            }
+        }
+    }
+}
+
+/// A piece in quotes, so that white space at its ends is seen.
+fn quoted(piece: &[u8]) -> String {
+    format!("\"{}\"", human::escape(piece).replace('"', "\\\""))
+}
