@@ -6,6 +6,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`gguf`] | the file format: types, reading, writing |
+//! | [`quant`] | rows of weights to blocks of a tensor type |
 //! | [`hub`] | fetching from the Hugging Face Hub: the only outbound network code |
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod model;
 pub mod output;
 pub mod progress;
+pub mod quant;
 pub mod runtime;
 pub mod store;
 pub mod table;

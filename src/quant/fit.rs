@@ -1,0 +1,395 @@
+//! The searches behind the block formats, one independent fit per lane.
+//!
+//! Each is a grid over one parameter with a closed-form least-squares step at every grid point.
+//! They follow llama.cpp's `ggml-quants.c` (named at each function) in the order of operations,
+//! so that a lane ends with the same bits; what is stored of a fit is enough to recompute the
+//! levels it chose.
+
+use super::lanes::{NEAREST_MAX, Simd};
+
+/// Below this a group of weights counts as zero (ggml's `GROUP_MAX_EPS`).
+pub(super) const ALL_ZERO: f32 = 1e-15;
+
+/// The grid of [`affine`].
+#[derive(Clone, Copy)]
+pub(super) struct Grid {
+    /// Levels run from 0 to this.
+    pub(super) top: f32,
+    /// The range of the weights is divided into `top + first`, `top + first + step`, … steps,
+    pub(super) first: f32,
+    /// in increments of this,
+    pub(super) step: f32,
+    /// this many times.
+    pub(super) tries: u32,
+    /// Is the error a sum of absolute values, not of squares?
+    pub(super) absolute: bool,
+    /// Are scaled weights brought into the range of the levels before they are rounded? Otherwise
+    /// after: the same, unless they exceed what [`Simd::nearest`] rounds.
+    pub(super) clamped: bool,
+}
+
+/// What [`affine`] found: x ≈ scale · l + base.
+pub(super) struct Affine<S: Simd> {
+    /// Scale.
+    pub(super) scale: S::F,
+    /// Offset, never positive.
+    pub(super) base: S::F,
+    /// The levels of the best try were l = round(rate · (x − from)), clamped to the grid.
+    pub(super) rate: S::F,
+    /// See `rate`.
+    pub(super) from: S::F,
+}
+
+/// Levels of scaled weights in 0..=top, as floats. `EXACT` is for values that [`Simd::nearest`]
+/// does not round; then its bits are followed to the letter.
+#[inline(always)]
+fn level<S: Simd, const EXACT: bool>(s: S, v: S::F, top: f32) -> S::F {
+    if EXACT {
+        let l = s.imin(s.imax(s.nearest(v), s.int(0)), s.int(top as i32));
+        s.float(l)
+    } else {
+        s.min(s.max(s.round(v), s.splat(0.0)), s.splat(top))
+    }
+}
+
+/// Levels of x and the weighted sums Σwl, Σwl², Σwlx over them.
+#[inline(always)]
+fn moments<S: Simd, const N: usize, const EXACT: bool>(
+    s: S,
+    (x, w): (&[S::F; N], &[S::F; N]),
+    (rate, from): (S::F, S::F),
+    grid: Grid,
+    levels: &mut [S::F; N],
+) -> [S::F; 3] {
+    let zero = s.splat(0.0);
+    let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
+    for i in 0..N {
+        let v = rate * (x[i] - from);
+        let l = if grid.clamped {
+            s.round(s.min(s.max(v, zero), s.splat(grid.top)))
+        } else {
+            level::<S, EXACT>(s, v, grid.top)
+        };
+        levels[i] = l;
+        let wl = w[i] * l;
+        sum_l = sum_l + wl;
+        sum_l2 = sum_l2 + wl * l;
+        sum_xl = sum_xl + wl * x[i];
+    }
+    [sum_l, sum_l2, sum_xl]
+}
+
+/// Σ w · |scale · l + base − x| or its square.
+#[inline(always)]
+fn error<S: Simd, const N: usize>(
+    s: S,
+    (x, w): (&[S::F; N], &[S::F; N]),
+    levels: &[S::F; N],
+    (scale, base): (S::F, S::F),
+    absolute: bool,
+) -> S::F {
+    let mut sum = s.splat(0.0);
+    for i in 0..N {
+        let off = scale * levels[i] + base - x[i];
+        let off = if absolute { s.abs(off) } else { off * off };
+        sum = sum + w[i] * off;
+    }
+    sum
+}
+
+/// Fits x ≈ scale · l + base with integer levels l in 0..=top and base ≤ 0, to a small weighted
+/// error Σ w · (scale · l + base − x)².
+///
+/// Given levels, the best scale and base are those of a weighted linear regression; given scale
+/// and base, the best level is a rounding. The grid proposes level spacings, each is refined by
+/// one regression, and the best by error stays; later tries start from the best base so far.
+/// (`make_qkx2_quants`, and with `grid.clamped` `make_qkx3_quants`.)
+#[inline(always)]
+pub(super) fn affine<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    grid: Grid,
+) -> Affine<S> {
+    let zero = s.splat(0.0);
+    let top = s.splat(grid.top);
+    let (mut low, mut high) = (x[0], x[0]);
+    let mut sum_w = w[0];
+    let mut sum_x = sum_w * x[0];
+    for i in 1..N {
+        low = s.min(x[i], low);
+        high = s.max(x[i], high);
+        sum_w = sum_w + w[i];
+        sum_x = sum_x + w[i] * x[i];
+    }
+    let start = s.min(zero, low);
+    let range = s.lt(start, high);
+
+    // A range so small that its reciprocal overflows leaves every level at 0.
+    let first_rate = top / (high - start);
+    let usable = s.lt(first_rate, s.splat(f32::INFINITY));
+    let mut levels = [zero; N];
+    for i in 0..N {
+        levels[i] = level::<S, true>(s, first_rate * (x[i] - start), grid.top);
+    }
+    let mut scale = s.splat(1.0) / first_rate;
+    let mut base = start;
+    let mut best = error(s, (x, w), &levels, (scale, base), grid.absolute);
+    let mut rate = s.select(usable, first_rate, zero);
+    let mut from = start;
+
+    for t in 0..=grid.tries {
+        let spacing = grid.first + grid.step * t as f32 + grid.top;
+        let try_rate = s.splat(spacing) / (high - base);
+        // Scaled weights lie between those of the extremes: both in bounds, all in bounds.
+        let most = s.splat(NEAREST_MAX);
+        let lowest = s.abs(try_rate * (low - base));
+        let highest = s.abs(try_rate * (high - base));
+        let (data, line) = ((x, w), (try_rate, base));
+        let [sum_l, sum_l2, sum_xl] =
+            if grid.clamped || s.all(s.lt(lowest, most) & s.lt(highest, most)) {
+                moments::<S, N, false>(s, data, line, grid, &mut levels)
+            } else {
+                moments::<S, N, true>(s, data, line, grid, &mut levels)
+            };
+
+        // The regression, and with a positive base the one through the origin.
+        let det = sum_w * sum_l2 - sum_l * sum_l;
+        let free_scale = (sum_w * sum_xl - sum_x * sum_l) / det;
+        let free_base = (sum_l2 * sum_x - sum_l * sum_xl) / det;
+        let positive = s.lt(zero, free_base);
+        let try_scale = s.select(positive, sum_xl / sum_l2, free_scale);
+        let try_base = s.select(positive, zero, free_base);
+
+        let try_error = error(s, data, &levels, (try_scale, try_base), grid.absolute);
+        let better = s.lt(zero, det) & s.lt(try_error, best);
+        rate = s.select(better, try_rate, rate);
+        from = s.select(better, base, from);
+        best = s.select(better, try_error, best);
+        scale = s.select(better, try_scale, scale);
+        base = s.select(better, try_base, base);
+    }
+    Affine {
+        scale: s.select(range, scale, zero),
+        base: s.select(range, base, start),
+        rate: s.select(range, rate, zero),
+        from: s.select(range, from, start),
+    }
+}
+
+/// What [`symmetric`] found: x ≈ scale · l.
+pub(super) struct Symmetric<S: Simd> {
+    /// Scale, negative where the largest weight is positive.
+    pub(super) scale: S::F,
+    /// l = round(rate · x), clamped to −half..half; 0 where all x count as zero.
+    pub(super) rate: S::F,
+}
+
+/// The x of largest magnitude, the first of equals, and its magnitude.
+#[inline(always)]
+pub(super) fn extreme<S: Simd, const N: usize>(s: S, x: &[S::F; N]) -> (S::F, S::F) {
+    let (mut extreme, mut magnitude) = (s.splat(0.0), s.splat(0.0));
+    for x in x {
+        let larger = s.lt(magnitude, s.abs(*x));
+        extreme = s.select(larger, *x, extreme);
+        magnitude = s.max(s.abs(*x), magnitude);
+    }
+    (extreme, magnitude)
+}
+
+/// Levels of x in −half..half, as floats. |rate · x| is about `half` at most, so the fast
+/// rounding serves.
+#[inline(always)]
+fn symmetric_level<S: Simd>(s: S, x: S::F, rate: S::F, half: f32) -> S::F {
+    s.min(
+        s.max(s.round(rate * x), s.splat(-half)),
+        s.splat(half - 1.0),
+    )
+}
+
+/// Fits x ≈ scale · l with integer levels l in −half..half to a small Σ w · (scale · l − x)².
+///
+/// With the levels fixed the best scale is Σwlx / Σwl², and it lowers the error by
+/// (Σwlx)² / Σwl². The grid tries 19 roundings, rate = −(half + 0.1 t) / extreme, |t| ≤ 9, and
+/// keeps the largest gain, starting from t = 0. (`make_qx_quants` with `rmse_type` 1.)
+#[inline(always)]
+pub(super) fn symmetric<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    half: f32,
+) -> Symmetric<S> {
+    let zero = s.splat(0.0);
+    let (extreme, magnitude) = extreme(s, x);
+    let all_zero = s.lt(magnitude, s.splat(ALL_ZERO));
+    let mut wx = *x;
+    for i in 0..N {
+        wx[i] = w[i] * x[i];
+    }
+    let sums = |rate: S::F| {
+        let (mut sum_lx, mut sum_l2) = (zero, zero);
+        for i in 0..N {
+            let l = symmetric_level(s, x[i], rate, half);
+            sum_lx = sum_lx + wx[i] * l;
+            sum_l2 = sum_l2 + w[i] * l * l;
+        }
+        (sum_lx, sum_l2)
+    };
+
+    let mut rate = s.splat(-half) / extreme;
+    let (sum_lx, sum_l2) = sums(rate);
+    let mut scale = s.select(s.ne(sum_l2, zero), sum_lx / sum_l2, zero);
+    let mut best = scale * sum_lx;
+    for t in (-9..=9).filter(|&t| t != 0) {
+        let try_rate = s.splat(-(half + 0.1 * t as f32)) / extreme;
+        let (sum_lx, sum_l2) = sums(try_rate);
+        let better = s.lt(zero, sum_l2) & s.lt(best * sum_l2, sum_lx * sum_lx);
+        let try_scale = sum_lx / sum_l2;
+        scale = s.select(better, try_scale, scale);
+        best = s.select(better, try_scale * sum_lx, best);
+        rate = s.select(better, try_rate, rate);
+    }
+    Symmetric {
+        scale: s.select(all_zero, zero, scale),
+        rate: s.select(all_zero, zero, rate),
+    }
+}
+
+/// Fits x ≈ scale · l with l in −half..half to a small Σ x² · (scale · l − x)², by moving one
+/// level at a time: with the others fixed, the best level of x_i is round(x_i · Σ'wl² / Σ'wlx),
+/// the sums without x_i, and it is taken if it raises the gain (Σwlx)² / Σwl². At most five
+/// sweeps. Levels go to `levels`, already shifted to 0..2·half. (`make_q3_quants`.)
+#[inline(always)]
+pub(super) fn descend<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    half: f32,
+    levels: &mut [S::F; N],
+) -> S::F {
+    let zero = s.splat(0.0);
+    let (extreme, magnitude) = extreme(s, x);
+    let all_zero = s.lt(magnitude, s.splat(ALL_ZERO));
+    let rate = s.splat(-half) / extreme;
+    let (mut sum_lx, mut sum_l2) = (zero, zero);
+    for i in 0..N {
+        let l = symmetric_level(s, x[i], rate, half);
+        levels[i] = l;
+        let w = x[i] * x[i];
+        sum_lx = sum_lx + w * x[i] * l;
+        sum_l2 = sum_l2 + w * l * l;
+    }
+    for _ in 0..5 {
+        let mut moved = s.lt(zero, zero);
+        for i in 0..N {
+            let l = levels[i];
+            let w = x[i] * x[i];
+            let wx = w * x[i];
+            let rest_lx = sum_lx - wx * l;
+            let rest_l2 = sum_l2 - w * l * l;
+            let new = s.nearest(x[i] * rest_l2 / rest_lx);
+            let new = s.imax(s.int(-half as i32), s.imin(s.int(half as i32 - 1), new));
+            let new = s.float(new);
+            let new_lx = rest_lx + wx * new;
+            let new_l2 = rest_l2 + w * new * new;
+            let take = s.lt(zero, rest_lx)
+                & s.ne(new, l)
+                & s.lt(zero, new_l2)
+                & s.lt(sum_lx * sum_lx * new_l2, new_lx * new_lx * sum_l2);
+            levels[i] = s.select(take, new, l);
+            sum_lx = s.select(take, new_lx, sum_lx);
+            sum_l2 = s.select(take, new_l2, sum_l2);
+            moved = moved | take;
+        }
+        if !s.any(moved) {
+            break;
+        }
+    }
+    for l in levels.iter_mut() {
+        *l = s.select(all_zero, zero, *l + s.splat(half));
+    }
+    let scale = s.select(s.lt(zero, sum_l2), sum_lx / sum_l2, zero);
+    s.select(all_zero, zero, scale)
+}
+
+/// Fits x ≈ scale · l with l in 0..=top to a small Σ w · (x − scale · l)²: nine spacings by
+/// squared error, then up to five sweeps as in [`descend`]. `levels` gets the low byte of l.
+/// (`make_qp_quants`; one super-block's scales or offsets per lane.)
+#[inline(always)]
+pub(super) fn positive<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    top: f32,
+    levels: &mut [S::I; N],
+) -> S::F {
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    let byte = s.int(0xff);
+    let mut largest = zero;
+    for x in x {
+        largest = s.max(largest, *x);
+    }
+    let all_zero = s.lt(largest, s.splat(ALL_ZERO));
+    let squares = |rate: S::F, first: bool| {
+        let scale = one / rate;
+        let mut sum = zero;
+        for i in 0..N {
+            let l = s.nearest(rate * x[i]);
+            // The first levels go through a byte, the later ones through a bound.
+            let l = if first {
+                l & byte
+            } else {
+                s.imin(s.int(top as i32), l)
+            };
+            let off = x[i] - scale * s.float(l);
+            sum = sum + w[i] * off * off;
+        }
+        sum
+    };
+    let mut rate = s.splat(top) / largest;
+    let mut best = squares(rate, true);
+    for t in (-4..=4).filter(|&t| t != 0) {
+        let try_rate = s.splat(0.1 * t as f32 + top) / largest;
+        let sum = squares(try_rate, false);
+        let better = s.lt(sum, best);
+        best = s.select(better, sum, best);
+        rate = s.select(better, try_rate, rate);
+    }
+
+    let (mut sum_lx, mut sum_l2) = (zero, zero);
+    let mut stored = [zero; N];
+    for i in 0..N {
+        let l = s.imin(s.int(top as i32), s.nearest(rate * x[i]));
+        stored[i] = s.float(l & byte);
+        let l = s.float(l);
+        sum_lx = sum_lx + w[i] * x[i] * l;
+        sum_l2 = sum_l2 + w[i] * l * l;
+    }
+    for _ in 0..5 {
+        let mut moved = s.lt(zero, zero);
+        for i in 0..N {
+            let l = stored[i];
+            let rest_lx = sum_lx - w[i] * x[i] * l;
+            let rest_l2 = sum_l2 - w[i] * l * l;
+            let new_int = s.imin(s.int(top as i32), s.nearest(x[i] * rest_l2 / rest_lx));
+            let new = s.float(new_int);
+            let new_lx = rest_lx + w[i] * x[i] * new;
+            let new_l2 = rest_l2 + w[i] * new * new;
+            let take = s.lt(zero, rest_lx)
+                & s.lt(zero, rest_l2)
+                & s.ne(new, l)
+                & s.lt(sum_lx * sum_lx * new_l2, new_lx * new_lx * sum_l2);
+            stored[i] = s.select(take, s.float(new_int & byte), l);
+            sum_lx = s.select(take, new_lx, sum_lx);
+            sum_l2 = s.select(take, new_l2, sum_l2);
+            moved = moved | take;
+        }
+        if !s.any(moved) {
+            break;
+        }
+    }
+    for i in 0..N {
+        levels[i] = s.truncate(s.select(all_zero, zero, stored[i]));
+    }
+    let scale = s.select(s.lt(zero, sum_l2), sum_lx / sum_l2, zero);
+    s.select(all_zero, zero, scale)
+}

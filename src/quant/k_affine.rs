@@ -1,0 +1,395 @@
+//! Q2_K, Q4_K and Q5_K: super-blocks of 256 weights whose sub-blocks have a scale and an offset,
+//! x ≈ d · scale · l − dmin · offset.
+//!
+//! ```text
+//! Q4_K, 144 bytes: d f16 | dmin f16 | 8 scales and 8 offsets of 6 bits: 12 | 4-bit levels: 128
+//! Q5_K, 176 bytes: d f16 | dmin f16 | as above: 12 | fifth bits: 32 | low 4 bits: 128
+//! Q2_K,  84 bytes: 16 × (scale | offset << 4): 16 | 2-bit levels: 64 | d f16 | dmin f16
+//! ```
+//!
+//! Encoding is in three steps. Each sub-block is fitted alone ([`fit::affine`], a sub-block per
+//! lane). The scales and offsets of a super-block are quantized in their turn: against the
+//! largest, or with an importance matrix by a fit of their own ([`fit::positive`], a super-block
+//! per lane). Last, each weight takes the level nearest to it under the *stored* scale and
+//! offset; where the stored scale is 0 that is undefined and the level of the first fit stays.
+
+use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares};
+use super::fit::{self, Grid};
+use super::float16::nearest;
+use super::lanes::Simd;
+
+/// What tells the three formats apart.
+struct Shape {
+    /// Levels run from 0 to this.
+    top: f32,
+    /// Quantized scales and offsets run from 0 to this.
+    code_top: f32,
+    /// The search without an importance matrix.
+    plain: Grid,
+    /// The search with one.
+    weighted: Grid,
+    /// What codes are held to, without and with one.
+    bounds: [u8; 2],
+}
+
+const fn grid(top: f32, first: f32, step: f32, tries: u32) -> Grid {
+    Grid {
+        top,
+        first,
+        step,
+        tries,
+        absolute: false,
+        clamped: false,
+    }
+}
+
+const Q4: Shape = Shape {
+    top: 15.0,
+    code_top: 63.0,
+    plain: grid(15.0, -1.0, 0.1, 20),
+    weighted: Grid {
+        clamped: true,
+        ..grid(15.0, -0.9, 0.05, 36)
+    },
+    bounds: [63, 255],
+};
+const Q5: Shape = Shape {
+    top: 31.0,
+    code_top: 63.0,
+    plain: grid(31.0, -0.5, 0.1, 15),
+    weighted: Grid {
+        clamped: true,
+        ..grid(31.0, -0.9, 0.05, 36)
+    },
+    bounds: [63, 63],
+};
+const Q2: Shape = Shape {
+    top: 3.0,
+    code_top: 15.0,
+    plain: Grid {
+        absolute: true,
+        ..grid(3.0, -0.5, 0.1, 15)
+    },
+    weighted: Grid {
+        clamped: true,
+        ..grid(3.0, -0.9, 0.05, 36)
+    },
+    bounds: [255, 255],
+};
+
+/// Fits all sub-blocks of `N` weights. Without importances a weight's weight is its magnitude
+/// (N = 16) or that plus the sub-block's root mean square (N = 32); with them, importance times
+/// √(σ² + x²), σ² twice (once, N = 16) the super-block's mean square.
+#[inline(always)]
+fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, shape: &Shape) {
+    let zero = s.splat(0.0);
+    let mut sigma2 = [0.0; BATCH / SUPER];
+    if batch.importance.is_some() {
+        let length = s.splat(SUPER as f32);
+        super_squares(
+            s,
+            batch.x,
+            batch.len,
+            |sum| {
+                let sum = if N == 32 { s.splat(2.0) * sum } else { sum };
+                sum / length
+            },
+            &mut sigma2,
+        );
+    }
+    let (mut x, mut w) = ([zero; N], [zero; N]);
+    let mut lane_sigma2 = [0.0; 32];
+    for group in (0..batch.len / N).step_by(S::LANES) {
+        s.columns(&batch.x[group * N..], N, &mut x);
+        let fit = if let Some(importance) = batch.importance {
+            for (lane, sigma) in lane_sigma2[..S::LANES].iter_mut().enumerate() {
+                *sigma = sigma2[(group + lane) * N / SUPER];
+            }
+            let sigma2 = s.load(&lane_sigma2);
+            s.columns(&importance[group * N..], N, &mut w);
+            let mut sum = zero;
+            for i in 0..N {
+                w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
+                sum = sum + w[i];
+            }
+            s.store(sum, &mut scratch.weight[group..]);
+            fit::affine(s, &x, &w, shape.weighted)
+        } else {
+            let mut offset = zero;
+            if N == 32 {
+                for x in x {
+                    offset = offset + x * x;
+                }
+                offset = s.sqrt(offset / s.splat(N as f32));
+            }
+            for i in 0..N {
+                w[i] = if N == 32 {
+                    offset + s.abs(x[i])
+                } else {
+                    s.abs(x[i])
+                };
+            }
+            fit::affine(s, &x, &w, shape.plain)
+        };
+        s.store(fit.scale, &mut scratch.scale[group..]);
+        s.store(zero - fit.base, &mut scratch.base[group..]);
+        s.store(fit.rate, &mut scratch.rate[group..]);
+        s.store(fit.from, &mut scratch.from[group..]);
+    }
+}
+
+/// Quantizes `values`, `PER` to a super-block, to codes 0..=top with one scale per super-block:
+/// top/largest, or the weighted fit.
+#[inline(always)]
+fn code_all<S: Simd, const PER: usize>(
+    s: S,
+    (values, weight): (&[f32; SUBS], Option<&[f32; SUBS]>),
+    supers: usize,
+    top: f32,
+    codes: &mut [u8; SUBS],
+    whole: &mut [f32; BATCH / SUPER],
+) {
+    if let Some(weight) = weight {
+        let (mut x, mut w) = ([s.splat(0.0); PER], [s.splat(0.0); PER]);
+        let mut levels = [s.int(0); PER];
+        let mut lanes = [0u8; 32];
+        for group in (0..supers).step_by(S::LANES) {
+            // PER may be half the lanes of a tile: gather by hand.
+            gather::<S, PER>(s, &values[group * PER..], &mut x);
+            gather::<S, PER>(s, &weight[group * PER..], &mut w);
+            let scale = fit::positive(s, &x, &w, top, &mut levels);
+            s.store(scale, &mut whole[group..]);
+            for (i, level) in levels.iter().enumerate() {
+                s.store_bytes(*level, &mut lanes);
+                for (lane, code) in lanes[..S::LANES].iter().enumerate() {
+                    codes[(group + lane) * PER + i] = *code;
+                }
+            }
+        }
+        return;
+    }
+    for block in 0..supers {
+        let values: &[f32; PER] = values[block * PER..]
+            .first_chunk()
+            .expect("a whole super-block");
+        let codes = &mut codes[block * PER..][..PER];
+        let largest = values
+            .iter()
+            .fold(0.0, |most, &v| if v > most { v } else { most });
+        let rate = if largest > 0.0 { top / largest } else { 0.0 };
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = nearest(rate * value) as u8;
+        }
+        whole[block] = largest / top;
+    }
+}
+
+/// Lane `j` of `to[i]` is `from[j * PER + i]`.
+#[inline(always)]
+fn gather<S: Simd, const PER: usize>(s: S, from: &[f32], to: &mut [S::F; PER]) {
+    let mut lanes = [0.0; 32];
+    for (i, to) in to.iter_mut().enumerate() {
+        for (lane, value) in lanes[..S::LANES].iter_mut().enumerate() {
+            *value = from[lane * PER + i];
+        }
+        *to = s.load(&lanes);
+    }
+}
+
+/// Levels of one sub-block in the order of its weights: nearest under the stored scale d and
+/// offset m, or, where d is 0, those of the fit.
+#[inline(always)]
+fn requantize<S: Simd, const N: usize>(
+    s: S,
+    x: &[f32],
+    (d, m): (f32, f32),
+    (rate, from, clamped): (f32, f32, bool),
+    top: f32,
+    levels: &mut [u8],
+) {
+    let (low, high) = (s.int(0), s.int(top as i32));
+    for at in (0..N).step_by(S::LANES) {
+        let x = s.load(&x[at..]);
+        let v = if d != 0.0 {
+            (x + s.splat(m)) / s.splat(d)
+        } else {
+            let v = s.splat(rate) * (x - s.splat(from));
+            if clamped {
+                s.min(s.max(v, s.splat(0.0)), s.splat(top))
+            } else {
+                v
+            }
+        };
+        s.store_bytes(s.imax(low, s.imin(high, s.nearest(v))), &mut levels[at..]);
+    }
+}
+
+/// The three steps. `N` weights in each of `PER` sub-blocks; `pack` lays out a super-block from
+/// its codes, its two f16 and its levels, and says what the f16 are worth.
+#[inline(always)]
+fn encode<S: Simd, const N: usize, const PER: usize, const BYTES: usize>(
+    s: S,
+    batch: &Batch<'_>,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+    shape: &Shape,
+    header: impl Fn(&mut [u8; BYTES], &[u8; PER], &[u8; PER], [f32; 2]) -> [f32; 2],
+    pack: impl Fn(&mut [u8; BYTES], &[u8; SUPER]),
+) {
+    fit_all::<S, N>(s, batch, scratch, shape);
+    let supers = batch.len / SUPER;
+    let weight = batch.importance.map(|_| &scratch.weight);
+    let [scales, offsets] = &mut scratch.codes;
+    let [d, m] = &mut scratch.whole;
+    code_all::<S, PER>(
+        s,
+        (&scratch.scale, weight),
+        supers,
+        shape.code_top,
+        scales,
+        d,
+    );
+    code_all::<S, PER>(
+        s,
+        (&scratch.base, weight),
+        supers,
+        shape.code_top,
+        offsets,
+        m,
+    );
+    let clamped = batch.importance.is_some();
+    let mut levels = [0u8; SUPER];
+    for (block, out) in out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
+        let scales: &mut [u8; PER] = scales[block * PER..].first_chunk_mut().expect("codes");
+        let offsets: &mut [u8; PER] = offsets[block * PER..].first_chunk_mut().expect("codes");
+        let bound = shape.bounds[usize::from(clamped)];
+        scales
+            .iter_mut()
+            .chain(offsets.iter_mut())
+            .for_each(|c| *c = bound.min(*c));
+        let stored = header(out, scales, offsets, [d[block], m[block]]);
+        let mask = shape.code_top as u8;
+        for j in 0..PER {
+            let sub = block * PER + j;
+            requantize::<S, N>(
+                s,
+                &batch.x[sub * N..],
+                (
+                    stored[0] * f32::from(scales[j] & mask),
+                    stored[1] * f32::from(offsets[j] & mask),
+                ),
+                (scratch.rate[sub], scratch.from[sub], clamped),
+                shape.top,
+                &mut levels[j * N..],
+            );
+        }
+        pack(out, &levels);
+    }
+}
+
+/// Two f16, then 8 scales and 8 offsets of 6 bits in 12 bytes: the first four of each whole, in
+/// the low 6 bits of bytes 0–3 and 4–7; of the last four the low nibbles in bytes 8–11, the high
+/// two bits on top of bytes 0–3 and 4–7.
+#[inline(always)]
+fn six_bit_header(
+    out: &mut [u8],
+    scales: &[u8; 8],
+    offsets: &[u8; 8],
+    whole: [f32; 2],
+) -> [f32; 2] {
+    let stored = [put_f16(out, whole[0]), put_f16(&mut out[2..], whole[1])];
+    for j in 0..4 {
+        out[4 + j] = scales[j] | (scales[j + 4] >> 4) << 6;
+        out[8 + j] = offsets[j] | (offsets[j + 4] >> 4) << 6;
+        out[12 + j] = (scales[j + 4] & 0xf) | (offsets[j + 4] & 0xf) << 4;
+    }
+    stored
+}
+
+/// Low nibbles: of each 64 levels, the first 32 low and the last 32 high in 32 bytes.
+#[inline(always)]
+fn pack_nibbles(out: &mut [u8], levels: &[u8; SUPER]) {
+    for (out, l) in out.chunks_exact_mut(32).zip(levels.chunks_exact(64)) {
+        for i in 0..32 {
+            out[i] = (l[i] & 0xf) | l[i + 32] << 4;
+        }
+    }
+}
+
+/// 4.5 bits per weight.
+pub(super) struct Q4K;
+
+impl Format for Q4K {
+    #[inline(always)]
+    fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
+        encode::<S, 32, 8, 144>(
+            s,
+            batch,
+            scratch,
+            out,
+            &Q4,
+            |out, scales, offsets, whole| six_bit_header(out, scales, offsets, whole),
+            |out, levels| pack_nibbles(&mut out[16..], levels),
+        );
+    }
+}
+
+/// 5.5 bits per weight.
+pub(super) struct Q5K;
+
+impl Format for Q5K {
+    #[inline(always)]
+    fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
+        encode::<S, 32, 8, 176>(
+            s,
+            batch,
+            scratch,
+            out,
+            &Q5,
+            |out, scales, offsets, whole| six_bit_header(out, scales, offsets, whole),
+            |out, levels| {
+                // Bit j of byte i is the fifth bit of weight i of sub-block j.
+                for i in 0..32 {
+                    out[16 + i] = (0..8).fold(0, |bits, j| bits | (levels[32 * j + i] >> 4) << j);
+                }
+                pack_nibbles(&mut out[48..], levels);
+            },
+        );
+    }
+}
+
+/// 2.625 bits per weight.
+pub(super) struct Q2K;
+
+impl Format for Q2K {
+    #[inline(always)]
+    fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
+        encode::<S, 16, 16, 84>(
+            s,
+            batch,
+            scratch,
+            out,
+            &Q2,
+            |out, scales, offsets, whole| {
+                for j in 0..16 {
+                    out[j] = scales[j] | offsets[j] << 4;
+                }
+                [
+                    put_f16(&mut out[80..], whole[0]),
+                    put_f16(&mut out[82..], whole[1]),
+                ]
+            },
+            |out, levels| pack_pairs(&mut out[16..80], levels),
+        );
+    }
+}
+
+/// Two bits each: of 128 levels, four runs of 32 side by side in 32 bytes.
+#[inline(always)]
+pub(super) fn pack_pairs(out: &mut [u8], levels: &[u8; SUPER]) {
+    for (out, l) in out.chunks_exact_mut(32).zip(levels.chunks_exact(128)) {
+        for i in 0..32 {
+            out[i] = l[i] | l[i + 32] << 2 | l[i + 64] << 4 | l[i + 96] << 6;
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Q3_K and Q6_K: super-blocks of 256 weights in 16 sub-blocks that have a scale only,
+//! x ≈ d · scale · l with l in −half..half.
+//!
+//! ```text
+//! Q3_K, 110 bytes: third bits: 32 | low 2 bits: 64 | 16 scales of 6 bits: 12 | d f16
+//! Q6_K, 210 bytes: low 4 bits: 128 | high 2 bits: 64 | 16 scales i8: 16 | d f16
+//! ```
+//!
+//! Steps as in [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each weight
+//! the level nearest to it under the stored scale; where that is 0 the first fit's level stays.
+
+use super::batch::{BATCH, Batch, Format, SUPER, Scratch, put_f16, super_squares};
+use super::fit::{self, ALL_ZERO};
+use super::float16::nearest;
+use super::k_affine::pack_pairs;
+use super::lanes::Simd;
+use super::lanes::pair::Pair;
+
+/// Weights in a sub-block.
+const SUB: usize = 16;
+/// Sub-blocks in a super-block.
+const PER: usize = SUPER / SUB;
+
+/// Fits all sub-blocks with the weights that `weigh(group, x, w)` leaves in `w`.
+#[inline(always)]
+fn fit_all<S: Simd>(
+    s: S,
+    batch: &Batch<'_>,
+    scratch: &mut Scratch,
+    half: f32,
+    weigh: impl Fn(usize, &[S::F; SUB], &mut [S::F; SUB]),
+) {
+    let (mut x, mut w) = ([s.splat(0.0); SUB], [s.splat(0.0); SUB]);
+    for group in (0..batch.len / SUB).step_by(S::LANES) {
+        s.columns(&batch.x[group * SUB..], SUB, &mut x);
+        weigh(group, &x, &mut w);
+        let mut sum = s.splat(0.0);
+        for w in w {
+            sum = sum + w;
+        }
+        let fit = fit::symmetric(s, &x, &w, half);
+        s.store(sum, &mut scratch.weight[group..]);
+        s.store(fit.scale, &mut scratch.scale[group..]);
+        s.store(fit.rate, &mut scratch.rate[group..]);
+    }
+}
+
+/// Levels of one sub-block, shifted to 0..2·half: nearest under d, or where d is 0 those kept,
+/// which `rate` gives (a rate of 0: all 0).
+#[inline(always)]
+fn requantize<S: Simd>(s: S, x: &[f32], d: f32, rate: f32, half: f32, levels: &mut [u8]) {
+    let (low, high) = (s.int(-half as i32), s.int(half as i32 - 1));
+    let shift = if d == 0.0 && rate == 0.0 {
+        low
+    } else {
+        s.int(0)
+    };
+    for at in (0..SUB).step_by(S::LANES) {
+        let x = s.load(&x[at..]);
+        let v = if d != 0.0 {
+            x / s.splat(d)
+        } else {
+            s.splat(rate) * x
+        };
+        let l = s.imax(low, s.imin(high, s.nearest(v)));
+        s.store_bytes(l + s.int(half as i32) + shift, &mut levels[at..]);
+    }
+}
+
+/// The scale of largest magnitude, the first of equals, and its magnitude.
+#[inline(always)]
+fn largest(scales: &[f32; PER]) -> (f32, f32) {
+    let (mut largest, mut magnitude) = (0.0, 0.0);
+    for &scale in scales {
+        if scale.abs() > magnitude {
+            (largest, magnitude) = (scale, scale.abs());
+        }
+    }
+    (largest, magnitude)
+}
+
+#[inline(always)]
+fn scales_of(all: &[f32], block: usize) -> &[f32; PER] {
+    all[block * PER..]
+        .first_chunk()
+        .expect("a whole super-block")
+}
+
+/// 6.5625 bits per weight.
+pub(super) struct Q6K;
+
+impl Format for Q6K {
+    #[inline(always)]
+    fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
+        const HALF: f32 = 32.0;
+        if let Some(importance) = batch.importance {
+            fit_all(s, batch, scratch, HALF, |group, _, w| {
+                s.columns(&importance[group * SUB..], SUB, w);
+            });
+        } else {
+            fit_all(s, batch, scratch, HALF, |_, x, w| {
+                for i in 0..SUB {
+                    w[i] = x[i] * x[i];
+                }
+            });
+        }
+        let mut levels = [0u8; SUPER];
+        for (block, out) in out.as_chunks_mut::<210>().0.iter_mut().enumerate() {
+            let scales = scales_of(&scratch.scale, block);
+            let (largest, magnitude) = largest(scales);
+            if magnitude < ALL_ZERO {
+                out.fill(0);
+                continue;
+            }
+            let rate = -128.0 / largest;
+            let d = put_f16(&mut out[208..], 1.0 / rate);
+            for j in 0..PER {
+                let code = nearest(rate * scales[j]).min(127) as i8;
+                out[192 + j] = code as u8;
+                let sub = block * PER + j;
+                let d = d * f32::from(code);
+                requantize(
+                    s,
+                    &batch.x[sub * SUB..],
+                    d,
+                    scratch.rate[sub],
+                    HALF,
+                    &mut levels[j * SUB..],
+                );
+            }
+            // Of each 128 levels: four runs of 32; low nibbles of runs 0 and 2, of 1 and 3, side
+            // by side in 32 bytes each; the upper two bits of all four in 32 bytes.
+            let (low, high) = out[..192].split_at_mut(128);
+            for (n, l) in levels.chunks_exact(128).enumerate() {
+                let (low, high) = (&mut low[64 * n..][..64], &mut high[32 * n..][..32]);
+                for i in 0..32 {
+                    let run = [l[i], l[i + 32], l[i + 64], l[i + 96]];
+                    low[i] = (run[0] & 0xf) | run[2] << 4;
+                    low[i + 32] = (run[1] & 0xf) | run[3] << 4;
+                    high[i] =
+                        run[0] >> 4 | (run[1] >> 4) << 2 | (run[2] >> 4) << 4 | (run[3] >> 4) << 6;
+                }
+            }
+        }
+    }
+}
+
+/// 3.4375 bits per weight.
+pub(super) struct Q3K;
+
+/// Levels of Q3_K are −4..4, its scales −32..32.
+const Q3_HALF: f32 = 4.0;
+const Q3_SCALE_HALF: f32 = 32.0;
+
+impl Format for Q3K {
+    #[inline(always)]
+    fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
+        if let Some(importance) = batch.importance {
+            q3_weighted(s, batch, importance, scratch);
+        } else {
+            q3_plain(s, batch, scratch);
+        }
+        let [codes, _] = &scratch.codes;
+        let [whole, _] = &scratch.whole;
+        for (block, out) in out.as_chunks_mut::<110>().0.iter_mut().enumerate() {
+            let codes: &[u8; PER] = codes[block * PER..].first_chunk().expect("codes");
+            let d = put_f16(&mut out[108..], whole[block]);
+            // Low nibbles of scales 0–7 beside those of 8–15; then the upper two bits of the
+            // four scales j, j + 4, j + 8, j + 12 in each of four bytes.
+            for j in 0..8 {
+                out[96 + j] = (codes[j] & 0xf) | codes[j + 8] << 4;
+            }
+            for j in 0..4 {
+                let high = |k: usize| codes[j + 4 * k] >> 4 << (2 * k);
+                out[104 + j] = high(0) | high(1) | high(2) | high(3);
+            }
+            let levels: &mut [u8; SUPER] = scratch.levels[block * SUPER..]
+                .first_chunk_mut()
+                .expect("levels");
+            for j in 0..PER {
+                let d = d * (f32::from(codes[j]) - 32.0);
+                let sub = block * PER + j;
+                // Without importances the kept levels are there already.
+                if d != 0.0 || batch.importance.is_some() {
+                    requantize(
+                        s,
+                        &batch.x[sub * SUB..],
+                        d,
+                        scratch.rate[sub],
+                        Q3_HALF,
+                        &mut levels[j * SUB..],
+                    );
+                }
+            }
+            // Bit j of byte i: the third bit of weight i of the j-th 32.
+            for i in 0..32 {
+                out[i] = (0..8).fold(0, |bits, j| bits | (levels[32 * j + i] >> 2) << j);
+            }
+            levels.iter_mut().for_each(|l| *l &= 3);
+            pack_pairs(&mut out[32..96], levels);
+        }
+    }
+}
+
+/// Fits by descent; scales against the largest.
+#[inline(always)]
+fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
+    // Every step of the descent waits for the one before: two groups side by side.
+    let two = Pair(s);
+    let zero = two.splat(0.0);
+    let (mut x, mut l) = ([zero; SUB], [zero; SUB]);
+    let mut bytes = [0u8; 64];
+    for group in (0..batch.len / SUB).step_by(Pair::<S>::LANES) {
+        two.columns(&batch.x[group * SUB..], SUB, &mut x);
+        let scale = fit::descend(two, &x, Q3_HALF, &mut l);
+        two.store(scale, &mut scratch.scale[group..]);
+        for (i, l) in l.iter().enumerate() {
+            two.store_bytes(two.truncate(*l), &mut bytes);
+            for (lane, byte) in bytes[..Pair::<S>::LANES].iter().enumerate() {
+                scratch.levels[(group + lane) * SUB + i] = *byte;
+            }
+        }
+    }
+    for block in 0..batch.len / SUPER {
+        let scales = scales_of(&scratch.scale, block);
+        let codes = &mut scratch.codes[0][block * PER..][..PER];
+        let (largest, _) = largest(scales);
+        let rate = -Q3_SCALE_HALF / largest;
+        for (code, scale) in codes.iter_mut().zip(scales) {
+            // Through an i8, as ggml's.
+            let l = i32::from(nearest(rate * scale) as i8);
+            *code = if largest == 0.0 {
+                0
+            } else {
+                (l.clamp(-32, 31) + 32) as u8
+            };
+        }
+        scratch.whole[0][block] = if largest == 0.0 { 0.0 } else { 1.0 / rate };
+    }
+}
+
+/// Fits with importance · √(σ² + x²), σ² twice the super-block's mean square; the scales by the
+/// same search, weighted by their sub-blocks' sums.
+#[inline(always)]
+fn q3_weighted<S: Simd>(s: S, batch: &Batch<'_>, importance: &[f32; BATCH], scratch: &mut Scratch) {
+    let mut sigma2 = [0.0; BATCH / SUPER];
+    let length = s.splat(SUPER as f32);
+    super_squares(
+        s,
+        batch.x,
+        batch.len,
+        |sum| s.splat(2.0) * sum / length,
+        &mut sigma2,
+    );
+    fit_all(s, batch, scratch, Q3_HALF, |group, x, w| {
+        // A vector of sub-blocks lies in one super-block: they are 16, as the lanes at most.
+        let sigma2 = s.splat(sigma2[group / PER]);
+        s.columns(&importance[group * SUB..], SUB, w);
+        for i in 0..SUB {
+            w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
+        }
+    });
+    let (mut x, mut w) = ([s.splat(0.0); PER], [s.splat(0.0); PER]);
+    let mut rates = [0.0; BATCH / SUPER];
+    for group in (0..batch.len / SUPER).step_by(S::LANES) {
+        s.columns(&scratch.scale[group * PER..], PER, &mut x);
+        s.columns(&scratch.weight[group * PER..], PER, &mut w);
+        let fit = fit::symmetric(s, &x, &w, Q3_SCALE_HALF);
+        s.store(fit.scale, &mut scratch.whole[0][group..]);
+        s.store(fit.rate, &mut rates[group..]);
+    }
+    for (block, rate) in rates.iter().enumerate().take(batch.len / SUPER) {
+        let codes = &mut scratch.codes[0][block * PER..];
+        requantize(
+            s,
+            &scratch.scale[block * PER..],
+            0.0,
+            *rate,
+            Q3_SCALE_HALF,
+            codes,
+        );
+    }
+}
