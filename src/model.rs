@@ -8,16 +8,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use crate::hub::HubId;
 use crate::hub::cache::Cache;
 use crate::hub::select::{self, GgufModel};
+pub use crate::hub::{DEFAULT_QUANT, HubId};
 pub use crate::store::{Store, store_path, tiny_path};
 
 /// The model when nobody names one.
 pub const DEFAULT: &str = "microsoft/Phi-3-mini-128k-instruct:Q4_K_M";
-
-/// The quantization that is taken when a Hub id names none.
-pub const DEFAULT_QUANT: &str = "Q4_K_M";
 
 /// What a MODEL argument says, before anything is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -314,30 +311,11 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
 
 /// The quantizations in a snapshot of the Hub's cache, each with its first file.
 fn ggufs_of_snapshot(folder: &Path) -> Vec<(String, PathBuf)> {
-    let mut names = Vec::new();
-    collect_names(folder, "", 2, &mut names);
-    select::gguf_models(names.iter().map(String::as_str))
+    select::gguf_models_in(folder)
         .into_iter()
         .filter(|model| model.complete)
         .filter_map(|GgufModel { quant, files, .. }| Some((quant?, folder.join(files.first()?))))
         .collect()
-}
-
-/// Names of the files below `folder` whose links lead somewhere, `depth` folders deep.
-fn collect_names(folder: &Path, prefix: &str, depth: u32, names: &mut Vec<String>) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let (path, Ok(name)) = (entry.path(), entry.file_name().into_string()) else {
-            continue;
-        };
-        if path.is_file() {
-            names.push(format!("{prefix}{name}"));
-        } else if path.is_dir() && depth > 0 {
-            collect_names(&path, &format!("{prefix}{name}/"), depth - 1, names);
-        }
-    }
 }
 
 /// The Hub ids of which there is something on this machine.

@@ -55,17 +55,16 @@ impl Cache {
     }
 
     fn repo_folder(&self, repo: &str) -> PathBuf {
-        self.root
-            .join(format!("models--{}", repo.replace('/', "--")))
+        self.root.join(folder_name(repo))
     }
 
     /// Where the bytes with this hash lie once they are verified.
-    pub fn blob(&self, repo: &str, hash: &str) -> PathBuf {
+    pub(super) fn blob(&self, repo: &str, hash: &str) -> PathBuf {
         self.repo_folder(repo).join("blobs").join(hash)
     }
 
     /// Where they grow until then.
-    pub fn incomplete(&self, repo: &str, hash: &str) -> PathBuf {
+    pub(super) fn incomplete(&self, repo: &str, hash: &str) -> PathBuf {
         self.repo_folder(repo)
             .join("blobs")
             .join(format!("{hash}.incomplete"))
@@ -109,7 +108,7 @@ impl Cache {
     }
 
     /// Remembers which commit a branch or tag stood for.
-    pub fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> io::Result<()> {
+    pub(super) fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> io::Result<()> {
         if is_commit(revision) {
             return Ok(());
         }
@@ -125,7 +124,7 @@ impl Cache {
 
     /// Shows a verified blob under its name in the snapshot of `commit`. `file` has been
     /// checked to stay below the folder.
-    pub fn link(&self, repo: &str, commit: &str, file: &str, hash: &str) -> io::Result<()> {
+    pub(super) fn link(&self, repo: &str, commit: &str, file: &str, hash: &str) -> io::Result<()> {
         let blob = self.blob(repo, hash);
         let pointer = self.snapshot_folder(repo, commit).join(file);
         if same_file(&pointer, &blob) {
@@ -149,48 +148,31 @@ impl Cache {
         fs::rename(&temporary, &pointer)
     }
 
-    /// The lock on the blob with this hash, which other Hugging Face libraries take as well.
-    /// `waiting` is called once when somebody else holds it, and then every moment `pause`
-    /// until it answers false.
-    pub fn lock(
-        &self,
-        repo: &str,
-        hash: &str,
-        mut waiting: impl FnMut(),
-        mut pause: impl FnMut() -> bool,
-    ) -> io::Result<Option<File>> {
-        let folder = self
-            .root
-            .join(".locks")
-            .join(format!("models--{}", repo.replace('/', "--")));
+    /// Tries to take the lock on the blob with this hash, which other Hugging Face libraries
+    /// take as well. `None`: somebody else holds it.
+    pub(super) fn try_lock(&self, repo: &str, hash: &str) -> io::Result<Option<File>> {
+        let folder = self.root.join(".locks").join(folder_name(repo));
         fs::create_dir_all(&folder)?;
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(folder.join(format!("{hash}.lock")))?;
-        let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Some(file)),
-                Err(fs::TryLockError::WouldBlock) => {
-                    if !told {
-                        told = true;
-                        waiting();
-                    }
-                    if !pause() {
-                        return Ok(None);
-                    }
-                }
-                // A file system without locks: better unlocked than not at all, since the
-                // content is verified before it counts.
-                Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
-                    return Ok(Some(file));
-                }
-                Err(fs::TryLockError::Error(e)) => return Err(e),
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            // A file system without locks: better unlocked than not at all, since the content
+            // is verified before it counts.
+            Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
+                Ok(Some(file))
             }
+            Err(fs::TryLockError::Error(e)) => Err(e),
         }
     }
+}
+
+fn folder_name(repo: &str) -> String {
+    format!("models--{}", repo.replace('/', "--"))
 }
 
 /// `$HF_HOME`, or where it is when nobody says.

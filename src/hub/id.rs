@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The quantization that is taken when nobody names one and several are there.
+pub const DEFAULT_QUANT: &str = "Q4_K_M";
+
 /// A model repository on the Hub, and which of its revisions and files is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HubId {

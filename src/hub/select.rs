@@ -4,6 +4,9 @@
 //! none of them may leave the snapshot's folder.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::{DEFAULT_QUANT, Error};
 
 /// A file or an index that names it cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -147,6 +150,60 @@ pub fn gguf_models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<GgufMode
             model
         })
         .collect()
+}
+
+/// The GGUF models in a folder and the folders in it, as far as their links lead somewhere.
+pub fn gguf_models_in(folder: &Path) -> Vec<GgufModel> {
+    fn collect(folder: &Path, prefix: &str, depth: u32, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, Ok(name)) = (entry.path(), entry.file_name().into_string()) else {
+                continue;
+            };
+            if path.is_file() {
+                names.push(format!("{prefix}{name}"));
+            } else if path.is_dir() && depth > 0 {
+                collect(&path, &format!("{prefix}{name}/"), depth - 1, names);
+            }
+        }
+    }
+    let mut names = Vec::new();
+    collect(folder, "", 2, &mut names);
+    gguf_models(names.iter().map(String::as_str))
+}
+
+/// The one model that is meant: the one with that quantization; without any the only one, or
+/// the one in [`DEFAULT_QUANT`].
+pub fn choose_gguf<'a>(
+    repo: &str,
+    models: &'a [GgufModel],
+    quant: Option<&str>,
+) -> Result<&'a GgufModel, Error> {
+    let name = |model: &GgufModel| match &model.quant {
+        Some(quant) => quant.clone(),
+        None => model.stem.clone(),
+    };
+    let fitting = match quant {
+        Some(quant) => with_quant(models, quant),
+        None => models.iter().collect(),
+    };
+    let default = with_quant(models, DEFAULT_QUANT);
+    match (fitting.as_slice(), default.as_slice()) {
+        ([one], _) => Ok(one),
+        (_, [one]) if quant.is_none() => Ok(one),
+        ([], _) => Err(Error::NothingThere {
+            repo: repo.to_owned(),
+            wanted: match quant {
+                Some(quant) => format!("GGUF file in {quant}"),
+                None => "GGUF file".to_owned(),
+            },
+            found: models.iter().map(name).collect(),
+        }),
+        (several, _) => Err(Error::WhichGguf {
+            repo: repo.to_owned(),
+            names: several.iter().map(|model| model.files[0].clone()).collect(),
+            example: several.iter().find_map(|model| model.quant.clone()),
+        }),
+    }
 }
 
 /// The models of a listing that a quantization names.

@@ -1,0 +1,629 @@
+//! What the Hub knows about a repository: its commit, its files, and what each should be.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
+use hf_hub::{HFClient, HFError, HFRepository};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LOCATION, RANGE};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+
+use super::{Error, FetchOptions, HubId, cache};
+use crate::progress::Progress;
+
+/// How often a cancelled fetch notices.
+const TICK: Duration = Duration::from_millis(100);
+/// The longest wait that a server may impose, and the longest we impose ourselves.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// One repository on one Hub, and how to talk to it.
+pub(super) struct Remote<'a> {
+    pub repo: &'a str,
+    pub options: &'a FetchOptions,
+    pub progress: &'a dyn Progress,
+    cancel: &'a AtomicBool,
+    hub: HFRepository<RepoTypeModel>,
+    client: Client,
+    endpoint: Url,
+}
+
+/// A repository at a commit.
+pub(super) struct Commit {
+    /// 40 hexadecimal digits.
+    pub hash: String,
+    /// The repository in the Hub's own spelling.
+    pub repo: String,
+}
+
+/// A file as the repository lists it.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    pub name: String,
+    pub size: u64,
+    /// git's hash of the file; of its pointer where the file is a large one.
+    oid: String,
+    large: bool,
+}
+
+/// The hash by which the Hub names a file's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Digest {
+    /// Of the bytes.
+    Sha256(String),
+    /// Of git's header and the bytes.
+    GitSha1(String),
+}
+
+/// A file and what it should be.
+#[derive(Debug, Clone)]
+pub(super) struct Stated {
+    pub name: String,
+    pub size: u64,
+    pub digest: Digest,
+}
+
+impl Digest {
+    /// The digits, which are also the name of the blob.
+    pub fn hex(&self) -> &str {
+        match self {
+            Digest::Sha256(hex) | Digest::GitSha1(hex) => hex,
+        }
+    }
+}
+
+/// What a failed try says about the next one.
+pub(super) enum Failure {
+    /// Trying again could help, not before this time.
+    Passing(Error, Option<Duration>),
+    /// It could not.
+    Lasting(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Lasting(error)
+    }
+}
+
+impl<'a> Remote<'a> {
+    pub fn new(
+        id: &'a HubId,
+        options: &'a FetchOptions,
+        progress: &'a dyn Progress,
+        cancel: &'a AtomicBool,
+    ) -> Result<Self, Error> {
+        let setup = |why: String| Error::Setup { why };
+        let endpoint = Url::parse(options.endpoint.trim_end_matches('/'))
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| {
+                setup(format!(
+                    "HF_ENDPOINT `{}` is no web address",
+                    options.endpoint
+                ))
+            })?;
+        // One connection per file over HTTP/1.1: the flow control of HTTP/2 would share one
+        // window among all of them.
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("modelve/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.silence.min(Duration::from_secs(15)))
+                .read_timeout(options.silence)
+                .http1_only()
+        };
+        let client = builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|e| setup(words(&e)))?;
+        let mut hub = HFClient::builder()
+            .endpoint(endpoint.as_str().trim_end_matches('/'))
+            .client(builder().build().map_err(|e| setup(words(&e)))?)
+            .cache_enabled(false)
+            .retry_max_attempts(0);
+        if let Some(token) = &options.token {
+            hub = hub.token(token);
+        }
+        let hub = hub.build().map_err(|e| setup(e.to_string()))?;
+        Ok(Remote {
+            repo: &id.repo,
+            options,
+            progress,
+            cancel,
+            hub: hub.model(id.org(), id.name()),
+            client,
+            endpoint,
+        })
+    }
+
+    pub fn host(&self) -> String {
+        host_of(&self.endpoint)
+    }
+
+    /// The commit that a revision stands for now.
+    pub async fn commit(&self, revision: Option<&str>) -> Result<Commit, Error> {
+        let ask = async || {
+            let info = self
+                .hub
+                .info()
+                .maybe_revision(revision.map(str::to_owned))
+                .expand(vec!["sha".to_owned()])
+                .send()
+                .await
+                .map_err(|e| self.failure(e, revision, None))?;
+            match info.sha {
+                Some(hash) if cache::is_commit(&hash) => Ok(Commit {
+                    hash: hash.to_ascii_lowercase(),
+                    repo: info.id,
+                }),
+                _ => Err(self.malformed("it names no commit").into()),
+            }
+        };
+        let error = match self.retrying(ask).await {
+            Err(error) => error,
+            commit => return commit,
+        };
+        match (error, revision) {
+            // The Hub says "no such revision" of a repository that is not there, too.
+            (Error::NoSuchRevision { repo, revision }, Some(_)) => {
+                match Box::pin(self.commit(None)).await {
+                    Err(gone @ Error::NoSuchRepo { .. }) => Err(gone),
+                    _ => Err(Error::NoSuchRevision { repo, revision }),
+                }
+            }
+            (Error::NoSuchRepo { repo, host, .. }, _) => {
+                let near = self.similar().await;
+                Err(Error::NoSuchRepo { repo, host, near })
+            }
+            (error, _) => Err(error),
+        }
+    }
+
+    /// The repositories whose names are most like this one's.
+    async fn similar(&self) -> Vec<String> {
+        let (org, name) = self.repo.split_once('/').unwrap_or(("", self.repo));
+        let mut found: Vec<String> = Vec::new();
+        let client = self.hub.client();
+        let by_name = client.list_models().search(name).limit(50).send();
+        let by_org = client.list_models().author(org).limit(200).send();
+        let collect = async {
+            if let Ok(models) = by_name {
+                found.extend(ids(models).await);
+            }
+            if let Ok(models) = by_org {
+                found.extend(ids(models).await);
+            }
+        };
+        // This is a courtesy inside an error: no retries, and not for long.
+        let _ = self
+            .guarded(tokio::time::timeout(Duration::from_secs(10), collect))
+            .await;
+        let wanted = self.repo.to_lowercase();
+        let mut scored: Vec<(f64, String)> = found
+            .into_iter()
+            .map(|id| (strsim::jaro_winkler(&wanted, &id.to_lowercase()), id))
+            .filter(|(score, id)| *score > 0.8 && *id != self.repo)
+            .collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        scored.dedup();
+        let best = scored.first().map_or(0.0, |(score, _)| *score);
+        scored.retain(|(score, _)| *score > best - 0.05);
+        scored.into_iter().take(3).map(|(_, id)| id).collect()
+    }
+
+    /// All files of the repository at a commit.
+    pub async fn files(&self, commit: &str) -> Result<Vec<Listed>, Error> {
+        self.retrying(async || {
+            let entries = self
+                .hub
+                .list_tree()
+                .revision(commit)
+                .recursive(true)
+                .send()
+                .map_err(|e| self.failure(e, Some(commit), None))?;
+            let mut entries = pin!(entries);
+            let mut files = Vec::new();
+            while let Some(entry) = entries.next().await {
+                let entry = entry.map_err(|e| self.failure(e, Some(commit), None))?;
+                if let RepoTreeEntry::File {
+                    oid,
+                    size,
+                    path,
+                    lfs,
+                    ..
+                } = entry
+                {
+                    files.push(Listed {
+                        name: path,
+                        size,
+                        oid,
+                        large: lfs.is_some(),
+                    });
+                }
+            }
+            Ok(files)
+        })
+        .await
+    }
+
+    /// What a file should be. Of a large file the listing has the hash of a pointer only, so
+    /// the Hub is asked for the hash of the bytes.
+    pub async fn stated(&self, commit: &str, file: &Listed) -> Result<Stated, Error> {
+        let hex =
+            |text: &str, len| text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if !file.large && hex(&file.oid, 40) {
+            return Ok(Stated {
+                name: file.name.clone(),
+                size: file.size,
+                digest: Digest::GitSha1(file.oid.to_ascii_lowercase()),
+            });
+        }
+        let headers = self
+            .retrying(async || self.head(commit, &file.name).await)
+            .await?;
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let etag = text("x-linked-etag").or_else(|| text("etag")).unwrap_or("");
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        if !hex(etag, 64) {
+            return Err(Error::NoChecksum {
+                file: file.name.clone(),
+            });
+        }
+        let size = text("x-linked-size").and_then(|size| size.parse().ok());
+        if let Some(size) = size
+            && size != file.size
+        {
+            return Err(Error::WrongLength {
+                file: file.name.clone(),
+                stated: file.size,
+                got: size,
+            });
+        }
+        Ok(Stated {
+            name: file.name.clone(),
+            size: file.size,
+            digest: Digest::Sha256(etag.to_ascii_lowercase()),
+        })
+    }
+
+    /// The headers with which the Hub itself, not the server behind it, answers for a file.
+    async fn head(&self, commit: &str, file: &str) -> Result<HeaderMap, Failure> {
+        let mut url = self.file_url(commit, file);
+        for _ in 0..10 {
+            let answer = self.send(Method::HEAD, &url, None, Some(file)).await?;
+            let known = answer.headers().contains_key("x-linked-etag");
+            match redirect(&answer) {
+                Some(next) if !known => url = next,
+                _ => return Ok(answer.headers().clone()),
+            }
+        }
+        Err(self.malformed("too many redirects").into())
+    }
+
+    /// Asks for the bytes of a file from a position on, wherever the Hub sends us for them.
+    pub async fn get(&self, commit: &str, file: &str, from: u64) -> Result<Response, Failure> {
+        let mut url = self.file_url(commit, file);
+        for _ in 0..10 {
+            let answer = self.send(Method::GET, &url, Some(from), Some(file)).await?;
+            match redirect(&answer) {
+                Some(next) => url = next,
+                None => return Ok(answer),
+            }
+        }
+        Err(self.malformed("too many redirects").into())
+    }
+
+    /// One request. The token goes to the Hub and never to where it redirects.
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        from: Option<u64>,
+        file: Option<&str>,
+    ) -> Result<Response, Failure> {
+        let mut request = self
+            .client
+            .request(method, url.clone())
+            // Lengths and positions are those of the file itself.
+            .header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = &self.options.token
+            && url.origin() == self.endpoint.origin()
+        {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(from) = from.filter(|from| *from > 0) {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let answer = request.send().await.map_err(|e| {
+            let error = Error::Unreachable {
+                host: host_of(url),
+                why: words(&e),
+            };
+            Failure::Passing(error, None)
+        })?;
+        let status = answer.status();
+        if status.is_success()
+            || status.is_redirection()
+            || status == StatusCode::RANGE_NOT_SATISFIABLE
+        {
+            return Ok(answer);
+        }
+        let header = |name| {
+            let value = answer.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let wait = header("retry-after").and_then(|text| retry_after(&text));
+        let (code, message) = (header("x-error-code"), header("x-error-message"));
+        let refused = Refusal {
+            status: status.as_u16(),
+            code,
+            message,
+            host: host_of(url),
+            // What a signed address answers is no word of the Hub: the signature may be old.
+            hub: url.origin() == self.endpoint.origin(),
+        };
+        Err(self.classify(refused, wait, None, file))
+    }
+
+    /// What an error of the Hub's API means.
+    fn failure(&self, error: HFError, revision: Option<&str>, file: Option<&str>) -> Failure {
+        let context = match error {
+            HFError::Request { source, .. } if source.is_decode() => {
+                return self.malformed(&words(&source)).into();
+            }
+            HFError::Request { source, .. } => {
+                let error = Error::Unreachable {
+                    host: self.host(),
+                    why: words(&source),
+                };
+                return Failure::Passing(error, None);
+            }
+            HFError::RateLimited {
+                retry_after,
+                context,
+            } => {
+                let refused = Refusal::of(429, &context.error_code, &context.server_message, self);
+                return self.classify(refused, retry_after, revision, file);
+            }
+            HFError::RepoNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::RevisionNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::EntryNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context } => context,
+            other => return self.malformed(&other.to_string()).into(),
+        };
+        let status = context.status.as_u16();
+        let refused = Refusal::of(status, &context.error_code, &context.server_message, self);
+        self.classify(refused, None, revision, file)
+    }
+
+    fn classify(
+        &self,
+        refused: Refusal,
+        wait: Option<Duration>,
+        revision: Option<&str>,
+        file: Option<&str>,
+    ) -> Failure {
+        let repo = self.repo.to_owned();
+        let token = self.options.token.is_some();
+        let code = refused.code.as_deref().unwrap_or("");
+        let passing = matches!(refused.status, 408 | 425 | 429 | 500..)
+            || (!refused.hub && matches!(refused.status, 401 | 403));
+        if passing {
+            let error = Error::Server {
+                host: refused.host,
+                status: refused.status,
+                message: refused.message,
+            };
+            return Failure::Passing(error, wait);
+        }
+        Failure::Lasting(match (refused.status, code) {
+            (401 | 403, "GatedRepo") => Error::Gated {
+                url: format!("{}/{repo}", self.endpoint.as_str().trim_end_matches('/')),
+                repo,
+                token,
+            },
+            // Whether a private repository exists is not for strangers to know, so this is
+            // also the answer for one that does not.
+            (401 | 404, "RepoNotFound") => Error::NoSuchRepo {
+                repo,
+                host: self.host(),
+                near: Vec::new(),
+            },
+            (404, "RevisionNotFound") => Error::NoSuchRevision {
+                repo,
+                revision: revision.unwrap_or("main").to_owned(),
+            },
+            (401, _) => Error::Unauthorized { repo, token },
+            (403, _) => Error::Forbidden {
+                repo,
+                message: refused.message,
+            },
+            (404, _) => match (file, revision) {
+                (Some(file), _) => Error::NoSuchFile {
+                    repo,
+                    file: file.to_owned(),
+                },
+                (None, Some(revision)) => Error::NoSuchRevision {
+                    repo,
+                    revision: revision.to_owned(),
+                },
+                (None, None) => Error::NoSuchRepo {
+                    repo,
+                    host: self.host(),
+                    near: Vec::new(),
+                },
+            },
+            (status, _) => Error::Server {
+                host: refused.host,
+                status,
+                message: refused.message,
+            },
+        })
+    }
+
+    /// Tries until it works, an error stays, or enough is enough.
+    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Error> {
+        let mut tries = 0;
+        loop {
+            match self.guarded(attempt()).await? {
+                Ok(value) => return Ok(value),
+                Err(Failure::Lasting(error)) => return Err(error),
+                Err(Failure::Passing(error, wait)) => {
+                    tries += 1;
+                    if tries >= self.options.attempts {
+                        return Err(error);
+                    }
+                    self.pause(&error, tries, wait).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits before try number `tries` + 1, and says so.
+    pub async fn pause(
+        &self,
+        error: &Error,
+        tries: u32,
+        wait: Option<Duration>,
+    ) -> Result<(), Error> {
+        let own = self.options.backoff * 2_u32.saturating_pow(tries.saturating_sub(1).min(16));
+        let wait = match wait {
+            Some(wait) => wait.min(LONGEST_WAIT).max(self.options.backoff),
+            None => own.min(LONGEST_BACKOFF),
+        };
+        self.progress.note(&format!(
+            "{error}: trying again in {:.1} s",
+            wait.as_secs_f64()
+        ));
+        self.guarded(tokio::time::sleep(wait)).await
+    }
+
+    /// Waits for a future, but not after the person has pressed Ctrl-C.
+    pub async fn guarded<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        let mut future = pin!(future);
+        loop {
+            if self.cancelled() {
+                return Err(Error::Interrupted { here: 0, total: 0 });
+            }
+            if let Ok(value) = tokio::time::timeout(TICK, &mut future).await {
+                return Ok(value);
+            }
+        }
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    pub fn malformed(&self, why: &str) -> Error {
+        Error::Malformed {
+            host: self.host(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn file_url(&self, commit: &str, file: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        // The endpoint has a host, so it can be a base.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty()
+                .extend(self.repo.split('/'))
+                .extend(["resolve", commit])
+                .extend(file.split('/'));
+        }
+        url
+    }
+}
+
+/// An answer that is an error.
+struct Refusal {
+    status: u16,
+    code: Option<String>,
+    message: Option<String>,
+    host: String,
+    hub: bool,
+}
+
+impl Refusal {
+    fn of(
+        status: u16,
+        code: &Option<String>,
+        message: &Option<String>,
+        remote: &Remote<'_>,
+    ) -> Refusal {
+        Refusal {
+            status,
+            code: code.clone(),
+            message: message.clone(),
+            host: remote.host(),
+            hub: true,
+        }
+    }
+}
+
+async fn ids(
+    models: impl futures_util::Stream<Item = Result<hf_hub::repository::ModelInfo, HFError>>,
+) -> Vec<String> {
+    models
+        .filter_map(async |model| model.ok().map(|model| model.id))
+        .collect()
+        .await
+}
+
+/// Where an answer sends us, if it does.
+fn redirect(answer: &Response) -> Option<Url> {
+    if !answer.status().is_redirection() {
+        return None;
+    }
+    let location = answer.headers().get(LOCATION)?.to_str().ok()?;
+    let next = answer.url().join(location).ok()?;
+    matches!(next.scheme(), "http" | "https").then_some(next)
+}
+
+/// Seconds of a Retry-After header; its other form, a date, is not used by the Hub.
+fn retry_after(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("the server");
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// An error with its causes in one line, without the address, which may be signed.
+pub(super) fn words(error: &reqwest::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if causes.last().is_none_or(|last| !last.contains(&text)) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    if error.is_timeout() && !causes.iter().any(|c| c.contains("timed out")) {
+        causes.push("timed out".to_owned());
+    }
+    match causes.last() {
+        Some(innermost) => innermost.clone(),
+        None => "no answer".to_owned(),
+    }
+}

@@ -1,0 +1,283 @@
+//! What can go wrong with the Hub, in words.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::select::SelectError;
+use super::{HubId, bytes};
+
+/// Why a model could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The Hub knows no such repository, or does not show it to this caller.
+    #[error("no such model on {host}: {repo}")]
+    NoSuchRepo {
+        /// `org/name`.
+        repo: String,
+        /// The Hub's host.
+        host: String,
+        /// Repositories that are named like it.
+        near: Vec<String>,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error("{repo} has no revision `{revision}`")]
+    NoSuchRevision {
+        /// `org/name`.
+        repo: String,
+        /// What was asked for.
+        revision: String,
+    },
+    /// The Hub lists a file that it does not have.
+    #[error("{repo}: the Hub lists {file}, but does not have it")]
+    NoSuchFile {
+        /// `org/name`.
+        repo: String,
+        /// The file.
+        file: String,
+    },
+    /// The licence must be accepted first.
+    #[error("{repo} is gated: its files are only for those who accepted its licence")]
+    Gated {
+        /// `org/name`.
+        repo: String,
+        /// The page where that is done.
+        url: String,
+        /// Whether a token was sent.
+        token: bool,
+    },
+    /// A login is needed, or the token is not valid.
+    #[error("the Hub refuses {repo}: {}", if *token { "the token is not valid" } else { "it needs a token" })]
+    Unauthorized {
+        /// `org/name`.
+        repo: String,
+        /// Whether a token was sent.
+        token: bool,
+    },
+    /// The token is valid but not enough.
+    #[error("the Hub forbids access to {repo}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+    Forbidden {
+        /// `org/name`.
+        repo: String,
+        /// What the Hub says about it.
+        message: Option<String>,
+    },
+    /// No answer at all, several times over.
+    #[error("cannot reach {host}: {why}")]
+    Unreachable {
+        /// The host.
+        host: String,
+        /// The transport's words.
+        why: String,
+    },
+    /// An answer that is an error, several times over or of a kind that stays.
+    #[error("{host} answers {status}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+    Server {
+        /// The host.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it says about it.
+        message: Option<String>,
+    },
+    /// An answer that makes no sense.
+    #[error("{host} gives an answer that makes no sense: {why}")]
+    Malformed {
+        /// The host.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The connection broke again and again without a byte between.
+    #[error("{file}: the connection broke {attempts} times at {}: {why}", bytes(*at))]
+    Cut {
+        /// The file.
+        file: String,
+        /// How many times.
+        attempts: u32,
+        /// The position, in bytes.
+        at: u64,
+        /// The transport's words.
+        why: String,
+    },
+    /// A file has another length than the Hub states.
+    #[error("{file}: {got} bytes arrive where the Hub states {stated}")]
+    WrongLength {
+        /// The file.
+        file: String,
+        /// What the Hub states.
+        stated: u64,
+        /// What came.
+        got: u64,
+    },
+    /// A file has another content than the Hub states.
+    #[error("{file}: what arrives has the hash {got}, but the Hub states {stated}")]
+    WrongHash {
+        /// The file.
+        file: String,
+        /// What the Hub states.
+        stated: String,
+        /// What came.
+        got: String,
+    },
+    /// The Hub does not say what a file should be.
+    #[error("{file}: the Hub states no SHA-256 for it, so it cannot be verified")]
+    NoChecksum {
+        /// The file.
+        file: String,
+    },
+    /// A name or an index in the repository.
+    #[error("{repo}")]
+    Select {
+        /// `org/name`.
+        repo: String,
+        /// What is wrong.
+        source: SelectError,
+    },
+    /// The index names a shard that the repository lacks.
+    #[error("{repo}: the index names {shard}, but the repository does not have it")]
+    NoShard {
+        /// `org/name`.
+        repo: String,
+        /// The shard.
+        shard: String,
+    },
+    /// No file that the program could use.
+    #[error("{repo} has no {wanted}{}", if found.is_empty() { String::new() } else { format!(", only {}", found.join(", ")) })]
+    NothingThere {
+        /// `org/name`.
+        repo: String,
+        /// What was looked for.
+        wanted: String,
+        /// What is there instead.
+        found: Vec<String>,
+    },
+    /// Several GGUF models fit.
+    #[error("{repo} holds several GGUF files: {}", names.join(", "))]
+    WhichGguf {
+        /// `org/name`.
+        repo: String,
+        /// Their names.
+        names: Vec<String>,
+        /// A quantization that names one of them.
+        example: Option<String>,
+    },
+    /// The network may not be used, and not everything is here.
+    #[error("{id} is not complete on this machine, and the network is off: missing {}", missing.join(", "))]
+    Offline {
+        /// What was asked for.
+        id: HubId,
+        /// Files that are not here.
+        missing: Vec<String>,
+    },
+    /// Too little space.
+    #[error(
+        "{repo} does not fit on the disk: {} in {files} files, {} of it already here, leaves {} to fetch, and {} has {} free",
+        bytes(*total), bytes(*here), bytes(total.saturating_sub(*here)), folder.display(), bytes(*free)
+    )]
+    NoSpace {
+        /// `org/name`.
+        repo: String,
+        /// How many files are wanted.
+        files: usize,
+        /// Their bytes.
+        total: u64,
+        /// The bytes that are here.
+        here: u64,
+        /// Where they go.
+        folder: PathBuf,
+        /// The bytes that are free there.
+        free: u64,
+    },
+    /// A file on this machine.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file on this machine.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The user pressed Ctrl-C.
+    #[error("interrupted{}", if *total == 0 { String::new() } else { format!(" with {} of {} fetched", bytes(*here), bytes(*total)) })]
+    Interrupted {
+        /// The bytes that are here and need not be fetched again.
+        here: u64,
+        /// The bytes of all files wanted.
+        total: u64,
+    },
+    /// The client could not be set up.
+    #[error("cannot set up the Hub client: {why}")]
+    Setup {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Error {
+    /// What to do about it: a sentence, with a command where one helps.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::NoSuchRepo { near, .. } if !near.is_empty() => {
+                format!("did you mean {}?", near.join(" or "))
+            }
+            Error::NoSuchRepo { .. } => {
+                "if it is private, set HF_TOKEN to a token that may read it".into()
+            }
+            Error::Gated { url, token, .. } if *token => {
+                format!("accept the licence at {url} with the account of your token")
+            }
+            Error::Gated { url, .. } => {
+                format!("accept the licence at {url} and set HF_TOKEN")
+            }
+            Error::Unauthorized { token: true, .. } => {
+                "make a new token at https://huggingface.co/settings/tokens and set HF_TOKEN".into()
+            }
+            Error::Unauthorized { .. } => "set HF_TOKEN to a token that may read it".into(),
+            Error::Forbidden { .. } => {
+                "use a token (HF_TOKEN) that may read this repository".into()
+            }
+            Error::Unreachable { .. } => {
+                "check the network, HTTPS_PROXY and HF_ENDPOINT; --offline uses what is here".into()
+            }
+            Error::Cut { .. } | Error::Interrupted { .. } => {
+                "run the same command again: it goes on where it stopped".into()
+            }
+            Error::Server { status: 429, .. } => {
+                "wait a while, or set HF_TOKEN: the Hub lets known callers ask more often".into()
+            }
+            Error::WrongHash { .. } | Error::WrongLength { .. } => {
+                "something between here and the Hub changes files: try without the proxy or mirror"
+                    .into()
+            }
+            Error::NoChecksum { .. } => {
+                "set HF_ENDPOINT to the Hub itself or another mirror".into()
+            }
+            Error::WhichGguf {
+                repo,
+                example: Some(quant),
+                ..
+            } => format!("name one, for example {repo}:{quant}"),
+            Error::Offline { .. } => {
+                "run it once without --offline (and without HF_HUB_OFFLINE)".into()
+            }
+            Error::NoSpace { .. } => {
+                "make room, or set HF_HOME to a folder on a larger disk".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether asking again later could help.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(self, Error::Unreachable { .. })
+            || matches!(self, Error::Server { status, .. } if *status >= 500 || *status == 429)
+    }
+}
