@@ -190,7 +190,7 @@ def complete_rows(bench, quant, model):
     bench.row(f"{quant}: {many} tokens generated, tokens/s", [
         Contender("modelve complete", [[*ours, "-n", many, "--json", PROMPT]], figure=tokens_per_s),
         Contender("llama-bench tg, repacked", [[*bench_tool, "-p", "0", "-n", many]], figure=llama_bench),
-        Contender("llama-bench tg, not repacked", [[*bench_tool, "-p", "0", "-n", many, "--no-repack", "1"]], figure=llama_bench),
+        Contender("llama-bench tg, not repacked", [[*bench_tool, "-p", "0", "-n", many, "--repack", "0"]], figure=llama_bench),
     ], unit="tokens/s", limit={"what": "bandwidth over bytes of weights", "value": bench.bandwidth / weights})
     sizes = [512, 4000] if not bench.options.quick else [200]
     for size in sizes:
@@ -198,7 +198,7 @@ def complete_rows(bench, quant, model):
         bench.row(f"{quant}: prefill of {size}, tokens/s", [
             Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", prompt]], figure=prefill_per_s),
             Contender("llama-bench pp, repacked", [[*bench_tool, "-p", str(size), "-n", "0"]], figure=llama_bench),
-            Contender("llama-bench pp, not repacked", [[*bench_tool, "-p", str(size), "-n", "0", "--no-repack", "1"]], figure=llama_bench),
+            Contender("llama-bench pp, not repacked", [[*bench_tool, "-p", str(size), "-n", "0", "--repack", "0"]], figure=llama_bench),
         ], unit="tokens/s", runs=1 if size > 1000 else None)
 
 
