@@ -6,6 +6,7 @@ use super::check::Facts;
 use super::model::{CONTEXT_STEP, Weights};
 use super::session::{KvType, Settings};
 use super::{Error, Model, Result, host};
+use crate::human::bytes;
 
 /// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
 const WORKING_MEMORY: u64 = 128 << 20;
@@ -38,29 +39,11 @@ impl fmt::Display for Refusal {
             f,
             "a context of {} tokens × {} = {} does not fit; {} free; the largest that fits is {} tokens",
             self.n_ctx,
-            size(self.per_token),
-            size(self.n_ctx.saturating_mul(self.per_token)),
-            size(self.free),
+            bytes(self.per_token),
+            bytes(self.n_ctx.saturating_mul(self.per_token)),
+            bytes(self.free),
             self.largest
         )
-    }
-}
-
-/// A number of bytes as people read it: `384 KiB`, `2.3 GiB`.
-fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if value < 10.0 && value.fract() >= 0.05 {
-        format!("{value:.1} {unit}")
-    } else {
-        format!("{value:.0} {unit}")
     }
 }
 
@@ -141,7 +124,7 @@ mod tests {
         let error = check_fit(&phi3(), KvType::F16, 131_072, Some(free), 0).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a context of 131072 tokens × 384 KiB = 48 GiB does not fit; 21 GiB free; \
+            "a context of 131072 tokens × 384 KiB = 48.0 GiB does not fit; 21.0 GiB free; \
              the largest that fits is 57344 tokens"
         );
         assert!(check_fit(&phi3(), KvType::F16, 57_344, Some(free), 0).is_ok());

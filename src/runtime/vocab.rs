@@ -69,6 +69,10 @@ impl Vocab {
         }
     }
 
+    pub(super) fn raw(&self) -> &LlamaModel {
+        &self.raw
+    }
+
     /// Entries of the vocabulary.
     pub fn len(&self) -> u32 {
         self.len

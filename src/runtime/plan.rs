@@ -1,0 +1,147 @@
+//! Choosing contexts for prompts: how long a text may be, how many share a context.
+
+use super::context::{self, kv_bytes};
+use super::generate::Options;
+use super::{Error, Model, Result, Settings, Token, ffi, host};
+
+/// Cells that prompts computed together share, where the RoPE factors set no limit: attention
+/// looks at all of them for every token.
+const SHARED_CELLS: usize = 4096;
+/// Tokens computed at once: beyond this a pass gets no faster, only larger.
+const MAX_BATCH: usize = 512;
+
+/// What a prompt and its completion need, beyond a shared beginning.
+pub(super) struct Need {
+    /// Tokens to feed before the first is chosen.
+    pub prompt: usize,
+    /// Cells of the KV cache.
+    pub cells: usize,
+}
+
+/// The longest text of a model, in tokens.
+///
+/// # Errors
+/// More was asked for than the model was trained on.
+pub(super) fn longest_text(model: &Model, ctx_size: Option<u32>) -> Result<usize> {
+    let trained = model.facts().n_ctx_train;
+    match ctx_size {
+        Some(size) if size > trained => Err(Error::Setting(format!(
+            "a context of {size} tokens is more than the {trained} the model was trained on"
+        ))),
+        Some(0) => Err(Error::Setting("a context of 0 tokens".to_owned())),
+        Some(size) => Ok(size as usize),
+        None => Ok(trained as usize),
+    }
+}
+
+/// Whether a text of `n` tokens is for the long RoPE factors.
+pub(super) fn is_long(model: &Model, n: usize) -> bool {
+    model.rope().is_some_and(|rope| n > rope.original as usize)
+}
+
+/// How long a sequence may become in a context with short or long factors.
+pub(super) fn reach(model: &Model, long: bool) -> usize {
+    match model.rope() {
+        Some(rope) if !long => rope.original as usize,
+        _ => usize::MAX,
+    }
+}
+
+/// Refuses a text of `tokens` for which there is no memory.
+pub(super) fn check_fit(model: &Model, settings: &Settings, tokens: usize) -> Result<()> {
+    let n_ctx = u32::try_from(tokens).unwrap_or(u32::MAX);
+    context::check_memory(
+        model,
+        &Settings {
+            n_ctx,
+            ..settings.clone()
+        },
+    )
+}
+
+/// How many tokens at the beginning of all prompts are the same and worth computing once.
+pub(super) fn shared_prefix<'a>(mut prompts: impl Iterator<Item = &'a [Token]>) -> usize {
+    let Some(first) = prompts.next() else {
+        return 0;
+    };
+    // The last token of a prompt is always computed: its logits are wanted.
+    let mut shared = first.len() - 1;
+    let mut others = 0;
+    for prompt in prompts {
+        let same = first.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        shared = shared.min(same).min(prompt.len() - 1);
+        others += 1;
+    }
+    // Another decode call is not worth a few tokens.
+    if shared * others >= 64 { shared } else { 0 }
+}
+
+/// The smallest context that serves the needs well.
+pub(super) fn settings(
+    model: &Model,
+    options: &Options,
+    long: bool,
+    shared: usize,
+    needs: &[Need],
+) -> Settings {
+    let kv_type = options.settings.kv_type;
+    let one = needs.iter().map(|need| need.cells).max().unwrap_or(1) + shared;
+    let most = options.parallel.clamp(1, ffi::MAX_SEQ - 1) as usize;
+    let mut cells: Vec<usize> = needs.iter().map(|need| need.cells).collect();
+    cells.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
+    let wanted = shared + cells.iter().take(most).sum::<usize>();
+    // Company must not cost more than a quarter of the memory that is free.
+    let per_token = kv_bytes(model.facts(), kv_type, 1).max(1);
+    let affordable = host::free_memory().map_or(u64::MAX, |free| free / 4 / per_token);
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
+    let cap = match model.rope() {
+        Some(rope) if !long => rope.short_context as usize,
+        _ => SHARED_CELLS,
+    };
+    let mut n_ctx = wanted.min(cap).min(affordable).max(one);
+    if let Some(rope) = model.rope().filter(|_| long) {
+        // llama.cpp takes the long factors only in a context beyond the boundary.
+        n_ctx = n_ctx.max(rope.short_context as usize + 1);
+    }
+    let together = cells.iter().rev().scan(shared, |sum, &n| {
+        *sum += n;
+        Some(*sum)
+    });
+    let n_seq = together
+        .take_while(|&sum| sum <= n_ctx)
+        .count()
+        .clamp(1, most);
+    let prompts: usize = needs.iter().take(n_seq).map(|need| need.prompt).sum();
+    let n_batch = prompts
+        .max(shared)
+        .max(n_seq)
+        .clamp(1, MAX_BATCH.max(n_seq));
+    let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Settings {
+        n_ctx: small(n_ctx),
+        n_seq: small(n_seq) + u32::from(shared > 0),
+        n_batch: small(n_batch),
+        n_outputs: small(n_seq),
+        observe: false,
+        ..options.settings.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_shared_when_it_saves_enough() {
+        let system: Vec<Token> = (0..40).collect();
+        let with = |tail: &[Token]| [&system[..], tail].concat();
+        let prompts = [with(&[100, 101]), with(&[100, 102]), with(&[103])];
+        assert_eq!(shared_prefix(prompts.iter().map(Vec::as_slice)), 40);
+        // Prompts that are the same still have a last token each.
+        let same = [with(&[]), with(&[]), with(&[])];
+        assert_eq!(shared_prefix(same.iter().map(Vec::as_slice)), 39);
+        let short = [vec![1, 2, 3], vec![1, 2, 4]];
+        assert_eq!(shared_prefix(short.iter().map(Vec::as_slice)), 0);
+        assert_eq!(shared_prefix(same[..1].iter().map(Vec::as_slice)), 0);
+    }
+}

@@ -1,0 +1,351 @@
+//! From logits to a token, by llama.cpp's samplers.
+
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::token::logit_bias::LlamaLogitBias;
+
+use super::{Error, Grammar, Result, Token, Vocab};
+
+/// Tokens that the penalties look back on, as in llama.cpp.
+const PENALTY_WINDOW: i32 = 64;
+
+/// How tokens are chosen. The default is greedy: always the likeliest.
+#[derive(Debug, Clone)]
+pub struct Sampling {
+    /// 0 takes the likeliest token; 1 draws from the model's own distribution; lower is more
+    /// cautious, higher bolder.
+    pub temperature: f32,
+    /// Draw from the k likeliest only (0: all).
+    pub top_k: u32,
+    /// Draw from the fewest tokens that together have this probability (1: all).
+    pub top_p: f32,
+    /// Draw from tokens at least this many times as likely as the likeliest (0: all).
+    pub min_p: f32,
+    /// Draw from the tokens of most typical surprise that together have this probability
+    /// (1: all).
+    pub typical_p: f32,
+    /// Divides the logits of the last 64 tokens (1: off).
+    pub repeat_penalty: f32,
+    /// Taken off the logits of tokens that occurred (0: off).
+    pub presence_penalty: f32,
+    /// Taken off the logits of tokens, times their occurrences (0: off).
+    pub frequency_penalty: f32,
+    /// Where the random numbers begin.
+    pub seed: u32,
+    /// Added to single tokens' logits.
+    pub logit_bias: Vec<(Token, f32)>,
+    /// What the text must follow.
+    pub grammar: Option<Grammar>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+            logit_bias: Vec::new(),
+            grammar: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// Whether the numbers make sense together with a vocabulary.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self, vocab: &Vocab) -> Result<()> {
+        let finite = [
+            ("temperature", self.temperature, 0.0, f32::MAX),
+            ("top-p", self.top_p, 0.0, 1.0),
+            ("min-p", self.min_p, 0.0, 1.0),
+            ("typical-p", self.typical_p, 0.0, 1.0),
+            (
+                "repeat penalty",
+                self.repeat_penalty,
+                f32::MIN_POSITIVE,
+                f32::MAX,
+            ),
+            (
+                "presence penalty",
+                self.presence_penalty,
+                f32::MIN,
+                f32::MAX,
+            ),
+            (
+                "frequency penalty",
+                self.frequency_penalty,
+                f32::MIN,
+                f32::MAX,
+            ),
+        ];
+        for (name, value, least, most) in finite {
+            if !value.is_finite() || value < least || value > most {
+                return Err(Error::Setting(format!("{name} cannot be {value}")));
+            }
+        }
+        for &(token, bias) in &self.logit_bias {
+            vocab.check(token)?;
+            if bias.is_nan() {
+                return Err(Error::Setting(format!(
+                    "logit bias of {token} is no number"
+                )));
+            }
+        }
+        match &self.grammar {
+            Some(grammar) => grammar.check(vocab),
+            None => Ok(()),
+        }
+    }
+
+    fn penalizes(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+}
+
+/// Chooses the tokens of one sequence.
+pub(super) struct Sampler {
+    /// llama.cpp's chain; `None`: the likeliest token as the model has it.
+    chain: Option<LlamaSampler>,
+    grammar: Option<LlamaSampler>,
+    candidates: Vec<LlamaTokenData>,
+}
+
+impl Sampler {
+    /// `prompt` is what the penalties see before the first token; `banned` are never chosen.
+    pub fn new(
+        sampling: &Sampling,
+        vocab: &Vocab,
+        prompt: &[Token],
+        banned: &[Token],
+    ) -> Result<Sampler> {
+        let n_vocab = i32::try_from(vocab.len()).unwrap_or(i32::MAX);
+        let mut chain = Vec::new();
+        let banned = banned.iter().map(|&token| (token, f32::NEG_INFINITY));
+        let biases: Vec<_> = sampling
+            .logit_bias
+            .iter()
+            .copied()
+            .chain(banned)
+            .map(|(token, bias)| LlamaLogitBias::new(LlamaToken(token), bias))
+            .collect();
+        if !biases.is_empty() {
+            chain.push(LlamaSampler::logit_bias(n_vocab, &biases));
+        }
+        if sampling.penalizes() {
+            let penalties = LlamaSampler::penalties(
+                n_vocab,
+                PENALTY_WINDOW,
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
+            );
+            let from = prompt.len().saturating_sub(PENALTY_WINDOW as usize);
+            chain.push(penalties.with_tokens(prompt[from..].iter().map(|&t| LlamaToken(t))));
+        }
+        if sampling.temperature > 0.0 {
+            if sampling.top_k > 0 {
+                chain.push(LlamaSampler::top_k(
+                    i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
+                ));
+            }
+            if sampling.typical_p < 1.0 {
+                chain.push(LlamaSampler::typical(sampling.typical_p, 1));
+            }
+            if sampling.top_p < 1.0 {
+                chain.push(LlamaSampler::top_p(sampling.top_p, 1));
+            }
+            if sampling.min_p > 0.0 {
+                chain.push(LlamaSampler::min_p(sampling.min_p, 1));
+            }
+            chain.push(LlamaSampler::temp(sampling.temperature));
+            chain.push(LlamaSampler::dist(sampling.seed));
+        } else if !chain.is_empty() || sampling.grammar.is_some() {
+            chain.push(LlamaSampler::greedy());
+        }
+        Ok(Sampler {
+            chain: (!chain.is_empty()).then(|| LlamaSampler::chain(chain, true)),
+            grammar: sampling
+                .grammar
+                .as_ref()
+                .map(|g| g.sampler(vocab))
+                .transpose()?,
+            candidates: Vec::new(),
+        })
+    }
+
+    /// The next token, given the logits after the last one.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<Token> {
+        let likeliest = argmax(logits)?;
+        if self.chain.is_none() {
+            return Ok(likeliest);
+        }
+        let token = self.draw(logits, false)?;
+        // Most tokens follow the grammar by themselves: asking about one is far cheaper than
+        // asking about all.
+        let allowed = self
+            .grammar
+            .as_mut()
+            .is_none_or(|grammar| allows(grammar, token));
+        if allowed {
+            Ok(token)
+        } else {
+            self.draw(logits, true)
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32], by_grammar: bool) -> Result<Token> {
+        let mut data = std::mem::take(&mut self.candidates);
+        data.clear();
+        let entries = logits.iter().enumerate();
+        data.extend(entries.map(|(id, &l)| LlamaTokenData::new(LlamaToken(id as Token), l, 0.0)));
+        let mut array = LlamaTokenDataArray::new(data, false);
+        if let Some(grammar) = self.grammar.as_mut().filter(|_| by_grammar) {
+            grammar.apply(&mut array);
+            array
+                .data
+                .retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
+            if array.data.is_empty() {
+                return Err(Error::Grammar(
+                    "grammar: no token can follow here".to_owned(),
+                ));
+            }
+        }
+        if let Some(chain) = &mut self.chain {
+            chain.apply(&mut array);
+        }
+        let token = array.selected_token();
+        self.candidates = array.data;
+        token
+            .map(|token| token.0)
+            .ok_or_else(|| Error::Setting("the samplers leave no token".to_owned()))
+    }
+
+    /// Takes note of the token that was chosen.
+    pub fn accept(&mut self, token: Token) -> Result<()> {
+        if let Some(chain) = &mut self.chain {
+            chain.accept(LlamaToken(token));
+        }
+        match &mut self.grammar {
+            None => Ok(()),
+            Some(grammar) => grammar
+                .try_accept(LlamaToken(token))
+                .map_err(|_| Error::Grammar(format!("grammar: it does not accept token {token}"))),
+        }
+    }
+}
+
+fn allows(grammar: &mut LlamaSampler, token: Token) -> bool {
+    let data = vec![LlamaTokenData::new(LlamaToken(token), 1.0, 0.0)];
+    let mut array = LlamaTokenDataArray::new(data, false);
+    grammar.apply(&mut array);
+    array
+        .data
+        .first()
+        .is_some_and(|candidate| candidate.logit() > f32::NEG_INFINITY)
+}
+
+/// The likeliest token, the first among equals.
+///
+/// # Errors
+/// The logits are not numbers: damaged weights.
+pub(super) fn argmax(logits: &[f32]) -> Result<Token> {
+    let mut best = 0;
+    let mut most = f32::NEG_INFINITY;
+    let mut sound = true;
+    for (id, &logit) in logits.iter().enumerate() {
+        sound &= !logit.is_nan();
+        if logit > most {
+            (best, most) = (id, logit);
+        }
+    }
+    if !sound || !most.is_finite() {
+        return Err(Error::Decode {
+            status: 0,
+            reason: "the logits are not numbers: the weights are damaged".to_owned(),
+        });
+    }
+    Ok(best as Token)
+}
+
+/// A token and how likely the model finds it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likely {
+    /// The token.
+    pub token: Token,
+    /// Natural logarithm of its probability, before temperature and any other sampler.
+    pub logprob: f32,
+}
+
+/// The natural logarithm of the sum of all exponentials: subtracted from a logit it gives the
+/// logarithm of the token's probability.
+pub fn log_sum_exp(logits: &[f32]) -> f32 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits
+        .iter()
+        .map(|&logit| f64::from((logit - most).exp()))
+        .sum();
+    most + sum.ln() as f32
+}
+
+/// The `n` likeliest tokens, likeliest first; among equals the lower id first.
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<Likely> {
+    let n = n.min(logits.len());
+    if n == 0 {
+        return Vec::new();
+    }
+    let total = log_sum_exp(logits);
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    let order = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
+    if n < ids.len() {
+        ids.select_nth_unstable_by(n, order);
+        ids.truncate(n);
+    }
+    ids.sort_unstable_by(order);
+    ids.into_iter()
+        .map(|id| Likely {
+            token: id as Token,
+            logprob: logits[id] - total,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_come_first_and_their_probabilities_sum_to_one() {
+        let logits = [1.0, 3.0, 3.0, -2.0];
+        let all = likeliest(&logits, 10);
+        let order: Vec<_> = all.iter().map(|l| l.token).collect();
+        assert_eq!(order, [1, 2, 0, 3]);
+        let sum: f32 = all.iter().map(|l| l.logprob.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+        assert_eq!(likeliest(&logits, 2), all[..2]);
+        assert_eq!(argmax(&logits).unwrap(), 1);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error() {
+        assert!(argmax(&[0.0, f32::NAN]).is_err());
+        assert!(argmax(&[f32::NAN, 0.0]).is_err());
+        assert!(argmax(&[f32::NEG_INFINITY; 3]).is_err());
+        assert!(argmax(&[f32::INFINITY, 0.0]).is_err());
+        assert!(argmax(&[]).is_err());
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        assert!((log_sum_exp(&[1000.0, 1000.0]) - (1000.0 + 2f32.ln())).abs() < 1e-3);
+    }
+}
