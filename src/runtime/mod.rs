@@ -7,6 +7,7 @@
 //! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
 
 mod cancel;
+pub mod chat;
 mod check;
 pub mod context;
 mod error;
@@ -21,6 +22,7 @@ mod sampling;
 mod session;
 pub mod text;
 mod vocab;
+pub mod weights;
 
 pub use cancel::Cancel;
 pub use check::Facts;
