@@ -83,6 +83,12 @@ pub fn width() -> usize {
         .map_or(100, |(width, _)| usize::from(width.0).max(40))
 }
 
+/// A line for the person at the terminal, on standard error.
+#[allow(clippy::print_stderr)]
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
 /// <https://no-color.org>: any non-empty value means no colour.
 fn colour_is_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -62,6 +62,17 @@ pub enum Error {
     /// No tokens at all, where at least one is needed.
     #[error("the prompt is empty and the model has no token to begin a text with")]
     EmptyPrompt,
+    /// Layers were to go on a GPU, and there is none.
+    #[error("layers cannot be put on a GPU: this build or this machine has none")]
+    NoGpu,
+    /// A device that this build does not have.
+    #[error("no device {name} in this build, which has {}", .have.join(", "))]
+    NoDevice {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        have: Vec<String>,
+    },
     /// A setting that this model or this build does not have.
     #[error("{0}")]
     Setting(String),

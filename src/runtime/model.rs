@@ -236,22 +236,15 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
         Some(name) => {
             let found = devices.iter().find(|d| d.name.eq_ignore_ascii_case(name));
             let Some(device) = found else {
-                let names: Vec<_> = devices.iter().map(|d| d.name.as_str()).collect();
-                return Err(Error::Setting(format!(
-                    "no device {name} in this build, which has {}",
-                    names.join(", ")
-                )));
+                let have = devices.iter().map(|d| d.name.clone()).collect();
+                return Err(Error::NoDevice { name: name.clone(), have });
             };
             Some(device).filter(|device| device.gpu)
         }
     };
     let count = match (options.gpu_layers, chosen) {
         (GpuLayers::Count(0), _) | (GpuLayers::Auto, None) => 0,
-        (GpuLayers::All | GpuLayers::Count(_), None) => {
-            return Err(Error::Setting(
-                "layers cannot be put on a GPU: this build or this machine has none".to_owned(),
-            ));
-        }
+        (GpuLayers::All | GpuLayers::Count(_), None) => return Err(Error::NoGpu),
         (GpuLayers::All, Some(_)) => all,
         (GpuLayers::Count(n), Some(_)) => n.min(all),
         (GpuLayers::Auto, Some(device)) => {

@@ -1,0 +1,78 @@
+//! Prompts typed at a terminal, one after another, with the model kept loaded.
+
+use anyhow::Context as _;
+use rustyline::config::Configurer as _;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::Editor;
+
+use super::Job;
+use super::prompts::Prompt;
+use super::render::{self, Renderer};
+use crate::commands::engine::explain;
+use crate::hint::Hinted;
+use crate::output::{self, Output};
+use crate::store::store_path;
+
+/// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
+pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
+    let mut editor: Editor<(), FileHistory> = Editor::new().context("cannot edit lines here")?;
+    editor.set_auto_add_history(true);
+    let history = store_path().ok().map(|store| store.join("history"));
+    if let Some(path) = &history {
+        // There is none the first time.
+        let _ = editor.load_history(path);
+    }
+    loop {
+        let line = match editor.readline("> ") {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error).context("cannot read a line"),
+        };
+        if line.trim().is_empty() {
+            continue;
+        }
+        answer(job, line)?;
+        job.cancel.clear();
+    }
+    if let Some(path) = &history {
+        let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        // History is a convenience: a full or read-only disk is no reason to fail.
+        if saved.is_ok() {
+            let _ = editor.save_history(path);
+        }
+    }
+    Ok(())
+}
+
+fn answer(job: &Job<'_>, line: String) -> anyhow::Result<()> {
+    let prompt = Prompt::plain(line);
+    let tokens = match job.tokenize(&prompt) {
+        Ok(tokens) => tokens,
+        Err(error) => {
+            tell(&explain(error));
+            return Ok(());
+        }
+    };
+    let mut renderer = Renderer::new(job, Output::stdout(), vec![prompt]);
+    let result = job.run(vec![tokens], &mut renderer);
+    renderer.finish()?;
+    match result {
+        Ok((report, _)) => {
+            if job.args.stats {
+                render::stats(job, &report, &renderer);
+            }
+        }
+        // The next prompt may fit.
+        Err(error) => tell(&error),
+    }
+    Ok(())
+}
+
+fn tell(error: &anyhow::Error) {
+    output::note(&format!("error: {error:#}"));
+    if let Some(hint) = Hinted::find(error) {
+        output::note(&format!("hint: {hint}"));
+    }
+}

@@ -1,0 +1,312 @@
+//! `modelve complete`: text from prompts.
+
+mod interactive;
+mod prompts;
+mod render;
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use crate::hint::{Interrupted, Usage, WithHint};
+use crate::output::Output;
+use crate::runtime::chat::{self, Message};
+use crate::runtime::weights::Work;
+use crate::runtime::{
+    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Sampling, Token,
+};
+use render::Renderer;
+
+const EXAMPLES: &str = "\
+Examples:
+  modelve complete \"Today is\"                       one prompt, the likeliest text
+  modelve complete \"Today is\" \"The bat\" --echo      several at once
+  modelve complete --chat \"What is a bat?\" -n 200   in the model's chat template
+  modelve complete --temp 0.8 --seed 7 \"Once\"       draw instead of taking the likeliest
+  modelve complete --file prompts.txt --json        a prompt per line, an object per answer
+  modelve complete - < prompts.jsonl                {\"prompt\": \"…\"} per line
+  modelve complete                                  ask, line by line";
+
+/// Flags of `modelve complete`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Prompts; `-` reads JSON lines from standard input, each a string or an object with "prompt"
+    pub prompt: Vec<String>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    /// Read prompts from a file, one per line (JSON lines if it ends in .jsonl)
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Tokens to add, at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+
+    /// Put the prompt into the model's chat template
+    #[arg(long)]
+    chat: bool,
+
+    /// What the model is told before the prompt; implies --chat
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+
+    /// Print the prompt before its completion
+    #[arg(long, conflicts_with = "json")]
+    echo: bool,
+
+    /// Print one JSON object per prompt
+    #[arg(long)]
+    json: bool,
+
+    /// With --json: tell the N likeliest tokens at each step
+    #[arg(long, value_name = "N", requires = "json", default_value_t = 0)]
+    top: usize,
+
+    /// Print timing, memory, backend and context on standard error
+    #[arg(long)]
+    stats: bool,
+
+    /// 0 takes the likeliest token, 1 draws as the model believes [default: 0, or 1 with another sampling flag]
+    #[arg(long, value_name = "T", help_heading = "Sampling")]
+    temp: Option<f32>,
+
+    /// Draw from the K likeliest tokens
+    #[arg(long, value_name = "K", help_heading = "Sampling")]
+    top_k: Option<u32>,
+
+    /// Draw from the likeliest tokens that make up this probability
+    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    top_p: Option<f32>,
+
+    /// Draw from tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    min_p: Option<f32>,
+
+    /// Draw from the most typical tokens that make up this probability
+    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    typical_p: Option<f32>,
+
+    /// Divide the logits of the last 64 tokens
+    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 1.0)]
+    repeat_penalty: f32,
+
+    /// Take off the logits of tokens that occurred
+    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+
+    /// Take off the logits of tokens for each time they occurred
+    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+
+    /// Begin the random numbers here [default: by the clock; see --stats]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    seed: Option<u32>,
+
+    /// End before this text appears (repeatable)
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long, help_heading = "Sampling")]
+    ignore_eos: bool,
+
+    /// Add to one token's logit, such as 29889=-100 or 42=+3 (repeatable)
+    #[arg(long, value_name = "ID=±X", help_heading = "Sampling", value_parser = parse_bias)]
+    logit_bias: Vec<(Token, f32)>,
+
+    /// Follow a grammar (GBNF)
+    #[arg(long, value_name = "FILE", help_heading = "Sampling", conflicts_with = "json_schema")]
+    grammar: Option<PathBuf>,
+
+    /// Answer in JSON that fits a schema
+    #[arg(long, value_name = "FILE", help_heading = "Sampling")]
+    json_schema: Option<PathBuf>,
+}
+
+fn parse_bias(text: &str) -> Result<(Token, f32), String> {
+    let parse = || {
+        let (id, bias) = text.split_once('=')?;
+        let bias: f32 = bias.trim().parse().ok()?;
+        Some((id.trim().parse().ok()?, bias)).filter(|(_, bias)| !bias.is_nan())
+    };
+    parse().ok_or_else(|| "a token id, =, and a number: 29889=-100".to_owned())
+}
+
+/// Completes prompts.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let prompts = prompts::gather(&args.prompt, args.file.as_deref())?;
+    if let Some(empty) = args.stop.iter().position(String::is_empty) {
+        return Err(Usage(format!("stop text {} is empty", empty + 1)).into());
+    }
+    let interactive = match &prompts {
+        Some(_) => false,
+        None if std::io::stdin().is_terminal() => true,
+        None => {
+            return Err(Usage("no prompt".to_owned())).with_hint(|| {
+                "give one: modelve complete \"Today is\", several, --file prompts.txt, \
+                 or JSON lines on standard input: modelve complete -"
+            });
+        }
+    };
+    let cancel = cancel_on_ctrl_c()?;
+    let options = args.options(&cancel)?;
+    let prompts = prompts.unwrap_or_default();
+    let model = args.engine.load(args.work(&prompts, interactive), &cancel)?;
+    options.sampling.check(model.vocab()).map_err(explain)?;
+
+    let job = Job { args: &args, model, options, cancel, start };
+    if interactive {
+        return interactive::run(&job);
+    }
+    if prompts.is_empty() {
+        return Ok(());
+    }
+    job.complete(prompts)
+}
+
+impl Args {
+    fn options(&self, cancel: &Cancel) -> anyhow::Result<Options> {
+        let draws = self.top_k.is_some()
+            || self.top_p.is_some()
+            || self.min_p.is_some()
+            || self.typical_p.is_some();
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let grammar = match (&self.grammar, &self.json_schema) {
+            (Some(path), _) => Some((path, Grammar::gbnf(&read(path)?))),
+            (None, Some(path)) => Some((path, Grammar::json_schema(&read(path)?))),
+            (None, None) => None,
+        };
+        let grammar = match grammar {
+            Some((path, grammar)) => {
+                Some(grammar.with_context(|| path.display().to_string())?)
+            }
+            None => None,
+        };
+        Ok(Options {
+            max_tokens: self.max_tokens,
+            sampling: Sampling {
+                temperature: self.temp.unwrap_or(if draws { 1.0 } else { 0.0 }),
+                top_k: self.top_k.unwrap_or(0),
+                top_p: self.top_p.unwrap_or(1.0),
+                min_p: self.min_p.unwrap_or(0.0),
+                typical_p: self.typical_p.unwrap_or(1.0),
+                repeat_penalty: self.repeat_penalty,
+                presence_penalty: self.presence_penalty,
+                frequency_penalty: self.frequency_penalty,
+                seed: self.seed.unwrap_or_else(clock_seed),
+                logit_bias: self.logit_bias.clone(),
+                grammar,
+            },
+            stops: self.stop.clone(),
+            ignore_end: self.ignore_eos,
+            ctx_size: self.engine.ctx_size,
+            logprobs: self.json,
+            top: self.top,
+            settings: self.engine.settings(cancel),
+            ..Options::default()
+        })
+    }
+
+    /// What lies ahead, before there is a tokenizer to tell exactly.
+    fn work(&self, prompts: &[prompts::Prompt], interactive: bool) -> Work {
+        let parallel = Options::default().parallel as usize;
+        if interactive {
+            // Several questions are likely, and nobody waits for the first one's tokens yet.
+            return Work { prompt_tokens: 64, max_tokens: 4 * self.max_tokens, prompts: 1, parallel };
+        }
+        let system = self.system.as_ref().map_or(0, String::len);
+        let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
+        Work {
+            // English has about four bytes to a token.
+            prompt_tokens: bytes / 4 + prompts.len(),
+            max_tokens: self.max_tokens,
+            prompts: prompts.len(),
+            parallel,
+        }
+    }
+
+    fn is_chat(&self) -> bool {
+        self.chat || self.system.is_some()
+    }
+}
+
+fn clock_seed() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32)
+}
+
+/// A loaded model and how to complete with it.
+struct Job<'a> {
+    args: &'a Args,
+    model: Model,
+    options: Options,
+    cancel: Cancel,
+    start: Instant,
+}
+
+impl Job<'_> {
+    fn tokenize(&self, prompt: &prompts::Prompt) -> runtime::Result<Vec<Token>> {
+        let system = prompt.system.as_ref().or(self.args.system.as_ref());
+        if !self.args.is_chat() && system.is_none() {
+            return self.model.vocab().tokenize(&prompt.text, true, false);
+        }
+        let system = system.map(|text| Message::new("system", text));
+        let messages: Vec<Message> =
+            system.into_iter().chain([Message::new("user", &prompt.text)]).collect();
+        chat::tokenize_chat(&self.model, &messages)
+    }
+
+    fn complete(&self, prompts: Vec<prompts::Prompt>) -> anyhow::Result<()> {
+        let mut tokens = Vec::with_capacity(prompts.len());
+        for (i, prompt) in prompts.iter().enumerate() {
+            let result = self.tokenize(prompt).map_err(explain);
+            tokens.push(match prompts.len() {
+                1 => result?,
+                _ => result.with_context(|| format!("prompt {}", i + 1))?,
+            });
+        }
+        let mut renderer = Renderer::new(self, Output::stdout(), prompts);
+        let (report, cancelled) = self.run(tokens, &mut renderer)?;
+        renderer.finish()?;
+        if self.args.stats {
+            render::stats(self, &report, &renderer);
+        }
+        if cancelled { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Completes tokenized prompts and renders what comes; whether it was cancelled.
+    fn run(
+        &self,
+        tokens: Vec<Vec<Token>>,
+        renderer: &mut Renderer<'_>,
+    ) -> anyhow::Result<(Report, bool)> {
+        let mut broken = None;
+        let mut cancelled = false;
+        let report = runtime::complete(&self.model, tokens, &self.options, &mut |event| {
+            if let Event::Done { completion, .. } = &event {
+                cancelled |= completion.finish == Finish::Cancelled;
+            }
+            match renderer.event(event) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        match broken {
+            Some(error) => Err(error.into()),
+            None => Ok((report.map_err(explain)?, cancelled)),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Completions as text or JSON, in the order of their prompts.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Job;
+use super::prompts::Prompt;
+use crate::human;
+use crate::output::{self, Output};
+use crate::runtime::{Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host};
+
+/// Prints what comes: one prompt's text as it comes, several when it is their turn.
+pub(super) struct Renderer<'a> {
+    job: &'a Job<'a>,
+    out: Output,
+    prompts: Vec<Prompt>,
+    /// Completions that wait for those before them.
+    waiting: BTreeMap<usize, Completion>,
+    next: usize,
+    /// Bytes of the one text printed as they came.
+    streamed: usize,
+    /// What `--stats` sums up.
+    pub totals: Totals,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+    pub prefill: Duration,
+    pub first_token: Option<Instant>,
+    pub last_token: Option<Instant>,
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    index: usize,
+    prompt: &'a str,
+    text: &'a str,
+    finish_reason: &'static str,
+    tokens: Vec<TokenObject>,
+    usage: Usage,
+    timing: Timing,
+}
+
+#[derive(Serialize)]
+struct TokenObject {
+    id: Token,
+    piece: String,
+    logprob: f32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top: Vec<Alternative>,
+}
+
+#[derive(Serialize)]
+struct Alternative {
+    id: Token,
+    piece: String,
+    prob: f32,
+    logprob: f32,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Timing {
+    load_s: f64,
+    prefill_s: f64,
+    first_token_s: Option<f64>,
+    generate_s: f64,
+    tokens_per_s: Option<f64>,
+}
+
+impl<'a> Renderer<'a> {
+    pub fn new(job: &'a Job<'a>, out: Output, prompts: Vec<Prompt>) -> Self {
+        let (waiting, totals) = (BTreeMap::new(), Totals::default());
+        Renderer { job, out, prompts, waiting, next: 0, streamed: 0, totals }
+    }
+
+    fn streams(&self) -> bool {
+        self.prompts.len() == 1 && !self.job.args.json
+    }
+
+    pub fn event(&mut self, event: Event<'_>) -> io::Result<()> {
+        match event {
+            Event::Token { step: _, text, index: _ } => {
+                let now = Instant::now();
+                if self.totals.first_token.is_none() {
+                    self.totals.first_token = Some(now);
+                    if self.streams() && self.job.args.echo {
+                        self.out.write_all(self.prompts[0].text.as_bytes())?;
+                    }
+                }
+                self.totals.last_token = Some(now);
+                if self.streams() && !text.is_empty() {
+                    self.streamed += text.len();
+                    self.out.write_all(text.as_bytes())?;
+                    self.out.flush()?;
+                }
+                Ok(())
+            }
+            Event::Done { index, completion } => {
+                self.totals.prompt_tokens += completion.prompt_tokens;
+                self.totals.completion_tokens += completion.steps.len();
+                self.totals.prefill = self.totals.prefill.max(completion.prefill);
+                self.waiting.insert(index, completion);
+                while let Some(completion) = self.waiting.remove(&self.next) {
+                    self.print(self.next, &completion)?;
+                    self.next += 1;
+                }
+                self.out.flush()
+            }
+        }
+    }
+
+    fn print(&mut self, index: usize, completion: &Completion) -> io::Result<()> {
+        if self.job.args.json {
+            let object = self.object(index, completion);
+            return self.out.json_line(&object);
+        }
+        if self.streams() {
+            // All but what was held back until the end has been printed.
+            if self.totals.first_token.is_none() && self.job.args.echo {
+                self.out.write_all(self.prompts[0].text.as_bytes())?;
+            }
+            self.out.write_all(&completion.text.as_bytes()[self.streamed..])?;
+        } else {
+            if index > 0 {
+                writeln!(self.out)?;
+            }
+            if self.job.args.echo {
+                self.out.write_all(self.prompts[index].text.as_bytes())?;
+            }
+            self.out.write_all(completion.text.as_bytes())?;
+        }
+        if !completion.text.ends_with('\n') {
+            writeln!(self.out)?;
+        }
+        Ok(())
+    }
+
+    fn object<'b>(&'b self, index: usize, completion: &'b Completion) -> Object<'b> {
+        let vocab = self.job.model.vocab();
+        let n = completion.steps.len();
+        let generate = completion.generate.as_secs_f64();
+        let first = completion.first_token.map(|at| (at - self.job.start).as_secs_f64());
+        Object {
+            index,
+            prompt: &self.prompts[index].text,
+            text: &completion.text,
+            finish_reason: match completion.finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+                Finish::Cancelled => "cancelled",
+            },
+            tokens: completion.steps.iter().map(|step| token_object(vocab, step)).collect(),
+            usage: Usage { prompt_tokens: completion.prompt_tokens, completion_tokens: n },
+            timing: Timing {
+                load_s: self.job.model.load_time().as_secs_f64(),
+                prefill_s: completion.prefill.as_secs_f64(),
+                first_token_s: first,
+                generate_s: generate,
+                tokens_per_s: (n > 1 && generate > 0.0).then(|| (n - 1) as f64 / generate),
+            },
+        }
+    }
+
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn piece(vocab: &Vocab, token: Token) -> String {
+    let bytes = vocab.piece(token, true).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn token_object(vocab: &Vocab, step: &Step) -> TokenObject {
+    let alternative = |likely: &Likely| Alternative {
+        id: likely.token,
+        piece: piece(vocab, likely.token),
+        prob: likely.logprob.exp(),
+        logprob: likely.logprob,
+    };
+    TokenObject {
+        id: step.token,
+        piece: piece(vocab, step.token),
+        logprob: step.logprob,
+        top: step.top.iter().map(alternative).collect(),
+    }
+}
+
+/// What `--stats` tells, on standard error.
+pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
+    let (model, totals) = (&job.model, &renderer.totals);
+    let facts = model.facts();
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    let mut line = |name: &str, text: String| output::note(&format!("{name:<10} {text}"));
+    let types: Vec<_> = facts.weights.iter().take(2).map(|(ty, _)| ty.name()).collect();
+    let place = match model.weights() {
+        Weights::Mapped => "used in place from the file",
+        Weights::Repacked => "repacked for the CPU",
+    };
+    line(
+        "model",
+        format!(
+            "{}, {}, {}, {place}",
+            model.path().display(),
+            human::bytes(facts.tensor_bytes),
+            types.join(" and "),
+        ),
+    );
+    let threads = job.options.settings.threads.unwrap_or_else(host::threads);
+    line(
+        "backend",
+        format!(
+            "{}, {threads} threads, {} of {} layers offloaded",
+            model.device(),
+            model.gpu_layers(),
+            facts.n_layer + 1
+        ),
+    );
+    for context in &report.contexts {
+        let rope = match context.long_rope {
+            Some(true) => ", long RoPE factors",
+            Some(false) => ", short RoPE factors",
+            None => "",
+        };
+        line(
+            "context",
+            format!(
+                "{} tokens, {} of {:?} KV cache, {} at once{rope}, made in {:.2} s",
+                context.n_ctx,
+                human::bytes(context.kv_bytes),
+                job.options.settings.kv_type,
+                context.n_seq,
+                context.made_in.as_secs_f64()
+            ),
+        );
+    }
+    line("load", format!("{:.2} s", model.load_time().as_secs_f64()));
+    line(
+        "prompts",
+        format!(
+            "{} of {} tokens, {:.2} s to the first token of the last ({:.1} tokens/s)",
+            renderer.prompts.len(),
+            totals.prompt_tokens,
+            totals.prefill.as_secs_f64(),
+            rate(totals.prompt_tokens, totals.prefill)
+        ),
+    );
+    if let (Some(first), Some(last)) = (totals.first_token, totals.last_token) {
+        let n = totals.completion_tokens;
+        line(
+            "generated",
+            format!(
+                "{n} tokens in {:.2} s ({:.1} tokens/s), the first after {:.2} s, {} decode calls",
+                (last - first).as_secs_f64(),
+                rate(n.saturating_sub(1), last - first),
+                (first - job.start).as_secs_f64(),
+                report.calls
+            ),
+        );
+    }
+    if job.options.sampling.temperature > 0.0 {
+        line("seed", job.options.sampling.seed.to_string());
+    }
+    if let Some((_, most)) = host::resident() {
+        line("memory", format!("{} at most, mapped file included", human::bytes(most)));
+    }
+}

@@ -1,0 +1,213 @@
+//! The flags of every command that runs a model, and what they mean.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use clap::ValueEnum;
+
+use crate::hint::{Interrupted, Usage, WithHint};
+use crate::model::{self, Located};
+use crate::runtime::weights::{self, Work};
+use crate::runtime::{
+    Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
+    context, host,
+};
+
+/// Flags that say which model runs, and how.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct EngineArgs {
+    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny` [default: $MODELVE_MODEL, else Phi-3-mini-128k-instruct]
+    #[arg(short, long, value_name = "MODEL", help_heading = "Model")]
+    pub model: Option<String>,
+
+    /// Threads to compute with [default: the cores this process may use]
+    #[arg(long, value_name = "N", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+
+    /// The longest text, prompt and answer, in tokens [default: what the model was trained on]; memory is taken for what is needed only
+    #[arg(long, value_name = "TOKENS", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx_size: Option<u32>,
+
+    /// Type of the KV cache
+    #[arg(long, value_name = "TYPE", help_heading = "Engine", default_value = "f16")]
+    pub kv_type: KvTypeArg,
+
+    /// Attention in one fused operation
+    #[arg(long, value_name = "WHEN", help_heading = "Engine", default_value = "auto")]
+    pub flash_attn: FlashArg,
+
+    /// Use the weights in the mapped file, or a copy rearranged for the CPU; auto takes what ends sooner
+    #[arg(long, value_name = "WHERE", help_heading = "Engine", default_value = "auto")]
+    pub weights: WeightsArg,
+
+    /// Layers to put on a GPU: a number, all, or auto (all that fit)
+    #[arg(long, value_name = "N", help_heading = "Engine", default_value = "auto", value_parser = parse_gpu_layers)]
+    pub gpu_layers: GpuLayersArg,
+
+    /// The device to compute on, by name; `CPU` keeps off GPUs
+    #[arg(long, value_name = "NAME", help_heading = "Engine")]
+    pub device: Option<String>,
+}
+
+/// `--kv-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum KvTypeArg {
+    /// 32 bits a value
+    F32,
+    /// 16 bits a value
+    #[default]
+    F16,
+    /// 8.5 bits a value
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a value
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+/// `--flash-attn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum FlashArg {
+    /// Always
+    On,
+    /// Never
+    Off,
+    /// Where the device can
+    #[default]
+    Auto,
+}
+
+/// `--weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum WeightsArg {
+    /// In place, from the file
+    Mapped,
+    /// In a copy rearranged at start
+    Repacked,
+    /// Whichever ends this request sooner
+    #[default]
+    Auto,
+}
+
+/// `--gpu-layers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuLayersArg(GpuLayers);
+
+fn parse_gpu_layers(text: &str) -> Result<GpuLayersArg, String> {
+    let layers = match text {
+        "auto" => GpuLayers::Auto,
+        "all" => GpuLayers::All,
+        number => match number.parse() {
+            Ok(n) => GpuLayers::Count(n),
+            Err(_) => return Err("a number, all or auto".to_owned()),
+        },
+    };
+    Ok(GpuLayersArg(layers))
+}
+
+impl EngineArgs {
+    /// How sessions compute, sizes aside.
+    pub fn settings(&self, cancel: &Cancel) -> Settings {
+        Settings {
+            threads: self.threads,
+            kv_type: match self.kv_type {
+                KvTypeArg::F32 => KvType::F32,
+                KvTypeArg::F16 => KvType::F16,
+                KvTypeArg::Q8_0 => KvType::Q8_0,
+                KvTypeArg::Q4_0 => KvType::Q4_0,
+            },
+            flash_attention: match self.flash_attn {
+                FlashArg::On => FlashAttention::On,
+                FlashArg::Off => FlashAttention::Off,
+                FlashArg::Auto => FlashAttention::Auto,
+            },
+            cancel: cancel.clone(),
+            ..Settings::default()
+        }
+    }
+
+    /// Finds, checks and loads the model for the work ahead, of which an estimate will do.
+    pub fn load(&self, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
+        let path = self.locate()?;
+        self.load_file(&path, work, cancel)
+    }
+
+    /// Where the GGUF file is.
+    pub fn locate(&self) -> anyhow::Result<PathBuf> {
+        let located = model::locate(self.model.as_deref());
+        match located {
+            Ok(Located::Gguf(path)) => Ok(path),
+            Ok(Located::Checkpoint(path)) => {
+                let path = path.display();
+                Err(anyhow!("{path} is a checkpoint, which llama.cpp cannot run"))
+                    .with_hint(|| format!("make a GGUF of it: modelve convert {path}"))
+            }
+            Err(error) => match error.hint() {
+                Some(hint) => Err(error).with_hint(|| hint),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// [`EngineArgs::load`] for a file that was found.
+    pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
+        let checked = Model::inspect(path)?;
+        let facts = checked.facts();
+        let settings = self.settings(cancel);
+        let free = host::free_memory();
+        if let Some(size) = self.ctx_size {
+            let n_ctx = u64::from(size);
+            context::check_fit(facts, settings.kv_type, n_ctx, free, facts.tensor_bytes)
+                .map_err(explain)?;
+        }
+        let weights = match self.weights {
+            WeightsArg::Mapped => Weights::Mapped,
+            WeightsArg::Repacked => Weights::Repacked,
+            WeightsArg::Auto => weights::choose(facts, work, free),
+        };
+        let tokens = (work.prompt_tokens / work.prompts.max(1) + work.max_tokens) as u64;
+        let options = LoadOptions {
+            weights,
+            gpu_layers: self.gpu_layers.0,
+            device: self.device.clone(),
+            gpu_reserve: context::kv_bytes(facts, settings.kv_type, tokens),
+            cancel: cancel.clone(),
+        };
+        Model::load_checked(checked, &options).map_err(explain)
+    }
+}
+
+/// An error of the runtime with the hint that belongs to it.
+pub fn explain(error: Error) -> anyhow::Error {
+    let hint = match &error {
+        Error::Cancelled => return Interrupted.into(),
+        Error::Memory(refusal) => match refusal.kv_type {
+            KvType::F32 | KvType::F16 => {
+                "a smaller --max-tokens or --ctx-size, a shorter prompt, or --kv-type q8_0"
+            }
+            _ => "a smaller --max-tokens or --ctx-size, or a shorter prompt",
+        },
+        Error::NoGpu => {
+            "build it with one: cargo build --release --features cuda (or metal, vulkan, rocm)"
+        }
+        Error::NoDevice { .. } => {
+            "leave --device out, or build it in: cargo build --release --features cuda (or metal, vulkan, rocm)"
+        }
+        Error::Template(_) => "leave out --chat to give the model the prompt as it is",
+        Error::Gguf(_) | Error::Invalid { .. } | Error::Load { .. } => {
+            "make the file again: modelve convert"
+        }
+        _ => return error.into(),
+    };
+    let hinted = Err::<(), _>(error).with_hint(|| hint);
+    hinted.err().unwrap_or_else(|| anyhow!(Usage(String::new())))
+}
+
+/// A flag that Ctrl-C raises. A second Ctrl-C before the first was heeded ends the program.
+pub fn cancel_on_ctrl_c() -> anyhow::Result<Cancel> {
+    use signal_hook::{consts::SIGINT, flag};
+    let cancel = Cancel::new();
+    flag::register_conditional_shutdown(SIGINT, 130, cancel.flag())?;
+    flag::register(SIGINT, cancel.flag())?;
+    Ok(cancel)
+}
