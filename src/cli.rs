@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{completions, vocab};
+use crate::commands::{complete, completions, vocab};
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search
     Vocab(vocab::Args),
+    /// Complete one prompt or many
+    Complete(Box<complete::Args>),
     /// Print a completion script for your shell
     Completions(completions::Args),
 }

@@ -19,6 +19,14 @@ impl Hinted {
             .find_map(|cause| cause.downcast_ref::<Hinted>())
             .map(|hinted| hinted.hint.as_str())
     }
+
+    /// Whether a `T` is among the causes of `error`, or is what a hint was attached to.
+    pub fn is_about<T: Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| {
+            let hinted = cause.downcast_ref::<Hinted>();
+            cause.is::<T>() || hinted.is_some_and(|hinted| Self::is_about::<T>(&hinted.error))
+        })
+    }
 }
 
 impl fmt::Display for Hinted {

@@ -102,7 +102,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
+    let interrupted = Hinted::is_about::<Interrupted>(error);
     let paint = |style: Style, text: &str| {
         if io::stderr().is_terminal() && colour_is_wanted() {
             format!("{style}{text}{style:#}")
@@ -127,7 +127,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     if interrupted {
         ExitCode::from(130)
-    } else if error.chain().any(|cause| cause.is::<Usage>()) {
+    } else if Hinted::is_about::<Usage>(error) {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE

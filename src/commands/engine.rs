@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::ValueEnum;
 
-use crate::hint::{Interrupted, Usage, WithHint};
-use crate::model::{self, Located};
+use crate::commands;
+use crate::hint::{Interrupted, hinted};
+use crate::model::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
     Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
@@ -29,15 +30,30 @@ pub struct EngineArgs {
     pub ctx_size: Option<u32>,
 
     /// Type of the KV cache
-    #[arg(long, value_name = "TYPE", help_heading = "Engine", default_value = "f16")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        help_heading = "Engine",
+        default_value = "f16"
+    )]
     pub kv_type: KvTypeArg,
 
     /// Attention in one fused operation
-    #[arg(long, value_name = "WHEN", help_heading = "Engine", default_value = "auto")]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        help_heading = "Engine",
+        default_value = "auto"
+    )]
     pub flash_attn: FlashArg,
 
     /// Use the weights in the mapped file, or a copy rearranged for the CPU; auto takes what ends sooner
-    #[arg(long, value_name = "WHERE", help_heading = "Engine", default_value = "auto")]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        help_heading = "Engine",
+        default_value = "auto"
+    )]
     pub weights: WeightsArg,
 
     /// Layers to put on a GPU: a number, all, or auto (all that fit)
@@ -134,18 +150,16 @@ impl EngineArgs {
 
     /// Where the GGUF file is.
     pub fn locate(&self) -> anyhow::Result<PathBuf> {
-        let located = model::locate(self.model.as_deref());
-        match located {
-            Ok(Located::Gguf(path)) => Ok(path),
-            Ok(Located::Checkpoint(path)) => {
+        match commands::locate(self.model.as_deref())? {
+            Located::Gguf(path) => Ok(path),
+            Located::Checkpoint(path) => {
                 let path = path.display();
-                Err(anyhow!("{path} is a checkpoint, which llama.cpp cannot run"))
-                    .with_hint(|| format!("make a GGUF of it: modelve convert {path}"))
+                let error = anyhow!("{path} is a checkpoint, which llama.cpp cannot run");
+                Err(hinted(
+                    error,
+                    format!("make a GGUF of it: modelve convert {path}"),
+                ))
             }
-            Err(error) => match error.hint() {
-                Some(hint) => Err(error).with_hint(|| hint),
-                None => Err(error.into()),
-            },
         }
     }
 
@@ -199,8 +213,7 @@ pub fn explain(error: Error) -> anyhow::Error {
         }
         _ => return error.into(),
     };
-    let hinted = Err::<(), _>(error).with_hint(|| hint);
-    hinted.err().unwrap_or_else(|| anyhow!(Usage(String::new())))
+    hinted(error, hint)
 }
 
 /// A flag that Ctrl-C raises. A second Ctrl-C before the first was heeded ends the program.

@@ -1,6 +1,8 @@
 //! One file per command: typed options in, a result out.
 
+pub mod complete;
 pub mod completions;
+pub mod engine;
 pub mod vocab;
 
 use std::io::Write;
@@ -34,9 +36,17 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         out.flush()?;
         return Ok(());
     }
+    if cli.verbose {
+        // A second subscriber in one process is refused, which does no harm.
+        let _ = tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .try_init();
+    }
     match cli.command {
         None => Ok(()),
         Some(Command::Vocab(args)) => vocab::run(&args),
+        Some(Command::Complete(args)) => complete::run(*args),
         Some(Command::Completions(args)) => completions::run(&args),
     }
 }

@@ -237,7 +237,10 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
             let found = devices.iter().find(|d| d.name.eq_ignore_ascii_case(name));
             let Some(device) = found else {
                 let have = devices.iter().map(|d| d.name.clone()).collect();
-                return Err(Error::NoDevice { name: name.clone(), have });
+                return Err(Error::NoDevice {
+                    name: name.clone(),
+                    have,
+                });
             };
             Some(device).filter(|device| device.gpu)
         }

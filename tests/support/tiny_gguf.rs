@@ -1,6 +1,8 @@
 //! A Phi-3 of random weights in a few hundred kilobytes, written with the crate's own writer:
 //! enough for everything that does not depend on what the text says.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::path::Path;
 
 use modelve::gguf::{Array, GgmlType, Layout, Value};

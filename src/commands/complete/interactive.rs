@@ -1,10 +1,10 @@
 //! Prompts typed at a terminal, one after another, with the model kept loaded.
 
 use anyhow::Context as _;
+use rustyline::Editor;
 use rustyline::config::Configurer as _;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::Editor;
 
 use super::Job;
 use super::prompts::Prompt;
@@ -12,13 +12,15 @@ use super::render::{self, Renderer};
 use crate::commands::engine::explain;
 use crate::hint::Hinted;
 use crate::output::{self, Output};
-use crate::store::store_path;
+use crate::store::Store;
 
 /// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
     let mut editor: Editor<(), FileHistory> = Editor::new().context("cannot edit lines here")?;
     editor.set_auto_add_history(true);
-    let history = store_path().ok().map(|store| store.join("history"));
+    let history = Store::from_env()
+        .ok()
+        .map(|store| store.root().join("history"));
     if let Some(path) = &history {
         // There is none the first time.
         let _ = editor.load_history(path);

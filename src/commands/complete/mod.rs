@@ -94,15 +94,32 @@ pub struct Args {
     typical_p: Option<f32>,
 
     /// Divide the logits of the last 64 tokens
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Sampling",
+        default_value_t = 1.0
+    )]
     repeat_penalty: f32,
 
     /// Take off the logits of tokens that occurred
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Sampling",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     presence_penalty: f32,
 
     /// Take off the logits of tokens for each time they occurred
-    #[arg(long, value_name = "X", help_heading = "Sampling", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Sampling",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     frequency_penalty: f32,
 
     /// Begin the random numbers here [default: by the clock; see --stats]
@@ -122,7 +139,12 @@ pub struct Args {
     logit_bias: Vec<(Token, f32)>,
 
     /// Follow a grammar (GBNF)
-    #[arg(long, value_name = "FILE", help_heading = "Sampling", conflicts_with = "json_schema")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Sampling",
+        conflicts_with = "json_schema"
+    )]
     grammar: Option<PathBuf>,
 
     /// Answer in JSON that fits a schema
@@ -159,10 +181,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options(&cancel)?;
     let prompts = prompts.unwrap_or_default();
-    let model = args.engine.load(args.work(&prompts, interactive), &cancel)?;
+    let model = args
+        .engine
+        .load(args.work(&prompts, interactive), &cancel)?;
     options.sampling.check(model.vocab()).map_err(explain)?;
 
-    let job = Job { args: &args, model, options, cancel, start };
+    let job = Job {
+        args: &args,
+        model,
+        options,
+        cancel,
+        start,
+    };
     if interactive {
         return interactive::run(&job);
     }
@@ -187,9 +217,7 @@ impl Args {
             (None, None) => None,
         };
         let grammar = match grammar {
-            Some((path, grammar)) => {
-                Some(grammar.with_context(|| path.display().to_string())?)
-            }
+            Some((path, grammar)) => Some(grammar.with_context(|| path.display().to_string())?),
             None => None,
         };
         Ok(Options {
@@ -222,7 +250,12 @@ impl Args {
         let parallel = Options::default().parallel as usize;
         if interactive {
             // Several questions are likely, and nobody waits for the first one's tokens yet.
-            return Work { prompt_tokens: 64, max_tokens: 4 * self.max_tokens, prompts: 1, parallel };
+            return Work {
+                prompt_tokens: 64,
+                max_tokens: 4 * self.max_tokens,
+                prompts: 1,
+                parallel,
+            };
         }
         let system = self.system.as_ref().map_or(0, String::len);
         let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
@@ -261,8 +294,10 @@ impl Job<'_> {
             return self.model.vocab().tokenize(&prompt.text, true, false);
         }
         let system = system.map(|text| Message::new("system", text));
-        let messages: Vec<Message> =
-            system.into_iter().chain([Message::new("user", &prompt.text)]).collect();
+        let messages: Vec<Message> = system
+            .into_iter()
+            .chain([Message::new("user", &prompt.text)])
+            .collect();
         chat::tokenize_chat(&self.model, &messages)
     }
 
@@ -281,7 +316,11 @@ impl Job<'_> {
         if self.args.stats {
             render::stats(self, &report, &renderer);
         }
-        if cancelled { Err(Interrupted.into()) } else { Ok(()) }
+        if cancelled {
+            Err(Interrupted.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Completes tokenized prompts and renders what comes; whether it was cancelled.

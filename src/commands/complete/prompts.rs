@@ -18,7 +18,10 @@ pub(super) struct Prompt {
 
 impl Prompt {
     pub fn plain(text: impl Into<String>) -> Self {
-        Prompt { text: text.into(), system: None }
+        Prompt {
+            text: text.into(),
+            system: None,
+        }
     }
 }
 
@@ -27,11 +30,17 @@ impl Prompt {
 #[serde(untagged)]
 enum Line {
     Text(String),
-    Object { prompt: String, system: Option<String> },
+    Object {
+        prompt: String,
+        system: Option<String>,
+    },
 }
 
 /// All prompts, in order; `None` if none were asked for.
-pub(super) fn gather(arguments: &[String], file: Option<&Path>) -> anyhow::Result<Option<Vec<Prompt>>> {
+pub(super) fn gather(
+    arguments: &[String],
+    file: Option<&Path>,
+) -> anyhow::Result<Option<Vec<Prompt>>> {
     if arguments.is_empty() && file.is_none() {
         return Ok(None);
     }
@@ -51,7 +60,10 @@ pub(super) fn gather(arguments: &[String], file: Option<&Path>) -> anyhow::Resul
         let name = path.display().to_string();
         let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
         let reader = BufReader::new(file);
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "jsonl")
+        {
             prompts.extend(json_lines(reader, &name)?);
         } else {
             for line in reader.lines() {
@@ -75,11 +87,14 @@ fn json_lines(reader: impl BufRead, name: &str) -> anyhow::Result<Vec<Prompt>> {
         }
         let prompt = match serde_json::from_str(&line) {
             Ok(Line::Text(text)) => Prompt::plain(text),
-            Ok(Line::Object { prompt, system }) => Prompt { text: prompt, system },
+            Ok(Line::Object { prompt, system }) => Prompt {
+                text: prompt,
+                system,
+            },
             Err(_) => {
-                return Err(anyhow!("line {number} of {name} is not a JSON prompt")).with_hint(|| {
-                    r#"a line is "a string" or {"prompt": "…"}; for plain lines use --file"#
-                });
+                return Err(anyhow!("line {number} of {name} is not a JSON prompt")).with_hint(
+                    || r#"a line is "a string" or {"prompt": "…"}; for plain lines use --file"#,
+                );
             }
         };
         prompts.push(prompt);
@@ -93,13 +108,17 @@ mod tests {
 
     #[test]
     fn lines_are_strings_or_objects() {
-        let text = b"\"a\\nb\"\n\n{\"prompt\": \"c\", \"system\": \"d\", \"other\": 1}\n" as &[u8];
+        let text =
+            b"\"a\\nb\"\n\n{\"prompt\": \"c\", \"system\": \"d\", \"other\": 1}\n" as &[u8];
         let prompts = json_lines(text, "x").unwrap();
         assert_eq!(
             prompts,
             [
                 Prompt::plain("a\nb"),
-                Prompt { text: "c".to_owned(), system: Some("d".to_owned()) }
+                Prompt {
+                    text: "c".to_owned(),
+                    system: Some("d".to_owned())
+                }
             ]
         );
     }

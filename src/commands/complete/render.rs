@@ -10,7 +10,9 @@ use super::Job;
 use super::prompts::Prompt;
 use crate::human;
 use crate::output::{self, Output};
-use crate::runtime::{Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host};
+use crate::runtime::{
+    Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
+};
 
 /// Prints what comes: one prompt's text as it comes, several when it is their turn.
 pub(super) struct Renderer<'a> {
@@ -81,7 +83,15 @@ struct Timing {
 impl<'a> Renderer<'a> {
     pub fn new(job: &'a Job<'a>, out: Output, prompts: Vec<Prompt>) -> Self {
         let (waiting, totals) = (BTreeMap::new(), Totals::default());
-        Renderer { job, out, prompts, waiting, next: 0, streamed: 0, totals }
+        Renderer {
+            job,
+            out,
+            prompts,
+            waiting,
+            next: 0,
+            streamed: 0,
+            totals,
+        }
     }
 
     fn streams(&self) -> bool {
@@ -90,7 +100,11 @@ impl<'a> Renderer<'a> {
 
     pub fn event(&mut self, event: Event<'_>) -> io::Result<()> {
         match event {
-            Event::Token { step: _, text, index: _ } => {
+            Event::Token {
+                step: _,
+                text,
+                index: _,
+            } => {
                 let now = Instant::now();
                 if self.totals.first_token.is_none() {
                     self.totals.first_token = Some(now);
@@ -122,7 +136,7 @@ impl<'a> Renderer<'a> {
 
     fn print(&mut self, index: usize, completion: &Completion) -> io::Result<()> {
         if self.job.args.json {
-            let object = self.object(index, completion);
+            let object = object(self.job, index, &self.prompts[index].text, completion);
             return self.out.json_line(&object);
         }
         if self.streams() {
@@ -130,7 +144,8 @@ impl<'a> Renderer<'a> {
             if self.totals.first_token.is_none() && self.job.args.echo {
                 self.out.write_all(self.prompts[0].text.as_bytes())?;
             }
-            self.out.write_all(&completion.text.as_bytes()[self.streamed..])?;
+            self.out
+                .write_all(&completion.text.as_bytes()[self.streamed..])?;
         } else {
             if index > 0 {
                 writeln!(self.out)?;
@@ -146,34 +161,47 @@ impl<'a> Renderer<'a> {
         Ok(())
     }
 
-    fn object<'b>(&'b self, index: usize, completion: &'b Completion) -> Object<'b> {
-        let vocab = self.job.model.vocab();
-        let n = completion.steps.len();
-        let generate = completion.generate.as_secs_f64();
-        let first = completion.first_token.map(|at| (at - self.job.start).as_secs_f64());
-        Object {
-            index,
-            prompt: &self.prompts[index].text,
-            text: &completion.text,
-            finish_reason: match completion.finish {
-                Finish::Stop => "stop",
-                Finish::Length => "length",
-                Finish::Cancelled => "cancelled",
-            },
-            tokens: completion.steps.iter().map(|step| token_object(vocab, step)).collect(),
-            usage: Usage { prompt_tokens: completion.prompt_tokens, completion_tokens: n },
-            timing: Timing {
-                load_s: self.job.model.load_time().as_secs_f64(),
-                prefill_s: completion.prefill.as_secs_f64(),
-                first_token_s: first,
-                generate_s: generate,
-                tokens_per_s: (n > 1 && generate > 0.0).then(|| (n - 1) as f64 / generate),
-            },
-        }
-    }
-
     pub fn finish(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+fn object<'a>(
+    job: &Job<'_>,
+    index: usize,
+    prompt: &'a str,
+    completion: &'a Completion,
+) -> Object<'a> {
+    let vocab = job.model.vocab();
+    let n = completion.steps.len();
+    let generate = completion.generate.as_secs_f64();
+    Object {
+        index,
+        prompt,
+        text: &completion.text,
+        finish_reason: match completion.finish {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Cancelled => "cancelled",
+        },
+        tokens: completion
+            .steps
+            .iter()
+            .map(|step| token_object(vocab, step))
+            .collect(),
+        usage: Usage {
+            prompt_tokens: completion.prompt_tokens,
+            completion_tokens: n,
+        },
+        timing: Timing {
+            load_s: job.model.load_time().as_secs_f64(),
+            prefill_s: completion.prefill.as_secs_f64(),
+            first_token_s: completion
+                .first_token
+                .map(|at| (at - job.start).as_secs_f64()),
+            generate_s: generate,
+            tokens_per_s: (n > 1 && generate > 0.0).then(|| (n - 1) as f64 / generate),
+        },
     }
 }
 
@@ -202,8 +230,13 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
     let (model, totals) = (&job.model, &renderer.totals);
     let facts = model.facts();
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
-    let mut line = |name: &str, text: String| output::note(&format!("{name:<10} {text}"));
-    let types: Vec<_> = facts.weights.iter().take(2).map(|(ty, _)| ty.name()).collect();
+    let line = |name: &str, text: String| output::note(&format!("{name:<10} {text}"));
+    let types: Vec<_> = facts
+        .weights
+        .iter()
+        .take(2)
+        .map(|(ty, _)| ty.name())
+        .collect();
     let place = match model.weights() {
         Weights::Mapped => "used in place from the file",
         Weights::Repacked => "repacked for the CPU",
@@ -273,6 +306,9 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
         line("seed", job.options.sampling.seed.to_string());
     }
     if let Some((_, most)) = host::resident() {
-        line("memory", format!("{} at most, mapped file included", human::bytes(most)));
+        line(
+            "memory",
+            format!("{} at most, mapped file included", human::bytes(most)),
+        );
     }
 }
