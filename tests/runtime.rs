@@ -3,12 +3,13 @@
 #[path = "support/tiny_gguf.rs"]
 mod tiny_gguf;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
-    Cancel, Entry, Error, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Vocab,
-    Want,
+    Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, NamedTensor,
+    Observer, Options, Report, Session, Settings, Vocab, Want, complete,
 };
 use tiny_gguf::Tiny;
 
@@ -33,7 +34,6 @@ fn exact() -> Settings {
     Settings {
         kv_type: KvType::F32,
         flash_attention: FlashAttention::Off,
-        n_outputs: 512,
         ..Settings::default()
     }
 }
@@ -178,6 +178,21 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     };
     assert!(session.step(&[entry], &mut ignore).is_err());
     assert!(session.step(&[], &mut ignore).is_err());
+    let mut narrow = Session::new(
+        &model,
+        &Settings {
+            n_outputs: 2,
+            ..exact()
+        },
+    )
+    .unwrap();
+    let three = [Entry {
+        seq: 0,
+        token: 270,
+        output: true,
+    }; 3];
+    assert!(narrow.step(&three, &mut ignore).is_err());
+    assert!(narrow.step(&three[..2], &mut ignore).is_ok());
     assert_eq!(session.len(0), 2);
     let cancel = Cancel::new();
     let mut session = Session::new(
@@ -366,4 +381,222 @@ fn threads_share_a_model() {
             });
         }
     });
+}
+
+fn greedy(model: &Model, prompts: Vec<Vec<i32>>, options: &Options) -> (Vec<Vec<i32>>, Report) {
+    let mut out = vec![Vec::new(); prompts.len()];
+    let report = complete(model, prompts, options, &mut |event| {
+        if let Event::Done { index, completion } = event {
+            out[index] = completion.steps.iter().map(|step| step.token).collect();
+        }
+        ControlFlow::Continue(())
+    });
+    (out, report.unwrap())
+}
+
+fn exact_options(max_tokens: usize) -> Options {
+    Options {
+        max_tokens,
+        ignore_end: true,
+        settings: exact(),
+        ..Options::default()
+    }
+}
+
+/// Greedy tokens by the plainest means: every token from a context of its own, whose size is
+/// the text's.
+fn fresh_runs(model: &Model, prompt: &[i32], n: usize) -> Vec<i32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..n {
+        let long = tokens.len() > model.rope().unwrap().original as usize;
+        let n_ctx = if long { 1024 } else { 256 };
+        let mut session = Session::new(model, &Settings { n_ctx, ..exact() }).unwrap();
+        let mut best = 0;
+        let mut pick = |_: usize, row: &[f32]| {
+            let ends = |id: usize| model.vocab().is_end(id as i32);
+            let ids = (0..row.len()).filter(|&id| !ends(id));
+            best = ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32;
+        };
+        session.feed(0, &tokens, Want::Last, &mut pick).unwrap();
+        tokens.push(best);
+    }
+    tokens.split_off(prompt.len())
+}
+
+#[test]
+fn a_text_that_crosses_the_rope_boundary_goes_on_as_a_fresh_run_would() {
+    let model = tiny();
+    let prompt: Vec<i32> = (0..250).map(|i| 260 + i * 7 % 120).collect();
+    let (texts, report) = greedy(&model, vec![prompt.clone()], &exact_options(20));
+    assert_eq!(texts[0], fresh_runs(&model, &prompt, 20));
+    let regimes: Vec<_> = report
+        .contexts
+        .iter()
+        .map(|c| (c.n_ctx, c.long_rope))
+        .collect();
+    assert_eq!(regimes, [(256, Some(false)), (512, Some(true))]);
+    // Beside others, which stay short or begin long, it is the same.
+    let long: Vec<i32> = (0..300).map(|i| 260 + i * 11 % 120).collect();
+    let prompts = vec![
+        vec![270, 280],
+        prompt.clone(),
+        long.clone(),
+        prompt[..240].to_vec(),
+    ];
+    let (together, report) = greedy(&model, prompts.clone(), &exact_options(20));
+    for (prompt, text) in prompts.iter().zip(&together) {
+        assert_eq!(
+            *text,
+            fresh_runs(&model, prompt, 20),
+            "prompt of {}",
+            prompt.len()
+        );
+    }
+    assert_eq!(report.contexts.len(), 2);
+}
+
+#[test]
+fn a_larger_limit_does_not_change_a_short_answer() {
+    let model = tiny();
+    let prompt = vec![270, 280, 290];
+    let (expected, _) = greedy(&model, vec![prompt.clone()], &exact_options(30));
+    for ctx_size in [64, 257, 4096] {
+        let options = Options {
+            ctx_size: Some(ctx_size),
+            ..exact_options(30)
+        };
+        let (texts, report) = greedy(&model, vec![prompt.clone()], &options);
+        assert_eq!(texts, expected);
+        assert_eq!(report.contexts[0].n_ctx, 256);
+        assert_eq!(report.contexts[0].long_rope, Some(false));
+    }
+}
+
+#[test]
+fn a_beginning_that_prompts_share_is_computed_once() {
+    let model = tiny();
+    let system: Vec<i32> = (0..50).map(|i| 262 + i).collect();
+    let prompts: Vec<Vec<i32>> = (0..6)
+        .map(|i| [&system[..], &[300 + i, 320 - i]].concat())
+        .collect();
+    let (together, report) = greedy(&model, prompts.clone(), &exact_options(8));
+    assert_eq!(report.prefilled, 50 + 6 * 2);
+    for (prompt, text) in prompts.into_iter().zip(&together) {
+        let (alone, report) = greedy(&model, vec![prompt], &exact_options(8));
+        assert_eq!(alone[0], *text);
+        assert_eq!(report.prefilled, 52);
+    }
+}
+
+#[test]
+fn many_prompts_take_turns_in_a_small_context() {
+    let model = tiny();
+    let prompts: Vec<Vec<i32>> = (0..500)
+        .map(|i| {
+            (0..1 + i % 9)
+                .map(|k| 260 + (i * 13 + k * 5) % 140)
+                .collect()
+        })
+        .collect();
+    let (texts, report) = greedy(&model, prompts.clone(), &exact_options(4));
+    assert!(texts.iter().all(|text| text.len() == 4));
+    assert!(report.contexts[0].n_seq >= 20 && report.contexts[0].n_ctx == 256);
+    assert!(report.calls < 500, "{} calls", report.calls);
+    for i in [0, 250, 499] {
+        let (alone, _) = greedy(&model, vec![prompts[i].clone()], &exact_options(4));
+        assert_eq!(alone[0], texts[i]);
+    }
+}
+
+#[test]
+fn cancelling_gives_what_there_is() {
+    let model = tiny();
+    let cancel = Cancel::new();
+    let settings = Settings {
+        cancel: cancel.clone(),
+        ..exact()
+    };
+    let options = Options {
+        settings,
+        ..exact_options(100)
+    };
+    let mut tokens = 0;
+    let mut ends = Vec::new();
+    complete(&model, vec![vec![270]; 40], &options, &mut |event| {
+        match event {
+            Event::Token { .. } => {
+                tokens += 1;
+                if tokens == 60 {
+                    cancel.set();
+                }
+            }
+            Event::Done { index, completion } => {
+                ends.push((index, completion.finish, completion.steps.len()))
+            }
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(ends.len(), 40);
+    assert!(
+        ends.iter()
+            .all(|(_, finish, _)| *finish == Finish::Cancelled)
+    );
+    assert!(ends[0].2 >= 1 && tokens < 100, "{tokens}");
+}
+
+#[test]
+fn an_observer_sees_layers_and_attention() {
+    struct Watch(Vec<(String, [usize; 4], Vec<f32>)>);
+    impl Observer for Watch {
+        fn wants(&mut self, name: &str) -> bool {
+            name.starts_with("l_out-") || name.starts_with("kq_soft_max-") || name == "result_norm"
+        }
+        fn tensor(&mut self, tensor: &NamedTensor<'_>) -> ControlFlow<()> {
+            self.0
+                .push((tensor.name.to_owned(), tensor.shape, tensor.data.to_vec()));
+            ControlFlow::Continue(())
+        }
+    }
+    let model = tiny();
+    let tokens = [270, 280, 290, 300, 310];
+    let plain = all_logits(&mut Session::new(&model, &exact()).unwrap(), 0, &tokens);
+    let settings = Settings {
+        observe: true,
+        ..exact()
+    };
+    let mut session = Session::new(&model, &settings).unwrap();
+    let mut watch = Watch(Vec::new());
+    let mut rows = Vec::new();
+    session
+        .feed_observed(0, &tokens, Want::All, &mut watch, &mut |_, row| {
+            rows.push(row.to_vec())
+        })
+        .unwrap();
+    assert!(
+        distance(&rows[4], &plain[4]) < 1e-6,
+        "looking on changes nothing"
+    );
+    let find = |name: &str| watch.0.iter().find(|(n, _, _)| n == name).unwrap();
+    for layer in 0..2 {
+        assert_eq!(find(&format!("l_out-{layer}")).1, [64, 5, 1, 1]);
+        let (_, shape, weights) = find(&format!("kq_soft_max-{layer}"));
+        assert_eq!(shape[1..], [5, 4, 1]);
+        for (i, row) in weights.chunks(shape[0]).enumerate() {
+            let sum: f32 = row.iter().sum();
+            assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+            assert!(row[i % 5 + 1..].iter().all(|&w| w == 0.0), "causal");
+        }
+    }
+    assert!(
+        session
+            .feed_observed(0, &[1; 600], Want::None, &mut watch, &mut |_, _| {})
+            .is_err()
+    );
+    let mut blind = Session::new(&model, &exact()).unwrap();
+    assert!(
+        blind
+            .feed_observed(0, &tokens, Want::None, &mut watch, &mut |_, _| {})
+            .is_err()
+    );
 }

@@ -258,6 +258,7 @@ pub(super) struct Context {
     n_vocab: u32,
     n_batch: u32,
     n_seq: u32,
+    n_outputs: u32,
     /// For each token of the last batch, whether it has logits.
     outputs: Vec<bool>,
 }
@@ -307,6 +308,8 @@ impl Context {
 
         let n_seq = params.n_seq.clamp(1, MAX_SEQ);
         let n_batch = params.n_batch.clamp(1, params.n_ctx.max(1));
+        // llama.cpp keeps a row for each sequence at least.
+        let n_outputs = params.n_outputs.min(n_batch).max(n_seq);
         let watch = NonNull::from(Box::leak(Box::new(Watch {
             observer: None,
             bytes: Vec::new(),
@@ -321,7 +324,7 @@ impl Context {
             p.n_batch = n_batch;
             p.n_ubatch = n_batch;
             p.n_seq_max = n_seq;
-            p.n_outputs_max = params.n_outputs.clamp(1, n_batch.max(n_seq));
+            p.n_outputs_max = n_outputs;
             p.n_threads = params.threads as i32;
             p.n_threads_batch = params.threads_batch as i32;
             p.type_k = params.kv_type.ggml();
@@ -357,6 +360,7 @@ impl Context {
             n_vocab,
             n_batch,
             n_seq,
+            n_outputs,
             outputs: Vec::new(),
         })
     }
@@ -378,6 +382,11 @@ impl Context {
         self.n_batch as usize
     }
 
+    /// Tokens of a batch that may have logits.
+    pub fn n_outputs(&self) -> usize {
+        self.n_outputs as usize
+    }
+
     /// Computes a batch. `observer` sees the graph's tensors if the context was made with
     /// `observe`. Stops with [`Error::Cancelled`] soon after the cancel flag is raised.
     pub fn decode(&mut self, batch: &mut Batch, observer: Option<&mut dyn Observer>) -> Result<()> {
@@ -387,6 +396,13 @@ impl Context {
             return Err(Error::Setting(format!(
                 "a batch has 1 to {} tokens, not {n}",
                 self.n_batch
+            )));
+        }
+        let outputs = batch.outputs.iter().filter(|&&output| output != 0).count();
+        if outputs > self.n_outputs as usize {
+            return Err(Error::Setting(format!(
+                "logits of {outputs} tokens at once, in a context made for {}",
+                self.n_outputs
             )));
         }
         let n_vocab = self.n_vocab;

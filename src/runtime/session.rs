@@ -80,8 +80,8 @@ pub struct Settings {
     pub n_seq: u32,
     /// Tokens computed at once; longer feeds are split.
     pub n_batch: u32,
-    /// Rows of logits wanted at once, at most: sizes the compute buffer (one row of the
-    /// vocabulary in f32 each).
+    /// Rows of logits computed at once, at most: sizes the compute buffer (one row of the
+    /// vocabulary in f32 each). Feeds that want more are split.
     pub n_outputs: u32,
     /// Threads; none: as many as the process may use.
     pub threads: Option<u32>,
@@ -101,7 +101,7 @@ impl Default for Settings {
             n_ctx: 512,
             n_seq: 1,
             n_batch: 512,
-            n_outputs: 1,
+            n_outputs: 512,
             threads: None,
             kv_type: KvType::default(),
             flash_attention: FlashAttention::default(),
@@ -343,27 +343,29 @@ impl Session {
                 n_ctx: self.longest(),
             });
         }
-        let part = self.context.n_batch();
-        for (number, chunk) in tokens.chunks(part).enumerate() {
-            let entries: Vec<Entry> = chunk
-                .iter()
-                .enumerate()
-                .map(|(i, &token)| {
-                    let output = want.has(number * part + i, tokens.len());
-                    Entry { seq, token, output }
-                })
-                .collect();
+        let (n_batch, n_outputs) = (self.context.n_batch(), self.context.n_outputs());
+        let mut fed = 0;
+        while fed < tokens.len() {
+            let mut entries: Vec<Entry> = Vec::new();
+            let mut outputs = 0;
+            for (i, &token) in tokens.iter().enumerate().skip(fed).take(n_batch) {
+                let output = want.has(i, tokens.len());
+                if output && outputs == n_outputs {
+                    break;
+                }
+                outputs += usize::from(output);
+                entries.push(Entry { seq, token, output });
+            }
             let observer: Option<&mut dyn Observer> = match &mut observer {
                 Some(observer) => Some(&mut **observer),
                 None => None,
             };
-            let result = self.run(&entries, observer, &mut |i, logits| {
-                on_logits(number * part + i, logits)
-            });
+            let result = self.run(&entries, observer, &mut |i, row| on_logits(fed + i, row));
             if let Err(error) = result {
                 self.truncate(seq, before);
                 return Err(error);
             }
+            fed += entries.len();
         }
         Ok(())
     }
