@@ -5,29 +5,57 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use crate::output::{ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 
-/// A table whose first row is `header`; a name that ends in `>` is a column aligned to the right.
-pub fn table(out: &Output, header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    if out.has_colour() {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
-    }
-    let titles = header.iter().map(|title| title.trim_end_matches('>'));
-    if titles.clone().any(|title| !title.is_empty()) {
-        table.set_header(titles.map(|title| cell(title, DIM)));
-    }
-    for (index, title) in header.iter().enumerate() {
-        if let Some(column) = table.column_mut(index) {
-            if title.ends_with('>') {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-            column.set_padding((if index == 0 { 0 } else { 1 }, 1));
+/// Rows to be printed in columns.
+pub struct Columns {
+    table: Table,
+    right: Vec<bool>,
+}
+
+impl Columns {
+    /// Columns with these titles. One that ends in `>` is aligned to the right; without any
+    /// title there is no line of titles.
+    pub fn new(out: &Output, titles: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        if out.has_colour() {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
         }
+        let names = titles.iter().map(|title| title.trim_end_matches('>'));
+        if names.clone().any(|name| !name.is_empty()) {
+            table.set_header(names.map(|name| cell(name, DIM)));
+        }
+        let right = titles.iter().map(|title| title.ends_with('>')).collect();
+        Self { table, right }
     }
-    table
+
+    /// Adds a row.
+    pub fn add(&mut self, row: impl IntoIterator<Item = Cell>) {
+        self.table.add_row(row.into_iter().collect::<Vec<_>>());
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The lines, each with a line feed and none with spaces at its end.
+    pub fn lines(mut self) -> String {
+        // Columns exist only once there are rows.
+        for (index, &right) in self.right.iter().enumerate() {
+            if let Some(column) = self.table.column_mut(index) {
+                column.set_padding((u16::from(index > 0), 1));
+                if right {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        let mut text = self.table.trim_fmt();
+        text.push('\n');
+        text
+    }
 }
 
 /// A cell in one of the styles of [`crate::output`].
@@ -48,11 +76,4 @@ pub fn cell(text: impl ToString, style: Style) -> Cell {
 /// An unstyled cell.
 pub fn plain(text: impl ToString) -> Cell {
     Cell::new(text)
-}
-
-/// The table's lines, each with a line feed and none with spaces at its end.
-pub fn lines(table: &Table) -> String {
-    let mut text = table.trim_fmt();
-    text.push('\n');
-    text
 }

@@ -3,6 +3,7 @@
 pub mod complete;
 pub mod completions;
 pub mod engine;
+pub mod meta;
 pub mod vocab;
 
 use std::io::Write;
@@ -45,6 +46,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => Ok(()),
+        Some(Command::Meta(args)) => meta::run(&args),
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),
         Some(Command::Completions(args)) => completions::run(&args),

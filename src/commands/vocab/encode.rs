@@ -12,7 +12,7 @@ use super::{Args, JsonText, quoted};
 use crate::human;
 use crate::output::{ACCENT, Output};
 use crate::runtime;
-use crate::table::{cell, lines, plain, table};
+use crate::table::{Columns, cell, plain};
 use crate::vocab::Vocabulary;
 
 /// `--encode` and `--decode` as JSON.
@@ -73,12 +73,12 @@ fn print(
         }
         writeln!(out)?;
     }
-    let mut rows = table(out, &["id>", "piece"]);
+    let mut rows = Columns::new(out, &["id>", "piece"]);
     for token in &tokens {
-        rows.add_row([cell(token.id, ACCENT), plain(quoted(&token.piece))]);
+        rows.add([cell(token.id, ACCENT), plain(quoted(&token.piece))]);
     }
     if !rows.is_empty() {
-        out.write_all(lines(&rows).as_bytes())?;
+        out.write_all(rows.lines().as_bytes())?;
     }
     let count = human::count(ids.len() as u64);
     let plural = if ids.len() == 1 { "" } else { "s" };

@@ -10,7 +10,7 @@ use super::{JsonToken, quoted};
 use crate::hint::hinted;
 use crate::human;
 use crate::output::{ACCENT, DIM, Output};
-use crate::table::{cell, lines, plain, table};
+use crate::table::{Columns, cell, plain};
 use crate::vocab::{Kind, Vocabulary};
 
 /// How many tokens to suggest for one that does not exist.
@@ -97,13 +97,13 @@ pub(super) fn print(
     if json {
         return Ok(out.json(&tokens.map(JsonToken).collect::<Vec<_>>())?);
     }
-    let mut rows = table(out, &["id>", "piece", "text", "bytes", "kind", "score>"]);
+    let mut rows = Columns::new(out, &["id>", "piece", "text", "bytes", "kind", "score>"]);
     for token in tokens {
         let mut hex = String::new();
         for byte in token.piece.iter() {
             write!(hex, "{}{byte:02x}", if hex.is_empty() { "" } else { " " })?;
         }
-        rows.add_row([
+        rows.add([
             cell(token.id, ACCENT),
             plain(quoted(&token.piece)),
             plain(human::escape(token.text)),
@@ -121,5 +121,5 @@ pub(super) fn print(
             ),
         ]);
     }
-    Ok(out.write_all(lines(&rows).as_bytes())?)
+    Ok(out.write_all(rows.lines().as_bytes())?)
 }

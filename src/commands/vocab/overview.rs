@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Args, JsonText};
 use crate::human;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output};
-use crate::table::{cell, lines, plain, table};
+use crate::table::{Columns, cell, plain};
 use crate::vocab::Vocabulary;
 
 /// Special tokens in the overview, at most; some vocabularies have thousands.
@@ -118,7 +118,7 @@ fn print_text(vocabulary: &Vocabulary<'_>, out: &mut Output) -> anyhow::Result<(
     writeln!(out, "{title}: {}", counts.join(", "))?;
     writeln!(out, "type {model}: {words}\n")?;
 
-    let mut roles = table(out, &["", ">", "", ""]);
+    let mut roles = Columns::new(out, &["", ">", "", ""]);
     for role in vocabulary.roles() {
         let remark = match (role.name, vocabulary.adds_bos(), vocabulary.adds_eos()) {
             _ if !role.stated => "not stated in the file; llama.cpp takes it by its text",
@@ -128,7 +128,7 @@ fn print_text(vocabulary: &Vocabulary<'_>, out: &mut Output) -> anyhow::Result<(
             ("eos", _, Some(true)) => "put after a text",
             _ => "",
         };
-        roles.add_row([
+        roles.add([
             cell(role.name.to_uppercase(), DIM),
             cell(role.id, ACCENT),
             plain(human::escape(vocabulary.text(role.id).unwrap_or_default())),
@@ -136,7 +136,7 @@ fn print_text(vocabulary: &Vocabulary<'_>, out: &mut Output) -> anyhow::Result<(
         ]);
     }
     if !roles.is_empty() {
-        writeln!(out, "{}", lines(&roles))?;
+        writeln!(out, "{}", roles.lines())?;
     }
     writeln!(out, "{}", out.paint(BOLD, "Special tokens"))?;
     print_special(vocabulary, SHOWN, out)?;
@@ -161,7 +161,7 @@ fn print_special(vocabulary: &Vocabulary<'_>, most: usize, out: &mut Output) -> 
         "normalized",
         "special",
     ];
-    let mut rows = table(out, &header);
+    let mut rows = Columns::new(out, &header);
     let flag = |set: bool| {
         cell(
             if set { "true" } else { "false" },
@@ -170,7 +170,7 @@ fn print_special(vocabulary: &Vocabulary<'_>, most: usize, out: &mut Output) -> 
     };
     let special = special(vocabulary);
     for token in special.iter().take(most) {
-        rows.add_row([
+        rows.add([
             cell(token.id, ACCENT),
             plain(human::escape(token.text.0)),
             plain(token.kind),
@@ -185,7 +185,7 @@ fn print_special(vocabulary: &Vocabulary<'_>, most: usize, out: &mut Output) -> 
         writeln!(out, "none")?;
         return Ok(());
     }
-    out.write_all(lines(&rows).as_bytes())?;
+    out.write_all(rows.lines().as_bytes())?;
     if special.len() > most {
         let more = human::count((special.len() - most) as u64);
         writeln!(out, "… and {more} more: modelve vocab --special")?;

@@ -1,0 +1,234 @@
+//! What GGUF's tensor names mean: Hugging Face's name, the kind of module, and a plain word.
+//!
+//! Sources: llama.cpp's src/llama-arch.cpp for the names, transformers' modeling files for
+//! theirs. A name that stands in no table is shown as the file has it.
+
+use std::borrow::Cow;
+
+/// What a module does to its input, in PyTorch's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// A matrix: input size → output size.
+    Linear,
+    /// A table of vectors, looked up by number.
+    Embedding,
+    /// One factor per component.
+    Norm,
+    /// Anything else.
+    Other,
+}
+
+/// One name.
+#[derive(Debug)]
+pub struct Name {
+    /// In the GGUF, without `blk.N.` and `.weight`.
+    pub gguf: &'static str,
+    /// In the checkpoint, from the model or the layer on.
+    pub hub: &'static str,
+    /// The kind of module.
+    pub module: Module,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+const fn name(gguf: &'static str, hub: &'static str, module: Module, about: &'static str) -> Name {
+    Name {
+        gguf,
+        hub,
+        module,
+        about,
+    }
+}
+
+use Module::{Embedding, Linear, Norm, Other};
+
+/// Outside the layers, in the order of a forward pass.
+#[rustfmt::skip]
+pub static OUTSIDE: &[Name] = &[
+    name("token_embd", "model.embed_tokens", Embedding, "one vector per token of the vocabulary: what a token means before any context"),
+    name("position_embd", "model.embed_positions", Embedding, "one vector per position, added to the token's"),
+    name("token_types", "model.token_type_embeddings", Embedding, "one vector per kind of text, added to the token's"),
+    name("token_embd_norm", "model.embed_norm", Norm, "evens out the sizes of the embedded tokens"),
+    name("output_norm", "model.norm", Norm, "evens out the sizes of the last layer's vectors before they become logits"),
+    name("rope_freqs", "model.rotary_emb.freqs", Other, "factors on the frequencies that encode positions"),
+    name("rope_factors_long", "model.rotary_emb.long_factor", Other, "stretches the frequencies that encode positions, for contexts longer than the original training"),
+    name("rope_factors_short", "model.rotary_emb.short_factor", Other, "the same for contexts within the original training's length"),
+    name("output", "lm_head", Linear, "the last vector to one logit per token of the vocabulary"),
+    name("cls", "classifier.dense", Linear, "the last vector to classes"),
+    name("cls.output", "classifier.out_proj", Linear, "the last vector to classes"),
+];
+
+/// Inside a layer, in the order of a forward pass.
+#[rustfmt::skip]
+pub static INSIDE: &[Name] = &[
+    name("attn_norm", "input_layernorm", Norm, "evens out the vectors' sizes before attention"),
+    name("attn_norm_2", "input_layernorm_2", Norm, "a second norm before attention"),
+    name("attn_qkv", "self_attn.qkv_proj", Linear, "queries, keys and values in one matrix: what a token looks for, offers and passes on"),
+    name("attn_q", "self_attn.q_proj", Linear, "queries: what a token looks for in those before it"),
+    name("attn_k", "self_attn.k_proj", Linear, "keys: what a token offers to be found by"),
+    name("attn_v", "self_attn.v_proj", Linear, "values: what a token passes on to those that attend to it"),
+    name("attn_q_a", "self_attn.q_a_proj", Linear, "queries, first squeezed into a narrow vector"),
+    name("attn_q_a_norm", "self_attn.q_a_layernorm", Norm, "evens out the squeezed queries"),
+    name("attn_q_b", "self_attn.q_b_proj", Linear, "the squeezed queries widened to all heads"),
+    name("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", Linear, "keys and values squeezed into the narrow vector that the cache keeps"),
+    name("attn_kv_a_norm", "self_attn.kv_a_layernorm", Norm, "evens out the squeezed keys and values"),
+    name("attn_kv_b", "self_attn.kv_b_proj", Linear, "the squeezed keys and values widened to all heads"),
+    name("attn_k_b", "self_attn.k_b_proj", Linear, "the squeezed keys widened to all heads"),
+    name("attn_v_b", "self_attn.v_b_proj", Linear, "the squeezed values widened to all heads"),
+    name("attn_q_norm", "self_attn.q_norm", Norm, "evens out the queries, head by head"),
+    name("attn_k_norm", "self_attn.k_norm", Norm, "evens out the keys, head by head"),
+    name("attn_sinks", "self_attn.sinks", Other, "where a head's attention goes when nothing is worth attending to"),
+    name("attn_rot_embd", "self_attn.rotary_emb", Other, "frequencies that encode positions"),
+    name("attn_output", "self_attn.o_proj", Linear, "what the heads found, back into the residual stream"),
+    name("attn_sub_norm", "self_attn.inner_attn_ln", Norm, "evens out what the heads found"),
+    name("post_attention_norm", "post_attention_layernorm", Norm, "evens out what attention adds"),
+    name("ffn_norm", "post_attention_layernorm", Norm, "evens out the vectors' sizes before the feed-forward network"),
+    name("ffn_gate_inp", "mlp.gate", Linear, "the router: which experts a token goes to"),
+    name("exp_probs_b", "mlp.gate.e_score_correction", Other, "keeps the experts evenly busy"),
+    name("ffn_gate", "mlp.gate_proj", Linear, "which features of the feed-forward network are let through"),
+    name("ffn_up", "mlp.up_proj", Linear, "widens the vector into the features of the feed-forward network"),
+    name("ffn_down", "mlp.down_proj", Linear, "the features back into the residual stream"),
+    name("ffn_sub_norm", "mlp.ffn_layernorm", Norm, "evens out the features"),
+    name("ffn_gate_exps", "mlp.experts.gate_proj", Linear, "the gates of all experts"),
+    name("ffn_up_exps", "mlp.experts.up_proj", Linear, "the widening matrices of all experts"),
+    name("ffn_gate_up_exps", "mlp.experts.gate_up_proj", Linear, "gates and widening matrices of all experts, in one"),
+    name("ffn_down_exps", "mlp.experts.down_proj", Linear, "the narrowing matrices of all experts"),
+    name("ffn_gate_inp_shexp", "mlp.shared_expert_gate", Linear, "how much of the shared expert is added"),
+    name("ffn_gate_shexp", "mlp.shared_expert.gate_proj", Linear, "the gate of the expert that every token goes through"),
+    name("ffn_up_shexp", "mlp.shared_expert.up_proj", Linear, "the widening matrix of the expert that every token goes through"),
+    name("ffn_down_shexp", "mlp.shared_expert.down_proj", Linear, "the narrowing matrix of the expert that every token goes through"),
+    name("post_ffw_norm", "post_feedforward_layernorm", Norm, "evens out what the feed-forward network adds"),
+    name("layer_output_norm", "output_layernorm", Norm, "evens out the layer's result"),
+];
+
+/// Names that mean something else in some architectures.
+#[rustfmt::skip]
+static EXCEPTIONS: &[(&[&str], Name)] = &[
+    (&["phi3"], name("ffn_up", "mlp.gate_up_proj", Linear,
+        "gate and up in one matrix: widens the vector into features, and says which are let through")),
+    (&["gemma2", "gemma3", "gemma4"], name("ffn_norm", "pre_feedforward_layernorm", Norm,
+        "evens out the vectors' sizes before the feed-forward network")),
+];
+
+/// `blk.7.attn_q.weight` → (7, `attn_q.weight`).
+pub fn layer(tensor: &str) -> Option<(u64, &str)> {
+    let (number, rest) = tensor.strip_prefix("blk.")?.split_once('.')?;
+    Some((number.parse().ok()?, rest))
+}
+
+/// What is known of a tensor: its place in the order of a forward pass and its name. `rest` is
+/// what stands after `blk.N.`, or the whole name outside the layers.
+pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'static Name)> {
+    let bare = bare(rest);
+    let table = if in_layer { INSIDE } else { OUTSIDE };
+    let index = table.iter().position(|name| name.gguf == bare)?;
+    let exception = EXCEPTIONS
+        .iter()
+        .find(|(of, name)| in_layer && name.gguf == bare && of.contains(&architecture));
+    Some((index, exception.map_or(&table[index], |(_, name)| name)))
+}
+
+/// A name without the parameter at its end.
+pub fn bare(name: &str) -> &str {
+    let without = name.strip_suffix(".weight");
+    without
+        .or_else(|| name.strip_suffix(".bias"))
+        .unwrap_or(name)
+}
+
+/// What transformers calls the family of an architecture: `Phi3` of `Phi3ForCausalLM`.
+pub fn family(architecture: &str) -> Option<&'static str> {
+    Some(match architecture {
+        "phi3" => "Phi3",
+        "phimoe" => "PhiMoE",
+        "llama" => "Llama",
+        "llama4" => "Llama4",
+        "qwen2" => "Qwen2",
+        "qwen2moe" => "Qwen2Moe",
+        "qwen3" => "Qwen3",
+        "qwen3moe" => "Qwen3Moe",
+        "gemma" => "Gemma",
+        "gemma2" => "Gemma2",
+        "gemma3" => "Gemma3",
+        "deepseek2" => "DeepseekV3",
+        "gpt-oss" => "GptOss",
+        "olmo2" => "Olmo2",
+        "granite" => "Granite",
+        "smollm3" => "SmolLM3",
+        _ => return None,
+    })
+}
+
+/// `Phi3ForCausalLM`.
+pub fn class(architecture: &str) -> Option<Cow<'static, str>> {
+    family(architecture).map(|family| Cow::Owned(format!("{family}ForCausalLM")))
+}
+
+/// llama.cpp's names for `general.file_type` (`enum llama_ftype` in llama.h).
+pub fn file_type(number: u64) -> Option<&'static str> {
+    Some(match number {
+        0 => "F32",
+        1 => "F16",
+        2 => "Q4_0",
+        3 => "Q4_1",
+        7 => "Q8_0",
+        8 => "Q5_0",
+        9 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K_S",
+        12 => "Q3_K_M",
+        13 => "Q3_K_L",
+        14 => "Q4_K_S",
+        15 => "Q4_K_M",
+        16 => "Q5_K_S",
+        17 => "Q5_K_M",
+        18 => "Q6_K",
+        19 => "IQ2_XXS",
+        20 => "IQ2_XS",
+        21 => "Q2_K_S",
+        22 => "IQ3_XS",
+        23 => "IQ3_XXS",
+        24 => "IQ1_S",
+        25 => "IQ4_NL",
+        26 => "IQ3_S",
+        27 => "IQ3_M",
+        28 => "IQ2_S",
+        29 => "IQ2_M",
+        30 => "IQ4_XS",
+        31 => "IQ1_M",
+        32 => "BF16",
+        36 => "TQ1_0",
+        37 => "TQ2_0",
+        38 => "MXFP4_MOE",
+        39 => "NVFP4",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        assert_eq!(
+            layer("blk.31.attn_qkv.weight"),
+            Some((31, "attn_qkv.weight"))
+        );
+        assert_eq!(layer("blk.x.attn_qkv.weight"), None);
+        assert_eq!(layer("output.weight"), None);
+        assert_eq!(bare("attn_q.bias"), "attn_q");
+    }
+
+    #[test]
+    fn no_name_stands_twice_and_phi3s_matrix_is_both() {
+        for table in [OUTSIDE, INSIDE] {
+            for (index, name) in table.iter().enumerate() {
+                assert!(table[..index].iter().all(|other| other.gguf != name.gguf));
+            }
+        }
+        let hub = |architecture| find(architecture, true, "ffn_up.weight").unwrap().1.hub;
+        assert_eq!(hub("phi3"), "mlp.gate_up_proj");
+        assert_eq!(hub("llama"), "mlp.up_proj");
+    }
+}

@@ -1,0 +1,238 @@
+//! Will it fit? Bytes of KV cache by context, and what memory there is.
+
+use serde::Serialize;
+
+use super::subject::Subject;
+use crate::gguf::GgmlType;
+use crate::memory::Memory;
+
+/// The contexts to compare, and the model's own.
+const CONTEXTS: [u64; 3] = [2048, 4096, 32_768];
+/// Contexts are multiples of this, as llama.cpp rounds them.
+const CONTEXT_STEP: u64 = 256;
+/// Memory besides weights and KV cache, roughly: compute buffers and logits.
+const WORKING_BYTES: u64 = 128 << 20;
+
+/// Everything about sizes.
+#[derive(Debug, Serialize)]
+pub struct Sizing {
+    /// The KV cache, where the metadata tells its size.
+    pub kv_cache: Option<KvCache>,
+    /// Bytes of weights to be held in memory.
+    pub weight_bytes: u64,
+    /// Bytes that a pass needs besides weights and KV cache, roughly.
+    pub working_bytes: u64,
+    /// What memory there is.
+    pub memory: Option<Memory>,
+    /// The largest context that fits into it.
+    pub largest_context: Option<LargestContext>,
+}
+
+/// Bytes of KV cache.
+#[derive(Debug, Serialize)]
+pub struct KvCache {
+    /// For one token.
+    pub per_token: KvBytes,
+    /// Whether this is the most it can be: some layers keep less than the whole context.
+    pub upper_bound: bool,
+    /// For some contexts, the last of them the model's own.
+    pub contexts: Vec<Context>,
+}
+
+/// Bytes by the type of the cache; none where a head is no whole number of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KvBytes {
+    /// With half precision, the default.
+    pub f16: Option<u64>,
+    /// With 8 bits.
+    pub q8_0: Option<u64>,
+}
+
+/// The KV cache of one context.
+#[derive(Debug, Serialize)]
+pub struct Context {
+    /// Length in tokens.
+    pub tokens: u64,
+    /// Bytes.
+    #[serde(flatten)]
+    pub bytes: KvBytes,
+}
+
+/// The largest context that fits, in tokens; 0 when the weights alone are too much.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct LargestContext {
+    /// With an f16 KV cache.
+    pub f16: Option<u64>,
+    /// With a q8_0 KV cache.
+    pub q8_0: Option<u64>,
+}
+
+impl Sizing {
+    /// What the model would take, in `memory`.
+    pub fn of(subject: &Subject<'_>, memory: Option<Memory>) -> Self {
+        let weight_bytes = subject.tensor_bytes();
+        let kv_cache = kv_cache(subject);
+        let largest_context = kv_cache.as_ref().zip(memory).map(|(cache, memory)| {
+            let free = memory
+                .available
+                .saturating_sub(weight_bytes)
+                .saturating_sub(WORKING_BYTES);
+            let most = subject.number("context_length").unwrap_or(u64::MAX);
+            let fits = |per_token: Option<u64>| match per_token? {
+                0 => Some(most),
+                per_token => {
+                    let whole = free / per_token / CONTEXT_STEP * CONTEXT_STEP;
+                    Some(whole.min(most))
+                }
+            };
+            LargestContext {
+                f16: fits(cache.per_token.f16),
+                q8_0: fits(cache.per_token.q8_0),
+            }
+        });
+        Self {
+            kv_cache,
+            weight_bytes,
+            working_bytes: WORKING_BYTES,
+            memory,
+            largest_context,
+        }
+    }
+}
+
+/// Keys and values that a token leaves behind in each layer.
+fn kv_cache(subject: &Subject<'_>) -> Option<KvCache> {
+    let layers = subject.layers()?;
+    let heads = subject.per_layer("attention.head_count", layers)?;
+    let kv_heads = subject
+        .per_layer("attention.head_count_kv", layers)
+        .unwrap_or_else(|| heads.clone());
+    let width = subject.number("embedding_length")?;
+    // Layers without heads of their own have no cache.
+    let head = heads.iter().find(|&&n| n > 0).map_or(0, |n| width / n);
+    let key = subject.number("attention.key_length").unwrap_or(head);
+    let value = subject.number("attention.value_length").unwrap_or(head);
+    // With latent attention the cache holds one narrow vector and the rotated part of the key.
+    let latent = subject
+        .number("attention.kv_lora_rank")
+        .filter(|&rank| rank > 0);
+    let latent = latent.and_then(|rank| rank.checked_add(subject.number("rope.dimension_count")?));
+    let bytes = |ty: GgmlType| -> Option<u64> {
+        let mut sum = 0u64;
+        for &heads in &kv_heads {
+            let rows = match latent {
+                Some(width) => [width, 0],
+                None => [heads.checked_mul(key)?, heads.checked_mul(value)?],
+            };
+            for row in rows {
+                sum = sum.checked_add(ty.row_bytes(row)?)?;
+            }
+        }
+        Some(sum)
+    };
+    let per_token = KvBytes {
+        f16: bytes(GgmlType::F16),
+        q8_0: bytes(GgmlType::Q8_0),
+    };
+    let full = subject.number("context_length");
+    let mut tokens: Vec<u64> = CONTEXTS.iter().copied().chain(full).collect();
+    // A context beyond the model's own is of no use.
+    tokens.retain(|&n| n <= full.unwrap_or(u64::MAX));
+    tokens.sort_unstable();
+    tokens.dedup();
+    let contexts = tokens.into_iter().map(|tokens| Context {
+        tokens,
+        bytes: KvBytes {
+            f16: per_token.f16.and_then(|n| n.checked_mul(tokens)),
+            q8_0: per_token.q8_0.and_then(|n| n.checked_mul(tokens)),
+        },
+    });
+    // llama.cpp gives Phi-3 no sliding window, whatever the file says.
+    let window = subject.number("attention.sliding_window").unwrap_or(0);
+    let recurrent = subject.number("ssm.state_size").is_some();
+    Some(KvCache {
+        per_token,
+        upper_bound: recurrent || window > 0 && subject.architecture() != "phi3",
+        contexts: contexts.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::{Fact, Facts, Tensor};
+    use super::*;
+
+    /// Phi-3-mini-128k's facts.
+    struct Phi3;
+
+    impl Facts for Phi3 {
+        fn fact(&self, key: &str) -> Option<Fact> {
+            Some(match key.strip_prefix("phi3.").unwrap_or(key) {
+                "general.architecture" => Fact::Text("phi3".to_owned()),
+                "block_count" | "attention.head_count" | "attention.head_count_kv" => {
+                    Fact::Integer(32)
+                }
+                "embedding_length" => Fact::Integer(3072),
+                "context_length" => Fact::Integer(131_072),
+                _ => return None,
+            })
+        }
+    }
+
+    /// Phi-3-mini-128k's tensors.
+    fn phi3() -> Vec<Tensor> {
+        let mut tensors = Vec::new();
+        let mut add = |name: String, shape: &[u64]| {
+            let shape = shape.to_vec();
+            let bytes = Some(shape.iter().product::<u64>() * 2);
+            let ty = GgmlType::F16;
+            tensors.push(Tensor {
+                name,
+                shape,
+                ty,
+                bytes,
+            });
+        };
+        for name in ["token_embd.weight", "output.weight"] {
+            add(name.to_owned(), &[3072, 32_064]);
+        }
+        for layer in 0..32 {
+            let mut part = |name: &str, shape| add(format!("blk.{layer}.{name}.weight"), shape);
+            part("attn_norm", &[3072]);
+            part("attn_qkv", &[3072, 9216]);
+            part("attn_output", &[3072, 3072]);
+            part("ffn_norm", &[3072]);
+            part("ffn_up", &[3072, 16_384]);
+            part("ffn_down", &[8192, 3072]);
+        }
+        add("output_norm.weight".to_owned(), &[3072]);
+        tensors
+    }
+
+    #[test]
+    fn phi3s_cache_is_what_llama_cpp_allocates() {
+        let subject = Subject::new(phi3(), 0, &Phi3);
+        let cache = kv_cache(&subject).unwrap();
+        assert_eq!(cache.per_token.f16, Some(384 << 10));
+        assert_eq!(cache.per_token.q8_0, Some(204 << 10));
+        assert!(!cache.upper_bound);
+        let last = cache.contexts.last().unwrap();
+        assert_eq!(last.tokens, 131_072);
+        assert_eq!(last.bytes.f16, Some(48 << 30));
+    }
+
+    #[test]
+    fn the_largest_context_fits_and_the_next_does_not() {
+        let subject = Subject::new(phi3(), 0, &Phi3);
+        let weights = subject.tensor_bytes();
+        let free = 1000 * (384 << 10);
+        let memory = Memory::of_size(weights + WORKING_BYTES + free);
+        let largest = Sizing::of(&subject, Some(memory)).largest_context.unwrap();
+        assert_eq!(largest.f16, Some(768));
+        assert_eq!(largest.q8_0, Some(1792));
+        let none = Sizing::of(&subject, Some(Memory::of_size(weights)));
+        assert_eq!(none.largest_context.unwrap().f16, Some(0));
+        let all = Sizing::of(&subject, Some(Memory::of_size(1 << 50)));
+        assert_eq!(all.largest_context.unwrap().f16, Some(131_072));
+    }
+}

@@ -1,0 +1,273 @@
+//! What is looked at, whatever it comes from: names, shapes and types, and the facts beside them.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::names;
+use crate::gguf::{GgmlType, Gguf, ValueRef};
+
+/// A tensor: enough to draw and to count.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Name in the GGUF.
+    pub name: String,
+    /// Sizes in GGUF order: the fastest dimension first.
+    pub shape: Vec<u64>,
+    /// Type of its weights.
+    pub ty: GgmlType,
+    /// Bytes of data; `None` when the type is unknown.
+    pub bytes: Option<u64>,
+}
+
+impl Tensor {
+    /// Number of weights.
+    pub fn n_elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// A value of the metadata, as far as a summary needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A string.
+    Text(String),
+    /// Any integer that is not negative.
+    Integer(u64),
+    /// An array: its integers, or as many nothings as it has entries.
+    Array(Vec<Option<u64>>),
+}
+
+/// Metadata by key.
+pub trait Facts {
+    /// The value of `key`, if it is there and of a kind that matters here.
+    fn fact(&self, key: &str) -> Option<Fact>;
+}
+
+impl Facts for Gguf {
+    fn fact(&self, key: &str) -> Option<Fact> {
+        let value = self.get(key)?;
+        match value {
+            ValueRef::String(_) => value.as_str().map(|text| Fact::Text(text.into_owned())),
+            ValueRef::Array(array) => Some(Fact::Array(
+                array.iter().map(|item| item.as_u64()).collect(),
+            )),
+            _ => value.as_u64().map(Fact::Integer),
+        }
+    }
+}
+
+/// A model to describe.
+pub struct Subject<'a> {
+    /// Every tensor, in the file's order.
+    pub tensors: Vec<Tensor>,
+    /// Bytes of everything: header, tensors and padding.
+    pub size_bytes: u64,
+    facts: &'a dyn Facts,
+    architecture: String,
+}
+
+impl<'a> Subject<'a> {
+    /// A GGUF file.
+    pub fn of_gguf(gguf: &'a Gguf) -> Self {
+        let tensors = gguf.tensors().iter().map(|tensor| Tensor {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            ty: tensor.ty,
+            bytes: tensor.bytes,
+        });
+        Self::new(tensors.collect(), gguf.size_bytes(), gguf)
+    }
+
+    /// Tensors and facts from anywhere.
+    pub fn new(tensors: Vec<Tensor>, size_bytes: u64, facts: &'a dyn Facts) -> Self {
+        let architecture = match facts.fact("general.architecture") {
+            Some(Fact::Text(text)) => text,
+            _ => String::new(),
+        };
+        Self {
+            tensors,
+            size_bytes,
+            facts,
+            architecture,
+        }
+    }
+
+    /// `general.architecture`, or nothing.
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// A string.
+    pub fn text(&self, key: &str) -> Option<String> {
+        match self.facts.fact(key)? {
+            Fact::Text(text) if !text.trim().is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// An integer of the architecture: `number("block_count")` is `phi3.block_count`.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        match self.facts.fact(&format!("{}.{key}", self.architecture))? {
+            Fact::Integer(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// An integer of the architecture for each of `layers` layers: one for all, or an array.
+    pub fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
+        match self.facts.fact(&format!("{}.{key}", self.architecture))? {
+            Fact::Integer(number) => Some(vec![number; usize::try_from(layers).ok()?]),
+            Fact::Array(numbers) if numbers.len() as u64 == layers => numbers.into_iter().collect(),
+            _ => None,
+        }
+    }
+
+    /// Entries of an array.
+    pub fn len(&self, key: &str) -> Option<u64> {
+        match self.facts.fact(key)? {
+            Fact::Array(array) => Some(array.len() as u64),
+            _ => None,
+        }
+    }
+
+    /// `general.file_type`, llama.cpp's number for a quantization.
+    pub fn file_type(&self) -> Option<u64> {
+        match self.facts.fact("general.file_type")? {
+            Fact::Integer(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Number of weights.
+    pub fn n_params(&self) -> u64 {
+        self.tensors.iter().map(Tensor::n_elements).sum()
+    }
+
+    /// Bytes of all tensors whose type is known.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().filter_map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Layers, by metadata, else by the tensors' names.
+    pub fn layers(&self) -> Option<u64> {
+        let by_name = || {
+            let layers = self
+                .tensors
+                .iter()
+                .filter_map(|tensor| names::layer(&tensor.name));
+            layers.map(|(layer, _)| layer.saturating_add(1)).max()
+        };
+        // More than any model has; bounds what a damaged file makes us count.
+        self.number("block_count")
+            .or_else(by_name)
+            .filter(|&layers| layers <= 4096)
+    }
+}
+
+/// Who the model is.
+#[derive(Debug, Serialize)]
+pub struct Identity {
+    /// `general.name`.
+    pub name: Option<String>,
+    /// `general.architecture`.
+    pub architecture: Option<String>,
+    /// The class that transformers has for it.
+    pub class: Option<Cow<'static, str>>,
+    /// Weights.
+    pub n_params: u64,
+    /// Bytes of everything.
+    pub size_bytes: u64,
+    /// Bits of tensor data per weight.
+    pub bits_per_weight: Option<f64>,
+    /// The recipe it was quantized with, or the type that most bytes are of.
+    pub quantization: Option<String>,
+    /// The longest context that it was trained for, in tokens.
+    pub context_length: Option<u64>,
+    /// Tokens in the vocabulary.
+    pub vocab_size: Option<u64>,
+    /// Layers.
+    pub layers: Option<u64>,
+    /// Width of the residual stream.
+    pub width: Option<u64>,
+    /// Width of the feed-forward network.
+    pub feed_forward: Option<u64>,
+    /// Attention heads.
+    pub heads: Option<u64>,
+    /// Heads of keys and values.
+    pub kv_heads: Option<u64>,
+    /// Experts per layer, and how many of them a token goes through.
+    pub experts: Option<(u64, u64)>,
+    /// The licence.
+    pub license: Option<String>,
+    /// Where it comes from.
+    pub source: Option<String>,
+}
+
+impl Identity {
+    /// What the metadata says of itself; what it does not say is none.
+    pub fn of(subject: &Subject<'_>) -> Self {
+        let n_params = subject.n_params();
+        let bits = subject.tensor_bytes() as f64 * 8.0 / n_params as f64;
+        let known = subject.tensors.iter().all(|tensor| tensor.bytes.is_some());
+        let architecture = Some(subject.architecture().to_owned());
+        // Files that differ by layer give the first layer's number here.
+        let first = |key| {
+            let per_layer = subject.layers().and_then(|n| subject.per_layer(key, n));
+            per_layer.and_then(|numbers| numbers.into_iter().max())
+        };
+        let embedding = subject
+            .tensors
+            .iter()
+            .find(|t| t.name == "token_embd.weight");
+        Self {
+            name: subject.text("general.name"),
+            architecture: architecture.filter(|name| !name.is_empty()),
+            class: names::class(subject.architecture()),
+            n_params,
+            size_bytes: subject.size_bytes,
+            bits_per_weight: (known && n_params > 0).then_some(bits),
+            quantization: quantization(subject),
+            context_length: subject.number("context_length"),
+            vocab_size: subject
+                .len("tokenizer.ggml.tokens")
+                .or_else(|| embedding.and_then(|tensor| tensor.shape.get(1).copied())),
+            layers: subject.layers(),
+            width: subject.number("embedding_length"),
+            feed_forward: first("feed_forward_length"),
+            heads: first("attention.head_count"),
+            kv_heads: first("attention.head_count_kv").or_else(|| first("attention.head_count")),
+            experts: subject
+                .number("expert_count")
+                .zip(subject.number("expert_used_count"))
+                .filter(|(count, _)| *count > 0),
+            license: subject
+                .text("general.license")
+                .or_else(|| subject.text("general.license.name")),
+            source: [
+                "general.source.url",
+                "general.source.huggingface.repository",
+                "general.repo_url",
+                "general.base_model.0.repo_url",
+                "general.url",
+            ]
+            .iter()
+            .find_map(|key| subject.text(key)),
+        }
+    }
+}
+
+/// The recipe that `general.file_type` names, else the type that holds most bytes.
+fn quantization(subject: &Subject<'_>) -> Option<String> {
+    let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
+    for tensor in &subject.tensors {
+        let size = tensor.bytes.unwrap_or(0);
+        match bytes.iter_mut().find(|(ty, _)| *ty == tensor.ty) {
+            Some((_, sum)) => *sum += size,
+            None => bytes.push((tensor.ty, size)),
+        }
+    }
+    let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
+    let stated = subject.file_type().and_then(names::file_type);
+    Some(stated.map_or_else(|| most.to_string(), str::to_owned))
+}

@@ -1,0 +1,262 @@
+//! What a person reads in ten seconds: who it is, the module tree, and whether it fits.
+
+use std::io::Write;
+use std::path::Path;
+
+use comfy_table::Cell;
+
+use super::names;
+use super::sizing::{KvBytes, Sizing};
+use super::subject::{Identity, Subject};
+use super::tree::{self, Node};
+use crate::human;
+use crate::output::{ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
+use crate::table::{Columns, cell, plain};
+
+/// Prints all of it. `elsewhere` says that the memory is another machine's.
+pub fn print(
+    path: &Path,
+    subject: &Subject<'_>,
+    identity: &Identity,
+    sizing: &Sizing,
+    explain: bool,
+    elsewhere: bool,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    print_identity(path, identity, out)?;
+    if subject.tensors.is_empty() {
+        writeln!(out, "\nno tensors: this file is a vocabulary alone")?;
+    } else {
+        let root = tree::build(subject);
+        print_tree(&root, out)?;
+    }
+    if explain {
+        print_legend(subject, out)?;
+    }
+    print_sizes(identity, sizing, out)?;
+    if subject.tensors.is_empty() {
+        return Ok(());
+    }
+    print_fit(identity, sizing, elsewhere, out)
+}
+
+fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow::Result<()> {
+    let file = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = identity.name.as_deref().unwrap_or(&file);
+    writeln!(out, "{}", out.paint(BOLD, human::escape(name.as_bytes())))?;
+    let count = |n: u64| human::count(n);
+    let line = |facts: Vec<Option<String>>| {
+        let known: Vec<String> = facts.into_iter().flatten().collect();
+        known.join(" · ")
+    };
+    let first = line(vec![
+        identity
+            .architecture
+            .as_ref()
+            .map(|name| human::escape(name.as_bytes())),
+        (identity.n_params > 0)
+            .then(|| format!("{} parameters", human::quantity(identity.n_params))),
+        Some(human::bytes(identity.size_bytes)),
+        identity
+            .quantization
+            .as_ref()
+            .map(|name| match identity.bits_per_weight {
+                Some(bits) => format!("{name}, {bits:.2} bits per weight"),
+                None => name.clone(),
+            }),
+    ]);
+    let second = line(vec![
+        identity
+            .context_length
+            .map(|n| format!("context {}", count(n))),
+        identity
+            .vocab_size
+            .map(|n| format!("vocabulary {}", count(n))),
+        identity.layers.map(|n| format!("{} layers", count(n))),
+        identity.width.map(|n| format!("width {}", count(n))),
+        identity
+            .feed_forward
+            .map(|n| format!("feed-forward {}", count(n))),
+        identity.heads.map(|n| match identity.kv_heads {
+            Some(kv) if kv != n => format!("{} heads, {} for keys and values", count(n), count(kv)),
+            _ => format!("{} heads", count(n)),
+        }),
+        identity
+            .experts
+            .map(|(n, used)| format!("{} experts, {} used", count(n), count(used))),
+    ]);
+    let third = line(vec![
+        identity
+            .license
+            .as_ref()
+            .map(|text| format!("licence {}", human::escape(text.as_bytes()))),
+        identity
+            .source
+            .as_ref()
+            .map(|text| human::escape(text.as_bytes())),
+    ]);
+    for text in [first, second] {
+        if !text.is_empty() {
+            writeln!(out, "{text}")?;
+        }
+    }
+    if !third.is_empty() {
+        writeln!(out, "{}", out.paint(DIM, third))?;
+    }
+    Ok(())
+}
+
+fn print_tree(root: &Node, out: &mut Output) -> anyhow::Result<()> {
+    let header = ["", "GGUF", "module", "type", "bytes>", "params>"];
+    let mut rows = Columns::new(out, &header);
+    rows.add(tree_row("", root, root.params));
+    add_children(&mut rows, root, "", root.params);
+    write!(out, "\n{}", rows.lines())?;
+    let mut differences = Vec::new();
+    root.differences(&mut differences);
+    for (difference, modules) in differences {
+        let verb = if modules.len() == 1 { "is" } else { "are" };
+        let line = format!("{} {verb} {difference}", modules.join(", "));
+        writeln!(out, "{}", out.paint(DIM, human::escape(line.as_bytes())))?;
+    }
+    Ok(())
+}
+
+fn add_children(rows: &mut Columns, node: &Node, indent: &str, all: u64) {
+    for (index, child) in node.children.iter().enumerate() {
+        let last = index + 1 == node.children.len();
+        let branch = format!("{indent}{}", if last { "└─ " } else { "├─ " });
+        rows.add(tree_row(&branch, child, all));
+        let below = format!("{indent}{}", if last { "   " } else { "│  " });
+        add_children(rows, child, &below, all);
+    }
+}
+
+fn tree_row(branch: &str, node: &Node, all: u64) -> [Cell; 6] {
+    let group = !node.children.is_empty();
+    let plainly = anstyle::Style::new();
+    let (strong, faint) = if group { (BOLD, BOLD) } else { (plainly, DIM) };
+    let name = human::escape(node.name.as_bytes());
+    let share = node.params as f64 * 100.0 / all.max(1) as f64;
+    let differ = if node.types.len() > 1 { WARN } else { plainly };
+    [
+        cell(format!("{branch}{name}"), strong),
+        cell(human::escape(node.gguf.as_bytes()), ACCENT),
+        match &node.class {
+            Some(class) => cell(class, DIM),
+            None => plain(&node.shape),
+        },
+        cell(node.types_in_words(), differ),
+        cell(human::bytes(node.bytes), strong),
+        cell(format!("{share:.1} %"), faint),
+    ]
+}
+
+fn print_legend(subject: &Subject<'_>, out: &mut Output) -> anyhow::Result<()> {
+    let mut rows = Columns::new(out, &["", ""]);
+    for (table, inside) in [(names::OUTSIDE, false), (names::INSIDE, true)] {
+        for entry in table {
+            let present = subject.tensors.iter().any(|tensor| {
+                let layer = names::layer(&tensor.name);
+                let rest = layer.map_or(tensor.name.as_str(), |(_, rest)| rest);
+                layer.is_some() == inside && names::bare(rest) == entry.gguf
+            });
+            if let Some((_, name)) =
+                names::find(subject.architecture(), inside, entry.gguf).filter(|_| present)
+            {
+                rows.add([cell(name.gguf, ACCENT), plain(name.about)]);
+            }
+        }
+    }
+    Ok(write!(out, "\n{}", rows.lines())?)
+}
+
+fn print_sizes(identity: &Identity, sizing: &Sizing, out: &mut Output) -> anyhow::Result<()> {
+    let Some(cache) = &sizing.kv_cache else {
+        return Ok(());
+    };
+    let mut rows = untitled(1 + cache.contexts.len(), out);
+    let mut first = vec![cell("KV cache", BOLD), cell("per token", DIM)];
+    for context in &cache.contexts {
+        let full = identity.context_length == Some(context.tokens);
+        let full = if full { " (full)" } else { "" };
+        first.push(cell(format!("{}{full}", human::count(context.tokens)), DIM));
+    }
+    rows.add(first);
+    let mut add = |name: &str, of: fn(&KvBytes) -> Option<u64>| {
+        let contexts = cache.contexts.iter().map(|context| &context.bytes);
+        let sizes = std::iter::once(&cache.per_token).chain(contexts);
+        let cells = sizes.map(|bytes| plain(size(of(bytes))));
+        rows.add(std::iter::once(plain(name)).chain(cells));
+    };
+    add("f16", |bytes| bytes.f16);
+    add("q8_0", |bytes| bytes.q8_0);
+    write!(out, "\n{}", rows.lines())?;
+    if cache.upper_bound {
+        let note = "at most: some layers keep less than the whole context";
+        writeln!(out, "{}", out.paint(DIM, note))?;
+    }
+    Ok(())
+}
+
+/// A table of a name and so many numbers, without titles.
+fn untitled(numbers: usize, out: &Output) -> Columns {
+    let mut columns = vec![">"; numbers + 1];
+    columns[0] = "";
+    Columns::new(out, &columns)
+}
+
+fn size(bytes: Option<u64>) -> String {
+    bytes.map_or("–".to_owned(), human::bytes)
+}
+
+fn print_fit(
+    identity: &Identity,
+    sizing: &Sizing,
+    elsewhere: bool,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let Some(memory) = sizing.memory else {
+        return Ok(());
+    };
+    let machine = match elsewhere {
+        true => format!("a machine with {}", human::bytes(memory.total)),
+        false => {
+            let total = human::bytes(memory.total);
+            let limited = if memory.limit.is_some() {
+                ", a control group's limit"
+            } else {
+                ""
+            };
+            format!(
+                "{} free of {total}{limited}",
+                human::bytes(memory.available)
+            )
+        }
+    };
+    let needs = sizing.weight_bytes.saturating_add(sizing.working_bytes);
+    let weights = human::bytes(sizing.weight_bytes);
+    let working = human::bytes(sizing.working_bytes);
+    writeln!(
+        out,
+        "\n{}  {machine}; {weights} of weights and about {working} to work in",
+        out.paint(BOLD, "Memory")
+    )?;
+    let verdict = match &sizing.largest_context {
+        _ if needs > memory.available => out.paint(BAD, "does not fit"),
+        Some(largest) => {
+            let tokens = |n: Option<u64>| n.map_or("–".to_owned(), human::count);
+            let of = match identity.context_length {
+                Some(n) => format!(" of {}", human::count(n)),
+                None => String::new(),
+            };
+            let (f16, q8_0) = (tokens(largest.f16), tokens(largest.q8_0));
+            let fits = out.paint(GOOD, "fits");
+            format!(
+                "{fits}; largest context {f16}{of} tokens with an f16 KV cache, {q8_0} with q8_0"
+            )
+        }
+        None => out.paint(GOOD, "fits"),
+    };
+    Ok(writeln!(out, "        {verdict}")?)
+}

@@ -1,0 +1,385 @@
+//! The module tree, in the spirit of PyTorch's `print(model)`: layers that are alike are drawn
+//! once, and where their types differ the drawing says so.
+
+use std::collections::HashMap;
+
+use super::names::{self, Module, Name};
+use super::subject::{Subject, Tensor};
+use crate::gguf::GgmlType;
+use crate::human;
+
+/// A module, a group of them, or a run of layers that are alike.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// Name in the checkpoint; of a run of layers also which and how many.
+    pub name: String,
+    /// The class that transformers has for it, where known.
+    pub class: Option<String>,
+    /// Name in the GGUF; empty for a group.
+    pub gguf: String,
+    /// What goes in and out, or the sizes.
+    pub shape: String,
+    /// Weights, of all layers drawn as one.
+    pub params: u64,
+    /// Bytes, of all layers drawn as one.
+    pub bytes: u64,
+    /// Types and the layers (0 outside of them) that have them, the most frequent first.
+    pub types: Vec<(GgmlType, Vec<u64>)>,
+    /// What is inside.
+    pub children: Vec<Node>,
+    /// Where a child stands in `children`.
+    index: HashMap<String, usize>,
+}
+
+/// One tensor, placed.
+struct Placed<'a> {
+    tensor: &'a Tensor,
+    layer: Option<u64>,
+    /// The index of its run of layers.
+    run: usize,
+    /// Its place in the order of a forward pass.
+    order: usize,
+    rest: &'a str,
+    name: Option<&'static Name>,
+}
+
+/// Layers from `first` to `last` that hold tensors of the same names and shapes.
+#[derive(Debug, PartialEq)]
+struct Run {
+    first: u64,
+    last: u64,
+}
+
+/// The tree of a model.
+pub fn build(subject: &Subject<'_>) -> Node {
+    let architecture = subject.architecture();
+    let runs = runs(subject);
+    let mut placed: Vec<Placed<'_>> = subject
+        .tensors
+        .iter()
+        .map(|tensor| place(architecture, tensor, &runs))
+        .collect();
+    // Embeddings, then the layers, then what follows them. What no table knows comes last in
+    // its group, in the file's order: the sort is stable.
+    let layers_at = names::OUTSIDE
+        .iter()
+        .position(|name| name.gguf == "output_norm");
+    placed.sort_by_key(|p| match p.layer {
+        Some(_) => (layers_at.unwrap_or(0), 0, p.run, p.order),
+        None => (p.order, 1, 0, 0),
+    });
+
+    let family = names::family(architecture);
+    let mut root = Node {
+        name: names::class(architecture).map_or_else(|| architecture.to_owned(), Into::into),
+        ..Node::default()
+    };
+    for p in &placed {
+        insert(&mut root, p, &runs, family);
+    }
+    total(&mut root);
+    root
+}
+
+fn place<'a>(architecture: &str, tensor: &'a Tensor, runs: &[Run]) -> Placed<'a> {
+    let split = names::layer(&tensor.name);
+    let (layer, rest) = match split {
+        Some((layer, rest)) => (Some(layer), rest),
+        None => (None, tensor.name.as_str()),
+    };
+    let found = names::find(architecture, layer.is_some(), rest);
+    // Runs are sorted and hold every layer.
+    let run = layer.map(|layer| runs.partition_point(|run| run.last < layer));
+    Placed {
+        tensor,
+        layer,
+        run: run.unwrap_or(0),
+        order: found.map_or(usize::MAX, |(order, _)| order),
+        rest,
+        name: found.map(|(_, name)| name),
+    }
+}
+
+/// Consecutive layers with the same names and shapes.
+fn runs(subject: &Subject<'_>) -> Vec<Run> {
+    type Part<'a> = (&'a str, &'a [u64]);
+    let mut layers: Vec<(u64, Vec<Part<'_>>)> = Vec::new();
+    let mut tensors: Vec<(u64, &str, &[u64])> = subject
+        .tensors
+        .iter()
+        .filter_map(|tensor| {
+            let (layer, rest) = names::layer(&tensor.name)?;
+            Some((layer, rest, tensor.shape.as_slice()))
+        })
+        .collect();
+    tensors.sort_unstable();
+    for (layer, rest, shape) in tensors {
+        match layers.last_mut() {
+            Some((last, parts)) if *last == layer => parts.push((rest, shape)),
+            _ => layers.push((layer, vec![(rest, shape)])),
+        }
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    for (index, (layer, parts)) in layers.iter().enumerate() {
+        match runs.last_mut() {
+            Some(run)
+                if run.last.checked_add(1) == Some(*layer) && layers[index - 1].1 == *parts =>
+            {
+                run.last = *layer;
+            }
+            _ => runs.push(Run {
+                first: *layer,
+                last: *layer,
+            }),
+        }
+    }
+    runs
+}
+
+fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], family: Option<&str>) {
+    let hub = match p.name {
+        Some(name) if p.tensor.name.ends_with(".bias") => format!("{}.bias", name.hub),
+        Some(name) => name.hub.to_owned(),
+        None => names::bare(p.rest).to_owned(),
+    };
+    let mut node = root;
+    if p.layer.is_some() {
+        let run = &runs[p.run];
+        let count = run.last - run.first + 1;
+        let (name, gguf) = match count {
+            1 => (
+                format!("layers ({})", run.first),
+                format!("blk.{}", run.first),
+            ),
+            _ => (
+                format!("layers ({}–{}): {count} ×", run.first, run.last),
+                format!("blk.{}–{}", run.first, run.last),
+            ),
+        };
+        node = child(node, "model", || class_of("model", family));
+        node = child(node, &name, || class_of("layers", family));
+        node.gguf = gguf;
+    }
+    // The bias of a module is a leaf beside it, not a child.
+    let (path, leaf) = match hub.strip_suffix(".bias").unwrap_or(&hub).rsplit_once('.') {
+        // A name from no table is not taken apart.
+        Some((path, _)) if p.name.is_some() => (path, &hub[path.len() + 1..]),
+        _ => ("", hub.as_str()),
+    };
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        node = child(node, part, || class_of(part, family));
+    }
+    let leaf = child(node, leaf, || None);
+    if leaf.shape.is_empty() {
+        leaf.gguf = p.rest.strip_suffix(".weight").unwrap_or(p.rest).to_owned();
+        leaf.shape = shape(p.tensor, p.name.map_or(Module::Other, |name| name.module));
+    }
+    leaf.params = leaf.params.saturating_add(p.tensor.n_elements());
+    leaf.bytes = leaf.bytes.saturating_add(p.tensor.bytes.unwrap_or(0));
+    let layer = p.layer.unwrap_or(0);
+    match leaf.types.iter_mut().find(|(ty, _)| *ty == p.tensor.ty) {
+        Some((_, layers)) => layers.push(layer),
+        None => leaf.types.push((p.tensor.ty, vec![layer])),
+    }
+}
+
+fn child<'n>(
+    node: &'n mut Node,
+    name: &str,
+    class: impl FnOnce() -> Option<String>,
+) -> &'n mut Node {
+    let index = match node.index.get(name) {
+        Some(&index) => index,
+        None => {
+            node.index.insert(name.to_owned(), node.children.len());
+            node.children.push(Node {
+                name: name.to_owned(),
+                class: class(),
+                ..Node::default()
+            });
+            node.children.len() - 1
+        }
+    };
+    &mut node.children[index]
+}
+
+/// What transformers calls the class of a group.
+fn class_of(group: &str, family: Option<&str>) -> Option<String> {
+    let kind = match group {
+        "model" => "Model",
+        "layers" => "DecoderLayer",
+        "self_attn" => "Attention",
+        "mlp" => "MLP",
+        "rotary_emb" => "RotaryEmbedding",
+        _ => return None,
+    };
+    Some(format!("{}{kind}", family?))
+}
+
+/// `Linear 3,072 → 9,216`; sizes alone for what is no known module.
+fn shape(tensor: &Tensor, module: Module) -> String {
+    let sizes: Vec<String> = tensor
+        .shape
+        .iter()
+        .map(|&size| human::count(size))
+        .collect();
+    match (module, sizes.as_slice()) {
+        (Module::Linear, [input, output]) => format!("Linear {input} → {output}"),
+        (Module::Linear, [input, output, experts]) => {
+            format!("{experts} × Linear {input} → {output}")
+        }
+        (Module::Embedding, [width, rows]) => format!("Embedding {rows} × {width}"),
+        (Module::Norm, [size]) => format!("Norm {size}"),
+        _ => {
+            let slowest_first: Vec<String> = sizes.into_iter().rev().collect();
+            slowest_first.join(" × ")
+        }
+    }
+}
+
+/// Adds up the groups, and sorts types by how often they occur.
+fn total(node: &mut Node) {
+    for child in &mut node.children {
+        total(child);
+        node.params = node.params.saturating_add(child.params);
+        node.bytes = node.bytes.saturating_add(child.bytes);
+    }
+    for (_, layers) in &mut node.types {
+        layers.sort_unstable();
+    }
+    // Of equally frequent types the one whose layers are the longer list comes first, so that
+    // the shorter one is written out.
+    node.types.sort_by_cached_key(|(_, layers)| {
+        std::cmp::Reverse((layers.len(), human::ranges(layers).len()))
+    });
+}
+
+impl Node {
+    /// `Q4_K`, or `16 Q4_K, 16 Q6_K` where layers differ.
+    pub fn types_in_words(&self) -> String {
+        match self.types.as_slice() {
+            [] => String::new(),
+            [(ty, _)] => ty.to_string(),
+            several => {
+                let each = several
+                    .iter()
+                    .map(|(ty, layers)| format!("{} {ty}", layers.len()));
+                each.collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    /// Where layers differ in type: which have which, and the names of the modules for which
+    /// that is so. The most frequent type is that of "the others".
+    pub fn differences<'n>(&'n self, found: &mut Vec<(String, Vec<&'n str>)>) {
+        if let [(others, _), rare @ ..] = self.types.as_slice()
+            && !rare.is_empty()
+        {
+            let each = rare
+                .iter()
+                .map(|(ty, layers)| format!("{ty} in layers {}", human::ranges(layers)));
+            let rare = each.collect::<Vec<_>>().join(", ");
+            let difference = format!("{rare}, {others} in the others");
+            match found.iter_mut().find(|(other, _)| *other == difference) {
+                Some((_, names)) => names.push(&self.name),
+                None => found.push((difference, vec![&self.name])),
+            }
+        }
+        for child in &self.children {
+            child.differences(found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::{Fact, Facts};
+    use super::*;
+
+    struct Phi3;
+
+    impl Facts for Phi3 {
+        fn fact(&self, key: &str) -> Option<Fact> {
+            (key == "general.architecture").then(|| Fact::Text("phi3".to_owned()))
+        }
+    }
+
+    fn tensor(name: &str, shape: &[u64], ty: GgmlType) -> Tensor {
+        Tensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            ty,
+            bytes: ty.row_bytes(shape.iter().product()),
+        }
+    }
+
+    fn names(node: &Node) -> Vec<&str> {
+        node.children
+            .iter()
+            .map(|child| child.name.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn layers_fold_and_say_where_types_differ() {
+        // In the worst order, with one layer unlike the others.
+        let mut tensors = vec![
+            tensor("output.weight", &[256, 10], GgmlType::F32),
+            tensor("weird.thing", &[7], GgmlType(99)),
+            tensor("output_norm.weight", &[256], GgmlType::F32),
+            tensor("token_embd.weight", &[256, 10], GgmlType::F32),
+        ];
+        for layer in (0..5).rev() {
+            let ty = if layer == 1 {
+                GgmlType::Q6_K
+            } else {
+                GgmlType::Q4_K
+            };
+            let columns = if layer == 4 { 512 } else { 256 };
+            let name = format!("blk.{layer}.ffn_down.weight");
+            tensors.push(tensor(&name, &[columns, 256], ty));
+            let name = format!("blk.{layer}.attn_norm.weight");
+            tensors.push(tensor(&name, &[256], GgmlType::F32));
+        }
+        let subject = Subject::new(tensors, 0, &Phi3);
+        let root = build(&subject);
+        assert_eq!(root.name, "Phi3ForCausalLM");
+        assert_eq!(names(&root), ["model", "lm_head", "weird.thing"]);
+        let model = &root.children[0];
+        let expected = ["embed_tokens", "layers (0–3): 4 ×", "layers (4)", "norm"];
+        assert_eq!(names(model), expected);
+        let layers = &model.children[1];
+        assert_eq!(layers.class.as_deref(), Some("Phi3DecoderLayer"));
+        assert_eq!(layers.gguf, "blk.0–3");
+        assert_eq!(names(layers), ["input_layernorm", "mlp"]);
+        let down = &layers.children[1].children[0];
+        assert_eq!(down.shape, "Linear 256 → 256");
+        assert_eq!(down.types_in_words(), "3 Q4_K, 1 Q6_K");
+        assert_eq!(down.params, 4 * 256 * 256);
+        assert_eq!(down.bytes, 256 * (3 * 144 + 210));
+        let mut differences = Vec::new();
+        root.differences(&mut differences);
+        let expected = "Q6_K in layers 1, Q4_K in the others".to_owned();
+        assert_eq!(differences, [(expected, vec!["down_proj"])]);
+        assert_eq!(root.params, subject.n_params());
+    }
+
+    #[test]
+    fn a_bias_stands_beside_its_module() {
+        let tensors = vec![
+            tensor("blk.0.attn_q.weight", &[4, 4], GgmlType::F32),
+            tensor("blk.0.attn_q.bias", &[4], GgmlType::F32),
+        ];
+        let subject = Subject::new(tensors, 0, &Phi3);
+        let root = build(&subject);
+        let attention = &root.children[0].children[0].children[0];
+        assert_eq!(names(attention), ["q_proj", "q_proj.bias"]);
+    }
+
+    #[test]
+    fn layers_of_numbers_without_end_do_not_overflow() {
+        let name = format!("blk.{}.attn_q.weight", u64::MAX);
+        let tensors = vec![tensor(&name, &[4, 4], GgmlType::F32)];
+        assert_eq!(build(&Subject::new(tensors, 0, &Phi3)).params, 16);
+    }
+}

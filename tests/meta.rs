@@ -1,0 +1,343 @@
+//! `modelve meta` from the command line, on files of our own.
+
+#[path = "support/tiny_gguf.rs"]
+mod tiny_gguf;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use modelve::gguf::{GgmlType, Gguf, Value};
+use serde_json::Value as Json;
+use tiny_gguf::{Parts, Tiny};
+
+fn write(parts: &Parts) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    parts.write(&path);
+    (dir, path)
+}
+
+fn meta(model: &Path) -> Command {
+    let mut command = Command::cargo_bin("modelve").unwrap();
+    command.arg("meta").arg(model);
+    command
+}
+
+fn stdout(command: &mut Command) -> String {
+    let output = command.assert().success().get_output().clone();
+    assert!(output.stderr.is_empty(), "stderr is for trouble");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(command: &mut Command) -> Json {
+    serde_json::from_str(&stdout(command.arg("--json"))).unwrap()
+}
+
+/// A row of the tree: what stands after `name`, split at runs of spaces.
+fn row(text: &str, name: &str) -> Vec<String> {
+    let found = text
+        .lines()
+        .find_map(|line| line.split_once(&format!("─ {name} ")));
+    let (_, rest) = found.unwrap_or_else(|| panic!("no line for {name} in\n{text}"));
+    let cells = rest
+        .split("  ")
+        .map(str::trim)
+        .filter(|cell| !cell.is_empty());
+    cells.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_summary_folds_layers_and_knows_both_names() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let text = stdout(&mut meta(&model));
+    assert!(text.starts_with("tiny-phi3-random\nphi3 · "), "{text}");
+    assert!(text.contains("context 4,096 · vocabulary "));
+    assert!(
+        text.contains("2 layers · width 64 · feed-forward 96 · 4 heads, 2 for keys and values")
+    );
+    assert!(text.contains("layers (0–1): 2 ×"));
+    assert!(text.contains("Phi3ForCausalLM"));
+    let qkv = row(&text, "qkv_proj");
+    assert_eq!(qkv[..3], ["attn_qkv", "Linear 64 → 128", "F32"]);
+    assert_eq!(row(&text, "gate_up_proj")[0], "ffn_up");
+    assert_eq!(row(&text, "lm_head")[0], "output");
+    assert!(!text.contains("blk.1."), "layers are drawn once");
+    assert!(!text.contains('\x1b'), "no colour off a terminal");
+}
+
+#[test]
+fn a_fold_says_which_layers_have_another_type() {
+    let mut parts = Tiny {
+        layers: 4,
+        width: 256,
+        ..Tiny::default()
+    }
+    .parts();
+    for (name, shape, ty, data) in &mut parts.tensors {
+        if name == "blk.2.attn_output.weight" {
+            *ty = GgmlType::Q8_0;
+            *data = vec![0; (shape[1] * ty.row_bytes(shape[0]).unwrap()) as usize];
+        }
+    }
+    let (_dir, model) = write(&parts);
+    let text = stdout(&mut meta(&model));
+    assert_eq!(row(&text, "o_proj")[2], "3 F32, 1 Q8_0");
+    assert!(text.contains("o_proj is Q8_0 in layers 2, F32 in the others"));
+}
+
+#[test]
+fn explain_has_a_word_for_every_part() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let plain = stdout(&mut meta(&model));
+    let explained = stdout(meta(&model).arg("--explain"));
+    assert!(!plain.contains("queries, keys and values in one matrix"));
+    for word in [
+        "queries, keys and values in one matrix",
+        "gate and up in one matrix",
+        "for contexts longer than the original training",
+    ] {
+        assert!(explained.contains(word), "{word}");
+    }
+    assert!(!explained.contains("ffn_gate_exps"), "only what is there");
+}
+
+#[test]
+fn the_cache_and_the_largest_context_are_those_of_the_arithmetic() {
+    // 2 layers × (keys + values) × 2 heads × 16 wide × 2 bytes.
+    let per_token = 2 * 2 * 2 * 16 * 2;
+    let (_dir, model) = write(&Tiny::default().parts());
+    let report = json(meta(&model).args(["--memory", "1GiB"]));
+    let sizing = &report["sizing"];
+    assert_eq!(sizing["kv_cache"]["per_token"]["f16"], per_token);
+    let contexts = sizing["kv_cache"]["contexts"].as_array().unwrap();
+    let tokens: Vec<u64> = contexts
+        .iter()
+        .map(|c| c["tokens"].as_u64().unwrap())
+        .collect();
+    assert_eq!(tokens, [2048, 4096], "none beyond the model's own");
+    assert_eq!(contexts[1]["f16"], 4096 * per_token);
+    assert_eq!(sizing["largest_context"]["f16"], 4096);
+    assert_eq!(sizing["memory"]["total"], 1 << 30);
+
+    // Room for 1000 tokens, so for three steps of 256.
+    let weights = sizing["weight_bytes"].as_u64().unwrap();
+    let working = sizing["working_bytes"].as_u64().unwrap();
+    let room = weights + working + 1000 * per_token;
+    let report = json(meta(&model).args(["--memory", &room.to_string()]));
+    assert_eq!(report["sizing"]["largest_context"]["f16"], 768);
+    let text = stdout(meta(&model).args(["--memory", &room.to_string()]));
+    assert!(text.contains("fits; largest context 768 of 4,096 tokens with an f16 KV cache"));
+    let text = stdout(meta(&model).args(["--memory", "1MiB"]));
+    assert!(text.contains("does not fit"), "{text}");
+}
+
+#[test]
+fn json_has_the_documented_keys_and_says_what_the_reader_says() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let report = json(meta(&model).arg("--full"));
+    let keys: Vec<_> = report
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "file",
+            "gguf_version",
+            "alignment",
+            "size_bytes",
+            "n_params",
+            "summary",
+            "sizing",
+            "metadata",
+            "shape_order",
+            "tensors"
+        ]
+    );
+    let gguf = Gguf::open(&model).unwrap();
+    assert_eq!(report["file"], model.to_str().unwrap());
+    assert_eq!(report["gguf_version"], 3);
+    assert_eq!(
+        report["size_bytes"],
+        std::fs::metadata(&model).unwrap().len()
+    );
+    assert_eq!(report["n_params"], gguf.n_params());
+    let tensors = report["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), gguf.tensors().len());
+    for (json, tensor) in tensors.iter().zip(gguf.tensors()) {
+        let expected = serde_json::json!({
+            "name": tensor.name, "shape": tensor.shape, "type": tensor.ty.name(),
+            "n_elements": tensor.n_elements(), "bytes": tensor.bytes, "offset": tensor.offset,
+        });
+        assert_eq!(*json, expected);
+    }
+    assert_eq!(
+        report["metadata"]["phi3.block_count"],
+        serde_json::json!({"type": "uint32", "value": 2})
+    );
+    let tokens = &report["metadata"]["tokenizer.ggml.tokens"];
+    assert_eq!(tokens["element_type"], "string");
+    assert_eq!(tokens["value"].as_array().unwrap().len(), tokens["length"]);
+}
+
+#[test]
+fn long_arrays_are_cut_unless_full() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let size = tiny_gguf::vocabulary().0.len();
+    let cut = &json(&mut meta(&model))["metadata"]["tokenizer.ggml.tokens"];
+    assert_eq!(cut["length"], size);
+    assert_eq!(cut["cut"], true);
+    assert_eq!(cut["value"].as_array().unwrap().len(), 8);
+
+    let text = stdout(meta(&model).arg("--kv"));
+    let line = |text: &str| {
+        text.lines()
+            .find(|l| l.contains("ggml.tokens"))
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        line(&text).ends_with(&format!("… {} more]", size - 8)),
+        "{}",
+        line(&text)
+    );
+    assert!(line(&text).contains(&format!("string[{size}]")));
+    let full = stdout(meta(&model).arg("--full"));
+    assert!(line(&full).ends_with(r#""<|user|>"]"#));
+}
+
+#[test]
+fn filter_and_sort_apply_to_lists_and_json() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let text = stdout(meta(&model).args(["--filter", r"blk\.1\.attn_q|block_count"]));
+    let names: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(
+        names,
+        ["phi3.block_count", "", "name", "blk.1.attn_qkv.weight"]
+    );
+
+    let report = json(meta(&model).args(["--filter", "block_count|output_norm"]));
+    assert_eq!(report["metadata"].as_object().unwrap().len(), 1);
+    assert_eq!(report["tensors"].as_array().unwrap().len(), 1);
+
+    let order = |sort: &str| -> Vec<String> {
+        let text = stdout(meta(&model).args(["--sort", sort]));
+        let rows = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(' ').next());
+        rows.map(str::to_owned).collect()
+    };
+    assert_eq!(order("file")[0], "token_embd.weight");
+    assert_eq!(order("name")[0], "blk.0.attn_norm.weight");
+    let gguf = Gguf::open(&model).unwrap();
+    let sizes: Vec<_> = order("size")
+        .iter()
+        .map(|name| gguf.tensor(name).unwrap().bytes)
+        .collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b));
+    assert_eq!(sizes.len(), gguf.tensors().len());
+}
+
+#[test]
+fn a_type_from_the_future_is_listed_with_the_rest() {
+    let parts = Tiny::default().parts();
+    let (_dir, model) = write(&parts);
+    // The type of the last tensor of the header stands 12 bytes before its end.
+    let mut file = std::fs::read(&model).unwrap();
+    let name = parts.tensors.last().unwrap().0.as_bytes();
+    let at = file
+        .windows(name.len())
+        .rposition(|bytes| bytes == name)
+        .unwrap();
+    let ty = at + name.len() + 4 + 8;
+    file[ty..ty + 4].copy_from_slice(&99u32.to_le_bytes());
+    std::fs::write(&model, file).unwrap();
+
+    let text = stdout(&mut meta(&model));
+    assert!(
+        row(&text, "long_factor").contains(&"type 99".to_owned()),
+        "{text}"
+    );
+    let report = json(&mut meta(&model));
+    let last = report["tensors"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["type"], "type 99");
+    assert_eq!(last["bytes"], Json::Null);
+    assert_eq!(report["summary"]["bits_per_weight"], Json::Null);
+}
+
+#[test]
+fn hostile_metadata_neither_breaks_the_summary_nor_reaches_the_terminal() {
+    let text = |text: &str| Value::String(text.to_owned());
+    for (key, value) in [
+        ("general.name", text("\x1b[2Jname")),
+        ("general.architecture", text("\x1b]0;x\x07")),
+        ("general.architecture", Value::U32(7)),
+        ("general.license", text("\x1b[31m")),
+        ("phi3.block_count", Value::U64(u64::MAX)),
+        ("phi3.attention.head_count", Value::U32(0)),
+        ("phi3.attention.head_count_kv", Value::U64(u64::MAX)),
+        ("phi3.context_length", Value::U64(u64::MAX)),
+        ("phi3.embedding_length", text("wide")),
+        ("general.file_type", Value::I32(-5)),
+    ] {
+        let mut parts = Tiny::default().parts();
+        parts.set(key, value);
+        let (_dir, model) = write(&parts);
+        for arguments in [&[][..], &["--kv"], &["--tensors"], &["--explain"]] {
+            assert!(
+                !stdout(meta(&model).args(arguments)).contains('\x1b'),
+                "{key}"
+            );
+        }
+        json(&mut meta(&model));
+    }
+}
+
+#[test]
+fn errors_name_the_file_and_exit_with_1_usage_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.gguf");
+    std::fs::write(&path, b"GGML....").unwrap();
+    let output = meta(&path).assert().code(1).get_output().clone();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("broken.gguf"), "{message}");
+    assert!(output.stdout.is_empty());
+    for arguments in [
+        &["--filter", "("][..],
+        &["--memory", "much"],
+        &["--sort", "colour"],
+    ] {
+        meta(&path).args(arguments).assert().code(2);
+    }
+}
+
+#[test]
+fn only_the_header_of_a_large_file_is_read() {
+    // A hole of a gibibyte in place of the weights: reading it would take time and memory.
+    let mut parts = Tiny::default().parts();
+    parts.tensors.push((
+        "large.weight".to_owned(),
+        vec![1 << 14, 1 << 14],
+        GgmlType::F32,
+        Vec::new(),
+    ));
+    let infos: Vec<_> = parts
+        .tensors
+        .iter()
+        .map(|(name, shape, ty, _)| (name.clone(), shape.clone(), *ty))
+        .collect();
+    let layout = modelve::gguf::Layout::new(&parts.metadata, &infos).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    std::fs::write(&path, layout.header()).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(layout.file_size()).unwrap();
+    let report = json(&mut meta(&path));
+    assert!(report["size_bytes"].as_u64().unwrap() > 1 << 30);
+}
