@@ -1,0 +1,202 @@
+//! A Hugging Face checkpoint: a folder with `config.json`, weights in safetensors (one file or
+//! shards with an index) and tokenizer files.
+//!
+//! Opening one reads headers and small files only. Everything in it is input and is checked
+//! before it is believed: lengths, offsets, names of files.
+
+mod card;
+mod error;
+mod shard;
+pub mod tokenizer;
+
+pub use card::ModelCard;
+pub use error::{Error, Problem};
+pub use safetensors::Dtype;
+pub use shard::SourceTensor;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+/// The index of a sharded checkpoint.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// A checkpoint whose headers have been read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    config: Value,
+    generation: Value,
+    shards: Vec<PathBuf>,
+    tensors: BTreeMap<String, SourceTensor>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `folder`: `config.json`, `generation_config.json` and the header
+    /// of every shard.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let description = Self::open_description(folder)?;
+        let (shards, tensors) = read_shards(folder)?;
+        Ok(Self {
+            shards,
+            tensors,
+            ..description
+        })
+    }
+
+    /// Opens what describes the checkpoint and none of its weights.
+    pub fn open_description(folder: &Path) -> Result<Self, Error> {
+        let config_path = folder.join("config.json");
+        if !config_path.is_file() {
+            return Err(Error::new(folder, Problem::NoConfig));
+        }
+        let config = read_object(&config_path)?;
+        let generation_path = folder.join("generation_config.json");
+        let generation = match generation_path.is_file() {
+            true => read_object(&generation_path)?,
+            false => Map::new(),
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            config: Value::Object(config),
+            generation: Value::Object(generation),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        })
+    }
+
+    /// A checkpoint of which only the small files are here: its tensors are taken to be those
+    /// given, as names and shapes, of the type that `config.json` states. Good for planning.
+    pub fn without_weights<'a>(
+        folder: &Path,
+        tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>,
+    ) -> Result<Self, Error> {
+        let mut checkpoint = Self::open_description(folder)?;
+        let stated = checkpoint.config["torch_dtype"].as_str();
+        let dtype = match stated.or(checkpoint.config["dtype"].as_str()) {
+            Some("float32") => Dtype::F32,
+            Some("float16") => Dtype::F16,
+            _ => Dtype::BF16,
+        };
+        for (name, shape) in tensors {
+            let tensor = SourceTensor {
+                name: name.to_owned(),
+                dtype,
+                shape: shape.to_vec(),
+                shard: 0,
+                offset: 0,
+                bytes: shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8,
+            };
+            checkpoint.tensors.insert(name.to_owned(), tensor);
+        }
+        Ok(checkpoint)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `config.json`, an object.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// `generation_config.json`; an empty object where there is none.
+    pub fn generation(&self) -> &Value {
+        &self.generation
+    }
+
+    /// The safetensors files; [`SourceTensor::shard`] counts in this list.
+    pub fn shards(&self) -> &[PathBuf] {
+        &self.shards
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&SourceTensor> {
+        self.tensors.get(name)
+    }
+
+    /// Every tensor, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = &SourceTensor> {
+        self.tensors.values()
+    }
+
+    /// Bytes of all tensors together.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// The metadata at the head of `README.md`; empty where there is none.
+    pub fn card(&self) -> ModelCard {
+        std::fs::read_to_string(self.folder.join("README.md"))
+            .map(|text| ModelCard::parse(&text))
+            .unwrap_or_default()
+    }
+}
+
+/// Parses a JSON file that must hold an object.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
+    let bytes = std::fs::read(path).map_err(|e| Error::new(path, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::new(path, Problem::Json(e)))
+}
+
+/// Finds the shards and reads their headers. With an index, index and headers must name the
+/// same tensors in the same files.
+fn read_shards(folder: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, SourceTensor>), Error> {
+    let index_path = folder.join(INDEX);
+    let index = match index_path.is_file() {
+        true => Some(shard::read_index(&index_path)?),
+        false => None,
+    };
+    let names: BTreeSet<String> = match &index {
+        Some(map) => map.values().cloned().collect(),
+        None => shard::find(folder)?,
+    };
+    let mut shards = Vec::new();
+    let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();
+    for name in &names {
+        let path = folder.join(name);
+        if index.is_some() && !path.is_file() {
+            let shard = name.clone();
+            return Err(Error::new(&index_path, Problem::ShardAbsent { shard }));
+        }
+        for tensor in shard::read_header(&path, shards.len())? {
+            let stated = index.as_ref().map(|map| map.get(&tensor.name));
+            match stated {
+                Some(Some(file)) if file != name => {
+                    let problem = Problem::OtherShard {
+                        tensor: tensor.name,
+                        stated: file.clone(),
+                    };
+                    return Err(Error::new(&path, problem));
+                }
+                Some(None) => {
+                    let tensor = tensor.name;
+                    return Err(Error::new(&path, Problem::NotInIndex { tensor }));
+                }
+                _ => {}
+            }
+            if tensors.contains_key(&tensor.name) {
+                let tensor = tensor.name;
+                return Err(Error::new(&path, Problem::DuplicateTensor { tensor }));
+            }
+            tensors.insert(tensor.name.clone(), tensor);
+        }
+        shards.push(path);
+    }
+    for (tensor, file) in index.iter().flatten() {
+        if !tensors.contains_key(tensor) {
+            let tensor = tensor.clone();
+            return Err(Error::new(
+                &folder.join(file),
+                Problem::OnlyInIndex { tensor },
+            ));
+        }
+    }
+    Ok((shards, tensors))
+}
+
+#[cfg(test)]
+mod tests;

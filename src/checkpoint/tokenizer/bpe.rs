@@ -1,0 +1,209 @@
+//! `tokenizer.json` with byte-level BPE, as GPT-2 began it and Phi-4 uses it.
+
+use serde_json::{Map, Value};
+
+use super::sentencepiece::added_tokens;
+use super::{Algorithm, Files, Token, TokenType, padding, place};
+use crate::checkpoint::{Error, Problem};
+
+const FILE: &str = "tokenizer.json";
+
+/// Whether this is BPE over bytes: a step of the kind `ByteLevel` before the model.
+pub(super) fn is_byte_level(json: &Map<String, Value>) -> bool {
+    let model = json.get("model").and_then(|model| model.get("type"));
+    let kinds = steps(json.get("pre_tokenizer"));
+    model.is_none_or(|kind| kind == "BPE") && kinds.iter().any(|step| step["type"] == "ByteLevel")
+}
+
+/// Reads tokens and merges; rows of the embedding without a token become `[PADn]`.
+pub(super) fn read(
+    files: &Files<'_>,
+    notes: &mut Vec<String>,
+) -> Result<(Algorithm, Vec<Token>), Error> {
+    let error = |text: String| files.error(FILE, Problem::Tokenizer(text));
+    let Some(json) = &files.json else {
+        let what = "tokenizer.json, which a GPT2Tokenizer needs";
+        return Err(Error::new(files.folder, Problem::Absent { what }));
+    };
+    let model = json.get("model").and_then(Value::as_object);
+    let vocab = model.and_then(|model| model.get("vocab")?.as_object());
+    let (Some(model), Some(vocab)) = (model, vocab) else {
+        return Err(error("has no object `model.vocab`".into()));
+    };
+    let pre = pre_tokenizer(json, model).map_err(error)?;
+    let merges = match model.get("merges").and_then(Value::as_array) {
+        Some(list) => merges(list).map_err(error)?,
+        None => return Err(error("has no list `model.merges`".into())),
+    };
+
+    let mut tokens = padding(files.vocab_size, 0.0);
+    let mut add = |id: u64, text: &str, kind: TokenType| {
+        let token = Token {
+            text: text.as_bytes().to_vec(),
+            score: 0.0,
+            kind,
+        };
+        place(&mut tokens, id, token, notes);
+    };
+    for (text, id) in vocab {
+        let id = id
+            .as_u64()
+            .ok_or_else(|| error(format!("the id of `{text}` is no number")))?;
+        add(id, text, TokenType::Normal);
+    }
+    for (id, text, special) in added_tokens(&files.config, Some(json)) {
+        match special || looks_special(text) {
+            true => add(id, text, TokenType::Control),
+            false => add(id, &text.replace('\u{2581}', " "), TokenType::UserDefined),
+        }
+    }
+    Ok((Algorithm::Bpe { pre, merges }, tokens))
+}
+
+/// Some models leave `special` off their control tokens (`does_token_look_special` in
+/// llama.cpp's converter).
+fn looks_special(text: &str) -> bool {
+    let between = |open: &str, close: &str| text.starts_with(open) && text.ends_with(close);
+    matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
+        || between("<|", "|>")
+        || between("<｜", "｜>")
+        || between("<unused", ">")
+}
+
+/// Merges as `left right`. Newer files hold pairs; a space inside a half is written in
+/// GPT-2's byte alphabet (Ġ), so that the one between the halves stays the only one.
+fn merges(list: &[Value]) -> Result<Vec<String>, String> {
+    let one = |merge: &Value| match merge {
+        Value::String(merge) => Some(merge.clone()),
+        Value::Array(pair) => match pair.as_slice() {
+            [Value::String(left), Value::String(right)] => {
+                let half = |text: &str| text.replace(' ', "Ġ");
+                Some(format!("{} {}", half(left), half(right)))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    list.iter()
+        .enumerate()
+        .map(|(i, merge)| one(merge).ok_or_else(|| format!("merge {i} is no pair of texts")))
+        .collect()
+}
+
+/// The steps of a (sequence of) pre-tokenizers or post-processors.
+pub(super) fn steps(value: Option<&Value>) -> Vec<&Value> {
+    let Some(value) = value else {
+        return Vec::new();
+    };
+    let inner = ["pretokenizers", "processors"]
+        .iter()
+        .find_map(|key| value.get(key)?.as_array());
+    match inner {
+        Some(list) => list.iter().collect(),
+        None if value.is_null() => Vec::new(),
+        None => vec![value],
+    }
+}
+
+/// GPT-2's pattern, which a `ByteLevel` step with `use_regex` applies by itself.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// OpenAI's cl100k: Phi-4, Llama 3.
+const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// OpenAI's o200k: Phi-4-mini.
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// llama.cpp's name for how this tokenizer cuts text into words.
+///
+/// Its converter encodes a test text with the Python tokenizer and looks the hash of the ids
+/// up in a list, which tells models apart rather than rules. The rule itself is in the file:
+/// the pattern of its `Split` step. Names and patterns: `llm_tokenizer_bpe` in llama-vocab.cpp;
+/// `dbrx` and `gpt-4o` are what the list gives for Phi-4 and Phi-4-mini.
+fn pre_tokenizer(
+    json: &Map<String, Value>,
+    model: &Map<String, Value>,
+) -> Result<&'static str, String> {
+    let steps = steps(json.get("pre_tokenizer"));
+    let patterns: Vec<&str> = steps
+        .iter()
+        .filter(|step| step["type"] == "Split")
+        .filter_map(|step| step["pattern"]["Regex"].as_str())
+        .collect();
+    // `use_regex` is true where it is left out.
+    let own_pattern = steps
+        .iter()
+        .any(|step| step["type"] == "ByteLevel" && step["use_regex"] != false);
+    let ignore_merges = model.get("ignore_merges") == Some(&Value::Bool(true));
+    let same = |pattern: &str, known: &str| plain(pattern) == plain(known);
+    match patterns.as_slice() {
+        [] if own_pattern => Ok("gpt-2"),
+        [pattern] if !own_pattern && same(pattern, GPT2) => Ok("gpt-2"),
+        [pattern] if !own_pattern && same(pattern, CL100K) => match ignore_merges {
+            true => Ok("llama-bpe"),
+            false => Ok("dbrx"),
+        },
+        [pattern] if !own_pattern && same(pattern, O200K) => Ok("gpt-4o"),
+        [] => Err("its pre-tokenizer has no pattern".into()),
+        _ => Err(format!(
+            "cuts text by a rule that is none of GPT-2's, cl100k's or o200k's: {}",
+            patterns.join(" then ")
+        )),
+    }
+}
+
+/// A pattern in one spelling: possessive quantifiers as greedy ones (what follows them here
+/// never matches what they took), the contractions spelled out, line ends after `\s*` once.
+fn plain(pattern: &str) -> String {
+    pattern
+        .replace("?+", "?")
+        .replace("++", "+")
+        .replace("*+", "*")
+        .replace("}+", "}")
+        .replace("'(?i:[sdmt]|ll|ve|re)", "(?i:'s|'t|'re|'ve|'m|'ll|'d)")
+        .replace(r"|\s+$", "")
+        .replace(r"\s*[\r\n]|", r"\s*[\r\n]+|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pre(pre_tokenizer: Value, model: Value) -> Result<&'static str, String> {
+        let json = json!({"pre_tokenizer": pre_tokenizer, "model": model});
+        let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        pre_tokenizer_of(&object(&json), &object(&json["model"]))
+    }
+
+    fn pre_tokenizer_of(
+        json: &Map<String, Value>,
+        model: &Map<String, Value>,
+    ) -> Result<&'static str, String> {
+        super::pre_tokenizer(json, model)
+    }
+
+    #[test]
+    fn the_pattern_tells_the_pre_tokenizer() {
+        let split = |pattern: &str| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"},
+                {"type": "ByteLevel", "use_regex": false}]})
+        };
+        let cl100k = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+        assert_eq!(pre(split(cl100k), json!({})), Ok("dbrx"));
+        assert_eq!(pre(split(CL100K), json!({})), Ok("dbrx"));
+        let llama = json!({"ignore_merges": true});
+        assert_eq!(pre(split(CL100K), llama), Ok("llama-bpe"));
+        assert_eq!(pre(split(O200K), json!({})), Ok("gpt-4o"));
+        assert_eq!(pre(json!({"type": "ByteLevel"}), json!({})), Ok("gpt-2"));
+        let error = pre(split(r"\w+"), json!({})).unwrap_err();
+        assert!(error.contains(r"\w+"), "{error}");
+    }
+
+    #[test]
+    fn merges_are_read_in_both_spellings() {
+        let old = merges(&[json!("a b"), json!("Ġ c")]);
+        let new = merges(&[json!(["a", "b"]), json!([" ", "c"])]);
+        assert_eq!(old, new);
+        assert!(merges(&[json!(["a"])]).is_err());
+    }
+}

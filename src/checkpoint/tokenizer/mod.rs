@@ -1,0 +1,178 @@
+//! Tokenizer files: the vocabulary as llama.cpp wants it, whichever library wrote it.
+//!
+//! Two kinds are read: SentencePiece (`tokenizer.model`, `tokenizer.ggml.model` = `llama`) and
+//! byte-level BPE (`tokenizer.json`, `gpt2`). The tokens, scores and types are those that
+//! llama.cpp's converter writes (`conversion/phi.py`, `conversion/base.py`).
+
+mod bpe;
+mod sentencepiece;
+mod special;
+
+pub use special::{ChatTemplate, Special};
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{Checkpoint, Error, Problem, read_object};
+
+/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum TokenType {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+/// One entry of the vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its text: a SentencePiece piece, or for BPE text in GPT-2's byte alphabet.
+    pub text: Vec<u8>,
+    /// SentencePiece's score; 0 for BPE.
+    pub score: f32,
+    /// What it is for.
+    pub kind: TokenType,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Algorithm {
+    /// SentencePiece: pieces with scores.
+    SentencePiece {
+        /// Whether a space is put before the text.
+        add_space_prefix: bool,
+    },
+    /// Byte-level BPE.
+    Bpe {
+        /// llama.cpp's name for the regular expression that cuts text into words.
+        pre: &'static str,
+        /// `left right`, most important first.
+        merges: Vec<String>,
+    },
+}
+
+/// A vocabulary and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// How text becomes tokens.
+    pub algorithm: Algorithm,
+    /// As many as the embedding has rows; index is the id.
+    pub tokens: Vec<Token>,
+    /// Special tokens, flags, stop tokens and the chat template.
+    pub special: Special,
+    /// What a careful reader should know: tokens out of range, a choice made.
+    pub notes: Vec<String>,
+}
+
+/// The tokenizer files of a folder, parsed but not yet understood.
+struct Files<'a> {
+    folder: &'a Path,
+    /// `tokenizer_config.json`; empty where there is none.
+    config: Map<String, Value>,
+    /// `tokenizer.json`.
+    json: Option<Map<String, Value>>,
+    /// Rows of the embedding.
+    vocab_size: usize,
+}
+
+impl Files<'_> {
+    fn error(&self, file: &str, problem: Problem) -> Error {
+        Error::new(&self.folder.join(file), problem)
+    }
+
+    fn optional(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>, Error> {
+        let path = folder.join(name);
+        path.is_file().then(|| read_object(&path)).transpose()
+    }
+}
+
+/// More tokens than any vocabulary has: what a damaged `vocab_size` must not make us allocate.
+const MOST_TOKENS: u64 = 1 << 24;
+
+impl Tokenizer {
+    /// Reads the tokenizer of a checkpoint whose embedding has `vocab_size` rows.
+    pub fn read(checkpoint: &Checkpoint, vocab_size: u64) -> Result<Self, Error> {
+        let folder = checkpoint.folder();
+        if vocab_size == 0 || vocab_size > MOST_TOKENS {
+            let text = format!("states vocab_size {vocab_size}; 1 to {MOST_TOKENS} are possible");
+            return Err(Error::new(
+                &folder.join("config.json"),
+                Problem::Tokenizer(text),
+            ));
+        }
+        let files = Files {
+            folder,
+            config: Files::optional(folder, "tokenizer_config.json")?.unwrap_or_default(),
+            json: Files::optional(folder, "tokenizer.json")?,
+            vocab_size: vocab_size as usize,
+        };
+        let mut notes = Vec::new();
+        let (algorithm, tokens) = match files.is_bpe() {
+            true => bpe::read(&files, &mut notes)?,
+            false => sentencepiece::read(&files, &mut notes)?,
+        };
+        let special = Special::read(checkpoint, &files, &tokens, &mut notes)?;
+        Ok(Self {
+            algorithm,
+            tokens,
+            special,
+            notes,
+        })
+    }
+
+    /// `tokenizer.ggml.model`.
+    pub fn model(&self) -> &'static str {
+        match self.algorithm {
+            Algorithm::SentencePiece { .. } => "llama",
+            Algorithm::Bpe { .. } => "gpt2",
+        }
+    }
+}
+
+impl Files<'_> {
+    /// llama.cpp's converter goes by the class alone; where the class says nothing
+    /// (`PreTrainedTokenizerFast`), a byte-level `tokenizer.json` without `tokenizer.model` does.
+    fn is_bpe(&self) -> bool {
+        let class = self.config.get("tokenizer_class").and_then(Value::as_str);
+        let named = class.is_some_and(|class| class.starts_with("GPT2Tokenizer"));
+        let byte_level = self.json.as_ref().is_some_and(bpe::is_byte_level);
+        named || (byte_level && !self.folder.join("tokenizer.model").is_file())
+    }
+}
+
+/// Puts a token at `id`, or notes that the embedding has no row for it.
+fn place(
+    tokens: &mut [Token],
+    id: u64,
+    token: Token,
+    notes: &mut Vec<String>,
+) -> Option<TokenType> {
+    let rows = tokens.len();
+    let Some(slot) = usize::try_from(id).ok().and_then(|i| tokens.get_mut(i)) else {
+        let text = String::from_utf8_lossy(&token.text).into_owned();
+        notes.push(format!(
+            "token {id} `{text}` left out: the embedding has {rows} rows"
+        ));
+        return None;
+    };
+    let kind = token.kind;
+    *slot = token;
+    Some(kind)
+}
+
+/// A vocabulary of placeholders, which the real tokens then replace.
+fn padding(n: usize, score: f32) -> Vec<Token> {
+    (0..n)
+        .map(|id| Token {
+            text: format!("[PAD{id}]").into_bytes(),
+            score,
+            kind: TokenType::Unused,
+        })
+        .collect()
+}

@@ -1,0 +1,262 @@
+//! Special tokens, what is added around a text, where generation stops, and the chat template.
+//!
+//! The rules are those of gguf-py's `SpecialVocab`; what it finds nowhere is looked up in the
+//! vocabulary as well, and every stop token of `generation_config.json` is kept, not one.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::bpe::steps;
+use super::{Files, Token, read_object};
+use crate::checkpoint::{Checkpoint, Error};
+
+/// Special tokens and flags, in the order in which llama.cpp's converter writes them.
+#[derive(Clone, Debug, Default)]
+pub struct Special {
+    /// Kind (`bos`, `eos`, `unk`, `sep`, `pad`, `cls`, `mask`, `eot`, `eom`) and id.
+    pub ids: Vec<(&'static str, u32)>,
+    /// Kind (`bos`, `eos`, `sep`) and whether it is put around every text.
+    pub add: Vec<(&'static str, bool)>,
+    /// Ids at which generation stops, ascending.
+    pub stop: Vec<u32>,
+    /// Whether white space after an added token is part of it, as in Phi-3.
+    pub strips_after: bool,
+    /// How a conversation becomes a prompt.
+    pub chat_template: Option<ChatTemplate>,
+}
+
+/// One Jinja template, or several with names of which `default` is the one to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ChatTemplate {
+    One(String),
+    Named(Vec<(String, String)>),
+}
+
+const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+
+impl Special {
+    /// The id of a kind.
+    pub fn id(&self, kind: &str) -> Option<u32> {
+        let (_, id) = self.ids.iter().find(|(k, _)| *k == kind)?;
+        Some(*id)
+    }
+
+    pub(super) fn read(
+        checkpoint: &Checkpoint,
+        files: &Files<'_>,
+        tokens: &[Token],
+        notes: &mut Vec<String>,
+    ) -> Result<Self, Error> {
+        let mut special = Self {
+            add: added_around(files),
+            strips_after: strips_after(files),
+            chat_template: chat_template(files)?,
+            ..Self::default()
+        };
+        let content = |kind: &str| {
+            let entry = files.config.get(&format!("{kind}_token"))?;
+            entry.as_str().or_else(|| entry["content"].as_str())
+        };
+        for kind in KINDS {
+            let text = content(kind);
+            let of_json = text.and_then(|text| {
+                let added = files.json.as_ref()?.get("added_tokens")?.as_array()?;
+                added.iter().find(|token| token["content"] == text)?["id"].as_u64()
+            });
+            let of_config = checkpoint.config()[format!("{kind}_token_id")].as_u64();
+            let of_vocabulary = || {
+                let text = text?.as_bytes();
+                let at = tokens.iter().position(|token| token.text == text)?;
+                Some(at as u64)
+            };
+            let Some(id) = of_json.or(of_config).or_else(of_vocabulary) else {
+                continue;
+            };
+            match u32::try_from(id)
+                .ok()
+                .filter(|&id| (id as usize) < tokens.len())
+            {
+                Some(id) => special.ids.push((kind, id)),
+                None => notes.push(format!(
+                    "the {kind} token {id} left out: the vocabulary has {} tokens",
+                    tokens.len()
+                )),
+            }
+        }
+        special.read_stop(checkpoint, tokens, notes);
+        Ok(special)
+    }
+
+    /// Collects the stop tokens. llama.cpp has three places for them: `eos` is taken; `eot` gets
+    /// the one that ends a turn, `eom` another. It knows any further ones only by their text.
+    fn read_stop(&mut self, checkpoint: &Checkpoint, tokens: &[Token], notes: &mut Vec<String>) {
+        let stated = &checkpoint.generation()["eos_token_id"];
+        let list = match stated {
+            Value::Array(list) => list.as_slice(),
+            other => std::slice::from_ref(other),
+        };
+        let in_vocabulary = |id: &u32| (*id as usize) < tokens.len();
+        let ids = list
+            .iter()
+            .filter_map(|id| u32::try_from(id.as_u64()?).ok());
+        self.stop = ids.filter(in_vocabulary).chain(self.id("eos")).collect();
+        self.stop.sort_unstable();
+        self.stop.dedup();
+
+        const ENDS_A_TURN: [&[u8]; 3] = [b"<|end|>", b"<|im_end|>", b"<|eot_id|>"];
+        let mut others: Vec<u32> = self.stop.clone();
+        others.retain(|&id| Some(id) != self.id("eos"));
+        others.sort_by_key(|&id| !ENDS_A_TURN.contains(&tokens[id as usize].text.as_slice()));
+        for (kind, id) in ["eot", "eom"].into_iter().zip(&others) {
+            self.ids.push((kind, *id));
+        }
+        for id in others.iter().skip(2) {
+            let text = String::from_utf8_lossy(&tokens[*id as usize].text);
+            notes.push(format!(
+                "llama.cpp has no place for a fourth stop token: {id} `{text}`"
+            ));
+        }
+    }
+}
+
+/// Whether an added token that is special has `rstrip`.
+fn strips_after(files: &Files<'_>) -> bool {
+    let decoder = files
+        .config
+        .get("added_tokens_decoder")
+        .and_then(Value::as_object);
+    let of_config = decoder.into_iter().flatten().map(|(_, token)| token);
+    let list = files
+        .json
+        .as_ref()
+        .and_then(|json| json.get("added_tokens")?.as_array());
+    let mut tokens = of_config.chain(list.into_iter().flatten());
+    tokens.any(|token| token["rstrip"] == true && token["special"] == true)
+}
+
+/// Whether `bos`, `eos` and `sep` are put around a text: by the post-processor of
+/// `tokenizer.json`, else by `add_…_token` of `tokenizer_config.json`.
+fn added_around(files: &Files<'_>) -> Vec<(&'static str, bool)> {
+    let mut add: Vec<(&'static str, bool)> = Vec::new();
+    let mut set = |kind: &'static str, value: bool, over: bool| match add
+        .iter_mut()
+        .find(|(k, _)| *k == kind)
+    {
+        Some(slot) if over => slot.1 = value,
+        Some(_) => {}
+        None => add.push((kind, value)),
+    };
+    let token = |kind: &str| {
+        let entry = files.config.get(kind)?;
+        entry.as_str().or_else(|| entry["content"].as_str())
+    };
+    let post_processor = files
+        .json
+        .as_ref()
+        .and_then(|json| json.get("post_processor"));
+    for step in steps(post_processor) {
+        match step["type"].as_str() {
+            Some("ByteLevel") => {
+                set("bos", false, false);
+                set("eos", false, false);
+            }
+            Some("RobertaProcessing") => {
+                for kind in ["bos", "eos", "sep"] {
+                    set(kind, true, true);
+                }
+            }
+            Some("TemplateProcessing") => {
+                let single = step["single"].as_array().map(Vec::as_slice);
+                let Some([first, .., last]) = single else {
+                    continue;
+                };
+                let name = special_name;
+                if let Some(first) = name(first) {
+                    let known = [token("bos_token"), token("cls_token")];
+                    let absent = known.iter().all(Option::is_none);
+                    set("bos", absent || known.contains(&Some(first)), true);
+                }
+                if let Some(last) = name(last) {
+                    let eos = token("eos_token");
+                    set("eos", eos.is_none() || eos == Some(last), true);
+                }
+                if let Some(between) = separator(step, name(first), name(last)) {
+                    let known = [token("sep_token"), token("eos_token")];
+                    set(
+                        "sep",
+                        name(last).is_none() && known.contains(&Some(between)),
+                        true,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    for kind in KINDS {
+        let stated = files.config.get(&format!("add_{kind}_token"));
+        if let Some(value) = stated.and_then(Value::as_bool)
+            && matches!(kind, "bos" | "eos" | "sep")
+        {
+            set(kind, value, false);
+        }
+    }
+    add
+}
+
+/// The special token at one place of a template.
+fn special_name(item: &Value) -> Option<&str> {
+    item["SpecialToken"]["id"].as_str()
+}
+
+/// What a template for a pair of texts has between them, besides what surrounds each; empty
+/// when that is something else than a special token, `None` when there is nothing.
+fn separator<'a>(step: &'a Value, first: Option<&str>, last: Option<&str>) -> Option<&'a str> {
+    let mut pair = step["pair"].as_array()?.as_slice();
+    if first.is_some() && special_name(pair.first()?) == first {
+        pair = &pair[1..];
+    }
+    if last.is_some() && special_name(pair.last()?) == last {
+        pair = &pair[..pair.len() - 1];
+    }
+    match pair {
+        [_, between, .., _] => Some(special_name(between).unwrap_or_default()),
+        _ => None,
+    }
+}
+
+/// The template of `tokenizer_config.json`, else `chat_template.jinja`, else
+/// `chat_template.json`.
+fn chat_template(files: &Files<'_>) -> Result<Option<ChatTemplate>, Error> {
+    if let Some(stated) = files.config.get("chat_template").filter(|v| !v.is_null()) {
+        return Ok(template_of(stated));
+    }
+    let jinja = files.folder.join("chat_template.jinja");
+    if jinja.is_file() {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::new(path, e));
+        return Ok(Some(ChatTemplate::One(read(&jinja)?)));
+    }
+    let json = files.folder.join("chat_template.json");
+    if json.is_file() {
+        return Ok(read_object(&json)?
+            .get("chat_template")
+            .and_then(template_of));
+    }
+    Ok(None)
+}
+
+fn template_of(value: &Value) -> Option<ChatTemplate> {
+    match value {
+        Value::String(text) => Some(ChatTemplate::One(text.clone())),
+        Value::Array(list) => {
+            let text = |item: &Value, key: &str| item[key].as_str().map(str::to_owned);
+            let named = list
+                .iter()
+                .filter_map(|item| Some((text(item, "name")?, text(item, "template")?)))
+                .collect();
+            Some(ChatTemplate::Named(named))
+        }
+        _ => None,
+    }
+}
