@@ -1,8 +1,10 @@
-//! Rows of weights to blocks of a tensor type, with the bytes that llama.cpp would write.
+//! Which type for which tensor, and rows of weights to blocks of that type, with the bytes
+//! that llama.cpp would write.
 //!
 //! [`Encoder`] is the way in. The formats in wide use have encoders of our own, ten times as fast
 //! as ggml's and compared with them bit by bit when an encoder is made; all else goes to ggml.
 //!
+//! - [`mix`]: recipes, and the types they give to tensors
 //! - [`encode`](self::Encoder): checks, batches, the choice of the encoder
 //! - `lanes`: vectors of f32 on AVX-512, AVX2, NEON and plain Rust; `isa`: the choice
 //! - `fit`: the searches, one lane per sub-block
@@ -19,6 +21,7 @@ mod k_affine;
 mod k_symmetric;
 mod lanes;
 mod legacy;
+pub mod mix;
 mod narrow;
 
 pub use encode::Encoder;
