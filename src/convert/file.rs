@@ -1,0 +1,113 @@
+//! Reading and writing at an offset, from many threads through one handle; space on disk.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Fills `buffer` from `offset` on.
+pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset);
+    #[cfg(windows)]
+    {
+        let (mut done, mut offset) = (0, offset);
+        while done < buffer.len() {
+            match std::os::windows::fs::FileExt::seek_read(file, &mut buffer[done..], offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => (done, offset) = (done + n, offset + n as u64),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `buffer` at `offset`.
+pub(super) fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, buffer, offset);
+    #[cfg(windows)]
+    {
+        let (mut done, mut offset) = (0, offset);
+        while done < buffer.len() {
+            match std::os::windows::fs::FileExt::seek_write(file, &buffer[done..], offset)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => (done, offset) = (done + n, offset + n as u64),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the system that this range is read soon. Only ever a hint.
+pub(super) fn will_need(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::num::NonZeroU64;
+        let _ = rustix::fs::fadvise(
+            file,
+            offset,
+            NonZeroU64::new(len),
+            rustix::fs::Advice::WillNeed,
+        );
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Gives a new file its size and, where the file system can, its blocks: a disk that is too
+/// full says so before any work is done.
+pub(super) fn allocate(file: &File, size: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::Errno;
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+            Ok(()) => return Ok(()),
+            Err(e @ (Errno::NOSPC | Errno::FBIG | Errno::DQUOT)) => return Err(e.into()),
+            // Not every file system can; then the blocks come with the data.
+            Err(_) => {}
+        }
+    }
+    file.set_len(size)
+}
+
+/// Bytes that may still be written to the file system of a folder; `None` if it does not say.
+pub(super) fn available(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let stat = rustix::fs::statvfs(folder).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
+/// Whether two paths lead to one file, by links or otherwise.
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) else {
+            return false;
+        };
+        (a.dev(), a.ino()) == (b.dev(), b.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        let (a, b) = (a.canonicalize(), b.canonicalize());
+        a.is_ok_and(|a| b.is_ok_and(|b| a == b))
+    }
+}
+
+/// Makes a rename in `folder` last through a loss of power.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return File::open(folder)?.sync_all();
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        Ok(())
+    }
+}
