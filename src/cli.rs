@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{complete, completions, meta, vocab};
+use crate::commands::{complete, completions, convert, meta, vocab};
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub struct Cli {
 /// The commands, in the order in which a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Convert a checkpoint to a quantized GGUF
+    Convert(convert::Args),
     /// Show what is in a model: layers, shapes, types, sizes, and whether it fits
     Meta(meta::Args),
     /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search

@@ -6,7 +6,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`gguf`] | the file format: types, reading, writing |
-//! | [`quant`] | rows of weights to blocks of a tensor type |
+//! | [`quant`] | which type for which tensor; rows of weights to blocks |
 //! | [`hub`] | fetching from the Hugging Face Hub: the only outbound network code |
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
@@ -14,14 +14,20 @@
 //! | [`vocab`] | a vocabulary as the file holds it: ids, texts, pieces |
 //! | [`memory`] | how much memory there is, control groups included |
 //! | [`human`] | sizes and names as a person reads them |
+//! | [`checkpoint`] | a Hugging Face checkpoint: shards, configuration, tokenizer files |
+//! | [`arch`] | one file per architecture: names, shapes, metadata |
+//! | [`convert`] | checkpoint to GGUF: plan, stream, verify |
 //! | [`hint`] | an error that knows the command that helps |
 //! | [`commands`] | one file per command: typed options in, a result out |
 //! | [`cli`] | the flags |
 //! | [`table`] | columns |
 //! | [`output`] | the only place that writes to standard output |
 
+pub mod arch;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
+pub mod convert;
 pub mod gguf;
 pub mod hint;
 pub mod hub;

@@ -2,6 +2,7 @@
 
 pub mod complete;
 pub mod completions;
+pub mod convert;
 pub mod engine;
 pub mod meta;
 pub mod vocab;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => Ok(()),
+        Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Meta(args)) => meta::run(&args),
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),

@@ -1,0 +1,324 @@
+//! `modelve convert`: from a checkpoint, here or on the Hub, to a quantized GGUF.
+
+mod report;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use regex::Regex;
+
+use crate::checkpoint::Checkpoint;
+use crate::convert::{self, Imatrix, Options, Plan, Request};
+use crate::gguf::GgmlType;
+use crate::hint::{Interrupted, Usage, WithHint};
+use crate::output::Output;
+use crate::progress;
+use crate::quant::mix::{Overrides, RECIPES, Recipe};
+use crate::runtime::{LoadOptions, Model};
+use crate::{arch, human};
+
+use report::{Done, Loaded};
+use source::Place;
+
+/// Convert a checkpoint to a quantized GGUF
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  modelve convert                                    Phi-3-mini-128k from the Hub, as Q4_K_M, into the store
+  modelve convert -q Q4_0 ./my-checkpoint            a folder, to NAME-Q4_0.gguf in this folder
+  modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
+  modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
+pub struct Args {
+    /// A checkpoint folder, or a Hub id: org/name[@revision]
+    /// [default: microsoft/Phi-3-mini-128k-instruct]
+    pub model: Option<String>,
+
+    /// How to quantize; --list-quants explains each [default: Q4_K_M]
+    #[arg(short, long, value_name = "TYPE")]
+    pub quant: Option<String>,
+
+    /// The file to write, or the folder to write it into
+    /// [default: the store for a Hub id, else NAME-TYPE.gguf in this folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Replace the output if it exists
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Print the plan, a row per tensor, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// List the types with bits per weight and size for this model
+    #[arg(long)]
+    pub list_quants: bool,
+
+    /// Afterwards load the file in llama.cpp and compare every tensor with its source
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify: bool,
+
+    /// Print the plan or the result as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Threads that encode [default: one per core]
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+
+    /// Importance matrix (llama-imatrix, GGUF): which columns matter more
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+
+    /// Another type for the tensors whose GGUF name matches; may be repeated, the first counts
+    #[arg(long, value_name = "REGEX=TYPE")]
+    pub tensor_type: Vec<String>,
+
+    /// Another type for the output matrix
+    #[arg(long, value_name = "TYPE")]
+    pub output_tensor_type: Option<String>,
+
+    /// Another type for the token embedding
+    #[arg(long, value_name = "TYPE")]
+    pub token_embedding_type: Option<String>,
+}
+
+/// Does what the flags say.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let place = Place::parse(args.model.as_deref())?;
+    if args.list_quants {
+        return list_quants(args, &place);
+    }
+    let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
+    let overrides = overrides(args)?;
+    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let progress = progress::stderr(false);
+    let threads = match args.threads {
+        Some(threads) => threads.get(),
+        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
+    };
+
+    // What would stop the conversion is said before gigabytes are fetched for it.
+    let known_output = place.output(args.output.as_deref(), recipe, None)?;
+    if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run)
+        && !args.force
+        && output.exists()
+    {
+        let path = output.to_owned();
+        return exists_hint(Err(convert::Error::Exists { path }.into()), output);
+    }
+    interrupt_sets(&cancel)?;
+    let found = place.find(args.offline, args.dry_run, progress.as_ref(), &cancel)?;
+    let checkpoint = open(&found)?;
+    let request = Request {
+        recipe,
+        overrides: &overrides,
+        imatrix: imatrix.as_ref(),
+        provenance: &found.provenance,
+    };
+    let plan = Plan::new(&checkpoint, &request)
+        .with_context(|| format!("cannot convert {}", found.folder.display()))?;
+    let output = match known_output {
+        Some(output) => output,
+        None => {
+            let name = convert::file_name(&plan, recipe, &found.folder);
+            place
+                .output(args.output.as_deref(), recipe, Some(&name))?
+                .unwrap_or_else(|| PathBuf::from(name))
+        }
+    };
+    let memory = convert::memory(&plan, threads);
+    if args.dry_run {
+        let mut out = Output::stdout();
+        return report::plan(
+            &mut out,
+            &plan,
+            recipe,
+            &output,
+            memory,
+            found.complete,
+            args.json,
+        );
+    }
+
+    place.make_folder(&output)?;
+    let options = Options {
+        threads,
+        force: args.force,
+        cancel: &cancel,
+    };
+    let started = Instant::now();
+    let written = convert::write(
+        &plan,
+        &checkpoint,
+        &request,
+        &output,
+        &options,
+        progress.as_ref(),
+    );
+    exists_hint(interrupted(written), &output)?;
+    convert::check(&plan, &output)?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let verified = match args.verify {
+        true => {
+            let progress = progress.as_ref();
+            let compared =
+                convert::measure(&plan, &checkpoint, &output, threads, &cancel, progress);
+            Some((interrupted(compared)?, load(&output)?))
+        }
+        false => None,
+    };
+    let done = Done {
+        plan: &plan,
+        recipe,
+        output: &output,
+        reference: place.reference(&output, recipe, args.output.is_some()),
+        seconds,
+        threads,
+        verified,
+    };
+    report::done(&mut Output::stdout(), &done, args.json)
+}
+
+/// Opens the checkpoint; where only its description is here, its tensors are assumed.
+fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
+    if found.complete {
+        return Ok(Checkpoint::open(&found.folder)?);
+    }
+    let described = Checkpoint::open_description(&found.folder)?;
+    let description = arch::describe(described.config())?;
+    let weights = description.weights.iter().filter(|weight| !weight.optional);
+    let tensors = weights.map(|weight| (weight.source.as_str(), weight.shape.as_slice()));
+    Ok(Checkpoint::without_weights(&found.folder, tensors)?)
+}
+
+/// Loads the file in llama.cpp, which checks what it needs of vocabulary and weights.
+fn load(path: &Path) -> anyhow::Result<Loaded> {
+    let model = Model::load(path, &LoadOptions::default())
+        .with_context(|| format!("llama.cpp cannot load {}", path.display()))?;
+    Ok(Loaded {
+        seconds: model.load_time().as_secs_f64(),
+    })
+}
+
+fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
+    let name = name.unwrap_or(crate::model::DEFAULT_QUANT);
+    let found = Recipe::find(name).ok_or_else(|| {
+        let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+        Usage(format!("no type `{name}`; there are {}", names.join(", ")))
+    });
+    found.with_hint(|| "modelve convert --list-quants explains each")
+}
+
+fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
+    let found = GgmlType::from_name(name).filter(|ty| crate::quant::Encoder::new(*ty).is_ok());
+    Ok(found.ok_or_else(|| {
+        let example = match Recipe::find(name) {
+            Some(recipe) => format!("; {name} is a recipe, its tensors are {}", recipe.base),
+            None => "; for example Q4_K, Q6_K, Q8_0, F16".to_owned(),
+        };
+        Usage(format!("no tensor type `{name}`{example}"))
+    })?)
+}
+
+fn overrides(args: &Args) -> anyhow::Result<Overrides> {
+    let mut tensors = Vec::new();
+    for text in &args.tensor_type {
+        let (pattern, ty) = text
+            .rsplit_once('=')
+            .ok_or_else(|| Usage(format!("--tensor-type {text}: REGEX=TYPE is needed")))?;
+        let pattern =
+            Regex::new(pattern).map_err(|error| Usage(format!("--tensor-type {text}: {error}")))?;
+        tensors.push((pattern, tensor_type(ty)?));
+    }
+    let named = |name: &Option<String>| name.as_deref().map(tensor_type).transpose();
+    Ok(Overrides {
+        tensors,
+        output: named(&args.output_tensor_type)?,
+        token_embedding: named(&args.token_embedding_type)?,
+    })
+}
+
+/// Ctrl-C and termination set the flag; a second Ctrl-C ends the program at once. A file that
+/// grows past the limit of the process is an error of the write, not the end of the process.
+fn interrupt_sets(cancel: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag;
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(cancel))?;
+        flag::register(signal, Arc::clone(cancel))?;
+    }
+    #[cfg(unix)]
+    flag::register(
+        signal_hook::consts::SIGXFSZ,
+        Arc::new(AtomicBool::new(false)),
+    )?;
+    Ok(())
+}
+
+/// An interrupted conversion is an interruption for the exit code too.
+fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
+    match result {
+        Err(convert::Error::Interrupted) => {
+            Err(anyhow::Error::new(Interrupted).context("nothing was written"))
+        }
+        other => Ok(other?),
+    }
+}
+
+fn exists_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T> {
+    let exists = |error: &anyhow::Error| {
+        let error = error.downcast_ref::<convert::Error>();
+        matches!(error, Some(convert::Error::Exists { .. }))
+    };
+    match result {
+        Err(error) if exists(&error) => Err(error).with_hint(|| {
+            format!(
+                "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
+                output.display()
+            )
+        }),
+        other => other,
+    }
+}
+
+fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {
+    let cancel = AtomicBool::new(false);
+    let progress = progress::stderr(false);
+    let found = place.find(args.offline, true, progress.as_ref(), &cancel);
+    let (description, name) = match found {
+        Ok(found) => {
+            let checkpoint = Checkpoint::open_description(&found.folder)?;
+            (arch::describe(checkpoint.config())?, place.to_string())
+        }
+        // The list is worth having without the model, too.
+        Err(_) if place.is_on_hub() => (source::phi3_mini()?, "a Phi-3-mini".to_owned()),
+        Err(error) => return Err(error),
+    };
+    let mut rows = Vec::new();
+    for recipe in RECIPES {
+        let (bytes, weights) = convert::estimate(&description, recipe)?;
+        rows.push(report::QuantRow {
+            name: recipe.name,
+            bits_per_weight: bytes as f64 * 8.0 / weights.max(1) as f64,
+            bytes,
+            about: recipe.about,
+        });
+    }
+    report::quants(&mut Output::stdout(), &rows, &name, args.json)
+}
+
+/// `2.23 GiB (4.86 bits per weight)`.
+fn size(bytes: u64, bits: f64) -> String {
+    format!("{} ({bits:.2} bits per weight)", human::bytes(bytes))
+}

@@ -1,0 +1,167 @@
+//! MODEL → a checkpoint folder on this machine, and where its GGUF belongs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::arch::{self, Description};
+use crate::checkpoint::INDEX;
+use crate::convert::Provenance;
+use crate::hint::{Usage, WithHint};
+use crate::hub::HubId;
+use crate::hub::cache::Cache;
+use crate::model::{self, ModelRef};
+use crate::progress::Progress;
+use crate::quant::mix::Recipe;
+use crate::store::store_path;
+
+/// What MODEL names.
+pub(super) enum Place {
+    Folder(PathBuf),
+    Hub(HubId),
+}
+
+/// A checkpoint on this machine.
+pub(super) struct Found {
+    pub(super) folder: PathBuf,
+    pub(super) provenance: Provenance,
+    /// Whether the weights are here too.
+    pub(super) complete: bool,
+}
+
+impl Place {
+    pub(super) fn parse(model: Option<&str>) -> anyhow::Result<Self> {
+        match ModelRef::parse_or_default(model) {
+            ModelRef::Hub(id) => Ok(Self::Hub(id)),
+            ModelRef::Path(path) if path.is_file() => Err(Usage(format!(
+                "{} is a file; a checkpoint is a folder with config.json and safetensors",
+                path.display()
+            )))
+            .with_hint(|| "name the folder, or a Hub id such as org/name"),
+            ModelRef::Path(path) if !path.exists() => Err(model::locate_path(&path, &[]).err())
+                .map_err(|error| match error {
+                    Some(error) => anyhow::Error::new(error),
+                    None => anyhow::anyhow!("no such folder: {}", path.display()),
+                })
+                .with_hint(|| "a checkpoint is a folder, or a Hub id such as org/name"),
+            ModelRef::Path(path) => Ok(Self::Folder(path)),
+            ModelRef::Tiny => {
+                Err(Usage("`tiny` is inside the program and converted already".into()).into())
+            }
+        }
+    }
+
+    /// The quantization in a Hub id: `org/name:Q4_0`.
+    pub(super) fn quant(&self) -> Option<&str> {
+        match self {
+            Self::Hub(id) => id.quant.as_deref(),
+            Self::Folder(_) => None,
+        }
+    }
+
+    pub(super) fn is_on_hub(&self) -> bool {
+        matches!(self, Self::Hub(_))
+    }
+
+    /// Where to write: as asked for, else in the store for a Hub id and under `name` in this
+    /// folder for a checkpoint folder; `None` while that name is not known yet.
+    pub(super) fn output(
+        &self,
+        asked: Option<&Path>,
+        recipe: &Recipe,
+        name: Option<&str>,
+    ) -> anyhow::Result<Option<PathBuf>> {
+        let into_folder = |folder: &Path| match (self, name) {
+            (Self::Hub(id), _) => Some(folder.join(format!("{}-{}.gguf", id.name(), recipe.name))),
+            (Self::Folder(_), Some(name)) => Some(folder.join(name)),
+            (Self::Folder(_), None) => None,
+        };
+        match (asked, self) {
+            (Some(asked), _) if asked.is_dir() => Ok(into_folder(asked)),
+            (Some(asked), _) => Ok(Some(asked.to_owned())),
+            (None, Self::Hub(id)) => Ok(Some(store_path(id, recipe.name)?)),
+            (None, Self::Folder(_)) => Ok(name.map(PathBuf::from)),
+        }
+    }
+
+    /// Folders of the store are made; those that a user names must be there.
+    pub(super) fn make_folder(&self, output: &Path) -> anyhow::Result<()> {
+        let folder = output
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        match (self, folder) {
+            (Self::Hub(_), Some(folder)) => std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make {}", folder.display())),
+            _ => Ok(()),
+        }
+    }
+
+    /// What to give to the other commands as MODEL.
+    pub(super) fn reference(&self, output: &Path, recipe: &Recipe, chosen: bool) -> String {
+        match self {
+            Self::Hub(id) if !chosen => format!("{}:{}", id.without_quant(), recipe.name),
+            _ => output.display().to_string(),
+        }
+    }
+
+    /// Finds or fetches the checkpoint; of one on the Hub only the small files when those will
+    /// do (`description`) and the weights are not here anyway.
+    pub(super) fn find(
+        &self,
+        offline: bool,
+        description: bool,
+        progress: &dyn Progress,
+        cancel: &AtomicBool,
+    ) -> anyhow::Result<Found> {
+        let id = match self {
+            Self::Folder(folder) => {
+                return Ok(Found {
+                    folder: folder.clone(),
+                    provenance: Provenance::default(),
+                    complete: true,
+                });
+            }
+            Self::Hub(id) => id,
+        };
+        let _ = (offline, progress, cancel);
+        let snapshot = Cache::from_env()
+            .snapshot(id)
+            .ok_or_else(|| model::Error::NotHere {
+                id: id.clone(),
+                near: Vec::new(),
+            })?;
+        let weights = [INDEX, "model.safetensors"];
+        let complete = weights
+            .iter()
+            .any(|name| snapshot.folder.join(name).exists());
+        Ok(Found {
+            complete: complete || !description,
+            folder: snapshot.folder,
+            provenance: Provenance {
+                repository: Some(id.repo.clone()),
+                commit: Some(snapshot.commit),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::Hub(id) => write!(f, "{}", id.without_quant()),
+        }
+    }
+}
+
+/// The shape of Phi-3-mini, for sizes when no model is at hand.
+pub(super) fn phi3_mini() -> anyhow::Result<Description> {
+    let config = json!({
+        "architectures": ["Phi3ForCausalLM"], "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32064,
+    });
+    Ok(arch::describe(&config)?)
+}
