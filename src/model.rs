@@ -8,7 +8,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::hub::cache::Cache;
+use crate::hub::cache::{Cache, Snapshot};
+use crate::hub::missing_of_checkpoint;
 use crate::hub::select::{self, GgufModel};
 pub use crate::hub::{DEFAULT_QUANT, HubId};
 pub use crate::store::{Store, store_path, tiny_path};
@@ -303,8 +304,13 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
             });
         }
     }
-    match snapshot.map(|snapshot| locate_folder(&snapshot.folder)) {
-        Some(Ok(located)) => Ok(located),
+    match snapshot {
+        // Half a checkpoint is none: `convert` fetches the rest.
+        Some(Snapshot { folder, .. })
+            if missing_of_checkpoint(&folder, true).is_ok_and(|missing| missing.is_empty()) =>
+        {
+            Ok(Located::Checkpoint(folder))
+        }
         _ => Err(not_here(id, store, cache)),
     }
 }

@@ -11,7 +11,7 @@ use super::{HubId, bytes};
 #[non_exhaustive]
 pub enum Error {
     /// The Hub knows no such repository, or does not show it to this caller.
-    #[error("no such model on {host}: {repo}")]
+    #[error("no such model on {host}, or a private one: {repo}")]
     NoSuchRepo {
         /// `org/name`.
         repo: String,

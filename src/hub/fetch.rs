@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::api::{Commit, Listed, Remote, Stated};
+use super::api::{Commit, Listed, Stated};
+use super::remote::Remote;
 use super::transfer::{Transfer, write_error};
 use super::{Error, FetchOptions, Fetched, HubId, Wanted, select};
 use crate::progress::{Progress, Unit};

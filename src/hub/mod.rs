@@ -12,6 +12,7 @@ mod error;
 mod fetch;
 mod id;
 mod offline;
+mod remote;
 pub mod select;
 mod space;
 mod transfer;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use cache::Cache;
 pub use error::Error;
 pub use id::{DEFAULT_QUANT, HubId, IdError};
+pub(crate) use offline::missing_of_checkpoint;
 pub use space::free_space;
 
 use crate::progress::Progress;

@@ -55,7 +55,10 @@ pub(super) fn find(id: &HubId, wanted: Wanted, cache: &Cache) -> Result<Fetched,
 }
 
 /// The files that a checkpoint cannot do without and that are not in `folder`.
-fn missing_of_checkpoint(folder: &Path, weights: bool) -> Result<Vec<String>, select::SelectError> {
+pub(crate) fn missing_of_checkpoint(
+    folder: &Path,
+    weights: bool,
+) -> Result<Vec<String>, select::SelectError> {
     let absent = |name: &String| !folder.join(name).is_file();
     let mut needed = vec!["config.json".to_owned()];
     if weights {

@@ -12,7 +12,8 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use super::Error;
-use super::api::{Digest, Failure, Remote, Stated, words};
+use super::api::{Digest, Stated};
+use super::remote::{Failure, Remote, words};
 
 /// How much is read at a time when bytes on the disk are hashed.
 const READ: usize = 1 << 20;
