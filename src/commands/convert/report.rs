@@ -13,7 +13,7 @@ use crate::gguf::Value;
 use crate::human;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::quant::mix::Recipe;
-use crate::table::{cell, lines, plain, table};
+use crate::table::{Columns, cell, plain};
 
 /// A row of `--list-quants`.
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ pub(super) fn quants(
         out.json(&json!({"model": model, "quants": rows}))?;
         return Ok(out.flush()?);
     }
-    let mut text = table(
+    let mut text = Columns::new(
         out,
         &["type", "bits/weight>", "size>", "what it is good for"],
     );
@@ -44,7 +44,7 @@ pub(super) fn quants(
             crate::model::DEFAULT_QUANT => GOOD,
             _ => ACCENT,
         };
-        text.add_row([
+        text.add([
             cell(row.name, style),
             plain(format!("{:.2}", row.bits_per_weight)),
             plain(human::bytes(row.bytes)),
@@ -52,7 +52,7 @@ pub(super) fn quants(
         ]);
     }
     writeln!(out, "Sizes are those of {model}.\n")?;
-    out.write_all(lines(&text).as_bytes())?;
+    out.write_all(text.lines().as_bytes())?;
     Ok(out.flush()?)
 }
 
@@ -84,10 +84,10 @@ pub(super) fn plan(
         }))?;
         return Ok(out.flush()?);
     }
-    let mut rows = table(out, &["tensor", "shape>", "from", "to", "bytes>", "why"]);
+    let mut rows = Columns::new(out, &["tensor", "shape>", "from", "to", "bytes>", "why"]);
     for tensor in plan.tensors() {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
-        rows.add_row([
+        rows.add([
             plain(&tensor.name),
             plain(shape.join(" × ")),
             cell(source_type(tensor), DIM),
@@ -96,11 +96,11 @@ pub(super) fn plan(
             cell(&tensor.reason, DIM),
         ]);
     }
-    out.write_all(lines(&rows).as_bytes())?;
+    out.write_all(rows.lines().as_bytes())?;
     writeln!(out)?;
-    let mut facts = table(out, &["", ""]);
+    let mut facts = Columns::new(out, &["", ""]);
     let mut fact = |name: &str, value: String| {
-        facts.add_row([cell(name, DIM), plain(value)]);
+        facts.add([cell(name, DIM), plain(value)]);
     };
     fact("would write", output.display().to_string());
     fact("size", size(plan.file_size(), plan.bits_per_weight()));
@@ -114,7 +114,7 @@ pub(super) fn plan(
     fact("types", type_counts(plan));
     fact("disk needed", human::bytes(plan.file_size()));
     fact("memory needed", human::bytes(memory));
-    out.write_all(lines(&facts).as_bytes())?;
+    out.write_all(facts.lines().as_bytes())?;
     if !complete {
         let note = "The weights are not here yet: planned from config.json.";
         writeln!(out, "\n{}", out.paint(WARN, note))?;
@@ -169,9 +169,9 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
     if let Some((deviations, loaded)) = &done.verified {
         verified(out, deviations, loaded)?;
     }
-    let mut facts = table(out, &["", ""]);
+    let mut facts = Columns::new(out, &["", ""]);
     let mut fact = |name: &str, value: String| {
-        facts.add_row([cell(name, DIM), plain(value)]);
+        facts.add([cell(name, DIM), plain(value)]);
     };
     fact("wrote", done.output.display().to_string());
     let bits = plan.bits_per_weight();
@@ -191,7 +191,7 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
             done.seconds, done.threads
         ),
     );
-    out.write_all(lines(&facts).as_bytes())?;
+    out.write_all(facts.lines().as_bytes())?;
     for note in plan.notes() {
         writeln!(out, "{} {note}", out.paint(WARN, "note:"))?;
     }
@@ -204,16 +204,16 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
 }
 
 fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyhow::Result<()> {
-    let mut rows = table(out, &["tensor", "type", "relative RMSE>", "largest error>"]);
+    let mut rows = Columns::new(out, &["tensor", "type", "relative RMSE>", "largest error>"]);
     for deviation in deviations {
-        rows.add_row([
+        rows.add([
             plain(&deviation.tensor),
             cell(deviation.ty, ACCENT),
             plain(format!("{:.3} %", deviation.relative_rmse * 100.0)),
             plain(format!("{:.2e}", deviation.largest)),
         ]);
     }
-    out.write_all(lines(&rows).as_bytes())?;
+    out.write_all(rows.lines().as_bytes())?;
     let text = format!("llama.cpp loads it, in {:.1} s", loaded.seconds);
     writeln!(out, "\n{}\n", out.paint(GOOD, text))?;
     Ok(())
