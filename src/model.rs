@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::hub::cache::{Cache, Snapshot};
 use crate::hub::missing_of_checkpoint;
-use crate::hub::select::{self, GgufModel};
+use crate::hub::select;
 pub use crate::hub::{DEFAULT_QUANT, HubId};
 pub use crate::store::{Store, store_path, tiny_path};
 
@@ -275,7 +275,7 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
     let mut here = store.ggufs(id);
     let snapshot = cache.snapshot(id);
     if let Some(snapshot) = &snapshot {
-        here.extend(ggufs_of_snapshot(&snapshot.folder));
+        here.extend(select::gguf_files_in(&snapshot.folder));
     }
     let have = || {
         let mut have: Vec<String> = here.iter().map(|(quant, _)| quant.clone()).collect();
@@ -313,15 +313,6 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
         }
         _ => Err(not_here(id, store, cache)),
     }
-}
-
-/// The quantizations in a snapshot of the Hub's cache, each with its first file.
-fn ggufs_of_snapshot(folder: &Path) -> Vec<(String, PathBuf)> {
-    select::gguf_models_in(folder)
-        .into_iter()
-        .filter(|model| model.complete)
-        .filter_map(|GgufModel { quant, files, .. }| Some((quant?, folder.join(files.first()?))))
-        .collect()
 }
 
 /// The Hub ids of which there is something on this machine.

@@ -149,6 +149,16 @@ fn without_a_quantization_the_default_or_the_only_one_is_taken() {
 }
 
 #[test]
+fn a_cached_gguf_needs_no_quantization_in_its_name() {
+    let (_dir, store, cache) = places();
+    let file = touch_cached(&cache, "o/n", "n.gguf");
+    let found = locate_hub(&id("o/n"), &store, &cache).unwrap();
+    assert_eq!(found, Located::Gguf(file));
+    let error = locate_hub(&id("o/n:Q4_0"), &store, &cache).unwrap_err();
+    assert!(error.to_string().ends_with("as Q4_0, only as n"), "{error}");
+}
+
+#[test]
 fn a_cached_checkpoint_is_a_checkpoint() {
     let (_dir, store, cache) = places();
     touch_cached(&cache, "o/n", "config.json");

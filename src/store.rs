@@ -81,18 +81,7 @@ impl Store {
 
     /// The quantizations of a Hub model that are in the store, each with its first file.
     pub fn ggufs(&self, id: &HubId) -> Vec<(String, PathBuf)> {
-        let folder = self.folder(id);
-        let names: Vec<String> = fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
-        select::gguf_models(names.iter().map(String::as_str))
-            .into_iter()
-            .filter(|model| model.complete)
-            .filter_map(|model| Some((model.quant?, folder.join(model.files.first()?))))
-            .collect()
+        select::gguf_files_in(&self.folder(id))
     }
 
     /// The Hub repositories of which the store has anything, as `org/name`.

@@ -113,6 +113,10 @@ impl Cache {
             return Ok(());
         }
         let path = self.repo_folder(repo).join("refs").join(revision);
+        // A shared cache may be one that can only be read.
+        if fs::read_to_string(&path).is_ok_and(|there| there.trim() == commit) {
+            return Ok(());
+        }
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
             let file = tempfile::NamedTempFile::new_in(parent)?;

@@ -14,6 +14,9 @@ use crate::progress::{Progress, Unit};
 /// Left free on the disk: other programs write, too.
 const SPARE: u64 = 64 << 20;
 
+/// An index is read as a whole; that of the largest models has a few MiB.
+const LARGEST_INDEX: u64 = 256 << 20;
+
 pub(super) async fn fetch(
     id: &HubId,
     wanted: Wanted,
@@ -122,6 +125,9 @@ impl<'a> Run<'a> {
         // before the first byte of any: so it comes alone.
         let mut files = description;
         if let Some(index) = self.listed(select::INDEX) {
+            if index.size > LARGEST_INDEX {
+                return Err(self.remote.malformed("a shard index of that size"));
+            }
             self.transfer(&[index]).await?;
             for shard in self.shards()? {
                 let file = self.listed(&shard).ok_or_else(|| Error::NoShard {

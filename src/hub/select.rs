@@ -4,7 +4,7 @@
 //! none of them may leave the snapshot's folder.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{DEFAULT_QUANT, Error};
 
@@ -109,6 +109,13 @@ pub struct GgufModel {
     pub complete: bool,
 }
 
+impl GgufModel {
+    /// What tells it from its neighbours: the quantization, else the whole name.
+    pub fn label(&self) -> &str {
+        self.quant.as_deref().unwrap_or(&self.stem)
+    }
+}
+
 /// Groups the GGUF files of a listing into models, leaving out what is none (projectors of
 /// multimodal models, importance matrices).
 pub fn gguf_models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<GgufModel> {
@@ -171,6 +178,18 @@ pub fn gguf_models_in(folder: &Path) -> Vec<GgufModel> {
     gguf_models(names.iter().map(String::as_str))
 }
 
+/// The same, each complete one by its label and first file.
+pub fn gguf_files_in(folder: &Path) -> Vec<(String, PathBuf)> {
+    let first =
+        |model: &GgufModel| Some((model.label().to_owned(), folder.join(model.files.first()?)));
+    let models = gguf_models_in(folder);
+    models
+        .iter()
+        .filter(|m| m.complete)
+        .filter_map(first)
+        .collect()
+}
+
 /// The one model that is meant: the one with that quantization; without any the only one, or
 /// the one in [`DEFAULT_QUANT`].
 pub fn choose_gguf<'a>(
@@ -178,10 +197,6 @@ pub fn choose_gguf<'a>(
     models: &'a [GgufModel],
     quant: Option<&str>,
 ) -> Result<&'a GgufModel, Error> {
-    let name = |model: &GgufModel| match &model.quant {
-        Some(quant) => quant.clone(),
-        None => model.stem.clone(),
-    };
     let fitting = match quant {
         Some(quant) => with_quant(models, quant),
         None => models.iter().collect(),
@@ -196,7 +211,7 @@ pub fn choose_gguf<'a>(
                 Some(quant) => format!("GGUF file in {quant}"),
                 None => "GGUF file".to_owned(),
             },
-            found: models.iter().map(name).collect(),
+            found: models.iter().map(|m| m.label().to_owned()).collect(),
         }),
         (several, _) => Err(Error::WhichGguf {
             repo: repo.to_owned(),
