@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{complete, completions, convert, meta, vocab};
+use crate::commands::{complete, completions, convert, doctor, man, meta, vocab};
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
@@ -37,6 +37,11 @@ pub enum Command {
     Vocab(vocab::Args),
     /// Complete one prompt or many
     Complete(Box<complete::Args>),
+    /// Say what this build can do on this machine: devices, CPU features, memory
+    Doctor(doctor::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
+    /// Print the manual page
+    #[command(hide = true)]
+    Man(man::Args),
 }

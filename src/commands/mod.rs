@@ -3,7 +3,9 @@
 pub mod complete;
 pub mod completions;
 pub mod convert;
+pub mod doctor;
 pub mod engine;
+pub mod man;
 pub mod meta;
 pub mod vocab;
 
@@ -32,6 +34,9 @@ pub const VERSION: &str = concat!(
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    if cli.version && cli.verbose {
+        return doctor::run(&doctor::Args { json: false });
+    }
     if cli.version {
         let mut out = Output::stdout();
         writeln!(out, "modelve {VERSION}")?;
@@ -51,7 +56,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Meta(args)) => meta::run(&args),
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
+        Some(Command::Man(args)) => man::run(&args),
     }
 }
 

@@ -131,6 +131,23 @@ pub fn devices() -> Vec<Device> {
     }
 }
 
+/// What each backend of this build makes use of, in llama.cpp's words:
+/// `CPU : AVX2 = 1 | FMA = 1 | …`.
+pub fn system_info() -> String {
+    start();
+    // SAFETY: the function fills a string of its own and returns its zero-terminated bytes,
+    // which stay until the next call; the lock keeps other threads from making one.
+    unsafe {
+        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _guard = LOCK.lock();
+        let text = sys::llama_print_system_info();
+        match text.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr(text).to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// How a model is read.
 pub(super) struct LoadParams<'a> {
     pub vocab_only: bool,

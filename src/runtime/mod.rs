@@ -27,7 +27,7 @@ pub mod weights;
 pub use cancel::Cancel;
 pub use check::Facts;
 pub use error::{Error, Result};
-pub use ffi::{Device, devices, on_abort};
+pub use ffi::{Device, devices, on_abort, system_info};
 pub use generate::{Completion, ContextReport, Event, Finish, Options, Report, Step, complete};
 pub use grammar::Grammar;
 pub use model::{GpuLayers, LoadOptions, Model, Weights};
