@@ -242,6 +242,14 @@ mod tests {
     }
 
     #[test]
+    fn the_built_in_model_is_a_gguf_or_its_absence_is_said() {
+        match TINY {
+            Some(bytes) => assert!(bytes.starts_with(b"GGUF")),
+            None => assert!(matches!(tiny_path(), Err(Error::NoTiny))),
+        }
+    }
+
+    #[test]
     fn unpacking_replaces_a_stale_file_and_leaves_a_good_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/tiny.gguf");
