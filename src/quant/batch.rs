@@ -38,8 +38,6 @@ pub(super) struct Scratch {
     pub(super) codes: [[u8; SUBS]; 2],
     /// Scale and offset of each super-block.
     pub(super) whole: [[f32; BATCH / SUPER]; 2],
-    /// Levels of the weights of a batch, where they cannot be recomputed.
-    pub(super) levels: [u8; BATCH],
 }
 
 impl Scratch {
@@ -52,8 +50,35 @@ impl Scratch {
             weight: [0.0; SUBS],
             codes: [[0; SUBS]; 2],
             whole: [[0.0; BATCH / SUPER]; 2],
-            levels: [0; BATCH],
         })
+    }
+}
+
+/// Adds the squares of `columns` weights of each of the first rows of `x`, which lie `SUPER`
+/// apart, to `sums`: one row per lane, in the order of the weights.
+pub(super) struct AddSquares<'a> {
+    pub(super) x: &'a [f32; BATCH],
+    pub(super) columns: usize,
+    pub(super) sums: &'a mut [f32; BATCH / SUPER],
+}
+
+impl Task for AddSquares<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut column = [s.splat(0.0); 16];
+        for (group, sums) in self.sums.chunks_exact_mut(S::LANES).enumerate() {
+            let rows = &self.x[group * S::LANES * SUPER..];
+            let mut sum = s.load(sums);
+            for at in (0..self.columns).step_by(16) {
+                s.columns(&rows[at..], SUPER, &mut column);
+                for x in column {
+                    sum = sum + x * x;
+                }
+            }
+            s.store(sum, sums);
+        }
     }
 }
 
@@ -88,24 +113,40 @@ pub(super) fn put_f16(to: &mut [u8], x: f32) -> f32 {
     f16_to_f32(h)
 }
 
+/// The f16 of each, as bits.
+#[inline(always)]
+pub(super) fn to_f16(x: &[f32; SUBS]) -> [u16; SUBS] {
+    let mut halves = [0; SUBS];
+    for (half, x) in halves.iter_mut().zip(x) {
+        *half = f32_to_f16(*x);
+    }
+    halves
+}
+
 /// Mean square of each run of `SUPER` weights, summed in order, times `factor`.
 #[inline(always)]
-pub(super) fn super_squares<S: Simd>(
-    s: S,
-    x: &[f32; BATCH],
-    len: usize,
-    finish: impl Fn(S::F) -> S::F,
-    to: &mut [f32; BATCH / SUPER],
-) {
-    let mut column = [s.splat(0.0); 16];
-    for group in (0..len.div_ceil(SUPER)).step_by(S::LANES) {
-        let mut sum = s.splat(0.0);
-        for at in (0..SUPER).step_by(16) {
-            s.columns(&x[group * SUPER + at..], SUPER, &mut column);
-            for x in column {
-                sum = sum + x * x;
-            }
+pub(super) fn super_squares<S: Simd>(s: S, batch: &Batch<'_>, factor: f32) -> [f32; BATCH / SUPER] {
+    let mut squares = [0.0; BATCH / SUPER];
+    let add = AddSquares {
+        x: batch.x,
+        columns: SUPER,
+        sums: &mut squares,
+    };
+    add.run(s);
+    for square in &mut squares {
+        *square = factor * *square / SUPER as f32;
+    }
+    squares
+}
+
+/// Lane `j` of `to[i]` is `from[j * N + i]`, for N that need not fill a tile.
+#[inline(always)]
+pub(super) fn gather<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [S::F; N]) {
+    let mut lanes = [0.0; 32];
+    for (i, to) in to.iter_mut().enumerate() {
+        for lane in 0..S::LANES {
+            lanes[lane] = from[lane * N + i];
         }
-        s.store(finish(sum), &mut to[group..]);
+        *to = s.load(&lanes);
     }
 }

@@ -1,6 +1,6 @@
 //! The encoder: checks once per call, then batches of weights through one kernel.
 
-use super::batch::{BATCH, BLOCK, Batch, Encode, Format, Scratch};
+use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch};
 use super::narrow::{Narrow, Widen};
 use super::{Error, Isa, SourceType, expect_length, ggml_ffi, row_bytes};
 use super::{k_affine, k_symmetric, legacy};
@@ -180,6 +180,8 @@ impl Encoder {
         let block = self.ty.block_size().unwrap_or(1) as usize;
         let block_bytes = self.ty.block_bytes().unwrap_or(1) as usize;
         let n_per_row = input.n_per_row;
+        // Q8_0 searches nothing.
+        let imatrix = imatrix.filter(|_| self.ty != GgmlType::Q8_0);
         let by_row = imatrix.is_some() && block == BLOCK;
         if by_row {
             self.measure_rows(input)?;
@@ -211,17 +213,27 @@ impl Encoder {
 
     /// Mean squares of the rows, each summed in order, to `self.rows`.
     fn measure_rows(&mut self, input: Input<'_>) -> Result<(), Error> {
+        let (n, rows) = (input.n_per_row, input.rows());
         self.rows.clear();
-        for row in 0..input.rows() {
-            let mut sum = 0.0;
-            for at in (0..input.n_per_row).step_by(BATCH) {
-                let len = BATCH.min(input.n_per_row - at);
-                input.widen(self.isa, row * input.n_per_row + at, &mut self.x[..len])?;
-                for x in &self.x[..len] {
-                    sum += x * x;
+        for first in (0..rows).step_by(BATCH / SUPER) {
+            let count = (rows - first).min(BATCH / SUPER);
+            let mut sums = [0.0; BATCH / SUPER];
+            for at in (0..n).step_by(SUPER) {
+                let columns = SUPER.min(n - at);
+                for (row, x) in self.x.as_chunks_mut::<SUPER>().0[..count]
+                    .iter_mut()
+                    .enumerate()
+                {
+                    input.widen(self.isa, (first + row) * n + at, &mut x[..columns])?;
                 }
+                self.isa.dispatch(AddSquares {
+                    x: &self.x,
+                    columns,
+                    sums: &mut sums,
+                });
             }
-            self.rows.push(sum / input.n_per_row as f32);
+            self.rows
+                .extend(sums[..count].iter().map(|sum| sum / n as f32));
         }
         Ok(())
     }

@@ -207,6 +207,24 @@ fn symmetric_level<S: Simd>(s: S, x: S::F, rate: S::F, half: f32) -> S::F {
     )
 }
 
+/// Σwlx and Σwl² over the levels under `rate`.
+#[inline(always)]
+fn symmetric_moments<S: Simd, const N: usize>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    rate: S::F,
+    half: f32,
+) -> (S::F, S::F) {
+    let (mut sum_lx, mut sum_l2) = (s.splat(0.0), s.splat(0.0));
+    for i in 0..N {
+        let l = symmetric_level(s, x[i], rate, half);
+        sum_lx = sum_lx + w[i] * x[i] * l;
+        sum_l2 = sum_l2 + w[i] * l * l;
+    }
+    (sum_lx, sum_l2)
+}
+
 /// Fits x ≈ scale · l with integer levels l in −half..half to a small Σ w · (scale · l − x)².
 ///
 /// With the levels fixed the best scale is Σwlx / Σwl², and it lowers the error by
@@ -222,27 +240,16 @@ pub(super) fn symmetric<S: Simd, const N: usize>(
     let zero = s.splat(0.0);
     let (extreme, magnitude) = extreme(s, x);
     let all_zero = s.lt(magnitude, s.splat(ALL_ZERO));
-    let mut wx = *x;
-    for i in 0..N {
-        wx[i] = w[i] * x[i];
-    }
-    let sums = |rate: S::F| {
-        let (mut sum_lx, mut sum_l2) = (zero, zero);
-        for i in 0..N {
-            let l = symmetric_level(s, x[i], rate, half);
-            sum_lx = sum_lx + wx[i] * l;
-            sum_l2 = sum_l2 + w[i] * l * l;
-        }
-        (sum_lx, sum_l2)
-    };
-
     let mut rate = s.splat(-half) / extreme;
-    let (sum_lx, sum_l2) = sums(rate);
+    let (sum_lx, sum_l2) = symmetric_moments(s, x, w, rate, half);
     let mut scale = s.select(s.ne(sum_l2, zero), sum_lx / sum_l2, zero);
     let mut best = scale * sum_lx;
-    for t in (-9..=9).filter(|&t| t != 0) {
+    for t in -9..=9 {
+        if t == 0 {
+            continue;
+        }
         let try_rate = s.splat(-(half + 0.1 * t as f32)) / extreme;
-        let (sum_lx, sum_l2) = sums(try_rate);
+        let (sum_lx, sum_l2) = symmetric_moments(s, x, w, try_rate, half);
         let better = s.lt(zero, sum_l2) & s.lt(best * sum_l2, sum_lx * sum_lx);
         let try_scale = sum_lx / sum_l2;
         scale = s.select(better, try_scale, scale);
@@ -255,42 +262,53 @@ pub(super) fn symmetric<S: Simd, const N: usize>(
     }
 }
 
+/// What [`descend`] found, beside the levels.
+pub(super) struct Descent<S: Simd> {
+    /// Scale.
+    pub(super) scale: S::F,
+    /// Lanes whose last sweep changed a level: more sweeps may change more.
+    pub(super) moving: S::M,
+}
+
 /// Fits x ≈ scale · l with l in −half..half to a small Σ x² · (scale · l − x)², by moving one
 /// level at a time: with the others fixed, the best level of x_i is round(x_i · Σ'wl² / Σ'wlx),
-/// the sums without x_i, and it is taken if it raises the gain (Σwlx)² / Σwl². At most five
-/// sweeps. Levels go to `levels`, already shifted to 0..2·half. (`make_q3_quants`.)
+/// the sums without x_i, and it is taken if it raises the gain (Σwlx)² / Σwl². At most `sweeps`
+/// over the weights. Levels go to `levels`, already shifted to 0..2·half. (`make_q3_quants`,
+/// which does five.)
 #[inline(always)]
 pub(super) fn descend<S: Simd, const N: usize>(
     s: S,
     x: &[S::F; N],
     half: f32,
+    sweeps: u32,
     levels: &mut [S::F; N],
-) -> S::F {
+) -> Descent<S> {
     let zero = s.splat(0.0);
     let (extreme, magnitude) = extreme(s, x);
     let all_zero = s.lt(magnitude, s.splat(ALL_ZERO));
     let rate = s.splat(-half) / extreme;
     let (mut sum_lx, mut sum_l2) = (zero, zero);
+    let (mut w, mut wx) = ([zero; N], [zero; N]);
     for i in 0..N {
         let l = symmetric_level(s, x[i], rate, half);
         levels[i] = l;
-        let w = x[i] * x[i];
-        sum_lx = sum_lx + w * x[i] * l;
-        sum_l2 = sum_l2 + w * l * l;
+        w[i] = x[i] * x[i];
+        wx[i] = w[i] * x[i];
+        sum_lx = sum_lx + wx[i] * l;
+        sum_l2 = sum_l2 + w[i] * l * l;
     }
-    for _ in 0..5 {
-        let mut moved = s.lt(zero, zero);
+    let mut moving = s.lt(zero, zero);
+    for _ in 0..sweeps {
+        moving = s.lt(zero, zero);
         for i in 0..N {
             let l = levels[i];
-            let w = x[i] * x[i];
-            let wx = w * x[i];
-            let rest_lx = sum_lx - wx * l;
-            let rest_l2 = sum_l2 - w * l * l;
+            let rest_lx = sum_lx - wx[i] * l;
+            let rest_l2 = sum_l2 - w[i] * l * l;
             let new = s.nearest(x[i] * rest_l2 / rest_lx);
             let new = s.imax(s.int(-half as i32), s.imin(s.int(half as i32 - 1), new));
             let new = s.float(new);
-            let new_lx = rest_lx + wx * new;
-            let new_l2 = rest_l2 + w * new * new;
+            let new_lx = rest_lx + wx[i] * new;
+            let new_l2 = rest_l2 + w[i] * new * new;
             let take = s.lt(zero, rest_lx)
                 & s.ne(new, l)
                 & s.lt(zero, new_l2)
@@ -298,9 +316,9 @@ pub(super) fn descend<S: Simd, const N: usize>(
             levels[i] = s.select(take, new, l);
             sum_lx = s.select(take, new_lx, sum_lx);
             sum_l2 = s.select(take, new_l2, sum_l2);
-            moved = moved | take;
+            moving = moving | take;
         }
-        if !s.any(moved) {
+        if !s.any(moving) {
             break;
         }
     }
@@ -308,7 +326,32 @@ pub(super) fn descend<S: Simd, const N: usize>(
         *l = s.select(all_zero, zero, *l + s.splat(half));
     }
     let scale = s.select(s.lt(zero, sum_l2), sum_lx / sum_l2, zero);
-    s.select(all_zero, zero, scale)
+    let scale = s.select(all_zero, zero, scale);
+    Descent { scale, moving }
+}
+
+/// Σ w · (x − l / rate)². The `FIRST` levels go through a byte, later ones through a bound.
+#[inline(always)]
+fn positive_error<S: Simd, const N: usize, const FIRST: bool>(
+    s: S,
+    x: &[S::F; N],
+    w: &[S::F; N],
+    rate: S::F,
+    top: f32,
+) -> S::F {
+    let scale = s.splat(1.0) / rate;
+    let mut sum = s.splat(0.0);
+    for i in 0..N {
+        let l = s.nearest(rate * x[i]);
+        let l = if FIRST {
+            l & s.int(0xff)
+        } else {
+            s.imin(s.int(top as i32), l)
+        };
+        let off = x[i] - scale * s.float(l);
+        sum = sum + w[i] * off * off;
+    }
+    sum
 }
 
 /// Fits x ≈ scale · l with l in 0..=top to a small Σ w · (x − scale · l)²: nine spacings by
@@ -322,34 +365,21 @@ pub(super) fn positive<S: Simd, const N: usize>(
     top: f32,
     levels: &mut [S::I; N],
 ) -> S::F {
-    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    let zero = s.splat(0.0);
     let byte = s.int(0xff);
     let mut largest = zero;
     for x in x {
         largest = s.max(largest, *x);
     }
     let all_zero = s.lt(largest, s.splat(ALL_ZERO));
-    let squares = |rate: S::F, first: bool| {
-        let scale = one / rate;
-        let mut sum = zero;
-        for i in 0..N {
-            let l = s.nearest(rate * x[i]);
-            // The first levels go through a byte, the later ones through a bound.
-            let l = if first {
-                l & byte
-            } else {
-                s.imin(s.int(top as i32), l)
-            };
-            let off = x[i] - scale * s.float(l);
-            sum = sum + w[i] * off * off;
-        }
-        sum
-    };
     let mut rate = s.splat(top) / largest;
-    let mut best = squares(rate, true);
-    for t in (-4..=4).filter(|&t| t != 0) {
+    let mut best = positive_error::<S, N, true>(s, x, w, rate, top);
+    for t in -4..=4 {
+        if t == 0 {
+            continue;
+        }
         let try_rate = s.splat(0.1 * t as f32 + top) / largest;
-        let sum = squares(try_rate, false);
+        let sum = positive_error::<S, N, false>(s, x, w, try_rate, top);
         let better = s.lt(sum, best);
         best = s.select(better, sum, best);
         rate = s.select(better, try_rate, rate);

@@ -13,7 +13,7 @@
 //! per lane). Last, each weight takes the level nearest to it under the *stored* scale and
 //! offset; where the stored scale is 0 that is undefined and the level of the first fit stays.
 
-use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares};
+use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, gather, put_f16, super_squares};
 use super::fit::{self, Grid};
 use super::float16::nearest;
 use super::lanes::Simd;
@@ -83,20 +83,11 @@ const Q2: Shape = Shape {
 #[inline(always)]
 fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, shape: &Shape) {
     let zero = s.splat(0.0);
-    let mut sigma2 = [0.0; BATCH / SUPER];
-    if batch.importance.is_some() {
-        let length = s.splat(SUPER as f32);
-        super_squares(
-            s,
-            batch.x,
-            batch.len,
-            |sum| {
-                let sum = if N == 32 { s.splat(2.0) * sum } else { sum };
-                sum / length
-            },
-            &mut sigma2,
-        );
-    }
+    let sigma2 = if batch.importance.is_some() {
+        super_squares(s, batch, if N == 32 { 2.0 } else { 1.0 })
+    } else {
+        [0.0; BATCH / SUPER]
+    };
     let (mut x, mut w) = ([zero; N], [zero; N]);
     let mut lane_sigma2 = [0.0; 32];
     for group in (0..batch.len / N).step_by(S::LANES) {
@@ -184,18 +175,6 @@ fn code_all<S: Simd, const PER: usize>(
     }
 }
 
-/// Lane `j` of `to[i]` is `from[j * PER + i]`.
-#[inline(always)]
-fn gather<S: Simd, const PER: usize>(s: S, from: &[f32], to: &mut [S::F; PER]) {
-    let mut lanes = [0.0; 32];
-    for (i, to) in to.iter_mut().enumerate() {
-        for (lane, value) in lanes[..S::LANES].iter_mut().enumerate() {
-            *value = from[lane * PER + i];
-        }
-        *to = s.load(&lanes);
-    }
-}
-
 /// Levels of one sub-block in the order of its weights: nearest under the stored scale d and
 /// offset m, or, where d is 0, those of the fit.
 #[inline(always)]
@@ -224,66 +203,60 @@ fn requantize<S: Simd, const N: usize>(
     }
 }
 
-/// The three steps. `N` weights in each of `PER` sub-blocks; `pack` lays out a super-block from
-/// its codes, its two f16 and its levels, and says what the f16 are worth.
+/// How a super-block is laid out in `BYTES` bytes.
+trait Layout<const PER: usize, const BYTES: usize> {
+    /// Writes the sub-blocks' scales and offsets and the super-block's scale and offset; hands
+    /// back what the latter two are as f16.
+    fn header(
+        out: &mut [u8; BYTES],
+        scales: &[u8; PER],
+        offsets: &[u8; PER],
+        whole: [f32; 2],
+    ) -> [f32; 2];
+
+    /// Writes the levels.
+    fn pack(out: &mut [u8; BYTES], levels: &[u8; SUPER]);
+}
+
+/// The three steps, for `PER` sub-blocks of `N` weights.
 #[inline(always)]
-fn encode<S: Simd, const N: usize, const PER: usize, const BYTES: usize>(
+fn encode<S: Simd, L: Layout<PER, BYTES>, const N: usize, const PER: usize, const BYTES: usize>(
     s: S,
     batch: &Batch<'_>,
     scratch: &mut Scratch,
     out: &mut [u8],
     shape: &Shape,
-    header: impl Fn(&mut [u8; BYTES], &[u8; PER], &[u8; PER], [f32; 2]) -> [f32; 2],
-    pack: impl Fn(&mut [u8; BYTES], &[u8; SUPER]),
 ) {
     fit_all::<S, N>(s, batch, scratch, shape);
+    let clamped = batch.importance.is_some();
     let supers = batch.len / SUPER;
-    let weight = batch.importance.map(|_| &scratch.weight);
+    let weight = if clamped { Some(&scratch.weight) } else { None };
     let [scales, offsets] = &mut scratch.codes;
     let [d, m] = &mut scratch.whole;
-    code_all::<S, PER>(
-        s,
-        (&scratch.scale, weight),
-        supers,
-        shape.code_top,
-        scales,
-        d,
-    );
-    code_all::<S, PER>(
-        s,
-        (&scratch.base, weight),
-        supers,
-        shape.code_top,
-        offsets,
-        m,
-    );
-    let clamped = batch.importance.is_some();
+    let top = shape.code_top;
+    code_all::<S, PER>(s, (&scratch.scale, weight), supers, top, scales, d);
+    code_all::<S, PER>(s, (&scratch.base, weight), supers, top, offsets, m);
+    let bound = shape.bounds[usize::from(clamped)];
+    let mask = top as u8;
     let mut levels = [0u8; SUPER];
     for (block, out) in out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
-        let scales: &mut [u8; PER] = scales[block * PER..].first_chunk_mut().expect("codes");
-        let offsets: &mut [u8; PER] = offsets[block * PER..].first_chunk_mut().expect("codes");
-        let bound = shape.bounds[usize::from(clamped)];
-        scales
-            .iter_mut()
-            .chain(offsets.iter_mut())
-            .for_each(|c| *c = bound.min(*c));
-        let stored = header(out, scales, offsets, [d[block], m[block]]);
-        let mask = shape.code_top as u8;
+        let (mut scale, mut offset) = ([0u8; PER], [0u8; PER]);
+        for j in 0..PER {
+            scale[j] = scales[block * PER + j].min(bound);
+            offset[j] = offsets[block * PER + j].min(bound);
+        }
+        let stored = L::header(out, &scale, &offset, [d[block], m[block]]);
         for j in 0..PER {
             let sub = block * PER + j;
-            requantize::<S, N>(
-                s,
-                &batch.x[sub * N..],
-                (
-                    stored[0] * f32::from(scales[j] & mask),
-                    stored[1] * f32::from(offsets[j] & mask),
-                ),
-                (scratch.rate[sub], scratch.from[sub], clamped),
-                shape.top,
-                &mut levels[j * N..],
+            let line = (
+                stored[0] * f32::from(scale[j] & mask),
+                stored[1] * f32::from(offset[j] & mask),
             );
+            let kept = (scratch.rate[sub], scratch.from[sub], clamped);
+            let x = &batch.x[sub * N..];
+            requantize::<S, N>(s, x, line, kept, shape.top, &mut levels[j * N..]);
         }
-        pack(out, &levels);
+        L::pack(out, &levels);
     }
 }
 
@@ -299,9 +272,9 @@ fn six_bit_header(
 ) -> [f32; 2] {
     let stored = [put_f16(out, whole[0]), put_f16(&mut out[2..], whole[1])];
     for j in 0..4 {
-        out[4 + j] = scales[j] | (scales[j + 4] >> 4) << 6;
-        out[8 + j] = offsets[j] | (offsets[j + 4] >> 4) << 6;
-        out[12 + j] = (scales[j + 4] & 0xf) | (offsets[j + 4] & 0xf) << 4;
+        out[4 + j] = scales[j] | ((scales[j + 4] >> 4) << 6);
+        out[8 + j] = offsets[j] | ((offsets[j + 4] >> 4) << 6);
+        out[12 + j] = (scales[j + 4] & 0xf) | ((offsets[j + 4] & 0xf) << 4);
     }
     stored
 }
@@ -309,9 +282,14 @@ fn six_bit_header(
 /// Low nibbles: of each 64 levels, the first 32 low and the last 32 high in 32 bytes.
 #[inline(always)]
 fn pack_nibbles(out: &mut [u8], levels: &[u8; SUPER]) {
-    for (out, l) in out.chunks_exact_mut(32).zip(levels.chunks_exact(64)) {
+    for (out, l) in out
+        .as_chunks_mut::<32>()
+        .0
+        .iter_mut()
+        .zip(levels.as_chunks::<64>().0)
+    {
         for i in 0..32 {
-            out[i] = (l[i] & 0xf) | l[i + 32] << 4;
+            out[i] = (l[i] & 0xf) | (l[i + 32] << 4);
         }
     }
 }
@@ -319,77 +297,93 @@ fn pack_nibbles(out: &mut [u8], levels: &[u8; SUPER]) {
 /// 4.5 bits per weight.
 pub(super) struct Q4K;
 
+impl Layout<8, 144> for Q4K {
+    #[inline(always)]
+    fn header(out: &mut [u8; 144], scales: &[u8; 8], offsets: &[u8; 8], d: [f32; 2]) -> [f32; 2] {
+        six_bit_header(out, scales, offsets, d)
+    }
+    #[inline(always)]
+    fn pack(out: &mut [u8; 144], levels: &[u8; SUPER]) {
+        pack_nibbles(&mut out[16..], levels);
+    }
+}
+
 impl Format for Q4K {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode::<S, 32, 8, 144>(
-            s,
-            batch,
-            scratch,
-            out,
-            &Q4,
-            |out, scales, offsets, whole| six_bit_header(out, scales, offsets, whole),
-            |out, levels| pack_nibbles(&mut out[16..], levels),
-        );
+        encode::<S, Self, 32, 8, 144>(s, batch, scratch, out, &Q4);
     }
 }
 
 /// 5.5 bits per weight.
 pub(super) struct Q5K;
 
+impl Layout<8, 176> for Q5K {
+    #[inline(always)]
+    fn header(out: &mut [u8; 176], scales: &[u8; 8], offsets: &[u8; 8], d: [f32; 2]) -> [f32; 2] {
+        six_bit_header(out, scales, offsets, d)
+    }
+    #[inline(always)]
+    fn pack(out: &mut [u8; 176], levels: &[u8; SUPER]) {
+        pack_high_bit::<4>(&mut out[16..48], levels);
+        pack_nibbles(&mut out[48..], levels);
+    }
+}
+
 impl Format for Q5K {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode::<S, 32, 8, 176>(
-            s,
-            batch,
-            scratch,
-            out,
-            &Q5,
-            |out, scales, offsets, whole| six_bit_header(out, scales, offsets, whole),
-            |out, levels| {
-                // Bit j of byte i is the fifth bit of weight i of sub-block j.
-                for i in 0..32 {
-                    out[16 + i] = (0..8).fold(0, |bits, j| bits | (levels[32 * j + i] >> 4) << j);
-                }
-                pack_nibbles(&mut out[48..], levels);
-            },
-        );
+        encode::<S, Self, 32, 8, 176>(s, batch, scratch, out, &Q5);
     }
 }
 
 /// 2.625 bits per weight.
 pub(super) struct Q2K;
 
+impl Layout<16, 84> for Q2K {
+    #[inline(always)]
+    fn header(out: &mut [u8; 84], scales: &[u8; 16], offsets: &[u8; 16], d: [f32; 2]) -> [f32; 2] {
+        for j in 0..16 {
+            out[j] = scales[j] | (offsets[j] << 4);
+        }
+        [put_f16(&mut out[80..], d[0]), put_f16(&mut out[82..], d[1])]
+    }
+    #[inline(always)]
+    fn pack(out: &mut [u8; 84], levels: &[u8; SUPER]) {
+        pack_pairs(&mut out[16..80], levels);
+    }
+}
+
 impl Format for Q2K {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode::<S, 16, 16, 84>(
-            s,
-            batch,
-            scratch,
-            out,
-            &Q2,
-            |out, scales, offsets, whole| {
-                for j in 0..16 {
-                    out[j] = scales[j] | offsets[j] << 4;
-                }
-                [
-                    put_f16(&mut out[80..], whole[0]),
-                    put_f16(&mut out[82..], whole[1]),
-                ]
-            },
-            |out, levels| pack_pairs(&mut out[16..80], levels),
-        );
+        encode::<S, Self, 16, 16, 84>(s, batch, scratch, out, &Q2);
+    }
+}
+
+/// Bit `BIT` of each level: bit j of byte i is that of weight i of the j-th 32.
+#[inline(always)]
+pub(super) fn pack_high_bit<const BIT: u32>(out: &mut [u8], levels: &[u8; SUPER]) {
+    let out: &mut [u8; 32] = out.first_chunk_mut().expect("32 bytes");
+    *out = [0; 32];
+    for (j, l) in levels.as_chunks::<32>().0.iter().enumerate() {
+        for i in 0..32 {
+            out[i] |= ((l[i] >> BIT) & 1) << j;
+        }
     }
 }
 
 /// Two bits each: of 128 levels, four runs of 32 side by side in 32 bytes.
 #[inline(always)]
 pub(super) fn pack_pairs(out: &mut [u8], levels: &[u8; SUPER]) {
-    for (out, l) in out.chunks_exact_mut(32).zip(levels.chunks_exact(128)) {
+    for (out, l) in out
+        .as_chunks_mut::<32>()
+        .0
+        .iter_mut()
+        .zip(levels.as_chunks::<128>().0)
+    {
         for i in 0..32 {
-            out[i] = l[i] | l[i + 32] << 2 | l[i + 64] << 4 | l[i + 96] << 6;
+            out[i] = l[i] | (l[i + 32] << 2) | (l[i + 64] << 4) | (l[i + 96] << 6);
         }
     }
 }

@@ -9,10 +9,10 @@
 //! Steps as in [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each weight
 //! the level nearest to it under the stored scale; where that is 0 the first fit's level stays.
 
-use super::batch::{BATCH, Batch, Format, SUPER, Scratch, put_f16, super_squares};
+use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares};
 use super::fit::{self, ALL_ZERO};
 use super::float16::nearest;
-use super::k_affine::pack_pairs;
+use super::k_affine::{pack_high_bit, pack_pairs};
 use super::lanes::Simd;
 use super::lanes::pair::Pair;
 
@@ -21,19 +21,44 @@ const SUB: usize = 16;
 /// Sub-blocks in a super-block.
 const PER: usize = SUPER / SUB;
 
-/// Fits all sub-blocks with the weights that `weigh(group, x, w)` leaves in `w`.
+/// What the error of a weight x is weighted by in [`fit_all`].
+enum Weights<'a> {
+    /// x².
+    Square,
+    /// Its importance.
+    Importance(&'a [f32; BATCH]),
+    /// Its importance times √(σ² + x²), σ² of its super-block.
+    Damped(&'a [f32; BATCH], [f32; BATCH / SUPER]),
+}
+
+/// Fits all sub-blocks.
 #[inline(always)]
 fn fit_all<S: Simd>(
     s: S,
     batch: &Batch<'_>,
     scratch: &mut Scratch,
     half: f32,
-    weigh: impl Fn(usize, &[S::F; SUB], &mut [S::F; SUB]),
+    weights: &Weights<'_>,
 ) {
     let (mut x, mut w) = ([s.splat(0.0); SUB], [s.splat(0.0); SUB]);
     for group in (0..batch.len / SUB).step_by(S::LANES) {
         s.columns(&batch.x[group * SUB..], SUB, &mut x);
-        weigh(group, &x, &mut w);
+        match weights {
+            Weights::Square => {
+                for i in 0..SUB {
+                    w[i] = x[i] * x[i];
+                }
+            }
+            Weights::Importance(importance) => s.columns(&importance[group * SUB..], SUB, &mut w),
+            Weights::Damped(importance, sigma2) => {
+                s.columns(&importance[group * SUB..], SUB, &mut w);
+                // A vector of sub-blocks lies in one super-block: they are 16, the lanes no more.
+                let sigma2 = s.splat(sigma2[group / PER]);
+                for i in 0..SUB {
+                    w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
+                }
+            }
+        }
         let mut sum = s.splat(0.0);
         for w in w {
             sum = sum + w;
@@ -93,17 +118,11 @@ impl Format for Q6K {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         const HALF: f32 = 32.0;
-        if let Some(importance) = batch.importance {
-            fit_all(s, batch, scratch, HALF, |group, _, w| {
-                s.columns(&importance[group * SUB..], SUB, w);
-            });
-        } else {
-            fit_all(s, batch, scratch, HALF, |_, x, w| {
-                for i in 0..SUB {
-                    w[i] = x[i] * x[i];
-                }
-            });
-        }
+        let weights = match batch.importance {
+            Some(importance) => Weights::Importance(importance),
+            None => Weights::Square,
+        };
+        fit_all(s, batch, scratch, HALF, &weights);
         let mut levels = [0u8; SUPER];
         for (block, out) in out.as_chunks_mut::<210>().0.iter_mut().enumerate() {
             let scales = scales_of(&scratch.scale, block);
@@ -162,6 +181,7 @@ impl Format for Q3K {
         }
         let [codes, _] = &scratch.codes;
         let [whole, _] = &scratch.whole;
+        let mut levels = [0u8; SUPER];
         for (block, out) in out.as_chunks_mut::<110>().0.iter_mut().enumerate() {
             let codes: &[u8; PER] = codes[block * PER..].first_chunk().expect("codes");
             let d = put_f16(&mut out[108..], whole[block]);
@@ -171,33 +191,45 @@ impl Format for Q3K {
                 out[96 + j] = (codes[j] & 0xf) | codes[j + 8] << 4;
             }
             for j in 0..4 {
-                let high = |k: usize| codes[j + 4 * k] >> 4 << (2 * k);
-                out[104 + j] = high(0) | high(1) | high(2) | high(3);
+                out[104 + j] = (codes[j] >> 4)
+                    | ((codes[j + 4] >> 4) << 2)
+                    | ((codes[j + 8] >> 4) << 4)
+                    | ((codes[j + 12] >> 4) << 6);
             }
-            let levels: &mut [u8; SUPER] = scratch.levels[block * SUPER..]
-                .first_chunk_mut()
-                .expect("levels");
+            let x: &[f32; SUPER] = batch.x[block * SUPER..].first_chunk().expect("weights");
+            if batch.importance.is_none() && (d == 0.0 || codes.contains(&32)) {
+                descended_levels(s, x, &mut levels);
+            }
             for j in 0..PER {
                 let d = d * (f32::from(codes[j]) - 32.0);
-                let sub = block * PER + j;
-                // Without importances the kept levels are there already.
                 if d != 0.0 || batch.importance.is_some() {
-                    requantize(
-                        s,
-                        &batch.x[sub * SUB..],
-                        d,
-                        scratch.rate[sub],
-                        Q3_HALF,
-                        &mut levels[j * SUB..],
-                    );
+                    let rate = scratch.rate[block * PER + j];
+                    let (x, levels) = (&x[j * SUB..], &mut levels[j * SUB..]);
+                    requantize(s, x, d, rate, Q3_HALF, levels);
                 }
             }
-            // Bit j of byte i: the third bit of weight i of the j-th 32.
-            for i in 0..32 {
-                out[i] = (0..8).fold(0, |bits, j| bits | (levels[32 * j + i] >> 2) << j);
+            pack_high_bit::<2>(&mut out[..32], &levels);
+            for level in &mut levels {
+                *level &= 3;
             }
-            levels.iter_mut().for_each(|l| *l &= 3);
-            pack_pairs(&mut out[32..96], levels);
+            pack_pairs(&mut out[32..96], &levels);
+        }
+    }
+}
+
+/// The levels of a super-block's descents, for sub-blocks whose stored scale is 0.
+#[inline(always)]
+fn descended_levels<S: Simd>(s: S, x: &[f32; SUPER], levels: &mut [u8; SUPER]) {
+    let (mut column, mut l) = ([s.splat(0.0); SUB], [s.splat(0.0); SUB]);
+    let mut bytes = [0; 16];
+    for group in (0..PER).step_by(S::LANES) {
+        s.columns(&x[group * SUB..], SUB, &mut column);
+        fit::descend(s, &column, Q3_HALF, 5, &mut l);
+        for (i, l) in l.iter().enumerate() {
+            s.store_bytes(s.truncate(*l), &mut bytes);
+            for (lane, level) in bytes[..S::LANES].iter().enumerate() {
+                levels[(group + lane) * SUB + i] = *level;
+            }
         }
     }
 }
@@ -205,20 +237,37 @@ impl Format for Q3K {
 /// Fits by descent; scales against the largest.
 #[inline(always)]
 fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
-    // Every step of the descent waits for the one before: two groups side by side.
-    let two = Pair(s);
-    let zero = two.splat(0.0);
+    // Every step of the descent waits for the one before: four groups side by side. Four in five
+    // sub-blocks are done after one sweep; the others are collected and start over.
+    let four = Pair(Pair(s));
+    let lanes = Pair::<Pair<S>>::LANES;
+    let (zero, one) = (four.splat(0.0), four.splat(1.0));
     let (mut x, mut l) = ([zero; SUB], [zero; SUB]);
-    let mut bytes = [0u8; 64];
-    for group in (0..batch.len / SUB).step_by(Pair::<S>::LANES) {
-        two.columns(&batch.x[group * SUB..], SUB, &mut x);
-        let scale = fit::descend(two, &x, Q3_HALF, &mut l);
-        two.store(scale, &mut scratch.scale[group..]);
-        for (i, l) in l.iter().enumerate() {
-            two.store_bytes(two.truncate(*l), &mut bytes);
-            for (lane, byte) in bytes[..Pair::<S>::LANES].iter().enumerate() {
-                scratch.levels[(group + lane) * SUB + i] = *byte;
-            }
+    let mut again = [0usize; SUBS + 1];
+    let mut count = 0;
+    let mut column = [0.0; 64];
+    for group in (0..batch.len / SUB).step_by(lanes) {
+        four.columns(&batch.x[group * SUB..], SUB, &mut x);
+        let fit = fit::descend(four, &x, Q3_HALF, 1, &mut l);
+        four.store(fit.scale, &mut scratch.scale[group..]);
+        four.store(four.select(fit.moving, one, zero), &mut column);
+        for (lane, moving) in column[..lanes].iter().enumerate() {
+            again[count] = group + lane;
+            count += usize::from(*moving != 0.0);
+        }
+    }
+    let two = Pair(s);
+    let (mut x, mut l) = ([two.splat(0.0); SUB], [two.splat(0.0); SUB]);
+    let mut dense = [0.0; 32 * SUB];
+    for subs in again[..count].chunks(Pair::<S>::LANES) {
+        for (sub, dense) in subs.iter().zip(dense.as_chunks_mut::<SUB>().0) {
+            dense.copy_from_slice(&batch.x[sub * SUB..][..SUB]);
+        }
+        two.columns(&dense, SUB, &mut x);
+        let fit = fit::descend(two, &x, Q3_HALF, 5, &mut l);
+        two.store(fit.scale, &mut column);
+        for (sub, scale) in subs.iter().zip(column) {
+            scratch.scale[*sub] = scale;
         }
     }
     for block in 0..batch.len / SUPER {
@@ -243,23 +292,8 @@ fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
 /// same search, weighted by their sub-blocks' sums.
 #[inline(always)]
 fn q3_weighted<S: Simd>(s: S, batch: &Batch<'_>, importance: &[f32; BATCH], scratch: &mut Scratch) {
-    let mut sigma2 = [0.0; BATCH / SUPER];
-    let length = s.splat(SUPER as f32);
-    super_squares(
-        s,
-        batch.x,
-        batch.len,
-        |sum| s.splat(2.0) * sum / length,
-        &mut sigma2,
-    );
-    fit_all(s, batch, scratch, Q3_HALF, |group, x, w| {
-        // A vector of sub-blocks lies in one super-block: they are 16, as the lanes at most.
-        let sigma2 = s.splat(sigma2[group / PER]);
-        s.columns(&importance[group * SUB..], SUB, w);
-        for i in 0..SUB {
-            w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
-        }
-    });
+    let weights = Weights::Damped(importance, super_squares(s, batch, 2.0));
+    fit_all(s, batch, scratch, Q3_HALF, &weights);
     let (mut x, mut w) = ([s.splat(0.0); PER], [s.splat(0.0); PER]);
     let mut rates = [0.0; BATCH / SUPER];
     for group in (0..batch.len / SUPER).step_by(S::LANES) {

@@ -32,6 +32,8 @@ pub(super) const NEAREST_MAX: f32 = 4_194_303.0;
 pub(super) trait Simd: Copy {
     /// Lanes in a vector.
     const LANES: usize;
+    /// Floats of a run in [`Simd::tile`]: 16 or a divisor of it.
+    const TILE: usize;
     /// A vector of f32, with IEEE single operations, each rounded.
     type F: Copy
         + Add<Output = Self::F>
@@ -58,15 +60,15 @@ pub(super) trait Simd: Copy {
     /// The low byte of each lane, in order, to the first `LANES` bytes.
     fn store_bytes(self, v: Self::I, to: &mut [u8]);
 
-    /// Loads `LANES` runs of `LANES` floats, `stride` apart, and transposes them:
+    /// Loads `LANES` runs of `TILE` floats, `stride` apart, and transposes them:
     /// lane `j` of `to[i]` is `from[j * stride + i]`.
     fn tile(self, from: &[f32], stride: usize, to: &mut [Self::F]);
 
-    /// As [`Simd::tile`] for runs of any multiple of `LANES` floats (`to.len()`).
+    /// As [`Simd::tile`] for runs of any multiple of `TILE` floats (`to.len()`).
     #[inline(always)]
     fn columns(self, from: &[f32], stride: usize, to: &mut [Self::F]) {
-        for (t, tile) in to.chunks_exact_mut(Self::LANES).enumerate() {
-            self.tile(&from[t * Self::LANES..], stride, tile);
+        for (t, tile) in to.chunks_exact_mut(Self::TILE).enumerate() {
+            self.tile(&from[t * Self::TILE..], stride, tile);
         }
     }
 
@@ -98,14 +100,14 @@ pub(super) trait Simd: Copy {
     fn truncate(self, v: Self::F) -> Self::I;
     /// v rounded half away from zero, as C's `roundf`, then as [`Simd::truncate`].
     fn round_away(self, v: Self::F) -> Self::I;
+    /// 16 v.
+    fn times16(self, v: Self::I) -> Self::I;
     /// The f32 nearest to each i32.
     fn float(self, v: Self::I) -> Self::F;
     /// The larger.
     fn imax(self, a: Self::I, b: Self::I) -> Self::I;
     /// The smaller.
     fn imin(self, a: Self::I, b: Self::I) -> Self::I;
-    /// The low byte of each lane as a signed number.
-    fn sign_extend_byte(self, v: Self::I) -> Self::I;
 }
 
 /// Work that is compiled once for each instruction set.
@@ -148,16 +150,6 @@ macro_rules! by_intrinsics {
     )*};
 }
 use by_intrinsics;
-
-/// Splits `from` into `LANES` rows of `LANES` floats, `stride` apart.
-#[inline(always)]
-fn tile_rows<const LANES: usize>(from: &[f32], stride: usize) -> [&[f32; LANES]; LANES] {
-    std::array::from_fn(|row| {
-        from[row * stride..][..LANES]
-            .first_chunk()
-            .expect("a slice of LANES floats")
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -13,18 +13,14 @@
 //! of the levels and nothing is searched; with one (not Q8_0) the fits of the K formats serve,
 //! weighted by importance · √(σ² + x²), σ² the mean square of the whole row.
 
-use super::batch::{BLOCK, Batch, Format, SUBS, Scratch, put_f16};
+use super::batch::{BATCH, BLOCK, Batch, Format, SUBS, Scratch, to_f16};
 use super::fit::{self, Grid};
 use super::lanes::Simd;
 
-/// Loads the blocks of each vector transposed and hands them to `each(first block, weights)`.
+/// Loads the blocks from `group` on, one per lane.
 #[inline(always)]
-fn for_blocks<S: Simd>(s: S, batch: &Batch<'_>, mut each: impl FnMut(usize, &[S::F; BLOCK])) {
-    let mut x = [s.splat(0.0); BLOCK];
-    for group in (0..batch.len / BLOCK).step_by(S::LANES) {
-        s.columns(&batch.x[group * BLOCK..], BLOCK, &mut x);
-        each(group, &x);
-    }
+fn load<S: Simd>(s: S, from: &[f32; BATCH], group: usize, to: &mut [S::F; BLOCK]) {
+    s.columns(&from[group * BLOCK..], BLOCK, to);
 }
 
 /// Importance · √(σ² + x²) for the blocks from `group` on.
@@ -32,17 +28,15 @@ fn for_blocks<S: Simd>(s: S, batch: &Batch<'_>, mut each: impl FnMut(usize, &[S:
 fn weigh<S: Simd>(
     s: S,
     batch: &Batch<'_>,
-    importance: &[f32],
+    importance: &[f32; BATCH],
     group: usize,
-    x: &[S::F; BLOCK],
-) -> [S::F; BLOCK] {
+    (x, w): (&[S::F; BLOCK], &mut [S::F; BLOCK]),
+) {
     let sigma2 = s.load(&batch.row_square[group..]);
-    let mut w = [s.splat(0.0); BLOCK];
-    s.columns(&importance[group * BLOCK..], BLOCK, &mut w);
+    load(s, importance, group, w);
     for i in 0..BLOCK {
         w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
     }
-    w
 }
 
 /// 1/d, or 0 where d is 0.
@@ -51,23 +45,28 @@ fn reciprocal<S: Simd>(s: S, d: S::F) -> S::F {
     s.select(s.ne(d, s.splat(0.0)), s.splat(1.0) / d, s.splat(0.0))
 }
 
-/// Fills scale and rate: the extreme weight goes to level −half.
+/// Fits without a search: the extreme weight goes to level −half.
 #[inline(always)]
 fn scale_by_extreme<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, half: f32) {
-    for_blocks(s, batch, |group, x| {
-        let (extreme, _) = fit::extreme(s, x);
+    let mut x = [s.splat(0.0); BLOCK];
+    for group in (0..batch.len / BLOCK).step_by(S::LANES) {
+        load(s, batch.x, group, &mut x);
+        let (extreme, _) = fit::extreme(s, &x);
         let d = extreme / s.splat(-half);
         s.store(d, &mut scratch.scale[group..]);
         s.store(reciprocal(s, d), &mut scratch.rate[group..]);
-    });
+        s.store(s.splat(0.0), &mut scratch.from[group..]);
+    }
 }
 
-/// Fills scale, base and rate: the range of the weights becomes the range of the levels.
+/// Fits without a search: the range of the weights becomes the range of the levels.
 #[inline(always)]
 fn scale_by_range<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, top: f32) {
-    for_blocks(s, batch, |group, x| {
+    let mut x = [s.splat(0.0); BLOCK];
+    for group in (0..batch.len / BLOCK).step_by(S::LANES) {
+        load(s, batch.x, group, &mut x);
         let (mut low, mut high) = (s.splat(f32::MAX), s.splat(-f32::MAX));
-        for x in x {
+        for x in &x {
             low = s.min(*x, low);
             high = s.max(*x, high);
         }
@@ -75,32 +74,36 @@ fn scale_by_range<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, top: 
         s.store(d, &mut scratch.scale[group..]);
         s.store(low, &mut scratch.base[group..]);
         s.store(reciprocal(s, d), &mut scratch.rate[group..]);
-    });
+        s.store(low, &mut scratch.from[group..]);
+    }
 }
 
-/// Fills scale and rate by search.
+/// Fits x ≈ scale · l by search.
 #[inline(always)]
 fn fit_symmetric<S: Simd>(
     s: S,
     batch: &Batch<'_>,
-    importance: &[f32],
+    importance: &[f32; BATCH],
     scratch: &mut Scratch,
     half: f32,
 ) {
-    for_blocks(s, batch, |group, x| {
-        let w = weigh(s, batch, importance, group, x);
-        let fit = fit::symmetric(s, x, &w, half);
+    let (mut x, mut w) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
+    for group in (0..batch.len / BLOCK).step_by(S::LANES) {
+        load(s, batch.x, group, &mut x);
+        weigh(s, batch, importance, group, (&x, &mut w));
+        let fit = fit::symmetric(s, &x, &w, half);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.rate, &mut scratch.rate[group..]);
-    });
+        s.store(s.splat(0.0), &mut scratch.from[group..]);
+    }
 }
 
-/// Fills scale, base, rate and from by search.
+/// Fits x ≈ scale · l + base by search.
 #[inline(always)]
 fn fit_affine<S: Simd>(
     s: S,
     batch: &Batch<'_>,
-    importance: &[f32],
+    importance: &[f32; BATCH],
     scratch: &mut Scratch,
     top: f32,
 ) {
@@ -112,20 +115,22 @@ fn fit_affine<S: Simd>(
         absolute: false,
         clamped: true,
     };
-    for_blocks(s, batch, |group, x| {
-        let w = weigh(s, batch, importance, group, x);
-        let fit = fit::affine(s, x, &w, grid);
+    let (mut x, mut w) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
+    for group in (0..batch.len / BLOCK).step_by(S::LANES) {
+        load(s, batch.x, group, &mut x);
+        weigh(s, batch, importance, group, (&x, &mut w));
+        let fit = fit::affine(s, &x, &w, grid);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.base, &mut scratch.base[group..]);
         s.store(fit.rate, &mut scratch.rate[group..]);
         s.store(fit.from, &mut scratch.from[group..]);
-    });
+    }
 }
 
 /// How scaled weights become levels.
 #[derive(Clone, Copy)]
 enum Rounding {
-    /// Add, truncate, take the low byte, at most `top`: C's `MIN(top, (int8_t)(v + half))`.
+    /// Add, truncate to a byte, at most `top`.
     Up { add: f32, top: i32 },
     /// To even, within −half..half, plus half; 0 where the rate is 0.
     Symmetric { half: i32 },
@@ -133,140 +138,131 @@ enum Rounding {
     Clamped { top: f32 },
 }
 
-/// Levels of one block: of rate · (x − from).
+/// Levels of a vector of weights: of rate · (x − from).
 #[inline(always)]
-fn levels<S: Simd>(s: S, x: &[f32], rate: f32, from: f32, rounding: Rounding) -> [u8; BLOCK] {
-    let mut levels = [0u8; BLOCK];
-    for at in (0..BLOCK).step_by(S::LANES) {
-        let x = s.load(&x[at..]);
-        let l = match rounding {
-            Rounding::Up { add, top } => {
-                let v = (x - s.splat(from)) * s.splat(rate);
-                s.imin(s.int(top), s.sign_extend_byte(s.truncate(v + s.splat(add))))
+fn level<S: Simd>(s: S, x: &[f32], (rate, from): (f32, f32), rounding: Rounding) -> S::I {
+    let v = s.splat(rate) * (s.load(x) - s.splat(from));
+    match rounding {
+        Rounding::Up { add, top } => {
+            let l = s.truncate(v + s.splat(add)) & s.int(0xff);
+            s.imin(s.int(top), l)
+        }
+        Rounding::Symmetric { half } => {
+            let l = s.imax(s.int(-half), s.imin(s.int(half - 1), s.nearest(v)));
+            if rate == 0.0 {
+                s.int(0)
+            } else {
+                l + s.int(half)
             }
-            Rounding::Symmetric { half } => {
-                let l = s.nearest(s.splat(rate) * x);
-                let l = s.imax(s.int(-half), s.imin(s.int(half - 1), l)) + s.int(half);
-                if rate == 0.0 { s.int(0) } else { l }
-            }
-            Rounding::Clamped { top } => {
-                let v = s.splat(rate) * (x - s.splat(from));
-                s.nearest(s.min(s.max(v, s.splat(0.0)), s.splat(top)))
-            }
-        };
-        s.store_bytes(l, &mut levels[at..]);
-    }
-    levels
-}
-
-/// Low nibbles of weights i and i + 16 in byte i.
-#[inline(always)]
-fn pack_nibbles(out: &mut [u8], levels: &[u8; BLOCK]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = (levels[i] & 0xf) | levels[i + 16] << 4;
+        }
+        Rounding::Clamped { top } => s.nearest(s.min(s.max(v, s.splat(0.0)), s.splat(top))),
     }
 }
 
-/// Fifth bits, then low nibbles.
+/// Fifth bits of the weights, in their order.
 #[inline(always)]
-fn pack_five(out: &mut [u8], levels: &[u8; BLOCK]) {
-    let mut high = 0u32;
-    for (i, level) in levels.iter().enumerate() {
-        high |= u32::from(level >> 4 & 1) << i;
+fn fifth_bits(levels: &[u8; BLOCK]) -> [u8; 4] {
+    let mut bits = [0; 4];
+    for (bits, levels) in bits.iter_mut().zip(levels.as_chunks::<8>().0) {
+        // Bit i of byte i moves to the top byte; no two products meet in a bit below it.
+        let fifths = (u64::from_le_bytes(*levels) >> 4) & 0x0101_0101_0101_0101;
+        *bits = (fifths.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
-    out[..4].copy_from_slice(&high.to_le_bytes());
-    pack_nibbles(&mut out[4..], levels);
+    bits
 }
 
-/// Writes d and, where the format has one, the offset of each block, and its levels.
+/// Writes the blocks from what the fit left in `scratch`. Of the `BYTES` of a block the last 16
+/// are low nibbles, the four before them, if `FIVE`, fifth bits; d is first, then, if `OFFSET`, m.
 #[inline(always)]
-fn write<S: Simd, const BYTES: usize>(
+fn write<S: Simd, const BYTES: usize, const OFFSET: bool, const FIVE: bool>(
     s: S,
     batch: &Batch<'_>,
     scratch: &Scratch,
     out: &mut [u8],
-    (offset, from): (bool, Option<&[f32; SUBS]>),
     rounding: Rounding,
-    pack: impl Fn(&mut [u8], &[u8; BLOCK]),
 ) {
-    for (block, out) in out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
-        put_f16(out, scratch.scale[block]);
-        if offset {
-            put_f16(&mut out[2..], scratch.base[block]);
+    let scale = to_f16(&scratch.scale);
+    let base = if OFFSET {
+        to_f16(&scratch.base)
+    } else {
+        [0; SUBS]
+    };
+    let blocks = batch.x.as_chunks::<BLOCK>().0.iter();
+    let mut high = [0; BLOCK];
+    for ((block, out), x) in out
+        .as_chunks_mut::<BYTES>()
+        .0
+        .iter_mut()
+        .enumerate()
+        .zip(blocks)
+    {
+        out[..2].copy_from_slice(&scale[block].to_le_bytes());
+        if OFFSET {
+            out[2..4].copy_from_slice(&base[block].to_le_bytes());
         }
-        let from = from.map_or(0.0, |from| from[block]);
-        let l = levels(
-            s,
-            &batch.x[block * BLOCK..],
-            scratch.rate[block],
-            from,
-            rounding,
-        );
-        pack(&mut out[if offset { 4 } else { 2 }..], &l);
+        let line = (scratch.rate[block], scratch.from[block]);
+        let nibbles = &mut out[BYTES - 16..];
+        for at in (0..16).step_by(S::LANES) {
+            let first = level(s, &x[at..], line, rounding);
+            let second = level(s, &x[16 + at..], line, rounding);
+            if FIVE {
+                let low = s.int(0xf);
+                s.store_bytes((first & low) + s.times16(second), &mut nibbles[at..]);
+                s.store_bytes(first, &mut high[at..]);
+                s.store_bytes(second, &mut high[16 + at..]);
+            } else {
+                s.store_bytes(first + s.times16(second), &mut nibbles[at..]);
+            }
+        }
+        if FIVE {
+            out[BYTES - 20..BYTES - 16].copy_from_slice(&fifth_bits(&high));
+        }
     }
 }
 
 /// The symmetric formats.
 #[inline(always)]
-fn encode_symmetric<S: Simd, const BYTES: usize>(
+fn encode_symmetric<S: Simd, const BYTES: usize, const FIVE: bool>(
     s: S,
     batch: &Batch<'_>,
     scratch: &mut Scratch,
     out: &mut [u8],
     half: u8,
-    pack: impl Fn(&mut [u8], &[u8; BLOCK]),
 ) {
     let rounding = if let Some(importance) = batch.importance {
         fit_symmetric(s, batch, importance, scratch, f32::from(half));
         Rounding::Symmetric { half: half.into() }
     } else {
         scale_by_extreme(s, batch, scratch, f32::from(half));
+        let top = i32::from(2 * half - 1);
         Rounding::Up {
             add: f32::from(half) + 0.5,
-            top: i32::from(2 * half - 1),
+            top,
         }
     };
-    write::<S, BYTES>(s, batch, scratch, out, (false, None), rounding, pack);
+    write::<S, BYTES, false, FIVE>(s, batch, scratch, out, rounding);
 }
 
-/// The formats with an offset.
+/// The formats with an offset; `bound` holds levels down where no search has done so.
 #[inline(always)]
-fn encode_affine<S: Simd, const BYTES: usize>(
+fn encode_affine<S: Simd, const BYTES: usize, const FIVE: bool>(
     s: S,
     batch: &Batch<'_>,
     scratch: &mut Scratch,
     out: &mut [u8],
     (top, bound): (u8, i32),
-    pack: impl Fn(&mut [u8], &[u8; BLOCK]),
 ) {
-    if let Some(importance) = batch.importance {
+    let rounding = if let Some(importance) = batch.importance {
         fit_affine(s, batch, importance, scratch, f32::from(top));
-        let rounding = Rounding::Clamped { top: top.into() };
-        write::<S, BYTES>(
-            s,
-            batch,
-            scratch,
-            out,
-            (true, Some(&scratch.from)),
-            rounding,
-            pack,
-        );
+        Rounding::Clamped { top: top.into() }
     } else {
         scale_by_range(s, batch, scratch, f32::from(top));
-        let rounding = Rounding::Up {
+        Rounding::Up {
             add: 0.5,
             top: bound,
-        };
-        write::<S, BYTES>(
-            s,
-            batch,
-            scratch,
-            out,
-            (true, Some(&scratch.base)),
-            rounding,
-            pack,
-        );
-    }
+        }
+    };
+    write::<S, BYTES, true, FIVE>(s, batch, scratch, out, rounding);
 }
 
 /// 4.5 bits per weight, symmetric.
@@ -275,7 +271,7 @@ pub(super) struct Q40;
 impl Format for Q40 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode_symmetric::<S, 18>(s, batch, scratch, out, 8, pack_nibbles);
+        encode_symmetric::<S, 18, false>(s, batch, scratch, out, 8);
     }
 }
 
@@ -285,7 +281,7 @@ pub(super) struct Q50;
 impl Format for Q50 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode_symmetric::<S, 22>(s, batch, scratch, out, 16, pack_five);
+        encode_symmetric::<S, 22, true>(s, batch, scratch, out, 16);
     }
 }
 
@@ -295,9 +291,7 @@ pub(super) struct Q41;
 impl Format for Q41 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        encode_affine::<S, 20>(s, batch, scratch, out, (15, 15), |out, l| {
-            pack_nibbles(out, l)
-        });
+        encode_affine::<S, 20, false>(s, batch, scratch, out, (15, 15));
     }
 }
 
@@ -308,9 +302,7 @@ impl Format for Q51 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         // Without a bound: the low five bits are what is stored.
-        encode_affine::<S, 24>(s, batch, scratch, out, (31, i32::MAX), |out, l| {
-            pack_five(out, l)
-        });
+        encode_affine::<S, 24, true>(s, batch, scratch, out, (31, i32::MAX));
     }
 }
 
@@ -320,21 +312,34 @@ pub(super) struct Q80;
 impl Format for Q80 {
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        for_blocks(s, batch, |group, x| {
+        let mut x = [s.splat(0.0); BLOCK];
+        for group in (0..batch.len / BLOCK).step_by(S::LANES) {
+            load(s, batch.x, group, &mut x);
             let mut magnitude = s.splat(0.0);
-            for x in x {
+            for x in &x {
                 magnitude = s.max(s.abs(*x), magnitude);
             }
             let d = magnitude / s.splat(127.0);
             s.store(d, &mut scratch.scale[group..]);
             s.store(reciprocal(s, d), &mut scratch.rate[group..]);
-        });
-        for (block, out) in out.as_chunks_mut::<34>().0.iter_mut().enumerate() {
-            put_f16(out, scratch.scale[block]);
+        }
+        let scale = to_f16(&scratch.scale);
+        let blocks = batch.x.as_chunks::<BLOCK>().0.iter();
+        for ((block, out), x) in out
+            .as_chunks_mut::<34>()
+            .0
+            .iter_mut()
+            .enumerate()
+            .zip(blocks)
+        {
+            let (d, levels) = out.split_at_mut(2);
+            d.copy_from_slice(&scale[block].to_le_bytes());
             let rate = s.splat(scratch.rate[block]);
-            for at in (0..BLOCK).step_by(S::LANES) {
-                let x = s.load(&batch.x[block * BLOCK + at..]);
-                s.store_bytes(s.round_away(x * rate), &mut out[2 + at..]);
+            for (x, levels) in x
+                .chunks_exact(S::LANES)
+                .zip(levels.chunks_exact_mut(S::LANES))
+            {
+                s.store_bytes(s.round_away(s.load(x) * rate), levels);
             }
         }
     }

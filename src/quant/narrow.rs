@@ -23,28 +23,39 @@ impl Task for Widen<'_> {
                 }
                 all_finite(s, self.to)
             }
-            SourceType::F16 => widen_halves(s, self.src, self.to, |from| s.load_f16(from)),
-            SourceType::Bf16 => widen_halves(s, self.src, self.to, |from| s.load_bf16(from)),
+            SourceType::F16 => widen_halves::<S, false>(s, self.src, self.to),
+            SourceType::Bf16 => widen_halves::<S, true>(s, self.src, self.to),
         }
+    }
+}
+
+/// The first vector of bf16 or f16.
+#[inline(always)]
+fn load<S: Simd, const BF16: bool>(s: S, from: &[u8]) -> S::F {
+    if BF16 {
+        s.load_bf16(from)
+    } else {
+        s.load_f16(from)
     }
 }
 
 /// Widens two-byte weights, a vector at a time; the rest by way of a padded vector.
 #[inline(always)]
-fn widen_halves<S: Simd>(s: S, src: &[u8], to: &mut [f32], load: impl Fn(&[u8]) -> S::F) -> bool {
+fn widen_halves<S: Simd, const BF16: bool>(s: S, src: &[u8], to: &mut [f32]) -> bool {
     let infinity = s.splat(f32::INFINITY);
     let mut finite = s.lt(s.splat(0.0), infinity);
     let whole = to.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        let v = load(&src[2 * at..]);
+    let vectors = to.chunks_exact_mut(S::LANES);
+    for (to, from) in vectors.zip(src.chunks_exact(2 * S::LANES)) {
+        let v = load::<S, BF16>(s, from);
         finite = finite & s.lt(s.abs(v), infinity);
-        s.store(v, &mut to[at..]);
+        s.store(v, to);
     }
     let (mut bytes, mut lanes) = ([0u8; 128], [0.0; 64]);
     let rest = to.len() - whole;
     if rest > 0 {
         bytes[..2 * rest].copy_from_slice(&src[2 * whole..2 * (whole + rest)]);
-        let v = load(&bytes);
+        let v = load::<S, BF16>(s, &bytes);
         finite = finite & s.lt(s.abs(v), infinity);
         s.store(v, &mut lanes);
         to[whole..].copy_from_slice(&lanes[..rest]);
@@ -57,8 +68,8 @@ fn all_finite<S: Simd>(s: S, x: &[f32]) -> bool {
     let infinity = s.splat(f32::INFINITY);
     let mut finite = s.lt(s.splat(0.0), infinity);
     let whole = x.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        finite = finite & s.lt(s.abs(s.load(&x[at..])), infinity);
+    for x in x.chunks_exact(S::LANES) {
+        finite = finite & s.lt(s.abs(s.load(x)), infinity);
     }
     s.all(finite) && x[whole..].iter().all(|x| x.is_finite())
 }
@@ -76,18 +87,23 @@ impl Task for Narrow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
         if self.bf16 {
-            narrow(self.x, self.out, f32_to_bf16, 0x7f80)
+            narrow::<true>(self.x, self.out)
         } else {
-            narrow(self.x, self.out, f32_to_f16, 0x7c00)
+            narrow::<false>(self.x, self.out)
         }
     }
 }
 
 #[inline(always)]
-fn narrow(x: &[f32], out: &mut [u8], to_bits: impl Fn(f32) -> u16, exponent: u16) -> bool {
+fn narrow<const BF16: bool>(x: &[f32], out: &mut [u8]) -> bool {
+    let exponent = if BF16 { 0x7f80 } else { 0x7c00 };
     let mut most = 0;
     for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
-        let bits = to_bits(*x);
+        let bits = if BF16 {
+            f32_to_bf16(*x)
+        } else {
+            f32_to_f16(*x)
+        };
         most = most.max(bits & exponent);
         *out = bits.to_le_bytes();
     }

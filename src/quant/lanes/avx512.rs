@@ -1,6 +1,6 @@
 //! Sixteen lanes: AVX-512 F, BW, DQ and VL.
 
-use super::{ROUNDER, Simd, Task, by_intrinsics, operator, tile_rows};
+use super::{ROUNDER, Simd, Task, by_intrinsics, operator};
 use std::arch::x86_64::*;
 
 /// Exists only where the CPU has AVX-512 F, BW, DQ and VL.
@@ -40,6 +40,7 @@ const EVEN: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const TILE: usize = 16;
     type F = F;
     type I = I;
     type M = M;
@@ -69,36 +70,40 @@ impl Simd for Avx512 {
             let half = _mm512_or_ps(sign, _mm512_set1_ps(0.499_999_97));
             I(_mm512_cvttps_epi32(_mm512_add_ps(v.0, half)))
         };
+        times16(v: I) -> I = I(_mm512_slli_epi32::<4>(v.0));
         float(v: I) -> F = F(_mm512_cvtepi32_ps(v.0));
         imax(a: I, b: I) -> I = I(_mm512_max_epi32(a.0, b.0));
         imin(a: I, b: I) -> I = I(_mm512_min_epi32(a.0, b.0));
-        sign_extend_byte(v: I) -> I = I(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(v.0)));
     }
 
     #[inline(always)]
     fn load(self, from: &[f32]) -> F {
         let from: &[f32; 16] = from.first_chunk().expect("a float per lane");
         // SAFETY: `self` is a token; the reference spans 64 readable bytes.
-        unsafe { F(_mm512_loadu_ps(from.as_ptr())) }
+        unsafe { F(from.as_ptr().cast::<__m512>().read_unaligned()) }
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32]) {
         let to: &mut [f32; 16] = to.first_chunk_mut().expect("a float per lane");
         // SAFETY: `self` is a token; the reference spans 64 writable bytes.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v.0) }
+        unsafe { to.as_mut_ptr().cast::<__m512>().write_unaligned(v.0) }
     }
     #[inline(always)]
     fn load_f16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 32 readable bytes.
-        unsafe { F(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) }
+        unsafe {
+            F(_mm512_cvtph_ps(
+                from.as_ptr().cast::<__m256i>().read_unaligned(),
+            ))
+        }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 32 readable bytes.
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            let wide = _mm512_cvtepu16_epi32(from.as_ptr().cast::<__m256i>().read_unaligned());
             F(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
     }
@@ -106,11 +111,18 @@ impl Simd for Avx512 {
     fn store_bytes(self, v: I, to: &mut [u8]) {
         let to: &mut [u8; 16] = to.first_chunk_mut().expect("a byte per lane");
         // SAFETY: `self` is a token; the reference spans 16 writable bytes.
-        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v.0)) }
+        unsafe {
+            to.as_mut_ptr()
+                .cast::<__m128i>()
+                .write_unaligned(_mm512_cvtepi32_epi8(v.0));
+        }
     }
     #[inline(always)]
     fn tile(self, from: &[f32], stride: usize, to: &mut [F]) {
-        let rows = tile_rows::<16>(from, stride).map(|row| self.load(row).0);
+        let mut rows = [self.splat(0.0).0; 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = self.load(&from[i * stride..]).0;
+        }
         let to: &mut [F; 16] = to.first_chunk_mut().expect("a column per lane");
         // SAFETY: `self` is a token.
         unsafe {

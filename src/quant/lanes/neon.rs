@@ -1,6 +1,6 @@
 //! Four lanes: NEON, which every aarch64 has.
 
-use super::{ROUNDER, Simd, Task, by_intrinsics, operator, tile_rows};
+use super::{ROUNDER, Simd, Task, by_intrinsics, operator};
 use std::arch::aarch64::*;
 
 /// Exists only where the CPU has NEON.
@@ -37,6 +37,7 @@ operator!(BitOr, bitor, M, vorrq_u32);
 
 impl Simd for Neon {
     const LANES: usize = 4;
+    const TILE: usize = 4;
     type F = F;
     type I = I;
     type M = M;
@@ -61,10 +62,10 @@ impl Simd for Neon {
         };
         truncate(v: F) -> I = I(vcvtq_s32_f32(v.0));
         round_away(v: F) -> I = I(vcvtaq_s32_f32(v.0));
+        times16(v: I) -> I = I(vshlq_n_s32::<4>(v.0));
         float(v: I) -> F = F(vcvtq_f32_s32(v.0));
         imax(a: I, b: I) -> I = I(vmaxq_s32(a.0, b.0));
         imin(a: I, b: I) -> I = I(vminq_s32(a.0, b.0));
-        sign_extend_byte(v: I) -> I = I(vshrq_n_s32::<24>(vshlq_n_s32::<24>(v.0)));
     }
 
     #[inline(always)]
@@ -108,21 +109,28 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn tile(self, from: &[f32], stride: usize, to: &mut [F]) {
-        let [a, b, c, d] = tile_rows::<4>(from, stride).map(|row| self.load(row).0);
+        let (a, b) = (self.load(from).0, self.load(&from[stride..]).0);
+        let (c, d) = (
+            self.load(&from[2 * stride..]).0,
+            self.load(&from[3 * stride..]).0,
+        );
         let to: &mut [F; 4] = to.first_chunk_mut().expect("a column per lane");
         // SAFETY: `self` is a token.
         unsafe {
             let (ab_even, ab_odd) = (vtrn1q_f32(a, b), vtrn2q_f32(a, b));
             let (cd_even, cd_odd) = (vtrn1q_f32(c, d), vtrn2q_f32(c, d));
-            let pairs = |low: float32x4_t, high: float32x4_t| {
-                let (low, high) = (vreinterpretq_f64_f32(low), vreinterpretq_f64_f32(high));
-                (
-                    F(vreinterpretq_f32_f64(vtrn1q_f64(low, high))),
-                    F(vreinterpretq_f32_f64(vtrn2q_f64(low, high))),
-                )
-            };
-            (to[0], to[2]) = pairs(ab_even, cd_even);
-            (to[1], to[3]) = pairs(ab_odd, cd_odd);
+            let (ab_even, ab_odd) = (
+                vreinterpretq_f64_f32(ab_even),
+                vreinterpretq_f64_f32(ab_odd),
+            );
+            let (cd_even, cd_odd) = (
+                vreinterpretq_f64_f32(cd_even),
+                vreinterpretq_f64_f32(cd_odd),
+            );
+            to[0] = F(vreinterpretq_f32_f64(vtrn1q_f64(ab_even, cd_even)));
+            to[1] = F(vreinterpretq_f32_f64(vtrn1q_f64(ab_odd, cd_odd)));
+            to[2] = F(vreinterpretq_f32_f64(vtrn2q_f64(ab_even, cd_even)));
+            to[3] = F(vreinterpretq_f32_f64(vtrn2q_f64(ab_odd, cd_odd)));
         }
     }
 }

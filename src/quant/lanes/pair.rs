@@ -36,6 +36,7 @@ macro_rules! each {
 
 impl<S: Simd> Simd for Pair<S> {
     const LANES: usize = 2 * S::LANES;
+    const TILE: usize = S::TILE;
     type F = Two<S::F>;
     type I = Two<S::I>;
     type M = Two<S::M>;
@@ -52,10 +53,10 @@ impl<S: Simd> Simd for Pair<S> {
         nearest(v: Self::F) -> Self::I;
         truncate(v: Self::F) -> Self::I;
         round_away(v: Self::F) -> Self::I;
+        times16(v: Self::I) -> Self::I;
         float(v: Self::I) -> Self::F;
         imax(a: Self::I, b: Self::I) -> Self::I;
         imin(a: Self::I, b: Self::I) -> Self::I;
-        sign_extend_byte(v: Self::I) -> Self::I;
     }
 
     #[inline(always)]
@@ -104,22 +105,15 @@ impl<S: Simd> Simd for Pair<S> {
     }
     #[inline(always)]
     fn tile(self, from: &[f32], stride: usize, to: &mut [Self::F]) {
-        self.columns(from, stride, to);
-    }
-    #[inline(always)]
-    fn columns(self, from: &[f32], stride: usize, to: &mut [Self::F]) {
-        let mut half = [self.0.splat(0.0); 32];
-        for (t, tile) in to.chunks_exact_mut(S::LANES).enumerate() {
-            let lanes = &mut half[..S::LANES];
-            self.0.tile(&from[t * S::LANES..], stride, lanes);
-            for (to, lower) in tile.iter_mut().zip(lanes.iter()) {
-                to.0 = *lower;
-            }
-            self.0
-                .tile(&from[S::LANES * stride + t * S::LANES..], stride, lanes);
-            for (to, upper) in tile.iter_mut().zip(lanes.iter()) {
-                to.1 = *upper;
-            }
+        let mut half = [self.0.splat(0.0); 16];
+        let half = &mut half[..S::TILE];
+        self.0.tile(from, stride, half);
+        for (to, lower) in to.iter_mut().zip(half.iter()) {
+            to.0 = *lower;
+        }
+        self.0.tile(&from[S::LANES * stride..], stride, half);
+        for (to, upper) in to.iter_mut().zip(half.iter()) {
+            to.1 = *upper;
         }
     }
 }

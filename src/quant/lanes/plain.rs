@@ -1,6 +1,6 @@
 //! Eight lanes in plain Rust, for any CPU; the compiler makes of them what it can.
 
-use super::{ROUNDER, Simd, tile_rows};
+use super::{ROUNDER, Simd};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Sub};
 
 const LANES: usize = 8;
@@ -19,36 +19,39 @@ pub(in crate::quant) struct I([i32; LANES]);
 #[derive(Clone, Copy)]
 pub(in crate::quant) struct M([u32; LANES]);
 
-#[inline(always)]
-fn map<A: Copy, B>(a: [A; LANES], f: impl Fn(A) -> B) -> [B; LANES] {
-    std::array::from_fn(|i| f(a[i]))
-}
-
-#[inline(always)]
-fn zip<A: Copy, B>(a: [A; LANES], b: [A; LANES], f: impl Fn(A, A) -> B) -> [B; LANES] {
-    std::array::from_fn(|i| f(a[i], b[i]))
+/// An array from an expression in the lane's number. A loop, not a closure: a closure would not
+/// take the target features of the function around it.
+macro_rules! lanes {
+    ($zero:expr, $i:ident => $lane:expr) => {{
+        let mut out = [$zero; LANES];
+        for $i in 0..LANES {
+            out[$i] = $lane;
+        }
+        out
+    }};
 }
 
 macro_rules! operator {
-    ($op:ident, $method:ident, $vector:ident, $scalar:expr) => {
+    ($op:ident $method:ident $vector:ident, $zero:expr, $a:ident, $b:ident => $lane:expr) => {
         impl $op for $vector {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                Self(zip(self.0, other.0, $scalar))
+                let ($a, $b) = (self.0, other.0);
+                Self(lanes!($zero, i => { let ($a, $b) = ($a[i], $b[i]); $lane }))
             }
         }
     };
 }
 
-operator!(Add, add, F, |a, b| a + b);
-operator!(Sub, sub, F, |a, b| a - b);
-operator!(Mul, mul, F, |a, b| a * b);
-operator!(Div, div, F, |a, b| a / b);
-operator!(Add, add, I, i32::wrapping_add);
-operator!(BitAnd, bitand, I, |a, b| a & b);
-operator!(BitAnd, bitand, M, |a, b| a & b);
-operator!(BitOr, bitor, M, |a, b| a | b);
+operator!(Add add F, 0.0, a, b => a + b);
+operator!(Sub sub F, 0.0, a, b => a - b);
+operator!(Mul mul F, 0.0, a, b => a * b);
+operator!(Div div F, 0.0, a, b => a / b);
+operator!(Add add I, 0, a, b => a.wrapping_add(b));
+operator!(BitAnd bitand I, 0, a, b => a & b);
+operator!(BitAnd bitand M, 0, a, b => a & b);
+operator!(BitOr bitor M, 0, a, b => a | b);
 
 /// C's float → int: on x86 `cvttss2si`, which gives `i32::MIN` for what does not fit; elsewhere
 /// the nearest that fits, as Rust's `as`.
@@ -70,11 +73,12 @@ fn truth(b: bool) -> u32 {
 #[inline(always)]
 fn halves(from: &[u8]) -> [u16; LANES] {
     let from: &[u8; 2 * LANES] = from.first_chunk().expect("two bytes per lane");
-    std::array::from_fn(|i| u16::from_le_bytes([from[2 * i], from[2 * i + 1]]))
+    lanes!(0, i => u16::from_le_bytes([from[2 * i], from[2 * i + 1]]))
 }
 
 impl Simd for Plain {
     const LANES: usize = LANES;
+    const TILE: usize = LANES;
     type F = F;
     type I = I;
     type M = M;
@@ -97,92 +101,105 @@ impl Simd for Plain {
     }
     #[inline(always)]
     fn load_f16(self, from: &[u8]) -> F {
-        F(map(halves(from), crate::quant::float16::f16_to_f32))
+        let halves = halves(from);
+        F(lanes!(0.0, i => crate::quant::float16::f16_to_f32(halves[i])))
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
-        F(map(halves(from), |h| f32::from_bits(u32::from(h) << 16)))
+        let halves = halves(from);
+        F(lanes!(0.0, i => f32::from_bits(u32::from(halves[i]) << 16)))
     }
     #[inline(always)]
     fn store_bytes(self, v: I, to: &mut [u8]) {
-        *to.first_chunk_mut().expect("a byte per lane") = map(v.0, |i| i as u8);
+        *to.first_chunk_mut().expect("a byte per lane") = lanes!(0, i => v.0[i] as u8);
     }
     #[inline(always)]
     fn tile(self, from: &[f32], stride: usize, to: &mut [F]) {
-        let rows = tile_rows::<LANES>(from, stride);
-        for (i, column) in to.iter_mut().enumerate() {
-            *column = F(std::array::from_fn(|j| rows[j][i]));
+        let to: &mut [F; LANES] = to.first_chunk_mut().expect("a column per lane");
+        for j in 0..LANES {
+            let row: &[f32; LANES] = from[j * stride..].first_chunk().expect("a run per lane");
+            for i in 0..LANES {
+                to[i].0[j] = row[i];
+            }
         }
     }
     #[inline(always)]
     fn abs(self, v: F) -> F {
-        F(map(v.0, f32::abs))
+        F(lanes!(0.0, i => v.0[i].abs()))
     }
     #[inline(always)]
     fn sqrt(self, v: F) -> F {
-        F(map(v.0, f32::sqrt))
+        F(lanes!(0.0, i => v.0[i].sqrt()))
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
-        F(zip(a.0, b.0, |a, b| if a > b { a } else { b }))
+        F(lanes!(0.0, i => if a.0[i] > b.0[i] { a.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
     fn min(self, a: F, b: F) -> F {
-        F(zip(a.0, b.0, |a, b| if a < b { a } else { b }))
+        F(lanes!(0.0, i => if a.0[i] < b.0[i] { a.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
     fn round(self, v: F) -> F {
-        F(map(v.0, |v| (v + ROUNDER) - ROUNDER))
+        F(lanes!(0.0, i => (v.0[i] + ROUNDER) - ROUNDER))
     }
     #[inline(always)]
     fn lt(self, a: F, b: F) -> M {
-        M(zip(a.0, b.0, |a, b| truth(a < b)))
+        M(lanes!(0, i => truth(a.0[i] < b.0[i])))
     }
     #[inline(always)]
     fn ne(self, a: F, b: F) -> M {
-        M(zip(a.0, b.0, |a, b| truth(a != b)))
+        M(lanes!(0, i => truth(a.0[i] != b.0[i])))
     }
     #[inline(always)]
     fn select(self, m: M, a: F, b: F) -> F {
-        F(std::array::from_fn(|i| {
-            f32::from_bits((m.0[i] & a.0[i].to_bits()) | (!m.0[i] & b.0[i].to_bits()))
-        }))
+        F(
+            lanes!(0.0, i => f32::from_bits((m.0[i] & a.0[i].to_bits()) | (!m.0[i] & b.0[i].to_bits()))),
+        )
     }
     #[inline(always)]
     fn any(self, m: M) -> bool {
-        m.0.iter().fold(0, |all, m| all | m) != 0
+        let mut all = 0;
+        for m in m.0 {
+            all |= m;
+        }
+        all != 0
     }
     #[inline(always)]
     fn all(self, m: M) -> bool {
-        m.0.iter().fold(u32::MAX, |all, m| all & m) != 0
+        let mut all = u32::MAX;
+        for m in m.0 {
+            all &= m;
+        }
+        all != 0
     }
     #[inline(always)]
     fn nearest(self, v: F) -> I {
-        I(map(v.0, crate::quant::float16::nearest))
+        I(lanes!(0, i => crate::quant::float16::nearest(v.0[i])))
     }
     #[inline(always)]
     fn truncate(self, v: F) -> I {
-        I(map(v.0, truncate))
+        I(lanes!(0, i => truncate(v.0[i])))
     }
     #[inline(always)]
     fn round_away(self, v: F) -> I {
         // The float below ½ carries x.5 over the integer and nothing less.
-        I(map(v.0, |v| truncate(v + 0.499_999_97_f32.copysign(v))))
+        I(lanes!(0, i => truncate(v.0[i] + 0.499_999_97_f32.copysign(v.0[i]))))
+    }
+    #[inline(always)]
+    fn times16(self, v: I) -> I {
+        I(lanes!(0, i => v.0[i] << 4))
     }
     #[inline(always)]
     fn float(self, v: I) -> F {
-        F(map(v.0, |i| i as f32))
+        F(lanes!(0.0, i => v.0[i] as f32))
     }
     #[inline(always)]
     fn imax(self, a: I, b: I) -> I {
-        I(zip(a.0, b.0, i32::max))
+        I(lanes!(0, i => a.0[i].max(b.0[i])))
     }
     #[inline(always)]
     fn imin(self, a: I, b: I) -> I {
-        I(zip(a.0, b.0, i32::min))
-    }
-    #[inline(always)]
-    fn sign_extend_byte(self, v: I) -> I {
-        I(map(v.0, |i| i32::from(i as i8)))
+        I(lanes!(0, i => a.0[i].min(b.0[i])))
     }
 }
