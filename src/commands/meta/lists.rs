@@ -38,7 +38,8 @@ pub const CUT: usize = 8;
 const STRING: usize = 120;
 
 impl Show<'_> {
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the filter lets this name through.
+    pub fn wants(&self, name: &str) -> bool {
         self.filter.is_none_or(|filter| filter.is_match(name))
     }
 
@@ -66,7 +67,7 @@ impl Show<'_> {
 }
 
 /// Text and numbers in turn, so that `blk.10` comes after `blk.9`.
-fn natural(name: &str) -> Vec<(String, u64)> {
+pub fn natural(name: &str) -> Vec<(String, u64)> {
     let mut parts = Vec::new();
     let mut rest = name;
     while !rest.is_empty() {

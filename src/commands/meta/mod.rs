@@ -1,5 +1,6 @@
 //! `modelve meta`: what is in a model, and whether it fits.
 
+mod checkpoint;
 mod json;
 mod lists;
 mod names;
@@ -13,12 +14,14 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::open_gguf;
+use super::locate;
 use crate::gguf::Gguf;
 use crate::hint::Usage;
 use crate::human;
 use crate::memory::Memory;
+use crate::model::Located;
 use crate::output::Output;
+use lists::Show;
 use sizing::Sizing;
 use subject::{Identity, Subject};
 
@@ -34,7 +37,7 @@ use subject::{Identity, Subject};
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
-    /// A .gguf file, a Hub id, or `tiny`
+    /// A .gguf file, a checkpoint folder, a Hub id, or `tiny`
     pub model: Option<String>,
 
     /// Say in plain words what each part is for
@@ -76,58 +79,88 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
         None => None,
     };
-    let (path, gguf) = open_gguf(args.model.as_deref())?;
     let mut out = Output::stdout();
-    print(args, filter.as_ref(), &path, &gguf, &mut out)?;
+    match locate(args.model.as_deref())? {
+        Located::Gguf(path) => of_gguf(args, filter.as_ref(), &path, &mut out)?,
+        Located::Checkpoint(folder) => of_checkpoint(args, filter.as_ref(), &folder, &mut out)?,
+    }
     out.flush()?;
     Ok(())
 }
 
-fn print(
+impl Args {
+    fn show<'a>(&self, filter: Option<&'a Regex>) -> Show<'a> {
+        Show {
+            filter,
+            sort: self.sort.unwrap_or(lists::Sort::File),
+            full: self.full,
+        }
+    }
+
+    fn wants_kv(&self) -> bool {
+        self.kv || self.full || (self.filter.is_some() && !self.tensors)
+    }
+
+    fn wants_tensors(&self) -> bool {
+        self.tensors || self.sort.is_some() || (self.filter.is_some() && !self.kv)
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        let stated = self.memory.map(Memory::of_size);
+        stated.or_else(Memory::of_this_machine)
+    }
+}
+
+fn of_gguf(
     args: &Args,
     filter: Option<&Regex>,
     path: &Path,
-    gguf: &Gguf,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let show = lists::Show {
-        filter,
-        sort: args.sort.unwrap_or(lists::Sort::File),
-        full: args.full,
-    };
-    let both = args.filter.is_some() && !args.tensors && !args.kv;
-    let tensors = args.tensors || args.sort.is_some() || both;
-    let kv = args.kv || args.full || both;
-    if !args.json && (tensors || kv) {
-        if kv {
-            lists::metadata(gguf, &show, out)?;
+    let gguf = Gguf::open(path)?;
+    let show = args.show(filter);
+    if !args.json && (args.wants_tensors() || args.wants_kv()) {
+        if args.wants_kv() {
+            lists::metadata(&gguf, &show, out)?;
         }
-        if tensors && kv {
+        if args.wants_tensors() && args.wants_kv() {
             writeln!(out)?;
         }
-        if tensors {
-            lists::tensors(gguf, &show, out)?;
+        if args.wants_tensors() {
+            lists::tensors(&gguf, &show, out)?;
         }
         return Ok(());
     }
-    let memory = args
-        .memory
-        .map(Memory::of_size)
-        .or_else(Memory::of_this_machine);
-    let subject = Subject::of_gguf(gguf);
+    let subject = Subject::of_gguf(&gguf);
     let identity = Identity::of(&subject);
-    let sizing = Sizing::of(&subject, memory);
-    if args.json {
-        return json::print(path, gguf, &show, &identity, &sizing, out);
+    let sizing = Sizing::of(&subject, args.memory());
+    match args.json {
+        true => json::print(path, &gguf, &show, &identity, &sizing, out),
+        false => summary::print(path, &subject, &identity, &sizing, args, out),
     }
-    let elsewhere = args.memory.is_some();
-    summary::print(
-        path,
-        &subject,
-        &identity,
-        &sizing,
-        args.explain,
-        elsewhere,
-        out,
-    )
+}
+
+/// A checkpoint has tensors of the same kind and a configuration instead of metadata.
+fn of_checkpoint(
+    args: &Args,
+    filter: Option<&Regex>,
+    folder: &Path,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    if args.kv || (args.full && !args.json) {
+        let message = "a checkpoint has no metadata to list: see its config.json, or --json";
+        return Err(Usage(message.to_owned()).into());
+    }
+    let source = checkpoint::Source::open(folder)?;
+    let show = args.show(filter);
+    if !args.json && args.wants_tensors() {
+        return source.print_tensors(&show, out);
+    }
+    let subject = source.subject()?;
+    let identity = Identity::of(&subject);
+    let sizing = Sizing::of(&subject, args.memory());
+    match args.json {
+        true => source.print_json(&show, &identity, &sizing, out),
+        false => summary::print(folder, &subject, &identity, &sizing, args, out),
+    }
 }

@@ -1,11 +1,14 @@
-//! Will it fit? Bytes of KV cache by context, and what memory there is.
+//! Will it fit? Bytes by quantization, bytes of KV cache by context, and what memory there is.
 
 use serde::Serialize;
 
 use super::subject::Subject;
 use crate::gguf::GgmlType;
 use crate::memory::Memory;
+use crate::quant::mix::{self, Overrides, Recipe};
 
+/// The quantizations to compare.
+const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
 /// The contexts to compare, and the model's own.
 const CONTEXTS: [u64; 3] = [2048, 4096, 32_768];
 /// Contexts are multiples of this, as llama.cpp rounds them.
@@ -16,6 +19,8 @@ const WORKING_BYTES: u64 = 128 << 20;
 /// Everything about sizes.
 #[derive(Debug, Serialize)]
 pub struct Sizing {
+    /// Bytes of the whole file in other quantizations.
+    pub quantizations: Vec<Quantized>,
     /// The KV cache, where the metadata tells its size.
     pub kv_cache: Option<KvCache>,
     /// Bytes of weights to be held in memory.
@@ -26,6 +31,15 @@ pub struct Sizing {
     pub memory: Option<Memory>,
     /// The largest context that fits into it.
     pub largest_context: Option<LargestContext>,
+}
+
+/// One quantization.
+#[derive(Debug, Serialize)]
+pub struct Quantized {
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes of the file; none where a tensor's rows fit no type of it.
+    pub bytes: Option<u64>,
 }
 
 /// Bytes of KV cache.
@@ -91,6 +105,7 @@ impl Sizing {
             }
         });
         Self {
+            quantizations: quantizations(subject),
             kv_cache,
             weight_bytes,
             working_bytes: WORKING_BYTES,
@@ -98,6 +113,46 @@ impl Sizing {
             largest_context,
         }
     }
+}
+
+fn quantizations(subject: &Subject<'_>) -> Vec<Quantized> {
+    let recipes = RECIPES.iter().filter_map(|name| Recipe::find(name));
+    recipes
+        .filter(|_| !subject.tensors.is_empty())
+        .map(|recipe| Quantized {
+            name: recipe.name,
+            bytes: bytes_as(subject, recipe),
+        })
+        .collect()
+}
+
+/// Bytes of the file if it were quantized by `recipe`: the header stays as it is.
+fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
+    let layers = subject.layers().unwrap_or(0);
+    let max = |key| subject.per_layer(key, layers)?.into_iter().max();
+    let heads = max("attention.head_count").unwrap_or(1);
+    let kv_heads = max("attention.head_count_kv").unwrap_or(heads).max(1);
+    let facts = mix::Facts {
+        layers: u32::try_from(layers).ok()?,
+        heads_per_kv_head: u32::try_from(heads / kv_heads).ok()?,
+        imatrix: false,
+    };
+    let mut tensors: Vec<(&str, &[u64])> = subject
+        .tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
+        .collect();
+    // Recipes count layers as they come.
+    tensors.sort_by_key(|(name, _)| (super::names::layer(name).map(|(layer, _)| layer), *name));
+    let decisions = mix::decide(recipe, &Overrides::default(), &facts, &tensors).ok()?;
+    let header = subject.size_bytes.saturating_sub(subject.tensor_bytes());
+    let mut bytes = header;
+    for ((_, shape), decision) in tensors.iter().zip(decisions) {
+        let columns = shape.first().copied().unwrap_or(1);
+        let rows: u64 = shape.iter().skip(1).product();
+        bytes = bytes.checked_add(decision.ty.row_bytes(columns)?.checked_mul(rows)?)?;
+    }
+    Some(bytes)
 }
 
 /// Keys and values that a token leaves behind in each layer.
@@ -234,5 +289,25 @@ mod tests {
         assert_eq!(none.largest_context.unwrap().f16, Some(0));
         let all = Sizing::of(&subject, Some(Memory::of_size(1 << 50)));
         assert_eq!(all.largest_context.unwrap().f16, Some(131_072));
+    }
+
+    #[test]
+    fn quantizations_follow_the_recipes() {
+        let subject = Subject::new(phi3(), 0, &Phi3);
+        let sizing = Sizing::of(&subject, None);
+        let bytes = |name: &str| {
+            let all = sizing.quantizations.iter();
+            all.filter(|q| q.name == name)
+                .find_map(|q| q.bytes)
+                .unwrap()
+        };
+        let params = subject.n_params();
+        assert_eq!(bytes("F32"), params * 4);
+        let norms = 65 * 3072;
+        assert_eq!(bytes("Q8_0"), (params - norms) / 32 * 34 + norms * 4);
+        assert!(bytes("Q4_0") < bytes("Q4_K_M") && bytes("Q4_K_M") < bytes("Q8_0"));
+        // 97 matrices Q4_K, 33 Q6_K: the size of the published file, less its metadata.
+        let gib = bytes("Q4_K_M") as f64 / f64::from(1 << 30);
+        assert!((2.2..2.25).contains(&gib), "{gib}");
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use comfy_table::Cell;
 
+use super::Args;
 use super::names;
 use super::sizing::{KvBytes, Sizing};
 use super::subject::{Identity, Subject};
@@ -13,14 +14,13 @@ use crate::human;
 use crate::output::{ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 use crate::table::{Columns, cell, plain};
 
-/// Prints all of it. `elsewhere` says that the memory is another machine's.
+/// Prints all of it.
 pub fn print(
     path: &Path,
     subject: &Subject<'_>,
     identity: &Identity,
     sizing: &Sizing,
-    explain: bool,
-    elsewhere: bool,
+    args: &Args,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     print_identity(path, identity, out)?;
@@ -30,14 +30,14 @@ pub fn print(
         let root = tree::build(subject);
         print_tree(&root, out)?;
     }
-    if explain {
+    if args.explain {
         print_legend(subject, out)?;
     }
     print_sizes(identity, sizing, out)?;
     if subject.tensors.is_empty() {
         return Ok(());
     }
-    print_fit(identity, sizing, elsewhere, out)
+    print_fit(identity, sizing, args.memory.is_some(), out)
 }
 
 fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow::Result<()> {
@@ -172,6 +172,28 @@ fn print_legend(subject: &Subject<'_>, out: &mut Output) -> anyhow::Result<()> {
 }
 
 fn print_sizes(identity: &Identity, sizing: &Sizing, out: &mut Output) -> anyhow::Result<()> {
+    if !sizing.quantizations.is_empty() {
+        let mut rows = untitled(sizing.quantizations.len(), out);
+        let own = |name: &str| identity.quantization.as_deref() == Some(name);
+        let style = |name: &str| {
+            if own(name) {
+                GOOD
+            } else {
+                anstyle::Style::new()
+            }
+        };
+        let first = sizing
+            .quantizations
+            .iter()
+            .map(|q| cell(q.name, if own(q.name) { GOOD } else { DIM }));
+        rows.add(std::iter::once(cell("quantized as", BOLD)).chain(first));
+        let second = sizing
+            .quantizations
+            .iter()
+            .map(|q| cell(size(q.bytes), style(q.name)));
+        rows.add(std::iter::once(plain("bytes")).chain(second));
+        write!(out, "\n{}", rows.lines())?;
+    }
     let Some(cache) = &sizing.kv_cache else {
         return Ok(());
     };
@@ -210,6 +232,7 @@ fn size(bytes: Option<u64>) -> String {
     bytes.map_or("–".to_owned(), human::bytes)
 }
 
+/// `elsewhere` says that the memory is another machine's.
 fn print_fit(
     identity: &Identity,
     sizing: &Sizing,

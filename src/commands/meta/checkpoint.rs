@@ -1,0 +1,225 @@
+//! A checkpoint looked at as the GGUF that would become of it.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::lists::{Show, Sort, natural};
+use super::sizing::Sizing;
+use super::subject::{Fact, Facts, Identity, Subject, Tensor};
+use crate::arch::{self, Description};
+use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
+use crate::gguf::{GgmlType, Value};
+use crate::human;
+use crate::output::{ACCENT, DIM, Output};
+use crate::table::{Columns, cell, plain};
+
+/// A checkpoint and what its configuration means.
+pub struct Source {
+    checkpoint: Checkpoint,
+    description: Description,
+    name: Option<String>,
+    license: Option<String>,
+}
+
+impl Source {
+    /// Reads the configuration and the shards' headers.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let description =
+            arch::describe(checkpoint.config()).with_context(|| folder.display().to_string())?;
+        let stated = checkpoint.config()["_name_or_path"].as_str();
+        let folder_name = || {
+            Some(
+                folder
+                    .canonicalize()
+                    .ok()?
+                    .file_name()?
+                    .to_string_lossy()
+                    .into_owned(),
+            )
+        };
+        let name = stated
+            .and_then(|path| path.rsplit('/').next())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .or_else(folder_name);
+        let license = checkpoint.card().get("license").map(str::to_owned);
+        Ok(Self {
+            checkpoint,
+            description,
+            name,
+            license,
+        })
+    }
+
+    /// The checkpoint's tensors under their GGUF names.
+    pub fn subject(&self) -> anyhow::Result<Subject<'_>> {
+        let mut tensors = Vec::new();
+        for (source, name) in self.named() {
+            tensors.push(Tensor {
+                name: name.to_owned(),
+                shape: source.shape.iter().rev().copied().collect(),
+                ty: ggml_type(source.dtype)
+                    .with_context(|| format!("{} has type {:?}", source.name, source.dtype))?,
+                bytes: Some(source.bytes),
+            });
+        }
+        let mut size = 0;
+        for shard in self.checkpoint.shards() {
+            let path = self.checkpoint.folder().join(shard);
+            size += path
+                .metadata()
+                .with_context(|| path.display().to_string())?
+                .len();
+        }
+        Ok(Subject::new(tensors, size, self))
+    }
+
+    /// What the architecture knows, in its order; what the checkpoint lacks is left out.
+    fn named(&self) -> impl Iterator<Item = (&SourceTensor, &str)> {
+        let weights = self.description.weights.iter();
+        weights.filter_map(|weight| {
+            let source = self.checkpoint.tensor(&weight.source)?;
+            Some((source, weight.name.as_str()))
+        })
+    }
+
+    fn shown(&self, show: &Show<'_>) -> Vec<(&SourceTensor, &str)> {
+        let all = self.named();
+        let mut rows: Vec<_> = all
+            .filter(|(source, name)| show.wants(&source.name) || show.wants(name))
+            .collect();
+        match show.sort {
+            Sort::File => {}
+            Sort::Size => rows.sort_by_key(|(source, _)| std::cmp::Reverse(source.bytes)),
+            Sort::Name => rows.sort_by_cached_key(|(source, _)| natural(&source.name)),
+        }
+        rows
+    }
+
+    /// One row per tensor, under both names.
+    pub fn print_tensors(&self, show: &Show<'_>, out: &mut Output) -> anyhow::Result<()> {
+        let titles = [
+            "name",
+            "GGUF",
+            "shape (slowest first)",
+            "type",
+            "bytes>",
+            "offset>",
+            "shard>",
+        ];
+        let mut rows = Columns::new(out, &titles);
+        for (source, name) in self.shown(show) {
+            let sizes: Vec<String> = source.shape.iter().map(u64::to_string).collect();
+            rows.add([
+                plain(human::escape(source.name.as_bytes())),
+                cell(name, ACCENT),
+                plain(sizes.join(" × ")),
+                plain(format!("{:?}", source.dtype)),
+                plain(human::count(source.bytes)),
+                cell(source.offset, DIM),
+                plain(source.shard + 1),
+            ]);
+        }
+        match rows.is_empty() {
+            true => writeln!(out, "no tensors")?,
+            false => write!(out, "{}", rows.lines())?,
+        }
+        Ok(())
+    }
+
+    /// The object that docs/json.md describes for checkpoints.
+    pub fn print_json(
+        &self,
+        show: &Show<'_>,
+        identity: &Identity,
+        sizing: &Sizing,
+        out: &mut Output,
+    ) -> anyhow::Result<()> {
+        let tensors = self
+            .shown(show)
+            .into_iter()
+            .map(|(source, name)| JsonTensor {
+                name: &source.name,
+                gguf_name: name,
+                shape: &source.shape,
+                ty: format!("{:?}", source.dtype),
+                n_elements: source.shape.iter().product(),
+                bytes: source.bytes,
+                offset: source.offset,
+                shard: source.shard + 1,
+            });
+        Ok(out.json(&Json {
+            folder: self.checkpoint.folder().to_string_lossy().into_owned(),
+            size_bytes: identity.size_bytes,
+            n_params: identity.n_params,
+            summary: identity,
+            sizing,
+            config: self.checkpoint.config(),
+            shape_order: "slowest dimension first",
+            tensors: tensors.collect(),
+        })?)
+    }
+}
+
+impl Facts for Source {
+    fn fact(&self, key: &str) -> Option<Fact> {
+        let text = |text: &Option<String>| text.clone().map(Fact::Text);
+        match key {
+            "general.architecture" => Some(Fact::Text(self.description.architecture.to_owned())),
+            "general.name" => text(&self.name),
+            "general.license" => text(&self.license),
+            _ => {
+                let (_, value) = self.description.metadata.iter().find(|(k, _)| k == key)?;
+                match value {
+                    Value::String(text) => Some(Fact::Text(text.clone())),
+                    Value::U32(number) => Some(Fact::Integer(u64::from(*number))),
+                    Value::U64(number) => Some(Fact::Integer(*number)),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    folder: String,
+    size_bytes: u64,
+    n_params: u64,
+    summary: &'a Identity,
+    sizing: &'a Sizing,
+    config: &'a serde_json::Value,
+    shape_order: &'static str,
+    tensors: Vec<JsonTensor<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonTensor<'a> {
+    name: &'a str,
+    gguf_name: &'a str,
+    shape: &'a [u64],
+    #[serde(rename = "type")]
+    ty: String,
+    n_elements: u64,
+    bytes: u64,
+    offset: u64,
+    shard: usize,
+}
+
+fn ggml_type(dtype: Dtype) -> Option<GgmlType> {
+    Some(match dtype {
+        Dtype::F32 => GgmlType::F32,
+        Dtype::F16 => GgmlType::F16,
+        Dtype::BF16 => GgmlType::BF16,
+        Dtype::F64 => GgmlType::F64,
+        Dtype::I8 => GgmlType::I8,
+        Dtype::I16 => GgmlType::I16,
+        Dtype::I32 => GgmlType::I32,
+        Dtype::I64 => GgmlType::I64,
+        _ => return None,
+    })
+}
