@@ -75,7 +75,9 @@ pub(super) fn available(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let stat = rustix::fs::statvfs(folder).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+        // Pseudo file systems have no blocks to be free.
+        let real = stat.f_blocks > 0;
+        real.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
     #[cfg(not(unix))]
     {

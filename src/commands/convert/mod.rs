@@ -12,6 +12,7 @@ use anyhow::Context;
 use regex::Regex;
 
 use crate::checkpoint::Checkpoint;
+use crate::commands::engine::cancel_on_ctrl_c;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::GgmlType;
 use crate::hint::{Interrupted, Usage, WithHint};
@@ -100,7 +101,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
     let overrides = overrides(args)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
-    let cancel = Arc::new(AtomicBool::new(false));
     let progress = progress::stderr(false);
     let threads = match args.threads {
         Some(threads) => threads.get(),
@@ -116,8 +116,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let path = output.to_owned();
         return exists_hint(Err(convert::Error::Exists { path }.into()), output);
     }
-    interrupt_sets(&cancel)?;
+    let cancel = cancel_on_signals()?;
     let found = place.find(args.offline, args.dry_run, progress.as_ref(), &cancel)?;
+    if let Some(gguf) = &found.gguf {
+        return report::gguf(&mut Output::stdout(), gguf, args.json);
+    }
     let checkpoint = open(&found)?;
     let request = Request {
         recipe,
@@ -249,21 +252,14 @@ fn overrides(args: &Args) -> anyhow::Result<Overrides> {
     })
 }
 
-/// Ctrl-C and termination set the flag; a second Ctrl-C ends the program at once. A file that
-/// grows past the limit of the process is an error of the write, not the end of the process.
-fn interrupt_sets(cancel: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::flag;
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(cancel))?;
-        flag::register(signal, Arc::clone(cancel))?;
-    }
+/// Ctrl-C and termination set the flag. A file that grows past the limit of the process is an
+/// error of the write, not the end of the process.
+fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let cancel = cancel_on_ctrl_c()?.flag();
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&cancel))?;
     #[cfg(unix)]
-    flag::register(
-        signal_hook::consts::SIGXFSZ,
-        Arc::new(AtomicBool::new(false)),
-    )?;
-    Ok(())
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    Ok(cancel)
 }
 
 /// An interrupted conversion is an interruption for the exit code too.

@@ -125,6 +125,20 @@ pub(super) fn plan(
     Ok(out.flush()?)
 }
 
+/// Says that there was nothing to convert.
+pub(super) fn gguf(out: &mut Output, path: &Path, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        out.json(&json!({"output": path, "fetched": true}))?;
+        return Ok(out.flush()?);
+    }
+    writeln!(
+        out,
+        "{} is a GGUF already: fetched, not converted",
+        path.display()
+    )?;
+    Ok(out.flush()?)
+}
+
 /// What llama.cpp said to the file.
 pub(super) struct Loaded {
     pub(super) seconds: f64,

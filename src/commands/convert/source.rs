@@ -8,12 +8,10 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::arch::{self, Description};
-use crate::checkpoint::INDEX;
 use crate::convert::Provenance;
-use crate::hint::{Usage, WithHint};
-use crate::hub::HubId;
-use crate::hub::cache::Cache;
-use crate::model::{self, ModelRef};
+use crate::hint::{Interrupted, Usage, hinted};
+use crate::hub::{self, FetchOptions, HubId, Wanted};
+use crate::model::ModelRef;
 use crate::progress::Progress;
 use crate::quant::mix::Recipe;
 use crate::store::store_path;
@@ -30,23 +28,23 @@ pub(super) struct Found {
     pub(super) provenance: Provenance,
     /// Whether the weights are here too.
     pub(super) complete: bool,
+    /// The GGUF file of a repository that holds no checkpoint.
+    pub(super) gguf: Option<PathBuf>,
 }
 
 impl Place {
     pub(super) fn parse(model: Option<&str>) -> anyhow::Result<Self> {
         match ModelRef::parse_or_default(model) {
             ModelRef::Hub(id) => Ok(Self::Hub(id)),
-            ModelRef::Path(path) if path.is_file() => Err(Usage(format!(
-                "{} is a file; a checkpoint is a folder with config.json and safetensors",
-                path.display()
-            )))
-            .with_hint(|| "name the folder, or a Hub id such as org/name"),
-            ModelRef::Path(path) if !path.exists() => Err(model::locate_path(&path, &[]).err())
-                .map_err(|error| match error {
-                    Some(error) => anyhow::Error::new(error),
-                    None => anyhow::anyhow!("no such folder: {}", path.display()),
-                })
-                .with_hint(|| "a checkpoint is a folder, or a Hub id such as org/name"),
+            ModelRef::Path(path) if !path.is_dir() => {
+                let what = match path.exists() {
+                    true => "is a file; a checkpoint is a folder with config.json and safetensors",
+                    false => "does not exist",
+                };
+                let error = Usage(format!("{} {what}", path.display()));
+                let hint = "name a checkpoint folder, or a Hub id such as org/name";
+                Err(hinted(error, hint))
+            }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
                 Err(Usage("`tiny` is inside the program and converted already".into()).into())
@@ -122,27 +120,48 @@ impl Place {
                     folder: folder.clone(),
                     provenance: Provenance::default(),
                     complete: true,
+                    gguf: None,
                 });
             }
             Self::Hub(id) => id,
         };
-        let _ = (offline, progress, cancel);
-        let snapshot = Cache::from_env()
-            .snapshot(id)
-            .ok_or_else(|| model::Error::NotHere {
-                id: id.clone(),
-                near: Vec::new(),
-            })?;
-        let weights = [INDEX, "model.safetensors"];
-        let complete = weights
-            .iter()
-            .any(|name| snapshot.folder.join(name).exists());
+        let mut options = FetchOptions::from_env();
+        options.offline |= offline;
+        let mut complete = true;
+        let fetched = match description {
+            false => hub::fetch(id, Wanted::Any, &options, progress, cancel),
+            // What is here already tells more than a description.
+            true => {
+                let here = FetchOptions {
+                    offline: true,
+                    ..options.clone()
+                };
+                hub::fetch(id, Wanted::Checkpoint, &here, progress, cancel).or_else(|_| {
+                    complete = false;
+                    hub::fetch(id, Wanted::Description, &options, progress, cancel)
+                })
+            }
+        };
+        let fetched = fetched.map_err(|error| {
+            let hint = error.hint();
+            let said = match &error {
+                hub::Error::Interrupted { .. } => {
+                    anyhow::Error::new(Interrupted).context(error.to_string())
+                }
+                _ => anyhow::Error::new(error).context(format!("cannot fetch {id}")),
+            };
+            match hint {
+                Some(hint) => hinted(said, hint),
+                None => said,
+            }
+        })?;
         Ok(Found {
-            complete: complete || !description,
-            folder: snapshot.folder,
+            complete,
+            gguf: fetched.gguf,
+            folder: fetched.folder,
             provenance: Provenance {
-                repository: Some(id.repo.clone()),
-                commit: Some(snapshot.commit),
+                repository: Some(fetched.repo),
+                commit: Some(fetched.commit),
             },
         })
     }
