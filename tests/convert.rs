@@ -178,6 +178,24 @@ fn metadata_keeps_the_name_and_every_stop_token() {
 }
 
 #[test]
+fn a_fine_tune_by_another_name_still_strips_after_special_tokens() {
+    let bench = Bench::of(
+        &toy::config(|c| c["_name_or_path"] = json!("me/poet")),
+        Dtype::Bf16,
+        1 << 40,
+    );
+    bench.good(&["in", "-o", "out/x.gguf"]);
+    let gguf = Gguf::open(&bench.path("out/x.gguf")).unwrap();
+    let name = gguf.get("general.name").unwrap();
+    assert_eq!(name.as_str().as_deref(), Some("poet (Phi-3)"));
+    let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
+    let tokens = vocab
+        .tokenize("<|end|>\n<|assistant|>", false, true)
+        .unwrap();
+    assert_eq!(tokens, [292, 291]);
+}
+
+#[test]
 fn a_byte_level_vocabulary_is_read_and_understood_by_llama_cpp() {
     let bench = Bench::new();
     toy::byte_level(&bench.path("in"));
@@ -185,6 +203,9 @@ fn a_byte_level_vocabulary_is_read_and_understood_by_llama_cpp() {
     let gguf = Gguf::open(&bench.path("out/x.gguf")).unwrap();
     let pre = gguf.get("tokenizer.ggml.pre").unwrap();
     assert_eq!(pre.as_str().as_deref(), Some("dbrx"));
+    // By "phi-3" llama.cpp would look for </s> in it, and fail.
+    let name = gguf.get("general.name").unwrap();
+    assert_eq!(name.as_str().as_deref(), Some("Phi 3-toy-instruct"));
     let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
     let text = "he he<|im_end|>\n";
     let tokens = vocab.tokenize(text, true, true).unwrap();
@@ -475,10 +496,7 @@ fn by_id_it_comes_from_the_hub_into_the_store_with_its_provenance() {
     let endpoint = server.endpoint();
     let by_id = |arguments: &[&str]| {
         let mut command = bench.command(arguments);
-        let output = command
-            .env("HF_ENDPOINT", &endpoint)
-            .output()
-            .unwrap();
+        let output = command.env("HF_ENDPOINT", &endpoint).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
         String::from_utf8(output.stdout).unwrap()

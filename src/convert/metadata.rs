@@ -1,5 +1,8 @@
 //! The metadata of the GGUF: what llama.cpp's converter writes, and where it came from.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde_json::Value as Json;
 
 use super::naming::{Components, components, size_label, title};
@@ -238,16 +241,24 @@ fn references(keys: &mut Keys, kind: &str, ids: &[String], weights: u64) {
 /// The name under which llama.cpp recognizes the tokenizer.
 ///
 /// It strips white space after special tokens, as Phi-3's reference tokenizer does, only if the
-/// name contains `phi-3` or `phi3` (llama-vocab.cpp). Its own converter writes the name as a
-/// title, `Phi 3 Mini`, and so loses that; here the name stays as the repository has it, and a
-/// fine-tune with another name says what it is.
+/// name contains `phi-3` or `phi3`, and then cannot load a vocabulary without the four tokens it
+/// makes exceptions for (llama-vocab.cpp). Its own converter writes the name as a title, `Phi 3
+/// Mini`, and so loses the stripping; here the name stays as the repository has it, a fine-tune
+/// with another name says what it is, and only what could not be loaded gets a title.
 fn recognizable(name: String, tokenizer: &Tokenizer) -> String {
-    let lower = name.to_lowercase();
-    let known = lower.contains("phi-3") || lower.contains("phi3");
-    let phi3 = tokenizer.special.strips_after && tokenizer.model() == "llama";
-    match phi3 && !known {
-        true => format!("{name} (Phi-3)"),
-        false => name,
+    static KNOWN: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("(?i)phi-?3").expect("a constant that the tests compile"));
+    let exceptions: [&[u8]; 4] = [b"</s>", b"<unk>", b"<s>", b"<|endoftext|>"];
+    let loadable = exceptions
+        .iter()
+        .all(|text| tokenizer.tokens.iter().any(|token| token.text == *text));
+    let known = KNOWN.is_match(&name);
+    match (known, loadable) {
+        (true, false) => KNOWN.replace_all(&name, "Phi 3").into_owned(),
+        (false, true) if tokenizer.special.strips_after && tokenizer.model() == "llama" => {
+            format!("{name} (Phi-3)")
+        }
+        _ => name,
     }
 }
 
