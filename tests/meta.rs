@@ -272,6 +272,33 @@ fn a_type_from_the_future_is_listed_with_the_rest() {
 }
 
 #[test]
+fn sizes_without_end_do_not_overflow() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vast.gguf");
+    let mut file = b"GGUF".to_vec();
+    file.extend(3u32.to_le_bytes());
+    file.extend(3u64.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    for name in ["blk.0.a", "blk.0.b", "c"] {
+        file.extend((name.len() as u64).to_le_bytes());
+        file.extend(name.as_bytes());
+        file.extend(2u32.to_le_bytes());
+        file.extend((1u64 << 31).to_le_bytes());
+        file.extend(((1u64 << 32) - 1).to_le_bytes());
+        file.extend(99u32.to_le_bytes());
+        file.extend(0u64.to_le_bytes());
+    }
+    file.resize(file.len().next_multiple_of(32), 0);
+    std::fs::write(&path, file).unwrap();
+    // Whether the reader takes it is its business; nobody panics.
+    for arguments in [&[][..], &["--json"], &["--tensors"]] {
+        let output = meta(&path).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
 fn hostile_metadata_neither_breaks_the_summary_nor_reaches_the_terminal() {
     let text = |text: &str| Value::String(text.to_owned());
     for (key, value) in [

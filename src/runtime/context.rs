@@ -9,7 +9,7 @@ use super::{Error, Model, Result, host};
 use crate::human::bytes;
 
 /// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
-const WORKING_MEMORY: u64 = 128 << 20;
+pub const WORKING_MEMORY: u64 = 128 << 20;
 
 /// Bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
 pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {

@@ -6,6 +6,7 @@ use super::subject::Subject;
 use crate::gguf::GgmlType;
 use crate::memory::Memory;
 use crate::quant::mix::{self, Overrides, Recipe};
+use crate::runtime::context::WORKING_MEMORY;
 
 /// The quantizations to compare.
 const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
@@ -13,9 +14,6 @@ const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
 const CONTEXTS: [u64; 3] = [2048, 4096, 32_768];
 /// Contexts are multiples of this, as llama.cpp rounds them.
 const CONTEXT_STEP: u64 = 256;
-/// Memory besides weights and KV cache, roughly: compute buffers and logits.
-const WORKING_BYTES: u64 = 128 << 20;
-
 /// Everything about sizes.
 #[derive(Debug, Serialize)]
 pub struct Sizing {
@@ -90,7 +88,7 @@ impl Sizing {
             let free = memory
                 .available
                 .saturating_sub(weight_bytes)
-                .saturating_sub(WORKING_BYTES);
+                .saturating_sub(WORKING_MEMORY);
             let most = subject.number("context_length").unwrap_or(u64::MAX);
             let fits = |per_token: Option<u64>| match per_token? {
                 0 => Some(most),
@@ -108,7 +106,7 @@ impl Sizing {
             quantizations: quantizations(subject),
             kv_cache,
             weight_bytes,
-            working_bytes: WORKING_BYTES,
+            working_bytes: WORKING_MEMORY,
             memory,
             largest_context,
         }
@@ -281,7 +279,7 @@ mod tests {
         let subject = Subject::new(phi3(), 0, &Phi3);
         let weights = subject.tensor_bytes();
         let free = 1000 * (384 << 10);
-        let memory = Memory::of_size(weights + WORKING_BYTES + free);
+        let memory = Memory::of_size(weights + WORKING_MEMORY + free);
         let largest = Sizing::of(&subject, Some(memory)).largest_context.unwrap();
         assert_eq!(largest.f16, Some(768));
         assert_eq!(largest.q8_0, Some(1792));

@@ -141,12 +141,15 @@ impl<'a> Subject<'a> {
 
     /// Number of weights.
     pub fn n_params(&self) -> u64 {
-        self.tensors.iter().map(Tensor::n_elements).sum()
+        let each = self.tensors.iter().map(Tensor::n_elements);
+        // Tensors of unknown types can claim any size.
+        each.fold(0, u64::saturating_add)
     }
 
     /// Bytes of all tensors whose type is known.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().filter_map(|tensor| tensor.bytes).sum()
+        let each = self.tensors.iter().filter_map(|tensor| tensor.bytes);
+        each.fold(0, u64::saturating_add)
     }
 
     /// Layers, by metadata, else by the tensors' names.
