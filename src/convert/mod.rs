@@ -1,7 +1,7 @@
 //! From a checkpoint to a quantized GGUF in one pass: plan, stream, verify.
 //!
 //! [`Plan`] decides everything from headers alone: every tensor's source, name, type, shape and
-//! place, and all metadata. [`write`] then moves the weights, shards → rows → blocks → file, on
+//! place, and all metadata. [`write()`] then moves the weights, shards → rows → blocks → file, on
 //! all cores and in constant memory. [`check`] and [`measure`] read back what was written.
 
 mod chunks;

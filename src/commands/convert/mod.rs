@@ -34,7 +34,7 @@ Examples:
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
-    /// A checkpoint folder, or a Hub id: org/name[@revision]
+    /// A checkpoint folder, or a Hub id: `org/name[@revision]`
     /// [default: microsoft/Phi-3-mini-128k-instruct]
     pub model: Option<String>,
 
