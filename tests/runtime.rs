@@ -243,7 +243,23 @@ fn the_size_of_a_context_decides_between_rope_factors() {
 #[test]
 fn rejects_files_that_lie() {
     type Spoil = fn(&mut tiny_gguf::Parts);
-    let cases: [(&str, Spoil); 16] = [
+    let cases: [(&str, Spoil); 18] = [
+        ("repeats the token", |p| {
+            let (mut texts, _, _) = tiny_gguf::vocabulary();
+            texts[300] = format!("{}\0b", texts[301]);
+            p.set(
+                "tokenizer.ggml.tokens",
+                Value::Array(texts.iter().collect()),
+            );
+        }),
+        ("repeats the token", |p| {
+            let (mut texts, _, _) = tiny_gguf::vocabulary();
+            (texts[300], texts[301]) = ("[EMPTY_301]".to_owned(), String::new());
+            p.set(
+                "tokenizer.ggml.tokens",
+                Value::Array(texts.iter().collect()),
+            );
+        }),
         ("repeats the token", |p| {
             let (mut texts, _, _) = tiny_gguf::vocabulary();
             texts[300] = texts[301].clone();

@@ -8,9 +8,10 @@ use clap::ValueEnum;
 use crate::commands;
 use crate::hint::{Interrupted, hinted};
 use crate::model::Located;
+use crate::output;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
-    Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
+    self, Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
     context, host,
 };
 
@@ -165,7 +166,13 @@ impl EngineArgs {
 
     /// [`EngineArgs::load`] for a file that was found.
     pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
-        let checked = Model::inspect(path)?;
+        // Every fault that is known is checked for; of any other llama.cpp would end the
+        // program with a stack trace.
+        runtime::on_abort(|message| {
+            output::note(&format!("error: llama.cpp gave up: {message}"));
+            std::process::exit(1);
+        });
+        let checked = Model::inspect(path).map_err(explain)?;
         let facts = checked.facts();
         let settings = self.settings(cancel);
         let free = host::free_memory();

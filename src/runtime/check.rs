@@ -4,6 +4,7 @@
 //! duplicate tokens) and finds others only when it builds or computes the graph, where every
 //! check is an assertion (types and shapes that do not multiply). Those are looked for here.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -177,14 +178,20 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
         return file.fault(format!("{key} has {} entries", tokens.len()));
     }
 
-    // llama.cpp asserts that texts are distinct, after giving empty ones a name by their index.
-    let mut seen: HashSet<&[u8]> = HashSet::with_capacity(tokens.len());
+    // llama.cpp asserts that texts are distinct: as C strings, and with a name by their index
+    // for empty ones.
+    let mut seen: HashSet<Cow<'_, [u8]>> = HashSet::with_capacity(tokens.len());
     let mut has_byte = [false; 256];
     for (id, token) in tokens.iter().enumerate() {
         let ValueRef::String(text) = token else {
             return file.fault(format!("{key}[{id}] is not a string"));
         };
-        if !text.is_empty() && !seen.insert(text) {
+        let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = match text {
+            [] => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
+            text => Cow::Borrowed(text),
+        };
+        if !seen.insert(name) {
             let text = String::from_utf8_lossy(text);
             return file.fault(format!("{key}[{id}] repeats the token {text:?}"));
         }
@@ -202,7 +209,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     let missing: Vec<u8> = (0..=255).filter(|&b| !has_byte[b as usize]).collect();
     let alphabet = Alphabet {
         missing: (kind == "llama" && !missing.is_empty())
-            .then(|| (missing, seen.into_iter().map(<[u8]>::to_vec).collect())),
+            .then(|| (missing, seen.into_iter().map(Cow::into_owned).collect())),
     };
     Ok(Facts {
         arch,

@@ -241,11 +241,9 @@ pub fn complete(
         report: Report::default(),
     };
     // A context that will be needed later is refused now.
-    for queue in &queues {
-        for job in queue {
-            let tokens = run.cells(job.n_prompt, run.limit);
-            plan::check_fit(model, &options.settings, tokens)?;
-        }
+    let jobs = queues.iter().flatten();
+    if let Some(most) = jobs.map(|job| run.cells(job.n_prompt, limit)).max() {
+        plan::check_fit(model, &options.settings, most)?;
     }
     let [short, long] = queues;
     let grown = run.phase(short, false)?;

@@ -4,7 +4,39 @@
 //! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
 //!   wants to look inside, an [`Observer`] of the graph's tensors.
 //!
+//! - [`complete`]: texts from prompts, many at once.
+//!
 //! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use modelve::runtime::{
+//!     Event, LoadOptions, Model, Options, Result, Session, Settings, Want, complete, likeliest,
+//! };
+//!
+//! fn main() -> Result<()> {
+//!     let model = Model::load(Path::new("phi3.gguf"), &LoadOptions::default())?;
+//!     let prompt = model.vocab().tokenize("Today is", true, false)?;
+//!
+//!     // A completion, with a callback per token.
+//!     let options = Options { max_tokens: 16, ..Options::default() };
+//!     complete(&model, vec![prompt.clone()], &options, &mut |event| {
+//!         if let Event::Token { text, .. } = event {
+//!             print!("{text}");
+//!         }
+//!         ControlFlow::Continue(())
+//!     })?;
+//!
+//!     // What the model expects at every place of the prompt.
+//!     let mut session = Session::new(&model, &Settings { n_ctx: 256, ..Settings::default() })?;
+//!     session.feed(0, &prompt, Want::All, &mut |i, logits| {
+//!         println!("after token {i}: {:?}", likeliest(logits, 3));
+//!     })?;
+//!     Ok(())
+//! }
+//! ```
 
 mod cancel;
 pub mod chat;
