@@ -245,7 +245,7 @@ fn a_stop_text_ends_the_completion_before_it() {
 #[test]
 fn tokens_that_end_a_text_end_it_and_are_not_shown() {
     let (texts, _, _) = tiny_gguf::vocabulary();
-    for name in ["<|end|>", "<|endoftext|>"] {
+    for name in ["<|end|>", "<|endoftext|>", "<|assistant|>"] {
         let id = texts.iter().position(|text| text == name).unwrap();
         let bias = format!("{id}=+1000");
         let ended = run(small().args(["today", "-n", "9", "--json", "--logit-bias", &bias]));

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Error, Result};
-use crate::gguf::{GgmlType, Gguf, TensorInfo, ValueRef};
+use crate::gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// What the runtime needs to know of a model before it loads it.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,8 @@ pub struct Facts {
     pub tensor_bytes: u64,
     /// `tokenizer.chat_template`, if given.
     pub chat_template: Option<String>,
+    /// Tokens that end a text besides those llama.cpp knows by their names.
+    pub stop_tokens: Vec<super::Token>,
     /// What the vocabulary can express.
     pub alphabet: Alphabet,
 }
@@ -206,6 +208,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
             _ => {}
         }
     }
+    let stop_tokens = stop_tokens(gguf, &tokens);
     let missing: Vec<u8> = (0..=255).filter(|&b| !has_byte[b as usize]).collect();
     let alphabet = Alphabet {
         missing: (kind == "llama" && !missing.is_empty())
@@ -215,9 +218,30 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
         arch,
         name,
         chat_template,
+        stop_tokens,
         alphabet,
         ..Facts::default()
     })
+}
+
+/// The stop tokens of the checkpoint's generation settings, which the converter writes down;
+/// in files of other making Phi-3's `<|assistant|>`, which begins a turn that is not asked for.
+fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> Vec<super::Token> {
+    let id = |value: ValueRef<'_>| {
+        let id = value.as_u64().filter(|&id| id < tokens.len() as u64)?;
+        super::Token::try_from(id).ok()
+    };
+    if let Some(list) = gguf
+        .get("modelve.stop_token_ids")
+        .and_then(|value| value.as_array())
+    {
+        return list.iter().filter_map(id).collect();
+    }
+    let find = |name: &[u8]| tokens.iter().position(|t| t.as_bytes() == Some(name));
+    match (find(b"<|end|>"), find(b"<|assistant|>")) {
+        (Some(_), Some(assistant)) => vec![assistant as super::Token],
+        _ => Vec::new(),
+    }
 }
 
 /// Checks everything before a model is loaded whole.

@@ -20,6 +20,7 @@ pub type Token = i32;
 pub struct Vocab {
     raw: Arc<LlamaModel>,
     alphabet: Arc<Alphabet>,
+    ends: Arc<[Token]>,
     kind: sys::llama_vocab_type,
     len: u32,
 }
@@ -64,6 +65,7 @@ impl Vocab {
         Vocab {
             raw,
             alphabet: Arc::new(facts.alphabet.clone()),
+            ends: facts.stop_tokens.clone().into(),
             kind,
             len,
         }
@@ -100,7 +102,7 @@ impl Vocab {
 
     /// Whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
     pub fn is_end(&self, token: Token) -> bool {
-        self.raw.vocab().is_eog(LlamaToken(token))
+        self.raw.vocab().is_eog(LlamaToken(token)) || self.ends.contains(&token)
     }
 
     fn known(&self, token: LlamaToken) -> Option<Token> {
