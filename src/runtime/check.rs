@@ -44,10 +44,25 @@ pub struct Facts {
     pub tensor_bytes: u64,
     /// `tokenizer.chat_template`, if given.
     pub chat_template: Option<String>,
-    /// Tokens that end a text besides those llama.cpp knows by their names.
-    pub stop_tokens: Vec<super::Token>,
+    /// Tokens that end a text.
+    pub stop_tokens: StopTokens,
     /// What the vocabulary can express.
     pub alphabet: Alphabet,
+}
+
+/// Which tokens end a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopTokens {
+    /// These and no others: the checkpoint's generation settings, as the converter wrote them.
+    Exactly(Vec<super::Token>),
+    /// Those llama.cpp knows, by metadata and by name, and these.
+    Besides(Vec<super::Token>),
+}
+
+impl Default for StopTokens {
+    fn default() -> Self {
+        StopTokens::Besides(Vec::new())
+    }
 }
 
 /// What llama.cpp's SentencePiece tokenizer can fall back to for a text it has no token for.
@@ -224,24 +239,28 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     })
 }
 
-/// The stop tokens of the checkpoint's generation settings, which the converter writes down;
-/// in files of other making Phi-3's `<|assistant|>`, which begins a turn that is not asked for.
-fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> Vec<super::Token> {
+fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> StopTokens {
     let id = |value: ValueRef<'_>| {
         let id = value.as_u64().filter(|&id| id < tokens.len() as u64)?;
         super::Token::try_from(id).ok()
     };
-    if let Some(list) = gguf
+    let stated = gguf
         .get("modelve.stop_token_ids")
-        .and_then(|value| value.as_array())
-    {
-        return list.iter().filter_map(id).collect();
+        .and_then(|value| value.as_array());
+    let stated: Vec<_> = stated
+        .iter()
+        .flat_map(|list| list.iter().filter_map(id))
+        .collect();
+    if !stated.is_empty() {
+        return StopTokens::Exactly(stated);
     }
+    // In Phi-3 files of other making: it begins a turn that nobody asked for, and is a stop
+    // token of the checkpoint's.
     let find = |name: &[u8]| tokens.iter().position(|t| t.as_bytes() == Some(name));
-    match (find(b"<|end|>"), find(b"<|assistant|>")) {
+    StopTokens::Besides(match (find(b"<|end|>"), find(b"<|assistant|>")) {
         (Some(_), Some(assistant)) => vec![assistant as super::Token],
         _ => Vec::new(),
-    }
+    })
 }
 
 /// Checks everything before a model is loaded whole.

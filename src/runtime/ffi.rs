@@ -62,14 +62,18 @@ extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_
     }
 }
 
-/// What llama.cpp logged as errors on this thread since the last call, in one line: the
-/// first is the cause, those after it only pass it on.
-pub(super) fn take_errors() -> String {
-    let first = ERRORS.with_borrow_mut(|errors| errors.drain(..).next());
-    let first = first.unwrap_or_else(|| "no reason given".to_owned());
+/// What llama.cpp logged as an error on this thread since the last call: the first is the
+/// cause, those after it only pass it on.
+pub(super) fn take_error() -> Option<String> {
+    let first = ERRORS.with_borrow_mut(|errors| errors.drain(..).next())?;
     // The name of the C++ function says nothing to a reader.
     let told = first.split_once(": error loading model: ");
-    told.map_or(first.as_str(), |(_, reason)| reason).to_owned()
+    Some(told.map_or(first.as_str(), |(_, reason)| reason).to_owned())
+}
+
+/// [`take_error`], for a place that must say something.
+pub(super) fn take_errors() -> String {
+    take_error().unwrap_or_else(|| "no reason given".to_owned())
 }
 
 static ABORT_HOOK: OnceLock<fn(&str)> = OnceLock::new();

@@ -452,7 +452,8 @@ impl Run<'_> {
         }
         job.last_token = Some(now);
         let token = step.token;
-        if self.vocab.is_end(token) {
+        let follows_grammar = self.options.sampling.grammar.is_some();
+        if self.vocab.is_end(token) || follows_grammar && self.vocab.ends_grammar(token) {
             return Ok(Some(Outcome::Done(Finish::Stop)));
         }
         let complete = job.sampler.accept(token).is_err();

@@ -73,10 +73,11 @@ impl Grammar {
 
     pub(super) fn sampler(&self, vocab: &Vocab) -> Result<LlamaSampler> {
         LlamaSampler::grammar(vocab.raw(), &self.0, "root").map_err(|_| {
-            Error::Grammar(format!(
-                "grammar: llama.cpp cannot use it: {}",
-                ffi::take_errors()
-            ))
+            // What its parser says goes to standard error, past the log.
+            let reason = ffi::take_error();
+            let reason =
+                reason.unwrap_or_else(|| "it does not parse or refers to nothing".to_owned());
+            Error::Grammar(format!("grammar: llama.cpp cannot use it: {reason}"))
         })
     }
 }

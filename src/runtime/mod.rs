@@ -57,7 +57,7 @@ mod vocab;
 pub mod weights;
 
 pub use cancel::Cancel;
-pub use check::Facts;
+pub use check::{Facts, StopTokens};
 pub use error::{Error, Result};
 pub use ffi::{Device, devices, on_abort, system_info};
 pub use generate::{Completion, ContextReport, Event, Finish, Options, Report, Step, complete};

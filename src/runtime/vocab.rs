@@ -8,7 +8,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
-use super::check::{self, Alphabet, Facts};
+use super::check::{self, Alphabet, Facts, StopTokens};
 use super::{Error, Result, ffi, model};
 use crate::gguf::Gguf;
 
@@ -20,7 +20,7 @@ pub type Token = i32;
 pub struct Vocab {
     raw: Arc<LlamaModel>,
     alphabet: Arc<Alphabet>,
-    ends: Arc<[Token]>,
+    stops: Arc<StopTokens>,
     kind: sys::llama_vocab_type,
     len: u32,
 }
@@ -65,7 +65,7 @@ impl Vocab {
         Vocab {
             raw,
             alphabet: Arc::new(facts.alphabet.clone()),
-            ends: facts.stop_tokens.clone().into(),
+            stops: Arc::new(facts.stop_tokens.clone()),
             kind,
             len,
         }
@@ -102,7 +102,15 @@ impl Vocab {
 
     /// Whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
     pub fn is_end(&self, token: Token) -> bool {
-        self.raw.vocab().is_eog(LlamaToken(token)) || self.ends.contains(&token)
+        match &*self.stops {
+            StopTokens::Exactly(stops) => stops.contains(&token),
+            StopTokens::Besides(more) => self.ends_grammar(token) || more.contains(&token),
+        }
+    }
+
+    /// Whether llama.cpp lets the token end a text that follows a grammar.
+    pub(super) fn ends_grammar(&self, token: Token) -> bool {
+        self.raw.vocab().is_eog(LlamaToken(token))
     }
 
     fn known(&self, token: LlamaToken) -> Option<Token> {
