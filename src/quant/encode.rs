@@ -373,11 +373,11 @@ fn agrees_with_ggml(ty: GgmlType, isa: Isa) -> bool {
         .or_insert_with(|| compare_with_ggml(ty, isa).unwrap_or(false))
 }
 
-/// Encodes 16 rows of 512 weights both ways. Rounding decides levels in most blocks of such
+/// Encodes 64 rows of 512 weights both ways. Rounding decides levels in most blocks of such
 /// weights: of blocks encoded with fused operations one to six in a hundred come out different.
 fn compare_with_ggml(ty: GgmlType, isa: Isa) -> Result<bool, Error> {
     const COLUMNS: usize = 512;
-    const ROWS: usize = 16;
+    const ROWS: usize = 64;
     let mut state = 1u32;
     let mut uniform = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

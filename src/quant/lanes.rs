@@ -41,7 +41,7 @@ pub(super) trait Simd: Copy {
         + Mul<Output = Self::F>
         + Div<Output = Self::F>;
     /// A vector of i32, wrapping.
-    type I: Copy + Add<Output = Self::I> + BitAnd<Output = Self::I>;
+    type I: Copy + Add<Output = Self::I> + BitAnd<Output = Self::I> + BitOr<Output = Self::I>;
     /// One truth value per lane.
     type M: Copy + BitAnd<Output = Self::M> + BitOr<Output = Self::M>;
 
@@ -96,9 +96,14 @@ pub(super) trait Simd: Copy {
     /// ggml's rounding: the 23 mantissa bits of v + 1.5 · 2²³, less 2²². It is round-to-even
     /// for |v| ≤ [`NEAREST_MAX`] and well defined, if not meaningful, for all else, NaN included.
     fn nearest(self, v: Self::F) -> Self::I;
-    /// C's `(int)v` as this machine's compiler renders it (out of range: x86 gives `i32::MIN`).
+    /// C's `(int8_t)v` for 0 ≤ v < 128, and for v that no i32 holds as this machine's compiler
+    /// renders it: x86 converts to `i32::MIN`, aarch64 to the nearest i32, and both take the low
+    /// byte.
+    fn truncate_byte(self, v: Self::F) -> Self::I;
+    /// C's `(int)v`.
     fn truncate(self, v: Self::F) -> Self::I;
-    /// v rounded half away from zero, as C's `roundf`, then as [`Simd::truncate`].
+    /// v rounded half away from zero, as C's `roundf`, then converted as [`Simd::truncate_byte`]
+    /// says.
     fn round_away(self, v: Self::F) -> Self::I;
     /// 16 v.
     fn times16(self, v: Self::I) -> Self::I;

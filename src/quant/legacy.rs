@@ -143,10 +143,7 @@ enum Rounding {
 fn level<S: Simd>(s: S, x: &[f32], (rate, from): (f32, f32), rounding: Rounding) -> S::I {
     let v = s.splat(rate) * (s.load(x) - s.splat(from));
     match rounding {
-        Rounding::Up { add, top } => {
-            let l = s.truncate(v + s.splat(add)) & s.int(0xff);
-            s.imin(s.int(top), l)
-        }
+        Rounding::Up { add, top } => s.imin(s.int(top), s.truncate_byte(v + s.splat(add))),
         Rounding::Symmetric { half } => {
             let l = s.imax(s.int(-half), s.imin(s.int(half - 1), s.nearest(v)));
             if rate == 0.0 {
@@ -207,11 +204,11 @@ fn write<S: Simd, const BYTES: usize, const OFFSET: bool, const FIVE: bool>(
             let second = level(s, &x[16 + at..], line, rounding);
             if FIVE {
                 let low = s.int(0xf);
-                s.store_bytes((first & low) + s.times16(second), &mut nibbles[at..]);
+                s.store_bytes((first & low) | s.times16(second), &mut nibbles[at..]);
                 s.store_bytes(first, &mut high[at..]);
                 s.store_bytes(second, &mut high[16 + at..]);
             } else {
-                s.store_bytes(first + s.times16(second), &mut nibbles[at..]);
+                s.store_bytes(first | s.times16(second), &mut nibbles[at..]);
             }
         }
         if FIVE {

@@ -32,6 +32,7 @@ operator!(Mul, mul, F, _mm256_mul_ps);
 operator!(Div, div, F, _mm256_div_ps);
 operator!(Add, add, I, _mm256_add_epi32);
 operator!(BitAnd, bitand, I, _mm256_and_si256);
+operator!(BitOr, bitor, I, _mm256_or_si256);
 operator!(BitAnd, bitand, M, _mm256_and_ps);
 operator!(BitOr, bitor, M, _mm256_or_ps);
 
@@ -63,6 +64,7 @@ impl Simd for Avx2 {
             let mantissa = _mm256_and_si256(sum, _mm256_set1_epi32(0x007f_ffff));
             I(_mm256_sub_epi32(mantissa, _mm256_set1_epi32(0x0040_0000)))
         };
+        truncate_byte(v: F) -> I = I(_mm256_and_si256(_mm256_cvttps_epi32(v.0), _mm256_set1_epi32(0xff)));
         truncate(v: F) -> I = I(_mm256_cvttps_epi32(v.0));
         round_away(v: F) -> I = {
             // The float below ½ carries x.5 over the integer and nothing less.

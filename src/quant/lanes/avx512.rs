@@ -32,6 +32,7 @@ operator!(Mul, mul, F, _mm512_mul_ps);
 operator!(Div, div, F, _mm512_div_ps);
 operator!(Add, add, I, _mm512_add_epi32);
 operator!(BitAnd, bitand, I, _mm512_and_si512);
+operator!(BitOr, bitor, I, _mm512_or_si512);
 operator!(BitAnd, bitand, M, |a: __mmask16, b: __mmask16| a & b);
 operator!(BitOr, bitor, M, |a: __mmask16, b: __mmask16| a | b);
 
@@ -63,6 +64,7 @@ impl Simd for Avx512 {
             let mantissa = _mm512_and_si512(sum, _mm512_set1_epi32(0x007f_ffff));
             I(_mm512_sub_epi32(mantissa, _mm512_set1_epi32(0x0040_0000)))
         };
+        truncate_byte(v: F) -> I = I(_mm512_and_si512(_mm512_cvttps_epi32(v.0), _mm512_set1_epi32(0xff)));
         truncate(v: F) -> I = I(_mm512_cvttps_epi32(v.0));
         round_away(v: F) -> I = {
             // The float below ½ carries x.5 over the integer and nothing less.

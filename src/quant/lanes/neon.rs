@@ -32,6 +32,7 @@ operator!(Mul, mul, F, vmulq_f32);
 operator!(Div, div, F, vdivq_f32);
 operator!(Add, add, I, vaddq_s32);
 operator!(BitAnd, bitand, I, vandq_s32);
+operator!(BitOr, bitor, I, vorrq_s32);
 operator!(BitAnd, bitand, M, vandq_u32);
 operator!(BitOr, bitor, M, vorrq_u32);
 
@@ -60,6 +61,8 @@ impl Simd for Neon {
             let mantissa = vandq_s32(sum, vdupq_n_s32(0x007f_ffff));
             I(vsubq_s32(mantissa, vdupq_n_s32(0x0040_0000)))
         };
+        truncate_byte(v: F) -> I =
+            I(vshrq_n_s32::<24>(vshlq_n_s32::<24>(vcvtq_s32_f32(v.0))));
         truncate(v: F) -> I = I(vcvtq_s32_f32(v.0));
         round_away(v: F) -> I = I(vcvtaq_s32_f32(v.0));
         times16(v: I) -> I = I(vshlq_n_s32::<4>(v.0));

@@ -51,6 +51,7 @@ impl<S: Simd> Simd for Pair<S> {
         ne(a: Self::F, b: Self::F) -> Self::M;
         select(m: Self::M, a: Self::F, b: Self::F) -> Self::F;
         nearest(v: Self::F) -> Self::I;
+        truncate_byte(v: Self::F) -> Self::I;
         truncate(v: Self::F) -> Self::I;
         round_away(v: Self::F) -> Self::I;
         times16(v: Self::I) -> Self::I;

@@ -50,6 +50,7 @@ operator!(Mul mul F, 0.0, a, b => a * b);
 operator!(Div div F, 0.0, a, b => a / b);
 operator!(Add add I, 0, a, b => a.wrapping_add(b));
 operator!(BitAnd bitand I, 0, a, b => a & b);
+operator!(BitOr bitor I, 0, a, b => a | b);
 operator!(BitAnd bitand M, 0, a, b => a & b);
 operator!(BitOr bitor M, 0, a, b => a | b);
 
@@ -176,6 +177,10 @@ impl Simd for Plain {
     #[inline(always)]
     fn nearest(self, v: F) -> I {
         I(lanes!(0, i => crate::quant::float16::nearest(v.0[i])))
+    }
+    #[inline(always)]
+    fn truncate_byte(self, v: F) -> I {
+        I(lanes!(0, i => i32::from(truncate(v.0[i]) as i8)))
     }
     #[inline(always)]
     fn truncate(self, v: F) -> I {
