@@ -137,6 +137,8 @@ fn json_has_all_its_fields() {
             assert!(object["timing"][field].as_f64().unwrap() >= 0.0, "{field}");
         }
         for token in tokens {
+            // Text, or the bytes of a part of a character.
+            assert!(token["piece"].is_string() || token["piece"]["bytes"].is_array());
             let top = token["top"].as_array().unwrap();
             assert_eq!(top.len(), 3);
             // Greedy: what was chosen is the likeliest.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Job;
 use super::prompts::Prompt;
+use crate::commands::vocab::JsonText;
 use crate::human;
 use crate::output::{self, Output};
 use crate::runtime::{
@@ -51,7 +52,7 @@ struct Object<'a> {
 #[derive(Serialize)]
 struct TokenObject {
     id: Token,
-    piece: String,
+    piece: Piece,
     logprob: f32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     top: Vec<Alternative>,
@@ -60,7 +61,7 @@ struct TokenObject {
 #[derive(Serialize)]
 struct Alternative {
     id: Token,
-    piece: String,
+    piece: Piece,
     prob: f32,
     logprob: f32,
 }
@@ -205,9 +206,17 @@ fn object<'a>(
     }
 }
 
-fn piece(vocab: &Vocab, token: Token) -> String {
-    let bytes = vocab.piece(token, true).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
+/// A token's bytes, which need not be whole characters.
+struct Piece(Vec<u8>);
+
+impl Serialize for Piece {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        JsonText(&self.0).serialize(serializer)
+    }
+}
+
+fn piece(vocab: &Vocab, token: Token) -> Piece {
+    Piece(vocab.piece(token, true).unwrap_or_default())
 }
 
 fn token_object(vocab: &Vocab, step: &Step) -> TokenObject {
