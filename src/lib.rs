@@ -11,6 +11,7 @@
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
+//! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
 //! | [`vocab`] | a vocabulary as the file holds it: ids, texts, pieces |
 //! | [`memory`] | how much memory there is, control groups included |
 //! | [`human`] | sizes and names as a person reads them |
@@ -36,6 +37,7 @@ pub mod map;
 pub mod memory;
 pub mod model;
 pub mod output;
+pub mod probe;
 pub mod progress;
 pub mod quant;
 pub mod runtime;

@@ -1,0 +1,131 @@
+const data = JSON.parse(document.getElementById("data").textContent);
+const main = document.getElementById("main");
+const tip = document.getElementById("tip");
+
+// An element: attributes whose names begin with "on" are listeners, children are nodes or text.
+function el(name, attributes, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "style") node.style.cssText = value;
+    else if (value !== false && value != null) node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child != null));
+  return node;
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function percent(p) {
+  const v = 100 * p;
+  if (v >= 9.995) return v.toFixed(1) + " %";
+  if (v >= 0.0995) return v.toFixed(2) + " %";
+  if (v >= 0.000995) return v.toFixed(4) + " %";
+  return v > 0 ? v.toExponential(0) + " %" : "0 %";
+}
+
+// A piece with its spaces and line feeds visible.
+function shown(piece) {
+  return piece.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
+}
+
+function fixed(value, digits) {
+  return value == null || !Number.isFinite(value) ? "\u2013" : value.toFixed(digits);
+}
+
+// From calm to glaring for t between 0 and 1: [red, green, blue].
+function heat(t) {
+  const stops = dark.matches
+    ? [[28, 31, 37], [28, 58, 94], [31, 111, 181], [94, 190, 214], [250, 240, 160]]
+    : [[255, 255, 255], [205, 226, 244], [104, 168, 217], [31, 92, 160], [12, 35, 84]];
+  const x = Math.min(1, Math.max(0, t || 0)) * (stops.length - 1);
+  const i = Math.min(stops.length - 2, Math.floor(x));
+  return stops[i].map((a, k) => Math.round(a + (stops[i + 1][k] - a) * (x - i)));
+}
+
+function rgb(c) { return "rgb(" + c.join(",") + ")"; }
+
+// What can be read on that colour.
+function ink(c) { return 0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2] > 140 ? "#111" : "#fff"; }
+
+function legend(low, high) {
+  const bar = el("i");
+  const paint = () => {
+    const stops = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(heat(t)));
+    bar.style.background = "linear-gradient(90deg," + stops.join(",") + ")";
+  };
+  paint();
+  dark.addEventListener("change", paint);
+  return el("span", { class: "legend" }, low, bar, high);
+}
+
+function bars(choices, most, title) {
+  return el("ol", { class: "bars", "aria-label": title }, choices.map((c) =>
+    el("li", { title: "token " + c.id + ", log-probability " + fixed(c.logprob, 4) },
+      el("span", { class: "piece" }, shown(c.piece)),
+      el("span", { class: "track" }, el("div", { class: "fill", style: "width:" + (100 * c.prob / (most || 1)) + "%" })),
+      el("span", { class: "number" }, percent(c.prob)))));
+}
+
+// Shows nodes beside a point of the window; without nodes, nothing.
+function showTip(x, y, nodes) {
+  if (!nodes) { tip.hidden = true; return; }
+  tip.replaceChildren(...[nodes].flat());
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  const left = x + 14 + box.width > innerWidth ? Math.max(8, x - box.width - 10) : x + 14;
+  const top = y + 14 + box.height > innerHeight ? Math.max(8, y - box.height - 10) : y + 14;
+  tip.style.left = Math.max(8, Math.min(left, innerWidth - box.width - 8)) + "px";
+  tip.style.top = top + "px";
+}
+addEventListener("keydown", (event) => { if (event.key === "Escape") showTip(); });
+
+// Makes a row of many small elements one stop of the Tab key: arrows, Home and End walk it.
+function walk(box, items, describe, choose) {
+  let at = -1;
+  const go = (i, pointer) => {
+    if (i < 0 || i >= items.length) return;
+    if (at >= 0) items[at].classList.remove("here");
+    at = i;
+    items[at].classList.add("here");
+    const r = items[at].getBoundingClientRect();
+    if (!pointer) items[at].scrollIntoView({ block: "nearest", inline: "nearest" });
+    const r2 = pointer ? r : items[at].getBoundingClientRect();
+    showTip(r2.left, r2.bottom - 6, describe(at));
+  };
+  const leave = () => {
+    if (at >= 0) items[at].classList.remove("here");
+    showTip();
+  };
+  box.tabIndex = 0;
+  const index = new Map(items.map((item, i) => [item, i]));
+  box.addEventListener("mouseover", (event) => {
+    const i = index.get(event.target.closest("[data-i]"));
+    if (i !== undefined) go(i, true);
+  });
+  box.addEventListener("mouseleave", leave);
+  box.addEventListener("blur", leave);
+  box.addEventListener("click", (event) => {
+    const i = index.get(event.target.closest("[data-i]"));
+    if (i !== undefined) { go(i, true); if (choose) choose(i); }
+  });
+  box.addEventListener("keydown", (event) => {
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
+    if (to !== undefined) { go(Math.max(0, Math.min(items.length - 1, to))); event.preventDefault(); }
+    else if ((event.key === "Enter" || event.key === " ") && choose && at >= 0) { choose(at); event.preventDefault(); }
+  });
+}
+
+function table(head, rows) {
+  const numeric = head.map((title) => title.endsWith(">"));
+  return el("div", { class: "scroll", tabindex: 0 }, el("table", {},
+    el("thead", {}, el("tr", {}, head.map((title, i) => el("th", { class: numeric[i] ? "n" : null, scope: "col" }, title.replace(/>$/, ""))))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((value, i) =>
+      value instanceof Node && value.nodeName === "TD" ? value : el("td", { class: numeric[i] ? "n" : null }, value)))))));
+}
+
+function select(label, options, onchange) {
+  const control = el("select", { onchange: () => onchange(control.value) },
+    options.map(([value, text]) => el("option", { value }, text)));
+  return [el("label", {}, label + " ", control), control];
+}

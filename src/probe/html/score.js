@@ -1,0 +1,37 @@
+const HOT = 16;
+const bitsOf = (token) => (token.logprob == null ? null : -token.logprob / Math.LN2);
+
+function scored(score) {
+  const tokens = score.tokens;
+  const spans = tokens.map((token, i) => el("span", { "data-i": i }, token.piece));
+  const paint = () => tokens.forEach((token, i) => {
+    const bits = bitsOf(token);
+    const c = heat(bits == null ? 0 : Math.pow(Math.min(1, bits / HOT), 0.8));
+    spans[i].style.background = bits == null ? "none" : rgb(c);
+    spans[i].style.color = bits == null ? "" : ink(c);
+  });
+  paint();
+  dark.addEventListener("change", paint);
+  const text = el("div", { class: "text", role: "group", "aria-label": "text, coloured by surprisal; arrow keys walk the tokens" }, spans);
+  walk(text, spans, (i) => {
+    const token = tokens[i];
+    return [el("b", {}, shown(token.piece)), el("div", {}, "token " + token.id + ", position " + i),
+      token.logprob == null ? el("div", {}, "nothing before it to judge it by") :
+        el("div", {}, fixed(bitsOf(token), 2) + " bits, probability " + percent(Math.exp(token.logprob)) + ", rank " + token.rank)];
+  });
+  const worst = tokens.map((token, i) => [bitsOf(token), i]).filter((x) => x[0] != null).sort((a, b) => b[0] - a[0]).slice(0, 8);
+  return el("section", { class: "panel" }, text,
+    table(["perplexity>", "bits per token>", "bits per byte>", "log-probability>", "tokens scored>"],
+      [[fixed(score.perplexity, 3), fixed(score.bits_per_token, 3), fixed(score.bits_per_byte, 3), fixed(score.total_logprob, 2), String(score.n_scored)]]),
+    el("h2", {}, "Most surprising"),
+    table(["bits>", "rank>", "token", "after"], worst.map(([bits, i]) => [fixed(bits, 2), String(tokens[i].rank), el("code", {}, shown(tokens[i].piece)),
+      el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => t.piece).join(""))])));
+}
+
+main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));
+if (data.length > 1) {
+  const order = [...data].sort((a, b) => b.total_logprob - a.total_logprob);
+  main.append(el("h2", {}, "Likeliest first"), table(["log-probability>", "bits per token>", "perplexity>", "text"],
+    order.map((s) => [fixed(s.total_logprob, 2), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
+}
+data.forEach((score) => main.append(el("h2", {}, data.length > 1 ? "Text" : ""), scored(score)));
