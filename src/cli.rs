@@ -2,7 +2,9 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{complete, completions, convert, doctor, man, meta, vocab};
+use crate::commands::{
+    attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score, vocab,
+};
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
@@ -37,6 +39,16 @@ pub enum Command {
     Vocab(vocab::Args),
     /// Complete one prompt or many
     Complete(Box<complete::Args>),
+    /// What the model expects after a prompt: the next token's distribution, branches, candidates
+    Next(Box<next::Args>),
+    /// How likely the model finds a text, token by token; perplexity
+    Score(Box<score::Args>),
+    /// What the model would say if it stopped after a layer
+    Lens(Box<lens::Args>),
+    /// Where the heads of each layer look
+    Attention(Box<attention::Args>),
+    /// What quantization changed: two files of one model, or more, side by side
+    Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
     Doctor(doctor::Args),
     /// Print a completion script for your shell

@@ -1,12 +1,18 @@
 //! One file per command: typed options in, a result out.
 
+pub mod attention;
+pub mod compare;
 pub mod complete;
 pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+pub mod lens;
 pub mod man;
 pub mod meta;
+pub mod next;
+pub mod probing;
+pub mod score;
 pub mod vocab;
 
 use std::io::Write;
@@ -57,6 +63,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Next(args)) => next::run(&args),
+        Some(Command::Score(args)) => score::run(&args),
+        Some(Command::Lens(args)) => lens::run(&args),
+        Some(Command::Attention(args)) => attention::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
     }

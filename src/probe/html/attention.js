@@ -59,7 +59,7 @@ walk(text, spans, (i) => [el("b", {}, shown(data.pieces[i])), el("div", {}, "pos
   (i) => { query = i; draw(); });
 
 function describe(q, k) {
-  return [el("b", {}, shown(data.pieces[q]) + " \u2192 " + shown(data.pieces[k])), el("div", {}, "positions " + q + " \u2192 " + k + ": " + percent(weights()[q][k]))];
+  return [el("b", {}, shown(data.pieces[q]) + " \u2192 " + shown(data.pieces[k])), el("div", {}, "positions " + q + " \u2192 " + k + ": " + (k > q ? "comes later" : percent(weights()[q][k])))];
 }
 function at(event) {
   const r = canvas.getBoundingClientRect(), s = r.width / n;
@@ -97,7 +97,6 @@ if (data.overview) {
   const METRICS = { to_first: "weight on the first token", to_previous: "weight on the token before", entropy_bits: "entropy" };
   let metric = "to_first";
   const width = Math.max(...data.overview.map((l) => l.heads.length));
-  const most = Math.max(1e-9, ...data.overview.flatMap((l) => l.heads.map((h) => h.entropy_bits)));
   const places = data.overview.flatMap((l) => l.heads.map((h, i) => ({ layer: l.layer, head: i, ...h })));
   const items = places.map((p, i) => el("div", { "data-i": i, style: "height:16px;border-radius:2px" }));
   const grid = el("div", { role: "group", "aria-label": "heads of all layers; arrow keys walk", style: "display:grid;gap:1px;grid-template-columns:2.4em repeat(" + width + ",minmax(5px,26px))" });
@@ -108,7 +107,7 @@ if (data.overview) {
       grid.append(i < 0 ? el("div") : items[i]);
     }
   });
-  const paint = () => places.forEach((p, i) => { items[i].style.background = rgb(heat(metric === "entropy_bits" ? p[metric] / most : p[metric])); });
+  const paint = () => { const most = Math.max(1e-9, ...places.map((q) => q[metric])); places.forEach((p, i) => { items[i].style.background = rgb(heat(p[metric] / most)); }); };
   const [label] = select("Colour:", Object.entries(METRICS), (value) => { metric = value; paint(); });
   walk(grid, items, (i) => {
     const p = places[i];

@@ -11,7 +11,7 @@ function scatter(points) {
     if (text != null) e.textContent = text;
     return e;
   };
-  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", "aria-label": "divergence against size" });
+  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", style: "max-width:640px", "aria-label": "divergence against size" });
   const mostX = Math.max(...points.map((p) => p.size)) * 1.05, mostY = Math.max(1e-9, ...points.map((p) => p.kl)) * 1.1;
   const x = (v) => L + (W - L - R) * v / mostX, y = (v) => H - B - (H - T - B) * v / mostY;
   svg.append(node("line", { x1: L, y1: H - B, x2: W - R, y2: H - B, class: "axis" }), node("line", { x1: L, y1: T, x2: L, y2: H - B, class: "axis" }));

@@ -1,0 +1,447 @@
+//! `modelve compare`: what quantization changed.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::probing::{
+    Form, interrupted, percent, quoted, read_stdin, session, tail, told, work, write_page, wrote,
+};
+use crate::gguf::Gguf;
+use crate::hint::Usage;
+use crate::human;
+use crate::output::{self, ACCENT, BOLD, DIM, Output};
+use crate::probe::compare::{self, Comparison, Side};
+use crate::probe::html::Page;
+use crate::probe::swap::{Baseline, Parts, Swap};
+use crate::probe::weights::tensor_errors;
+use crate::probe::{Prompt, SAMPLE};
+use crate::progress::{self, Progress, Unit};
+use crate::runtime::{Cancel, Settings};
+use crate::table::{Columns, cell, plain};
+
+/// Flags of `modelve compare`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve compare phi3-F16.gguf phi3-Q4_K_M.gguf            over a text that comes with the program
+  modelve compare F16.gguf Q8_0.gguf Q4_K_M.gguf Q4_0.gguf  quality against size
+  modelve compare F16.gguf Q4_0.gguf --file wiki.txt -n 4096
+  modelve compare F16.gguf Q4_0.gguf --swap 10              which tensors matter most?
+
+The first file is what the others are measured by. All are read side by side, batch by batch.")]
+pub struct Args {
+    /// Files of one model, the best first: .gguf files, Hub ids, `tiny`
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
+
+    /// The text to read
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    pub text: Option<String>,
+
+    /// The text to read, in a file; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Read no more than N tokens
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub tokens: Option<u32>,
+
+    /// Tokens seen at once
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub window: usize,
+
+    /// Tokens a window moves by [default: half the window]
+    #[arg(short, long, value_name = "N")]
+    pub stride: Option<usize>,
+
+    /// How many of the worst positions to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub worst: usize,
+
+    /// Tokens of greedy text to wait for the models to part
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub greedy: usize,
+
+    /// Put single tensors of the second file into the first and measure: the N that differ most
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "8")]
+    pub swap: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) form: Form,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Tokens that a swap is measured over.
+const SWAP_TOKENS: usize = 128;
+/// Tokens that greedy texts begin with.
+const GREEDY_PROMPT: usize = 12;
+
+/// Computes and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let named: Vec<&String> = args.engine.model.iter().chain(&args.models).collect();
+    if named.len() < 2 {
+        let what =
+            "name two files to compare, the better first: modelve compare F16.gguf Q4_K_M.gguf";
+        return Err(Usage(what.to_owned()).into());
+    }
+    if args.swap.is_some() && named.len() > 2 {
+        return Err(Usage("--swap takes two models".to_owned()).into());
+    }
+    let text = text(args)?;
+    let cancel = cancel_on_ctrl_c()?;
+    let progress = progress::stderr(false);
+    let progress = progress.as_ref();
+    let windows = crate::probe::score::Windows {
+        size: args.window,
+        stride: args.stride.unwrap_or(args.window / 2),
+    };
+    windows.check().map_err(|error| Usage(error.to_string()))?;
+
+    let mut sides: Vec<Side> = Vec::with_capacity(named.len());
+    let mut files: Vec<Gguf> = Vec::with_capacity(named.len());
+    let mut prompt: Option<Prompt> = None;
+    for name in named {
+        let engine = EngineArgs {
+            model: Some(name.clone()),
+            ..args.engine.clone()
+        };
+        let path = engine.locate()?;
+        // An estimate of no work leaves the weights in the mapped file.
+        let model = engine.load_file(&path, work(0), &cancel)?;
+        let prompt = match &prompt {
+            Some(prompt) => prompt,
+            None => {
+                let mut read = Prompt::plain(model.vocab(), &text)?;
+                read.ids
+                    .truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
+                prompt.insert(read)
+            }
+        };
+        let room = windows
+            .size
+            .min(prompt.ids.len())
+            .max(GREEDY_PROMPT + args.greedy);
+        let settings = compare::settings(args.engine.settings(&cancel));
+        let session = session(&args.engine, &model, room, settings)?;
+        let file = Gguf::open(&path)?;
+        sides.push(Side {
+            name: path.display().to_string(),
+            bytes: file.size_bytes(),
+            session,
+        });
+        files.push(file);
+    }
+    let prompt = prompt.context("no model")?;
+
+    progress.start(
+        "comparing",
+        Unit::Items("tokens"),
+        prompt.ids.len() as u64,
+        0,
+    );
+    let mut before = 0;
+    let read = compare::compare(&mut sides, &prompt, windows, args.worst, &mut |done| {
+        progress.advance((done - before) as u64);
+        before = done;
+    });
+    progress.finish();
+    let mut results = read.map_err(told)?;
+    for (i, result) in results.iter_mut().enumerate() {
+        if cancel.is_set() {
+            result.complete = false;
+            continue;
+        }
+        add_parting(args, &mut sides, i + 1, &prompt, result)?;
+        progress.start("decoding weights", Unit::Bytes, files[0].size_bytes(), 0);
+        let advance = |bytes| progress.advance(bytes);
+        result.tensors = tensor_errors(&files[0], &files[i + 1], &cancel, &advance);
+        progress.finish();
+    }
+    if let (Some(n), [result]) = (args.swap, &mut results[..]) {
+        swap(
+            args, n, &mut sides, &files, &prompt, &cancel, progress, result,
+        )?;
+    }
+
+    let mut out = Output::stdout();
+    if args.form.json {
+        for result in &results {
+            out.json_line(result)?;
+        }
+    } else {
+        print(&mut out, &results)?;
+    }
+    if let Some(path) = &args.form.html {
+        write_page(path, Page::Compare, &results)?;
+        wrote(&mut out, &args.form)?;
+    }
+    out.flush()?;
+    interrupted(results.iter().all(|result| result.complete))
+}
+
+fn text(args: &Args) -> anyhow::Result<String> {
+    let text = match (&args.text, &args.file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) if path == Path::new("-") => read_stdin()?,
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?,
+        (None, None) => SAMPLE.to_owned(),
+    };
+    if text.is_empty() {
+        return Err(Usage("the text is empty".to_owned()).into());
+    }
+    Ok(text)
+}
+
+fn add_parting(
+    args: &Args,
+    sides: &mut [Side],
+    which: usize,
+    text: &Prompt,
+    result: &mut Comparison,
+) -> anyhow::Result<()> {
+    let (first, others) = sides.split_at_mut(1);
+    let (a, b) = (&mut first[0].session, &mut others[which - 1].session);
+    let ids = text.ids[..text.ids.len().min(GREEDY_PROMPT)].to_vec();
+    let bytes = a.model().vocab().detokenize(&ids, true)?;
+    let start = Prompt {
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+        ids,
+    };
+    if args.greedy > 0 {
+        match compare::parting(a, b, &start, args.greedy) {
+            Ok(parting) => result.parting = Some(parting),
+            Err(crate::probe::Error::Runtime(crate::runtime::Error::Cancelled)) => {
+                result.complete = false;
+            }
+            Err(error) => return Err(told(error)),
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn swap(
+    args: &Args,
+    n: usize,
+    sides: &mut [Side],
+    files: &[Gguf],
+    text: &Prompt,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+    result: &mut Comparison,
+) -> anyhow::Result<()> {
+    let chosen: Vec<String> = result
+        .tensors
+        .iter()
+        .take(n.min(4096))
+        .map(|tensor| tensor.name.clone())
+        .collect();
+    if chosen.is_empty() || cancel.is_set() {
+        return Ok(());
+    }
+    let ids = &text.ids[..text.ids.len().min(SWAP_TOKENS)];
+    let bytes = Parts::bytes(&files[0], &files[1], &chosen);
+    let what = format!("writing a copy to {}", std::env::temp_dir().display());
+    progress.start(&what, Unit::Bytes, bytes, 0);
+    let parts = Parts::write(&files[0], &files[1], &chosen, &mut |n| progress.advance(n));
+    progress.finish();
+    let parts = parts?;
+    let baseline = Baseline::new(&mut sides[0].session, ids).map_err(told)?;
+    progress.start("swapping", Unit::Items("tensors"), chosen.len() as u64, 0);
+    let mut swaps = Vec::with_capacity(chosen.len());
+    for (i, tensor) in result.tensors.iter().take(chosen.len()).enumerate() {
+        let measure = || -> anyhow::Result<Swap> {
+            let model = args
+                .engine
+                .load_file(&parts.with(Some(i))?, work(0), cancel)?;
+            let settings: Settings = compare::settings(args.engine.settings(cancel));
+            let mut session = session(&args.engine, &model, ids.len(), settings)?;
+            let kl = baseline.kl(&mut session).map_err(told)?;
+            Ok(Swap {
+                name: tensor.name.clone(),
+                type_a: tensor.type_a.clone(),
+                type_b: tensor.type_b.clone(),
+                kl_mean: kl.mean(),
+                kl_error: kl.error(),
+            })
+        };
+        match measure() {
+            Ok(swap) => swaps.push(swap),
+            Err(_) if cancel.is_set() => {
+                result.complete = false;
+                break;
+            }
+            Err(error) => {
+                progress.finish();
+                return Err(error);
+            }
+        }
+        progress.advance(1);
+    }
+    progress.finish();
+    swaps.sort_by(|a, b| b.kl_mean.total_cmp(&a.kl_mean));
+    result.swap = swaps;
+    Ok(())
+}
+
+fn file_name(path: &str) -> &str {
+    Path::new(path)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or(path)
+}
+
+fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
+    let Some(first) = results.first() else {
+        return Ok(());
+    };
+    let header = [
+        "model",
+        "size>",
+        "mean KL>",
+        "±>",
+        "largest>",
+        "same first choice>",
+        "perplexity>",
+        "tokens/s>",
+    ];
+    let mut rows = Columns::new(out, &header);
+    let name = |path: &str| human::escape(file_name(path).as_bytes());
+    rows.add([
+        plain(name(&first.a)),
+        plain(human::bytes(first.bytes_a)),
+        cell("measured by", DIM),
+        plain(""),
+        plain(""),
+        plain(""),
+        plain(format!("{:.4}", first.perplexity_a)),
+        plain(format!("{:.1}", first.speed_a)),
+    ]);
+    for result in results {
+        rows.add([
+            cell(name(&result.b), ACCENT),
+            plain(human::bytes(result.bytes_b)),
+            plain(format!("{:.5}", result.kl_mean)),
+            plain(format!("{:.5}", result.kl_error)),
+            plain(format!("{:.3}", result.kl_max)),
+            plain(percent(result.same_top)),
+            plain(format!("{:.4}", result.perplexity_b)),
+            plain(format!("{:.1}", result.speed_b)),
+        ]);
+    }
+    out.write_all(rows.lines().as_bytes())?;
+    let note = format!(
+        "{} positions in windows of {} that move by {}; KL in nats",
+        human::count(first.n_tokens as u64),
+        first.windows.size,
+        first.windows.stride
+    );
+    writeln!(out, "{}", out.paint(DIM, note))?;
+    for result in results {
+        print_one(out, result, results.len() > 1)?;
+    }
+    Ok(())
+}
+
+fn print_one(out: &mut Output, result: &Comparison, named: bool) -> std::io::Result<()> {
+    if named {
+        writeln!(
+            out,
+            "\n{}",
+            out.paint(BOLD, human::escape(file_name(&result.b).as_bytes()))
+        )?;
+    }
+    let ratio = 100.0 * (result.log_ratio.exp() - 1.0);
+    let error = 100.0 * result.log_ratio.exp() * result.log_ratio_error;
+    writeln!(out, "perplexity changes by {ratio:+.2} % ± {error:.2} %")?;
+    if let Some(parting) = &result.parting {
+        let room = output::width().saturating_sub(30).max(20);
+        let said = tail(&format!("{}{}", parting.prompt, parting.same), room);
+        match (&parting.a, &parting.b) {
+            (Some(a), Some(b)) => writeln!(
+                out,
+                "greedy texts part after {} tokens: {said} {} or {}",
+                parting.n_same,
+                quoted(&a.piece),
+                quoted(&b.piece)
+            )?,
+            _ => writeln!(
+                out,
+                "greedy texts are the same for {} tokens: {said}",
+                parting.n_same
+            )?,
+        }
+    }
+    if !result.worst.is_empty() {
+        writeln!(out, "\n{}", out.paint(BOLD, "worst positions"))?;
+        let mut rows = Columns::new(
+            out,
+            &["KL>", "at>", "after", "first says", "this says", "text"],
+        );
+        let says = |choice: &crate::probe::Choice| {
+            format!("{} {}", quoted(&choice.piece), percent(choice.prob).trim())
+        };
+        let room = output::width().saturating_sub(72).clamp(16, 60);
+        for worst in &result.worst {
+            rows.add([
+                plain(format!("{:.3}", worst.kl)),
+                plain(worst.position),
+                plain(tail(&worst.context, room)),
+                plain(says(&worst.top_a)),
+                plain(says(&worst.top_b)),
+                plain(quoted(&worst.piece)),
+            ]);
+        }
+        out.write_all(rows.lines().as_bytes())?;
+    }
+    if !result.swap.is_empty() {
+        writeln!(
+            out,
+            "\n{}",
+            out.paint(BOLD, "the first with one tensor of this")
+        )?;
+        let mut rows = Columns::new(out, &["mean KL>", "±>", "tensor", "types"]);
+        for swap in &result.swap {
+            rows.add([
+                plain(format!("{:.3e}", swap.kl_mean)),
+                plain(format!("{:.1e}", swap.kl_error)),
+                plain(human::escape(swap.name.as_bytes())),
+                cell(format!("{} → {}", swap.type_a, swap.type_b), DIM),
+            ]);
+        }
+        out.write_all(rows.lines().as_bytes())?;
+    }
+    print_tensors(out, result)
+}
+
+/// Tensors to show of what may be hundreds.
+const SHOWN: usize = 12;
+
+fn print_tensors(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
+    if result.tensors.is_empty() {
+        return writeln!(out, "the weights are the same");
+    }
+    writeln!(out, "\n{}", out.paint(BOLD, "weights that differ most"))?;
+    let mut rows = Columns::new(out, &["relative error>", "tensor", "types"]);
+    for tensor in result.tensors.iter().take(SHOWN) {
+        rows.add([
+            plain(tensor.error.map_or("not known".to_owned(), percent)),
+            plain(human::escape(tensor.name.as_bytes())),
+            cell(format!("{} → {}", tensor.type_a, tensor.type_b), DIM),
+        ]);
+    }
+    out.write_all(rows.lines().as_bytes())?;
+    if result.tensors.len() > SHOWN {
+        let note = format!(
+            "and {} more; --json lists all",
+            result.tensors.len() - SHOWN
+        );
+        writeln!(out, "{}", out.paint(DIM, note))?;
+    }
+    Ok(())
+}

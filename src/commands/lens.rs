@@ -1,0 +1,266 @@
+//! `modelve lens`: what the model would say if it stopped after a layer.
+
+use std::io::Write;
+
+use anstyle::{Ansi256Color, Style};
+
+use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::probing::{
+    Form, interrupted, load, numbers, one_prompt, pad, percent, quoted, session, tail, told,
+    write_page, wrote,
+};
+use crate::human;
+use crate::output::{self, ACCENT, BOLD, DIM, Output};
+use crate::probe::Prompt;
+use crate::probe::html::Page;
+use crate::probe::lens::{self, Cell, Lens, Options};
+use crate::probe::next::one_token;
+use crate::progress::{self, Unit};
+use crate::table::{Columns, cell, plain};
+
+/// Flags of `modelve lens`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve lens 'The ball hit the bat, and'                  every layer, every position
+  modelve lens 'The ball hit the bat, and' --positions -1   the last position, in detail
+  modelve lens 'The ball hit the bat, and' --token cave     where one token ranks
+  modelve lens 'The ball hit the bat, and' --html lens.html a map to hover over
+
+The state after each layer goes through the model's last norm and output matrix.")]
+pub struct Args {
+    /// The prompt; `-` reads standard input
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Option<String>,
+
+    /// Follow one token, by text or id
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+
+    /// Positions, such as 0-5,9 or -1 for the last [default: all]
+    #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
+    pub positions: Option<String>,
+
+    /// Layers, such as 0-5,9 or -1 for the last [default: all]
+    #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
+    pub layers: Option<String>,
+
+    /// How many tokens to keep of each layer and position
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+
+    #[command(flatten)]
+    pub(crate) form: Form,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Computes and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let text = one_prompt(args.prompt.as_deref())?;
+    let cancel = cancel_on_ctrl_c()?;
+    let model = load(&args.engine, text.len(), &cancel)?;
+    let prompt = Prompt::new(model.vocab(), &text)?;
+    let n = prompt.ids.len();
+    let n_layer = model.facts().n_layer as usize;
+    let list = |text: &Option<String>, len, what| match text {
+        Some(text) => numbers(text, len, what).map(Some),
+        None => Ok(None),
+    };
+    let token = args.token.as_deref();
+    let options = Options {
+        layers: list(&args.layers, n_layer, "layer")?,
+        positions: list(&args.positions, n, "position")?,
+        top: args.top,
+        token: token
+            .map(|token| one_token(model.vocab(), token))
+            .transpose()?,
+    };
+    let settings = lens::settings(&model, args.engine.settings(&cancel));
+    let mut session = session(&args.engine, &model, n, settings)?;
+    let progress = progress::stderr(false);
+    progress.start("looking", Unit::Items("tokens"), n as u64, 0);
+    let mut before = 0;
+    let found = lens::lens(&mut session, &prompt, &options, &mut |done| {
+        progress.advance((done - before) as u64);
+        before = done;
+    });
+    progress.finish();
+    let found = found.map_err(told)?;
+
+    let mut out = Output::stdout();
+    if args.form.json {
+        out.json_line(&found)?;
+    } else if found.answers.len() == 1 {
+        print_column(&mut out, &found)?;
+    } else {
+        print_grid(&mut out, &found)?;
+    }
+    if let Some(path) = &args.form.html {
+        write_page(path, Page::Lens, &found)?;
+        wrote(&mut out, &args.form)?;
+    }
+    out.flush()?;
+    interrupted(found.complete)
+}
+
+/// One position: a line per layer.
+fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
+    let answer = &lens.answers[0];
+    let read: String = lens.pieces[..=answer.position].concat();
+    let title = format!("{} _", tail(read.trim_start(), output::width() - 2));
+    writeln!(out, "{}", out.paint(BOLD, title))?;
+    let mut header = vec!["layer>", "entropy>", "KL to end>"];
+    if lens.token.is_some() {
+        header.extend(["rank>", "probability>"]);
+    }
+    header.push("says");
+    let mut rows = Columns::new(out, &header);
+    let room = output::width().saturating_sub(if lens.token.is_some() { 60 } else { 34 });
+    for here in &lens.cells {
+        let mut said = String::new();
+        for choice in &here.top {
+            let one = format!(
+                "{} {}  ",
+                quoted(&choice.piece),
+                percent(choice.prob).trim()
+            );
+            if !said.is_empty() && said.chars().count() + one.chars().count() > room {
+                break;
+            }
+            said += &one;
+        }
+        let leads = here
+            .top
+            .first()
+            .is_some_and(|top| top.id == answer.choice.id);
+        let mut row = vec![
+            plain(here.layer),
+            plain(format!("{:.2}", here.entropy_bits)),
+            plain(format!("{:.2}", here.kl_to_final)),
+        ];
+        if let (Some(rank), Some(logprob)) = (here.token_rank, here.token_logprob) {
+            row.push(plain(human::count(rank as u64)));
+            row.push(plain(percent(logprob.exp())));
+        }
+        row.push(match leads {
+            true => cell(said.trim_end(), ACCENT),
+            false => plain(said.trim_end()),
+        });
+        rows.add(row);
+    }
+    out.write_all(rows.lines().as_bytes())?;
+    print_leads(out, lens)
+}
+
+/// Columns of a cell.
+const WIDE: usize = 12;
+
+/// Layers by positions, as many of the last as fit.
+fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
+    let fit = (output::width().saturating_sub(8) / WIDE).max(1);
+    let skipped = lens.answers.len().saturating_sub(fit);
+    let shown = &lens.answers[skipped..];
+    let cut = |text: &str| pad(&clip(text, WIDE - 1), WIDE);
+    let mut line = pad("token", 8);
+    for answer in shown {
+        line += &cut(&quoted(&lens.pieces[answer.position]));
+    }
+    writeln!(out, "{}", out.paint(BOLD, line.trim_end()))?;
+    let mut layers: Vec<usize> = lens.cells.iter().map(|cell| cell.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    for layer in layers {
+        write!(out, "{}", out.paint(DIM, pad(&format!("layer {layer}"), 8)))?;
+        for answer in shown {
+            let place = (answer.position, layer);
+            let at = lens
+                .cells
+                .binary_search_by_key(&place, |c| (c.position, c.layer));
+            let (text, prob) = at.map_or((String::new(), 0.0), |at| said(&lens.cells[at]));
+            write!(
+                out,
+                "{} ",
+                out.paint(shade(prob), pad(&clip(&text, WIDE - 1), WIDE - 1))
+            )?;
+        }
+        writeln!(out)?;
+    }
+    let mut line = pad("leads", 8);
+    for answer in shown {
+        line += &cut(&answer
+            .first_layer
+            .map_or(String::new(), |l| format!("from {l}")));
+    }
+    writeln!(out, "{}", out.paint(DIM, line.trim_end()))?;
+    if skipped > 0 {
+        let note = format!(
+            "the last {} of {} positions; --positions selects others",
+            shown.len(),
+            lens.answers.len()
+        );
+        writeln!(out, "{}", out.paint(DIM, note))?;
+    }
+    print_leads(out, lens)
+}
+
+/// What a cell shows, and how sure it is of it.
+fn said(cell: &Cell) -> (String, f64) {
+    match (cell.token_rank, cell.token_logprob, cell.top.first()) {
+        (Some(rank), Some(logprob), _) => {
+            (format!("{:>8}", human::count(rank as u64)), logprob.exp())
+        }
+        (_, _, Some(top)) => (quoted(&top.piece), top.prob),
+        _ => (String::new(), 0.0),
+    }
+}
+
+/// At most `most` characters of a text.
+fn clip(text: &str, most: usize) -> String {
+    match text.chars().count() <= most {
+        true => text.to_owned(),
+        false => text
+            .chars()
+            .take(most.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
+    }
+}
+
+/// Backgrounds by probability.
+fn shade(prob: f64) -> Style {
+    const BLUES: [u8; 5] = [0, 17, 18, 19, 20];
+    let step = ((prob * 5.0) as usize).min(4);
+    let colour = |n: u8| Some(Ansi256Color(n).into());
+    match step {
+        0 => Style::new(),
+        _ => Style::new()
+            .bg_color(colour(BLUES[step]))
+            .fg_color(colour(231)),
+    }
+}
+
+fn print_leads(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
+    if let Some(followed) = &lens.token {
+        writeln!(
+            out,
+            "followed: {} ({})",
+            quoted(&followed.piece),
+            followed.id
+        )?;
+    }
+    let Some(answer) = lens.answers.last() else {
+        return Ok(());
+    };
+    let first = answer
+        .first_layer
+        .map_or("none looked at".to_owned(), |l| l.to_string());
+    writeln!(
+        out,
+        "answer after {}: {} at {}, leads first after layer {first} of 0 to {}",
+        quoted(&lens.pieces[answer.position]),
+        out.paint(ACCENT, quoted(&answer.choice.piece)),
+        percent(answer.choice.prob).trim(),
+        lens.n_layers - 1
+    )
+}

@@ -1,0 +1,318 @@
+//! `modelve next`: what the model expects after a prompt.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::probing::{
+    Form, bar, load, pad, percent, prompts, quoted, session, tail, told, write_page, wrote,
+};
+use crate::hint::Usage;
+use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
+use crate::probe::html::Page;
+use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
+use crate::probe::tree::{Branch, Shape, tree};
+use crate::probe::{Prompt, piece};
+use crate::runtime::{Settings, Token, Vocab};
+
+/// Flags of `modelve next`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve next 'The ball hit the bat, and'
+  modelve next 'The batsman swung his bat and the' 'Deep in the cave, the bat and the'
+  modelve next 'The ball hit the bat, and' --candidates 'it flew,the ball,boundary'
+  modelve next 'The ball hit the bat, and' --force the --tree 3x4
+
+A prompt that ends in a space asks for tokens that begin with none; leave the space out.")]
+pub struct Args {
+    /// Prompts; several stand side by side
+    #[arg(value_name = "PROMPT")]
+    pub prompts: Vec<String>,
+
+    /// How many tokens to show
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+
+    /// Words or texts to give the probability of, wherever they rank, separated by commas
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT,…",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub candidates: Vec<String>,
+
+    /// Go on from this token, by text or id; may be given several times
+    #[arg(short, long, value_name = "TOKEN", allow_negative_numbers = true)]
+    pub force: Vec<String>,
+
+    /// The likeliest continuations as a tree, so many tokens deep and branches wide
+    #[arg(short, long, value_name = "DEPTHxWIDTH", value_parser = shape)]
+    pub tree: Option<Shape>,
+
+    #[command(flatten)]
+    pub(crate) form: Form,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+fn shape(text: &str) -> Result<Shape, String> {
+    let parts = text.split_once(['x', 'X', '×', '*']);
+    let parsed = parts.and_then(|(depth, width)| {
+        Some(Shape {
+            depth: depth.trim().parse().ok()?,
+            width: width.trim().parse().ok()?,
+        })
+    });
+    let shape = parsed.ok_or_else(|| format!("{text:?} is no depth and width, such as 3x4"))?;
+    shape.check().map_err(|error| error.to_string())?;
+    Ok(shape)
+}
+
+/// Computes and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let texts = prompts(&args.prompts)?;
+    if let Some(i) = args.candidates.iter().position(String::is_empty) {
+        return Err(Usage(format!("candidate {} is empty", i + 1)).into());
+    }
+    let cancel = cancel_on_ctrl_c()?;
+    let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
+    let vocab = model.vocab();
+    let mut asked = Vec::with_capacity(texts.len());
+    for text in &texts {
+        asked.push(forced(vocab, text, &args.force)?);
+    }
+
+    // One session serves all: as long as the longest prompt with what is tried after it.
+    let mut longest = 0;
+    for prompt in &asked {
+        for (i, text) in args.candidates.iter().enumerate() {
+            let ids = candidate_ids(vocab, prompt, text, i + 1)?;
+            longest = longest.max(prompt.ids.len() + ids.len());
+        }
+        longest = longest.max(prompt.ids.len());
+    }
+    let (n_seq, nodes) = args.tree.map_or((1, 0), Shape::room);
+    let settings = Settings {
+        n_seq,
+        n_outputs: longest.min(64) as u32 + n_seq,
+        ..args.engine.settings(&cancel)
+    };
+    let mut session = session(&args.engine, &model, longest + nodes as usize, settings)?;
+
+    let mut results: Vec<Next> = Vec::with_capacity(asked.len());
+    for prompt in &asked {
+        let mut result =
+            next::next(&mut session, prompt, args.top, &args.candidates).map_err(told)?;
+        if let Some(first) = results.first() {
+            result.moved = moved(vocab, &first.logits, &result.logits, args.top.max(1));
+        }
+        if let Some(shape) = args.tree {
+            result.tree = Some(tree(&mut session, prompt, shape).map_err(told)?);
+        }
+        results.push(result);
+    }
+
+    let mut out = Output::stdout();
+    if args.form.json {
+        for result in &results {
+            out.json_line(result)?;
+        }
+    } else {
+        print(&mut out, &results)?;
+    }
+    if let Some(path) = &args.form.html {
+        write_page(path, Page::Next, &results)?;
+        wrote(&mut out, &args.form)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// A prompt with the forced tokens after it.
+fn forced(vocab: &Vocab, text: &str, force: &[String]) -> anyhow::Result<Prompt> {
+    if text.is_empty() && force.is_empty() && !vocab.adds_bos() {
+        return Err(Usage("the prompt is empty".to_owned()).into());
+    }
+    let tokens: Vec<Token> = force
+        .iter()
+        .map(|token| one_token(vocab, token))
+        .collect::<Result<_, _>>()?;
+    let mut prompt = if text.is_empty() && !tokens.is_empty() {
+        Prompt {
+            text: String::new(),
+            ids: vocab.tokenize("", true, true)?,
+        }
+    } else {
+        Prompt::new(vocab, text)?
+    };
+    for token in tokens {
+        prompt.text.push_str(&piece(vocab, token));
+        prompt.ids.push(token);
+    }
+    Ok(prompt)
+}
+
+/// Columns a prompt needs to stand beside another.
+const COLUMN: usize = 44;
+
+fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
+    let width = output::width();
+    let beside = (width / COLUMN).clamp(1, results.len().max(1));
+    let column = (width / beside).min(96);
+    for (i, group) in results.chunks(beside).enumerate() {
+        if i > 0 {
+            writeln!(out)?;
+        }
+        let blocks: Vec<Vec<Line>> = group.iter().map(|next| block(next, column - 2)).collect();
+        let height = blocks.iter().map(Vec::len).max().unwrap_or(0);
+        for row in 0..height {
+            let mut line = String::new();
+            for (at, block) in blocks.iter().enumerate() {
+                let (painted, length) = match block.get(row) {
+                    Some(cells) => paint(out, cells),
+                    None => (String::new(), 0),
+                };
+                line.push_str(&painted);
+                if at + 1 < blocks.len() {
+                    line.push_str(&" ".repeat(column.saturating_sub(length)));
+                }
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+    }
+    for (i, next) in results.iter().enumerate().skip(1) {
+        print_moved(out, i, next)?;
+    }
+    for next in results {
+        if let Some(branches) = &next.tree {
+            writeln!(out)?;
+            writeln!(out, "{}", out.paint(BOLD, tail(&next.prompt, width - 2)))?;
+            print_branches(out, branches, "")?;
+        }
+    }
+    Ok(())
+}
+
+/// A line in pieces, each with its style.
+type Line = Vec<(anstyle::Style, String)>;
+
+fn paint(out: &Output, line: &Line) -> (String, usize) {
+    let length = line.iter().map(|(_, text)| text.chars().count()).sum();
+    let painted = line.iter().map(|(style, text)| out.paint(*style, text));
+    (painted.collect(), length)
+}
+
+/// One prompt's distribution, at most `width` columns wide.
+fn block(next: &Next, width: usize) -> Vec<Line> {
+    let plain = anstyle::Style::new();
+    let title = format!("{} _", tail(&next.prompt, width - 2));
+    let mut lines: Vec<Line> = vec![vec![(BOLD, title)]];
+    let most = next.top.first().map_or(1.0, |choice| choice.prob);
+    let names: Vec<String> = next
+        .top
+        .iter()
+        .map(|c| tail(&quoted(&c.piece), 18))
+        .collect();
+    let name = names.iter().map(|n| n.chars().count()).max().unwrap_or(0);
+    let bar_width = width.saturating_sub(name + 24).clamp(4, 40);
+    let mut sum = 0.0;
+    for (choice, text) in next.top.iter().zip(&names) {
+        sum += choice.prob;
+        lines.push(vec![
+            (plain, format!("{:>7} ", percent(choice.prob))),
+            (ACCENT, pad(&bar(choice.prob / most, bar_width), bar_width)),
+            (plain, format!(" {} ", pad(text, name))),
+            (DIM, format!("{:>6} {:>7}", choice.id, percent(sum).trim())),
+        ]);
+    }
+    let alike = next.entropy_bits.exp2();
+    lines.push(vec![(
+        DIM,
+        format!(
+            "entropy {:.2} bits, like {alike:.*} equal tokens",
+            next.entropy_bits,
+            usize::from(alike < 10.0)
+        ),
+    )]);
+    if !next.candidates.is_empty() {
+        lines.push(vec![(BOLD, "candidates".to_owned())]);
+    }
+    for candidate in &next.candidates {
+        let pieces: Vec<String> = candidate.pieces.iter().map(|p| quoted(p)).collect();
+        let place = match candidate.ids.len() {
+            1 => format!(" rank {}", candidate.rank),
+            n => format!(" {n} tokens, the first of rank {}", candidate.rank),
+        };
+        lines.push(vec![
+            (plain, format!("{:>7} ", percent(candidate.prob))),
+            (
+                plain,
+                tail(&pieces.join(" "), width.saturating_sub(40).max(18)),
+            ),
+            (DIM, place),
+        ]);
+    }
+    lines
+}
+
+fn print_moved(out: &mut Output, index: usize, next: &Next) -> std::io::Result<()> {
+    let title = format!("moved most, from prompt 1 to {}", index + 1);
+    writeln!(out, "\n{}", out.paint(BOLD, title))?;
+    for token in &next.moved {
+        let up = token.prob > token.prob_first;
+        let arrow = out.paint(if up { GOOD } else { WARN }, if up { "▲" } else { "▼" });
+        writeln!(
+            out,
+            "{:>7} → {:>7} {arrow} {}",
+            percent(token.prob_first),
+            percent(token.prob),
+            quoted(&token.piece)
+        )?;
+    }
+    Ok(())
+}
+
+fn print_branches(out: &mut Output, branches: &[Branch], above: &str) -> std::io::Result<()> {
+    for (i, branch) in branches.iter().enumerate() {
+        let last = i + 1 == branches.len();
+        let (here, below) = if last {
+            ("└─", "  ")
+        } else {
+            ("├─", "│ ")
+        };
+        let mut line = String::new();
+        let joint = branch.joint_logprob.exp();
+        let _ = write!(
+            line,
+            "{} {:>7} ",
+            out.paint(DIM, format!("{above}{here}")),
+            percent(branch.choice.prob)
+        );
+        line += &out.paint(ACCENT, quoted(&branch.choice.piece));
+        if branch.joint_logprob < branch.choice.logprob {
+            line += &out.paint(DIM, format!("  together {}", percent(joint).trim()));
+        }
+        writeln!(out, "{line}")?;
+        print_branches(out, &branch.branches, &format!("{above}{below}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_as_people_write_them() {
+        let ok = Shape { depth: 3, width: 4 };
+        for text in ["3x4", "3X4", "3×4", "3 * 4"] {
+            assert_eq!(shape(text), Ok(ok), "{text}");
+        }
+        for text in ["3", "x", "0x4", "3x0", "-1x2", "99x99", "3x4x5"] {
+            assert!(shape(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! What the probing commands share: the model and its session, prompts, and where pages go.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use super::engine::{EngineArgs, explain};
+use crate::hint::{Interrupted, Usage};
+use crate::human;
+use crate::output::Output;
+use crate::probe::Error;
+use crate::probe::html::Page;
+use crate::runtime::weights::Work;
+use crate::runtime::{Cancel, Model, Session, Settings};
+
+/// Where a result goes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Form {
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write a page to look at with a browser
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Loads the model for texts of so many bytes in all.
+pub fn load(engine: &EngineArgs, bytes: usize, cancel: &Cancel) -> anyhow::Result<Model> {
+    engine.load(work(bytes), cancel)
+}
+
+/// What to expect of texts of so many bytes: a token is some three of them.
+pub fn work(bytes: usize) -> Work {
+    Work {
+        prompt_tokens: bytes / 3 + 1,
+        max_tokens: 0,
+        prompts: 1,
+        parallel: 1,
+    }
+}
+
+/// An error of a probe with the hint that belongs to it; after Ctrl-C only that.
+pub fn told(error: Error) -> anyhow::Error {
+    match error {
+        Error::Runtime(error) => explain(error),
+        error => error.into(),
+    }
+}
+
+/// A session with room for a text of `tokens`, and the RoPE factors that belong to that length.
+pub fn session(
+    engine: &EngineArgs,
+    model: &Model,
+    tokens: usize,
+    settings: Settings,
+) -> anyhow::Result<Session> {
+    let trained = model.facts().n_ctx_train;
+    let (most, whose) = match engine.ctx_size {
+        Some(size) => (size, "--ctx-size allows"),
+        None => (trained, "the model was trained on"),
+    };
+    if tokens > most as usize {
+        bail!(
+            "{} tokens are more than the {} that {whose}",
+            human::count(tokens as u64),
+            human::count(most.into())
+        );
+    }
+    let mut n_ctx = tokens.max(1);
+    if let Some(rope) = model.rope()
+        && tokens > rope.original as usize
+    {
+        // llama.cpp takes the long factors only in a context beyond the boundary.
+        n_ctx = n_ctx.max(rope.short_context as usize + 1);
+    }
+    let n_ctx = u32::try_from(n_ctx).unwrap_or(u32::MAX);
+    Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
+}
+
+/// After what is done has been printed: the error that says it is not all.
+pub fn interrupted(complete: bool) -> anyhow::Result<()> {
+    if complete {
+        Ok(())
+    } else {
+        Err(Interrupted.into())
+    }
+}
+
+/// The prompts of the command line, or what standard input brings (`-`, or no prompt and no
+/// terminal), without the line feed at its end.
+pub fn prompts(arguments: &[String]) -> anyhow::Result<Vec<String>> {
+    if arguments.is_empty() && std::io::stdin().is_terminal() {
+        return Err(Usage("no prompt: give it as an argument or on standard input".into()).into());
+    }
+    if !arguments.is_empty() && arguments.iter().all(|argument| argument != "-") {
+        return Ok(arguments.to_vec());
+    }
+    let read = read_stdin()?;
+    let read = read.strip_suffix('\n').unwrap_or(&read);
+    if arguments.is_empty() {
+        return Ok(vec![read.to_owned()]);
+    }
+    let from = |argument: &String| match argument.as_str() {
+        "-" => read.to_owned(),
+        _ => argument.clone(),
+    };
+    Ok(arguments.iter().map(from).collect())
+}
+
+/// The one prompt of a command that takes one.
+pub fn one_prompt(argument: Option<&str>) -> anyhow::Result<String> {
+    let arguments: Vec<String> = argument.map(str::to_owned).into_iter().collect();
+    let prompts = prompts(&arguments)?;
+    let prompt = prompts.into_iter().next().unwrap_or_default();
+    if prompt.is_empty() {
+        return Err(Usage("the prompt is empty".to_owned()).into());
+    }
+    Ok(prompt)
+}
+
+/// Numbers below `len`: `3`, `0-5,9`, and `-1` for the last.
+pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>> {
+    let wrong = || {
+        Usage(format!(
+            "{text:?} is no list of {what}s, such as 0-5,9 or -1"
+        ))
+    };
+    let mut list = Vec::new();
+    for item in text.split(',').map(str::trim) {
+        if let Some(back) = item.strip_prefix('-') {
+            let back: usize = back.parse().map_err(|_| wrong())?;
+            let Some(at) = len.checked_sub(back).filter(|&at| at < len) else {
+                return Err(Usage(format!("{what} {item} of {len}")).into());
+            };
+            list.push(at);
+            continue;
+        }
+        let (from, to) = item.split_once('-').unwrap_or((item, item));
+        let from: usize = from.trim().parse().map_err(|_| wrong())?;
+        let to: usize = to.trim().parse().map_err(|_| wrong())?;
+        if from > to {
+            return Err(wrong().into());
+        }
+        if to >= len {
+            let last = len.saturating_sub(1);
+            return Err(Usage(format!("{what} {to} of {len}, which are 0 to {last}")).into());
+        }
+        list.extend(from..=to);
+    }
+    Ok(list)
+}
+
+/// Everything on standard input.
+pub fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut stdin = std::io::stdin().lock();
+    stdin
+        .read_to_string(&mut text)
+        .context("cannot read standard input")?;
+    Ok(text)
+}
+
+/// Writes a page beside its final name and renames it.
+pub fn write_page(path: &Path, page: Page, data: &impl Serialize) -> anyhow::Result<()> {
+    let text = page.render(data)?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".modelve-")
+            .tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        make_readable(file.path())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Temporary files are born private.
+fn make_readable(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
+    }
+    let _ = path;
+    Ok(())
+}
+
+/// `12.3 %`, and enough digits to tell small probabilities apart, in six columns.
+pub fn percent(prob: f64) -> String {
+    let value = 100.0 * prob;
+    match value {
+        v if v >= 9.995 => format!("{v:4.1} %"),
+        v if v >= 0.0995 => format!("{v:4.2} %"),
+        v if v >= 0.000_995 => format!("{v:.4}%"),
+        v if v > 0.0 => format!("{v:.0e}%"),
+        _ => "   0 %".to_owned(),
+    }
+}
+
+/// A bar of `width` columns filled to `share` of it, in eighths of a column.
+pub fn bar(share: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share.clamp(0.0, 1.0) * width as f64 * 8.0).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// A piece in quotes, so that its spaces are seen, and nothing a terminal would act on.
+pub fn quoted(piece: &str) -> String {
+    format!("\"{}\"", human::escape(piece.as_bytes()))
+}
+
+/// The end of a text, on one line of at most `most` characters.
+pub fn tail(text: &str, most: usize) -> String {
+    let line = human::escape(text.as_bytes());
+    let length = line.chars().count();
+    if length <= most {
+        return line;
+    }
+    let skip = length - most.saturating_sub(1);
+    format!("…{}", line.chars().skip(skip).collect::<String>())
+}
+
+/// `text` to the left in a field of `width` characters.
+pub fn pad(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    format!("{text}{}", " ".repeat(width.saturating_sub(length)))
+}
+
+/// Says on standard output that a page was written, unless the data went there.
+pub fn wrote(out: &mut Output, form: &Form) -> std::io::Result<()> {
+    if let (false, Some(path)) = (form.json, &form.html) {
+        writeln!(
+            out,
+            "wrote {}",
+            human::escape(path.display().to_string().as_bytes())
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents_are_six_wide() {
+        for prob in [
+            1.0, 0.99996, 0.5, 0.0999, 0.0123, 0.00123, 1e-4, 1e-5, 1.2e-6, 1e-12, 0.0,
+        ] {
+            let text = percent(prob);
+            assert!((5..=7).contains(&text.chars().count()), "{text:?}");
+        }
+        assert_eq!(percent(0.1234), "12.3 %");
+        assert_eq!(percent(0.01234), "1.23 %");
+        assert_eq!(percent(0.000_123_4), "0.0123%");
+    }
+
+    #[test]
+    fn bars_fill_by_eighths() {
+        assert_eq!(bar(1.0, 3), "███");
+        assert_eq!(bar(0.5, 3), "█▌");
+        assert_eq!(bar(0.0, 3), "");
+        assert_eq!(bar(f64::NAN, 3), "");
+        assert_eq!(bar(7.0, 2), "██");
+    }
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(numbers("0-2, 5,-1", 8, "layer").unwrap(), [0, 1, 2, 5, 7]);
+        for bad in ["", "a", "3-1", "8", "0-8", "-9", "-0", "1-", "--1"] {
+            assert!(numbers(bad, 8, "layer").is_err(), "{bad}");
+        }
+        let error = numbers("99", 32, "layer").unwrap_err();
+        assert_eq!(error.to_string(), "layer 99 of 32, which are 0 to 31");
+    }
+
+    #[test]
+    fn tails_keep_the_end() {
+        assert_eq!(tail("abc", 5), "abc");
+        assert_eq!(tail("abcdef", 4), "…def");
+        assert_eq!(pad("a", 3), "a  ");
+    }
+}

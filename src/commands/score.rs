@@ -1,0 +1,290 @@
+//! `modelve score`: how likely the model finds a text, token by token.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use anstyle::{Ansi256Color, Style};
+use anyhow::Context;
+
+use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::probing::{Form, interrupted, load, read_stdin, session, tail, told, write_page, wrote};
+use crate::hint::Usage;
+use crate::human;
+use crate::output::{self, BOLD, DIM, Output};
+use crate::probe::Prompt;
+use crate::probe::html::Page;
+use crate::probe::score::{self, Score, Scored, Windows};
+use crate::progress::{self, Unit};
+use crate::runtime::{Model, Settings};
+use crate::table::{Columns, cell, plain};
+
+/// Flags of `modelve score`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve score 'The ball hit the bat, and it flew to the boundary.'
+  modelve score 'A bat sleeps by day.' 'A bat sleeps by ball.'     which one is likelier?
+  modelve score --file book.txt                                    perplexity of a long text
+  modelve score --tokens 'The ball hit the bat'                    a line for each token
+
+A text longer than --window is read in windows that move by --stride; each token is scored once,
+with at least window - stride tokens before it from the second window on.")]
+pub struct Args {
+    /// Texts; several are ranked. `-` reads standard input
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+
+    /// Score a file; may be given several times
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+
+    /// Tokens seen at once [default: what the text needs, up to 2048]
+    #[arg(short, long, value_name = "N")]
+    pub window: Option<usize>,
+
+    /// Tokens a window moves by [default: half the window]
+    #[arg(short, long, value_name = "N")]
+    pub stride: Option<usize>,
+
+    /// A line for each token: surprisal, probability, rank
+    #[arg(short, long)]
+    pub tokens: bool,
+
+    #[command(flatten)]
+    pub(crate) form: Form,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Tokens of a window when nobody says how many.
+const WINDOW: usize = 2048;
+
+/// Computes and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let texts = texts(args)?;
+    if let Some(i) = texts.iter().position(String::is_empty) {
+        return Err(Usage(format!("text {} is empty", i + 1)).into());
+    }
+    let cancel = cancel_on_ctrl_c()?;
+    let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
+    let prompts = texts
+        .iter()
+        .map(|text| Prompt::plain(model.vocab(), text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let longest = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
+    let windows = windows(&model, args.window, args.stride)?;
+    let n_batch = 512;
+    let settings = Settings {
+        n_batch,
+        n_outputs: n_batch,
+        ..args.engine.settings(&cancel)
+    };
+    let mut session = session(&args.engine, &model, windows.size.min(longest), settings)?;
+
+    let total: usize = prompts.iter().map(|p| p.ids.len()).sum();
+    let progress = progress::stderr(args.form.json && !std::io::stderr().is_terminal());
+    progress.start("scoring", Unit::Items("tokens"), total as u64, 0);
+    let mut scores: Vec<Score> = Vec::with_capacity(prompts.len());
+    for prompt in &prompts {
+        let mut before = 0;
+        let result = score::score(&mut session, prompt, windows, &mut |done| {
+            progress.advance((done - before) as u64);
+            before = done;
+        });
+        match result {
+            Ok(score) => scores.push(score),
+            Err(error) => {
+                progress.finish();
+                return Err(told(error));
+            }
+        }
+        if scores.last().is_some_and(|score| !score.complete) {
+            break;
+        }
+    }
+    progress.finish();
+
+    let mut out = Output::stdout();
+    if args.form.json {
+        for score in &scores {
+            out.json_line(score)?;
+        }
+    } else {
+        print(&mut out, args, &scores)?;
+    }
+    if let Some(path) = &args.form.html {
+        write_page(path, Page::Score, &scores)?;
+        wrote(&mut out, &args.form)?;
+    }
+    out.flush()?;
+    let all = scores.len() == prompts.len() && scores.iter().all(|score| score.complete);
+    interrupted(all)
+}
+
+/// The windows that the flags and the model make.
+pub(super) fn windows(
+    model: &Model,
+    size: Option<usize>,
+    stride: Option<usize>,
+) -> anyhow::Result<Windows> {
+    let short = model
+        .rope()
+        .map_or(usize::MAX, |rope| rope.original as usize);
+    let trained = model.facts().n_ctx_train as usize;
+    let size = size.unwrap_or_else(|| WINDOW.min(trained).min(short));
+    let stride = stride.unwrap_or(size / 2);
+    let windows = Windows { size, stride };
+    windows.check().map_err(|error| Usage(error.to_string()))?;
+    Ok(windows)
+}
+
+fn texts(args: &Args) -> anyhow::Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for text in &args.texts {
+        texts.push(match text.as_str() {
+            "-" => read_stdin()?,
+            _ => text.clone(),
+        });
+    }
+    for path in &args.file {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = String::from_utf8(bytes)
+            .ok()
+            .with_context(|| format!("{} is not UTF-8 text", path.display()))?;
+        texts.push(text);
+    }
+    if texts.is_empty() {
+        if std::io::stdin().is_terminal() {
+            let what = "no text: give it as an argument, with --file, or on standard input";
+            return Err(Usage(what.to_owned()).into());
+        }
+        texts.push(read_stdin()?);
+    }
+    Ok(texts)
+}
+
+fn print(out: &mut Output, args: &Args, scores: &[Score]) -> std::io::Result<()> {
+    for (i, score) in scores.iter().enumerate() {
+        if i > 0 {
+            writeln!(out)?;
+        }
+        if args.tokens {
+            print_tokens(out, score)?;
+        } else {
+            print_text(out, score)?;
+        }
+        print_totals(out, score)?;
+    }
+    if scores.len() > 1 {
+        print_ranking(out, scores)?;
+    }
+    Ok(())
+}
+
+/// Backgrounds from calm to glaring, one per three bits of surprisal.
+const HEAT: [u8; 6] = [0, 22, 58, 94, 130, 124];
+
+fn heat(bits: f64) -> Option<Style> {
+    let step = ((bits / 3.0).max(0.0) as usize).min(HEAT.len() - 1);
+    let colour = |n: u8| Some(Ansi256Color(n).into());
+    (step > 0).then(|| {
+        Style::new()
+            .bg_color(colour(HEAT[step]))
+            .fg_color(colour(231))
+    })
+}
+
+fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
+    for (at, token) in score.tokens.iter().enumerate() {
+        // Some tokenizers put a space before the text.
+        let piece = match token.piece.strip_prefix(' ') {
+            Some(rest) if at == 0 && !score.text.starts_with(' ') => rest,
+            _ => &token.piece,
+        };
+        // Line feeds stay line feeds; everything else a terminal would act on is shown.
+        for (i, part) in piece.split('\n').enumerate() {
+            if i > 0 {
+                writeln!(out)?;
+            }
+            let text = human::escape(part.as_bytes());
+            match token.surprisal_bits().and_then(heat) {
+                Some(style) if !text.is_empty() => write!(out, "{}", out.paint(style, text))?,
+                _ => write!(out, "{text}")?,
+            }
+        }
+    }
+    writeln!(out)
+}
+
+fn print_tokens(out: &mut Output, score: &Score) -> std::io::Result<()> {
+    let mut rows = Columns::new(out, &["bits>", "probability>", "rank>", "id>", "piece"]);
+    for token in &score.tokens {
+        let Scored {
+            id, logprob, rank, ..
+        } = token;
+        let bits = token.surprisal_bits();
+        rows.add([
+            plain(bits.map_or("–".to_owned(), |bits| format!("{bits:.2}"))),
+            plain(logprob.map_or("–".to_owned(), |l| super::probing::percent(l.exp()))),
+            plain(rank.map_or("–".to_owned(), |rank| human::count(rank as u64))),
+            cell(id, DIM),
+            plain(super::probing::quoted(&token.piece)),
+        ]);
+    }
+    out.write_all(rows.lines().as_bytes())
+}
+
+fn print_totals(out: &mut Output, score: &Score) -> std::io::Result<()> {
+    let Score {
+        n_scored, windows, ..
+    } = score;
+    let line = format!(
+        "perplexity {:.3}, {:.3} bits per token, {:.3} per byte, log-probability {:.2}, {} tokens scored",
+        score.perplexity,
+        score.bits_per_token,
+        score.bits_per_byte,
+        score.total_logprob,
+        human::count(*n_scored as u64)
+    );
+    writeln!(out, "{}", out.paint(BOLD, line))?;
+    if score.tokens.len() > windows.size {
+        let line = format!(
+            "windows of {} tokens that move by {}",
+            human::count(windows.size as u64),
+            human::count(windows.stride as u64)
+        );
+        writeln!(out, "{}", out.paint(DIM, line))?;
+    }
+    Ok(())
+}
+
+fn print_ranking(out: &mut Output, scores: &[Score]) -> std::io::Result<()> {
+    let mut order: Vec<&Score> = scores.iter().collect();
+    order.sort_by(|a, b| b.total_logprob.total_cmp(&a.total_logprob));
+    writeln!(out, "\n{}", out.paint(BOLD, "likeliest first"))?;
+    let mut rows = Columns::new(out, &["log-prob>", "bits/token>", "perplexity>", "text"]);
+    let room = output::width().saturating_sub(40).max(20);
+    for score in order {
+        rows.add([
+            plain(format!("{:.2}", score.total_logprob)),
+            plain(format!("{:.3}", score.bits_per_token)),
+            plain(format!("{:.2}", score.perplexity)),
+            plain(tail(&score.text, room)),
+        ]);
+    }
+    out.write_all(rows.lines().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn surprise_is_coloured_and_the_expected_is_not() {
+        assert!(heat(0.0).is_none() && heat(2.9).is_none());
+        assert!(heat(3.1).is_some());
+        assert_eq!(heat(1e9), heat(15.0));
+        assert!(heat(f64::NAN).is_none() && heat(-1.0).is_none());
+    }
+}
