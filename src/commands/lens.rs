@@ -107,7 +107,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// One position: a line per layer.
 fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let answer = &lens.answers[0];
-    let read: String = lens.pieces[..=answer.position].concat();
+    let read: String = lens.pieces[..=answer.position]
+        .iter()
+        .map(|p| &**p)
+        .collect();
     let title = format!("{} _", tail(read.trim_start(), output::width() - 2));
     writeln!(out, "{}", out.paint(BOLD, title))?;
     let mut header = vec!["layer>", "entropy>", "KL to end>"];

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde::{Serialize, Serializer};
 
-use super::{Error, Prompt, Result};
+use super::{Error, Piece, Prompt, Result};
 use crate::runtime::{
     FlashAttention, Model, NamedTensor, Observer, Session, Settings, Token, Want,
 };
@@ -17,7 +17,7 @@ pub struct Attention {
     /// Its tokens.
     pub ids: Vec<Token>,
     /// Their texts.
-    pub pieces: Vec<String>,
+    pub pieces: Vec<Piece>,
     /// Layers of the model.
     pub n_layers: usize,
     /// The layer whose weights are given.

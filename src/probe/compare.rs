@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::math::{Distribution, Mean, Reference};
 use super::score::Windows;
 use super::weights::TensorError;
-use super::{Choice, Error, Prompt, Result, piece};
+use super::{Choice, Error, Piece, Prompt, Result, piece, text_of};
 use crate::runtime::{Error as RuntimeError, Session, Settings, Token, Want};
 
 /// A file compared with the first.
@@ -71,7 +71,7 @@ pub struct Worst {
     /// The token that follows in the text.
     pub id: Token,
     /// Its text.
-    pub piece: String,
+    pub piece: Piece,
     /// D(a ‖ b) here, in nats.
     pub kl: f64,
     /// What the first says.
@@ -148,8 +148,8 @@ pub fn same_vocabulary(a: &Side, b: &Side) -> Result<()> {
         if va.piece(id, true)? != vb.piece(id, true)? {
             return differ(format!(
                 "token {id} is {:?} and {:?}",
-                piece(va, id),
-                piece(vb, id)
+                &*piece(va, id),
+                &*piece(vb, id)
             ));
         }
     }
@@ -298,7 +298,7 @@ fn batch(
             let id = text.ids[position];
             let found = Worst {
                 position,
-                context: before.iter().map(|&id| piece(&vocab, id)).collect(),
+                context: text_of(&vocab, before),
                 id,
                 piece: piece(&vocab, id),
                 kl,
@@ -345,7 +345,7 @@ pub fn parting(a: &mut Session, b: &mut Session, prompt: &Prompt, most: usize) -
     }
     Ok(Parting {
         prompt: prompt.text.clone(),
-        same: same.iter().map(|&id| piece(&vocab, id)).collect(),
+        same: text_of(&vocab, &same),
         n_same: same.len(),
         a: parted.0,
         b: parted.1,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::math::{Distribution, Reference, bits};
 use super::unembed_ffi::Unembed;
-use super::{Choice, Error, Prompt, Result, piece};
+use super::{Choice, Error, Piece, Prompt, Result, piece};
 use crate::gguf::Gguf;
 use crate::runtime::{
     Error as RuntimeError, Model, NamedTensor, Observer, Session, Settings, Token, Vocab, Want,
@@ -39,7 +39,7 @@ pub struct Lens {
     /// Its tokens.
     pub ids: Vec<Token>,
     /// Their texts.
-    pub pieces: Vec<String>,
+    pub pieces: Vec<Piece>,
     /// Layers of the model.
     pub n_layers: usize,
     /// The token that is followed, if any.
@@ -59,7 +59,7 @@ pub struct Followed {
     /// The token.
     pub id: Token,
     /// Its text.
-    pub piece: String,
+    pub piece: Piece,
 }
 
 /// What the model says in the end.

@@ -34,6 +34,7 @@ pub mod html;
 pub mod lens;
 pub mod math;
 pub mod next;
+mod pieces;
 pub mod score;
 pub mod swap;
 pub mod tree;
@@ -41,6 +42,7 @@ mod unembed_ffi;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use pieces::Piece;
 
 use serde::Serialize;
 
@@ -84,8 +86,8 @@ impl Prompt {
         })
     }
 
-    /// The texts of the tokens, see [`piece`].
-    pub fn pieces(&self, vocab: &Vocab) -> Vec<String> {
+    /// What the tokens stand for.
+    pub fn pieces(&self, vocab: &Vocab) -> Vec<Piece> {
         self.ids.iter().map(|&id| piece(vocab, id)).collect()
     }
 }
@@ -93,14 +95,17 @@ impl Prompt {
 /// A text for those who bring none: prose, speech, numbers, facts, a little code.
 pub const SAMPLE: &str = include_str!("sample.txt");
 
-/// What a token stands for: its text, a control token by its name, and bytes that are no text
-/// of their own as `<0xE2>`.
-pub fn piece(vocab: &Vocab, id: Token) -> String {
-    let bytes = vocab.piece(id, true).unwrap_or_default();
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        let bytes = error.into_bytes();
-        bytes.iter().map(|byte| format!("<0x{byte:02X}>")).collect()
-    })
+/// What a token stands for.
+pub fn piece(vocab: &Vocab, id: Token) -> Piece {
+    Piece::new(vocab.piece(id, true).unwrap_or_default())
+}
+
+/// The text of tokens; characters that are not whole become U+FFFD.
+pub fn text_of(vocab: &Vocab, ids: &[Token]) -> String {
+    let pieces = ids
+        .iter()
+        .map(|&id| vocab.piece(id, true).unwrap_or_default());
+    String::from_utf8_lossy(&pieces.collect::<Vec<_>>().concat()).into_owned()
 }
 
 /// A token with its probability.
@@ -108,8 +113,8 @@ pub fn piece(vocab: &Vocab, id: Token) -> String {
 pub struct Choice {
     /// The token.
     pub id: Token,
-    /// Its text, see [`piece`].
-    pub piece: String,
+    /// Its text.
+    pub piece: Piece,
     /// Its probability.
     #[serde(serialize_with = "digits")]
     pub prob: f64,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::math::Distribution;
-use super::{Choice, Error, Prompt, Result, logits_after, piece};
+use super::{Choice, Error, Piece, Prompt, Result, logits_after, piece};
 use crate::runtime::{Session, Token, Vocab, Want};
 
 /// What a model expects after a prompt.
@@ -38,7 +38,7 @@ pub struct Candidate {
     /// The tokens it is after this prompt.
     pub ids: Vec<Token>,
     /// Their texts.
-    pub pieces: Vec<String>,
+    pub pieces: Vec<Piece>,
     /// The probability that the text goes on with exactly these tokens.
     pub prob: f64,
     /// Natural logarithm of it.
@@ -53,7 +53,7 @@ pub struct Moved {
     /// The token.
     pub id: Token,
     /// Its text.
-    pub piece: String,
+    pub piece: Piece,
     /// Its probability after the first prompt.
     pub prob_first: f64,
     /// Its probability after this one.
@@ -186,7 +186,7 @@ pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
     let ids = vocab.tokenize(text, false, true)?;
     let pieces: Vec<String> = ids
         .iter()
-        .map(|&id| format!("{:?}", piece(vocab, id)))
+        .map(|&id| format!("{:?}", &*piece(vocab, id)))
         .collect();
     Err(Error::NotOneToken {
         text: text.to_owned(),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::math::{Distribution, bits};
-use super::{Error, Prompt, Result, piece};
+use super::{Error, Piece, Prompt, Result, piece};
 use crate::runtime::{Error as RuntimeError, Session, Token, Vocab, Want};
 
 /// How a text longer than the context is read: in windows of `size` tokens, each beginning
@@ -96,7 +96,7 @@ pub struct Scored {
     /// The token.
     pub id: Token,
     /// Its text.
-    pub piece: String,
+    pub piece: Piece,
     /// Natural logarithm of its probability; none for the first.
     pub logprob: Option<f64>,
     /// Its place among all tokens, from 1; none for the first.

@@ -7,7 +7,7 @@ let current = data.heads.length === 1 ? data.heads[0].head : "mean";
 let query = n - 1;
 const weights = () => (current === "mean" ? mean : data.heads.find((h) => String(h.head) === String(current)).weights);
 
-const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, piece));
+const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, spelled(piece)));
 const text = el("div", { class: "text", role: "group", "aria-label": "tokens; arrow keys walk, Enter asks where a token looks" }, spans);
 const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "map of weights: rows look at columns; arrow keys walk" });
 const box = el("div", { class: "map", style: "display:inline-block;max-width:100%" }, canvas);

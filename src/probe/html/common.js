@@ -24,9 +24,15 @@ function percent(p) {
   return v > 0 ? v.toExponential(0) + " %" : "0 %";
 }
 
+// A piece as text: bytes that are no text are spelled out.
+function spelled(piece) {
+  if (typeof piece === "string") return piece;
+  return piece.bytes.map((b) => "<0x" + b.toString(16).toUpperCase().padStart(2, "0") + ">").join("");
+}
+
 // A piece with its spaces and line feeds visible.
 function shown(piece) {
-  return piece.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
+  return spelled(piece).replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
 }
 
 function fixed(value, digits) {

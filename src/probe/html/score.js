@@ -3,7 +3,7 @@ const bitsOf = (token) => (token.logprob == null ? null : -token.logprob / Math.
 
 function scored(score) {
   const tokens = score.tokens;
-  const spans = tokens.map((token, i) => el("span", { "data-i": i }, token.piece));
+  const spans = tokens.map((token, i) => el("span", { "data-i": i }, spelled(token.piece)));
   const paint = () => tokens.forEach((token, i) => {
     const bits = bitsOf(token);
     const c = heat(bits == null ? 0 : Math.pow(Math.min(1, bits / HOT), 0.8));
@@ -25,7 +25,7 @@ function scored(score) {
       [[fixed(score.perplexity, 3), fixed(score.bits_per_token, 3), fixed(score.bits_per_byte, 3), fixed(score.total_logprob, 2), String(score.n_scored)]]),
     el("h2", {}, "Most surprising"),
     table(["bits>", "rank>", "token", "after"], worst.map(([bits, i]) => [fixed(bits, 2), String(tokens[i].rank), el("code", {}, shown(tokens[i].piece)),
-      el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => t.piece).join(""))])));
+      el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => spelled(t.piece)).join(""))])));
 }
 
 main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));

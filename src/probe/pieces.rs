@@ -1,0 +1,70 @@
+//! The text of a token, which need not be text.
+
+use std::fmt;
+use std::ops::Deref;
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+/// What a token stands for: its text, a control token by its name. Bytes that are no whole
+/// characters are spelled `<0xE2>` for people and `{"bytes": [226]}` in JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    shown: String,
+    bytes: Option<Box<[u8]>>,
+}
+
+impl Piece {
+    /// A piece of these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(shown) => Piece { shown, bytes: None },
+            Err(error) => {
+                let bytes = error.into_bytes();
+                Piece {
+                    shown: bytes.iter().map(|byte| format!("<0x{byte:02X}>")).collect(),
+                    bytes: Some(bytes.into_boxed_slice()),
+                }
+            }
+        }
+    }
+}
+
+impl Deref for Piece {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl Serialize for Piece {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.bytes {
+            None => serializer.serialize_str(&self.shown),
+            Some(bytes) => {
+                let mut object = serializer.serialize_struct("piece", 1)?;
+                object.serialize_field("bytes", bytes)?;
+                object.end()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_stay_bytes() {
+        let json = |bytes: &[u8]| serde_json::to_string(&Piece::new(bytes.to_vec())).unwrap();
+        assert_eq!(json(b" bat"), r#"" bat""#);
+        assert_eq!(json(b"\xe2\x96"), r#"{"bytes":[226,150]}"#);
+        assert_eq!(&*Piece::new(b"\xe2\x96".to_vec()), "<0xE2><0x96>");
+    }
+}
