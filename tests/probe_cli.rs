@@ -197,6 +197,46 @@ fn compare_needs_two_files_and_no_text() {
 }
 
 #[test]
+fn a_swap_does_not_depend_on_the_windows() {
+    // Windows beyond 256 tokens take this model's long RoPE factors, the short text of a swap
+    // does not: a session of another size would measure that difference too.
+    let bench = Bench::new();
+    let other = bench.dir.path().join("other.gguf");
+    let mut parts = Tiny::default().parts();
+    let (_, _, _, data) = parts
+        .tensors
+        .iter_mut()
+        .find(|tensor| tensor.0 == "blk.0.ffn_up.weight")
+        .unwrap();
+    for weight in data.chunks_exact_mut(4) {
+        let bytes: [u8; 4] = (&*weight).try_into().unwrap();
+        weight.copy_from_slice(&(f32::from_le_bytes(bytes) * 1.1).to_le_bytes());
+    }
+    parts.write(&other);
+    let (a, b) = (bench.model.to_str().unwrap(), other.to_str().unwrap());
+    let exact = [
+        "--kv-type",
+        "f32",
+        "--flash-attn",
+        "off",
+        "--greedy",
+        "0",
+        "--json",
+    ];
+    let run = |more: &[&str]| {
+        bench
+            .lines(&[&["compare", a, b], more, &exact].concat())
+            .remove(0)
+    };
+    let whole = run(&["-n", "129"]);
+    let swap = run(&["-n", "600", "--window", "512", "--swap"]);
+    assert_eq!(swap["swap"][0]["name"], "blk.0.ffn_up.weight");
+    let of = |value: &Value| value["kl_mean"].as_f64().unwrap();
+    let (one, all) = (of(&swap["swap"][0]), of(&whole));
+    assert!((one - all).abs() < 1e-3 * all, "{one} {all}");
+}
+
+#[test]
 fn refusals_are_clear() {
     let bench = Bench::new();
     let small = bench.dir.path().join("small.gguf");

@@ -9,17 +9,19 @@ use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{
     Form, interrupted, percent, quoted, read_stdin, session, tail, told, work, write_page, wrote,
 };
+use super::score::windows;
 use crate::gguf::Gguf;
 use crate::hint::Usage;
 use crate::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::compare::{self, Comparison, Side};
 use crate::probe::html::Page;
+use crate::probe::score::Windows;
 use crate::probe::swap::{Baseline, Parts, Swap};
 use crate::probe::weights::tensor_errors;
-use crate::probe::{Prompt, SAMPLE};
+use crate::probe::{Error, Prompt, SAMPLE};
 use crate::progress::{self, Progress, Unit};
-use crate::runtime::{Cancel, Settings};
+use crate::runtime::{self, Cancel, Model, Session};
 use crate::table::{Columns, cell, plain};
 
 /// Flags of `modelve compare`.
@@ -48,9 +50,9 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub tokens: Option<u32>,
 
-    /// Tokens seen at once
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
-    pub window: usize,
+    /// Tokens seen at once [default: 512, or fewer where the model's RoPE factors change before]
+    #[arg(short, long, value_name = "N")]
+    pub window: Option<usize>,
 
     /// Tokens a window moves by [default: half the window]
     #[arg(short, long, value_name = "N")]
@@ -75,6 +77,8 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
+/// Tokens of a window when nobody says how many.
+const WINDOW: usize = 512;
 /// Tokens that a swap is measured over.
 const SWAP_TOKENS: usize = 128;
 /// Tokens that greedy texts begin with.
@@ -95,15 +99,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let progress = progress::stderr(false);
     let progress = progress.as_ref();
-    let windows = crate::probe::score::Windows {
-        size: args.window,
-        stride: args.stride.unwrap_or(args.window / 2),
-    };
-    windows.check().map_err(|error| Usage(error.to_string()))?;
-
     let mut sides: Vec<Side> = Vec::with_capacity(named.len());
     let mut files: Vec<Gguf> = Vec::with_capacity(named.len());
-    let mut prompt: Option<Prompt> = None;
+    let mut reading: Option<(Prompt, Windows)> = None;
     for name in named {
         let engine = EngineArgs {
             model: Some(name.clone()),
@@ -112,19 +110,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let path = engine.locate()?;
         // An estimate of no work leaves the weights in the mapped file.
         let model = engine.load_file(&path, work(0), &cancel)?;
-        let prompt = match &prompt {
-            Some(prompt) => prompt,
+        let (prompt, windows) = match &reading {
+            Some(reading) => reading,
             None => {
                 let mut read = Prompt::plain(model.vocab(), &text)?;
                 read.ids
                     .truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
-                prompt.insert(read)
+                let windows = windows(&model, args.window, args.stride, WINDOW)?;
+                reading.insert((read, windows))
             }
         };
-        let room = windows
-            .size
-            .min(prompt.ids.len())
-            .max(GREEDY_PROMPT + args.greedy);
+        let room = windows.size.min(prompt.ids.len());
         let settings = compare::settings(args.engine.settings(&cancel));
         let session = session(&args.engine, &model, room, settings)?;
         let file = Gguf::open(&path)?;
@@ -135,7 +131,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         });
         files.push(file);
     }
-    let prompt = prompt.context("no model")?;
+    let (prompt, windows) = reading.context("no model")?;
 
     progress.start(
         "comparing",
@@ -155,7 +151,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             result.complete = false;
             continue;
         }
-        add_parting(args, &mut sides, i + 1, &prompt, result)?;
+        add_parting(args, &sides[0], &sides[i + 1], &prompt, &cancel, result)?;
         progress.start("decoding weights", Unit::Bytes, files[0].size_bytes(), 0);
         let advance = |bytes| progress.advance(bytes);
         result.tensors = tensor_errors(&files[0], &files[i + 1], &cancel, &advance);
@@ -163,7 +159,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     if let (Some(n), [result]) = (args.swap, &mut results[..]) {
         swap(
-            args, n, &mut sides, &files, &prompt, &cancel, progress, result,
+            args, n, &sides, &files, &prompt, &cancel, progress, result,
         )?;
     }
 
@@ -197,29 +193,42 @@ fn text(args: &Args) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// A session for a short text: as anywhere, its length decides between the RoPE factors of a
+/// model that has two sets, and not the size of the windows.
+fn short_session(
+    args: &Args,
+    model: &Model,
+    tokens: usize,
+    cancel: &Cancel,
+) -> anyhow::Result<Session> {
+    let settings = compare::settings(args.engine.settings(cancel));
+    session(&args.engine, model, tokens, settings)
+}
+
 fn add_parting(
     args: &Args,
-    sides: &mut [Side],
-    which: usize,
+    a: &Side,
+    b: &Side,
     text: &Prompt,
+    cancel: &Cancel,
     result: &mut Comparison,
 ) -> anyhow::Result<()> {
-    let (first, others) = sides.split_at_mut(1);
-    let (a, b) = (&mut first[0].session, &mut others[which - 1].session);
+    if args.greedy == 0 {
+        return Ok(());
+    }
+    let room = GREEDY_PROMPT + args.greedy;
+    let open = |side: &Side| short_session(args, side.session.model(), room, cancel);
+    let (a, b) = (&mut open(a)?, &mut open(b)?);
     let ids = text.ids[..text.ids.len().min(GREEDY_PROMPT)].to_vec();
     let bytes = a.model().vocab().detokenize(&ids, true)?;
     let start = Prompt {
         text: String::from_utf8_lossy(&bytes).into_owned(),
         ids,
     };
-    if args.greedy > 0 {
-        match compare::parting(a, b, &start, args.greedy) {
-            Ok(parting) => result.parting = Some(parting),
-            Err(crate::probe::Error::Runtime(crate::runtime::Error::Cancelled)) => {
-                result.complete = false;
-            }
-            Err(error) => return Err(told(error)),
-        }
+    match compare::parting(a, b, &start, args.greedy) {
+        Ok(parting) => result.parting = Some(parting),
+        Err(Error::Runtime(runtime::Error::Cancelled)) => result.complete = false,
+        Err(error) => return Err(told(error)),
     }
     Ok(())
 }
@@ -228,7 +237,7 @@ fn add_parting(
 fn swap(
     args: &Args,
     n: usize,
-    sides: &mut [Side],
+    sides: &[Side],
     files: &[Gguf],
     text: &Prompt,
     cancel: &Cancel,
@@ -251,7 +260,8 @@ fn swap(
     let parts = Parts::write(&files[0], &files[1], &chosen, &mut |n| progress.advance(n));
     progress.finish();
     let parts = parts?;
-    let baseline = Baseline::new(&mut sides[0].session, ids).map_err(told)?;
+    let mut first = short_session(args, sides[0].session.model(), ids.len(), cancel)?;
+    let baseline = Baseline::new(&mut first, ids).map_err(told)?;
     progress.start("swapping", Unit::Items("tensors"), chosen.len() as u64, 0);
     let mut swaps = Vec::with_capacity(chosen.len());
     for (i, tensor) in result.tensors.iter().take(chosen.len()).enumerate() {
@@ -259,8 +269,7 @@ fn swap(
             let model = args
                 .engine
                 .load_file(&parts.with(Some(i))?, work(0), cancel)?;
-            let settings: Settings = compare::settings(args.engine.settings(cancel));
-            let mut session = session(&args.engine, &model, ids.len(), settings)?;
+            let mut session = short_session(args, &model, ids.len(), cancel)?;
             let kl = baseline.kl(&mut session).map_err(told)?;
             Ok(Swap {
                 name: tensor.name.clone(),

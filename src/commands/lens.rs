@@ -174,20 +174,18 @@ fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     layers.sort_unstable();
     layers.dedup();
     for layer in layers {
-        write!(out, "{}", out.paint(DIM, pad(&format!("layer {layer}"), 8)))?;
+        let mut line = out.paint(DIM, pad(&format!("layer {layer}"), 8));
         for answer in shown {
             let place = (answer.position, layer);
             let at = lens
                 .cells
                 .binary_search_by_key(&place, |c| (c.position, c.layer));
             let (text, prob) = at.map_or((String::new(), 0.0), |at| said(&lens.cells[at]));
-            write!(
-                out,
-                "{} ",
-                out.paint(shade(prob), pad(&clip(&text, WIDE - 1), WIDE - 1))
-            )?;
+            let text = pad(&clip(&text, WIDE - 1), WIDE - 1);
+            line += &out.paint(shade(prob), text);
+            line.push(' ');
         }
-        writeln!(out)?;
+        writeln!(out, "{}", line.trim_end())?;
     }
     let mut line = pad("leads", 8);
     for answer in shown {

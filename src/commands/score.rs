@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .map(|text| Prompt::plain(model.vocab(), text))
         .collect::<Result<Vec<_>, _>>()?;
     let longest = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
-    let windows = windows(&model, args.window, args.stride)?;
+    let windows = windows(&model, args.window, args.stride, WINDOW)?;
     let n_batch = 512;
     let settings = Settings {
         n_batch,
@@ -126,12 +126,13 @@ pub(super) fn windows(
     model: &Model,
     size: Option<usize>,
     stride: Option<usize>,
+    default: usize,
 ) -> anyhow::Result<Windows> {
     let short = model
         .rope()
         .map_or(usize::MAX, |rope| rope.original as usize);
     let trained = model.facts().n_ctx_train as usize;
-    let size = size.unwrap_or_else(|| WINDOW.min(trained).min(short));
+    let size = size.unwrap_or_else(|| default.min(trained).min(short));
     let stride = stride.unwrap_or(size / 2);
     let windows = Windows { size, stride };
     windows.check().map_err(|error| Usage(error.to_string()))?;

@@ -88,7 +88,7 @@ const [headLabel, headSelect] = select("Head:", [["mean", "mean of all"], ...dat
 headSelect.value = current;
 const turn = (by) => { headSelect.selectedIndex = (headSelect.selectedIndex + by + headSelect.length) % headSelect.length; current = headSelect.value; draw(); };
 
-main.append(el("h1", {}, "Where do the heads look?"), el("p", {}, el("code", {}, data.prompt)),
+main.append(el("h1", {}, "Where do the heads look?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
   el("div", { class: "tools" }, el("b", {}, "layer " + data.layer + " of 0 to " + (data.n_layers - 1)), headLabel,
     el("button", { onclick: () => turn(-1), "aria-label": "head before" }, "\u2039"), el("button", { onclick: () => turn(1), "aria-label": "next head" }, "\u203a"), legend("0", "1")),
   habits, el("section", { class: "panel" }, note, text), el("h2", {}, "Map"), el("p", { class: "soft" }, "rows look at columns"), el("div", {}, box));

@@ -143,7 +143,7 @@ box.addEventListener("scroll", draw);
 addEventListener("resize", draw);
 dark.addEventListener("change", draw);
 
-main.append(el("h1", {}, "What would each layer say?"), el("p", {}, el("code", {}, data.prompt)),
+main.append(el("h1", {}, "What would each layer say?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
   el("p", { class: "soft" }, "Each cell is the likeliest next token if the model stopped after that layer; an edge marks the final answer. Hover for the likeliest five, click for the whole column."),
   el("div", { class: "tools" }, metricLabel, legendBox), box, detail);
 draw();
