@@ -152,15 +152,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             continue;
         }
         add_parting(args, &sides[0], &sides[i + 1], &prompt, &cancel, result)?;
+    }
+    // The weights are read through mappings of their own: let go of the models first.
+    drop(sides);
+    for (i, result) in results.iter_mut().enumerate() {
+        if cancel.is_set() {
+            result.complete = false;
+            continue;
+        }
         progress.start("decoding weights", Unit::Bytes, files[0].size_bytes(), 0);
         let advance = |bytes| progress.advance(bytes);
         result.tensors = tensor_errors(&files[0], &files[i + 1], &cancel, &advance);
         progress.finish();
     }
     if let (Some(n), [result]) = (args.swap, &mut results[..]) {
-        swap(
-            args, n, &sides, &files, &prompt, &cancel, progress, result,
-        )?;
+        swap(args, n, &files, &prompt, &cancel, progress, result)?;
     }
 
     let mut out = Output::stdout();
@@ -237,7 +243,6 @@ fn add_parting(
 fn swap(
     args: &Args,
     n: usize,
-    sides: &[Side],
     files: &[Gguf],
     text: &Prompt,
     cancel: &Cancel,
@@ -260,17 +265,17 @@ fn swap(
     let parts = Parts::write(&files[0], &files[1], &chosen, &mut |n| progress.advance(n));
     progress.finish();
     let parts = parts?;
-    let mut first = short_session(args, sides[0].session.model(), ids.len(), cancel)?;
-    let baseline = Baseline::new(&mut first, ids).map_err(told)?;
+    let load = |swapped| -> anyhow::Result<Session> {
+        let path = parts.with(swapped)?;
+        let model = args.engine.load_file(&path, work(0), cancel)?;
+        short_session(args, &model, ids.len(), cancel)
+    };
+    let baseline = Baseline::new(&mut load(None)?, ids).map_err(told)?;
     progress.start("swapping", Unit::Items("tensors"), chosen.len() as u64, 0);
     let mut swaps = Vec::with_capacity(chosen.len());
     for (i, tensor) in result.tensors.iter().take(chosen.len()).enumerate() {
         let measure = || -> anyhow::Result<Swap> {
-            let model = args
-                .engine
-                .load_file(&parts.with(Some(i))?, work(0), cancel)?;
-            let mut session = short_session(args, &model, ids.len(), cancel)?;
-            let kl = baseline.kl(&mut session).map_err(told)?;
+            let kl = baseline.kl(&mut load(Some(i))?).map_err(told)?;
             Ok(Swap {
                 name: tensor.name.clone(),
                 type_a: tensor.type_a.clone(),
