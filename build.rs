@@ -15,7 +15,6 @@ fn main() {
     println!("cargo::rustc-env=MODELVE_LLAMA_VERSION={llama}");
     println!("cargo::rustc-env=MODELVE_GGML_VERSION={ggml}");
     warn_about_missing_vector_instructions();
-    find_tiny_model();
 }
 
 /// Without a `rerun-if` line cargo runs this script again whenever a file of the package
@@ -73,13 +72,5 @@ fn warn_about_missing_vector_instructions() {
              build inside the checkout (its .cargo/config.toml sets target-cpu=native), \
              set RUSTFLAGS=\"-C target-cpu=native\", or use `--features portable`"
         );
-    }
-}
-
-/// Sets `has_tiny` when the model that ships inside the program is there to be compiled in.
-fn find_tiny_model() {
-    println!("cargo::rustc-check-cfg=cfg(has_tiny)");
-    if Path::new("models/tiny-phi3/tiny-phi3-Q4_K_M.gguf").is_file() {
-        println!("cargo::rustc-cfg=has_tiny");
     }
 }

@@ -10,6 +10,8 @@ tests/fixtures/tiny/, about models/tiny-phi3:
   logits.json  prompts with their ids; the arg-max after every position; where the full rows stand in logits.f32
   logits.f32   rows of logits, little-endian f32
   greedy.json  greedy continuations, with the smallest lead of a chosen token over the runner-up
+  shipped.json the same of tiny-phi3-Q4_K_M.gguf, whose weights gguf-py dequantizes
+  senses.json  held-out contexts of words with two senses, and the words that give either sense away
 
 tests/fixtures/random/NAME/: checkpoints of random weights in the Hub's layout, the shapes that the trained one has
 not (grouped heads, partial rotation, tied embeddings), with the same files beside them.
@@ -33,6 +35,7 @@ from safetensors.torch import save_file
 from transformers import LlamaTokenizerFast, Phi3Config, Phi3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import eval_tiny  # noqa: E402
 import make_vocab_fixtures as strings  # noqa: E402
 import tiny_corpus as corpus  # noqa: E402
 
@@ -61,8 +64,8 @@ RANDOM = {
 class Reference:
     """A checkpoint as transformers computes it, in f64 where transformers allows."""
 
-    def __init__(self, folder):
-        self.model = Phi3ForCausalLM.from_pretrained(folder, torch_dtype=torch.float64, attn_implementation="eager").eval()
+    def __init__(self, folder, gguf_file=None):
+        self.model = eval_tiny.load_transformers(folder, gguf_file)[1].double()
         self.original = self.model.config.original_max_position_embeddings
         self.stops = set(json.loads((folder / "generation_config.json").read_text())["eos_token_id"])
 
@@ -151,6 +154,28 @@ def logits_and_greedy(folder, out, prompts, new, texts):
     print(f"{out.name}: {len(rows)} rows of logits, {len(greedy)} continuations, smallest lead {min(g['lead'] for g in greedy)}")
 
 
+def shipped(out, prompts, new):
+    """shipped.json: greedy texts of the weights that the program ships, dequantized."""
+    model = Reference(TINY, TINY / "tiny-phi3-Q4_K_M.gguf")
+    tokenizer = LlamaTokenizerFast.from_pretrained(TINY)
+    cases = []
+    for text, ids in prompts.values():
+        got, lead, reason = model.greedy(ids, False, new)
+        said = tokenizer.decode(ids + got, skip_special_tokens=False)[len(tokenizer.decode(ids)) :]
+        cases.append({"prompt": text, "text": said, "finish_reason": reason, "lead": round(lead, 4)})
+    write(out / "shipped.json", cases)
+    print(f"{out.name}: {len(cases)} texts of the shipped weights, smallest lead {min(c['lead'] for c in cases)}")
+
+
+def senses(out, words, per_sense=2):
+    """senses.json: held-out items with the words by which a completion shows its sense."""
+    cases = []
+    for item in corpus.held_out(words, per_sense):
+        own, other = sorted(next(w for w in words if w.word == item["word"]).senses, key=lambda s: s.name != item["sense"])
+        cases.append({"word": item["word"], "text": item["text"], "reveals": sorted(own.reveals), "other_reveals": sorted(other.reveals)})
+    write(out / "senses.json", cases)
+
+
 def random_checkpoint(out, name):
     """A checkpoint of random weights, 64 wide, with a tokenizer of 384 pieces."""
     heads, kv_heads, partial, tied = RANDOM[name]
@@ -205,7 +230,9 @@ def main():
     token_ids(TINY, out)
     tokenizer = LlamaTokenizerFast.from_pretrained(TINY)
     prompts = {name: (text, tokenizer.encode(text, add_special_tokens=False)) for name, text in PROMPTS.items()}
+    shipped(out, prompts, 24)
     words = corpus.load()
+    senses(out, words)
     rng = random.Random(21)
     for count, name in ((5, "paragraphs"), (13, "past-the-boundary"), (24, "far-past")):
         text = corpus.plain("\n".join(corpus.sense_paragraph(rng, words) for _ in range(count))) + "\n" + PROMPTS["cave"]

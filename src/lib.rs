@@ -44,3 +44,8 @@ pub mod runtime;
 pub mod store;
 pub mod table;
 pub mod vocab;
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

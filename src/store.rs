@@ -21,9 +21,6 @@ pub enum Error {
     /// Neither MODELVE_HOME nor a home folder is known.
     #[error("no folder for models: neither MODELVE_HOME nor a home folder is set")]
     NoHome,
-    /// The program was built without the model.
-    #[error("this build of modelve has no built-in model")]
-    NoTiny,
     /// The built-in model can be unpacked nowhere.
     #[error("cannot unpack the built-in model to {}", path.display())]
     Unpack {
@@ -41,7 +38,6 @@ impl Error {
             Error::NoHome | Error::Unpack { .. } => {
                 Some("set MODELVE_HOME to a folder that can be written".to_owned())
             }
-            Error::NoTiny => Some("name a .gguf file or a Hub id instead".to_owned()),
         }
     }
 }
@@ -144,23 +140,18 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// The small Phi-3 that ships inside the program.
-#[cfg(has_tiny)]
-const TINY: Option<&[u8]> = Some(include_bytes!("../models/tiny-phi3/tiny-phi3-Q4_K_M.gguf"));
-#[cfg(not(has_tiny))]
-const TINY: Option<&[u8]> = None;
+const TINY: &[u8] = include_bytes!("../models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
 
 /// The built-in model as a file: unpacked on first use, and again when the program brings
 /// another version of it.
 ///
 /// # Errors
-/// When this build has none, or neither the store nor the folder for temporary files can be
-/// written.
+/// When neither the store nor the folder for temporary files can be written.
 pub fn tiny_path() -> Result<PathBuf, Error> {
-    let bytes = TINY.ok_or(Error::NoTiny)?;
     let in_store = Store::from_env().map(|store| store.root.join("tiny"));
     let elsewhere = std::env::temp_dir().join(format!("modelve-tiny-{}", user()));
     let folders = in_store.into_iter().chain([elsewhere]);
-    unpack_into_first("tiny-phi3-Q4_K_M.gguf", bytes, folders)
+    unpack_into_first("tiny-phi3-Q4_K_M.gguf", TINY, folders)
 }
 
 /// Puts a file with exactly these bytes into the first of the folders that takes it.
@@ -239,14 +230,6 @@ mod tests {
             path("o/n@refs/pr/1"),
             Path::new("/s/models/o/n@refs%2Fpr%2F1/n-Q4_0.gguf")
         );
-    }
-
-    #[test]
-    fn the_built_in_model_is_a_gguf_or_its_absence_is_said() {
-        match TINY {
-            Some(bytes) => assert!(bytes.starts_with(b"GGUF")),
-            None => assert!(matches!(tiny_path(), Err(Error::NoTiny))),
-        }
     }
 
     #[test]

@@ -44,12 +44,13 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn model(&self, dir: &Path) -> Model {
-        let path = dir.join("f32.gguf");
+    /// The checkpoint converted to a type and loaded.
+    fn model(&self, dir: &Path, quant: &str) -> Model {
+        let path = dir.join(format!("{quant}.gguf"));
         let output = Command::new(env!("CARGO_BIN_EXE_modelve"))
             .arg("convert")
             .arg(&self.checkpoint)
-            .args(["-q", "F32", "-o"])
+            .args(["-q", quant, "-o"])
             .arg(&path)
             .output()
             .unwrap();
@@ -59,6 +60,15 @@ impl Case {
             String::from_utf8_lossy(&output.stderr)
         );
         Model::load(&path, &LoadOptions::default()).unwrap()
+    }
+
+    /// The stored rows of logits, end to end.
+    fn logits(&self) -> Vec<f32> {
+        let bytes = std::fs::read(self.fixtures.join("logits.f32")).unwrap();
+        let floats = bytes.chunks_exact(4);
+        floats
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 
     fn json(&self, name: &str) -> Vec<Value> {
@@ -116,13 +126,9 @@ fn exact() -> Settings {
 fn logits_are_those_of_transformers() {
     for case in cases() {
         let dir = tempfile::tempdir().unwrap();
-        let model = case.model(dir.path());
+        let model = case.model(dir.path(), "F32");
         let n_vocab = model.vocab().len() as usize;
-        let bytes = std::fs::read(case.fixtures.join("logits.f32")).unwrap();
-        let floats: Vec<f32> = bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect();
+        let floats = case.logits();
         let (mut worst, mut worst_default) = (0f64, 0f64);
         for prompt in case.json("logits.json") {
             let tokens = ids(&prompt["ids"]);
@@ -171,7 +177,7 @@ fn logits_are_those_of_transformers() {
 fn greedy_texts_are_those_of_transformers() {
     for case in cases() {
         let dir = tempfile::tempdir().unwrap();
-        let model = case.model(dir.path());
+        let model = case.model(dir.path(), "F32");
         let original = model.rope().unwrap().original as usize;
         for prompt in case.json("greedy.json") {
             let tokens = ids(&prompt["ids"]);
@@ -197,5 +203,42 @@ fn greedy_texts_are_those_of_transformers() {
             .unwrap();
             assert_eq!(steps, expected, "{} {}", case.name(), prompt["name"]);
         }
+    }
+}
+
+/// What quantizing the weights may do to the logits of the trained model: the mean over rows of
+/// the distance, and the share of positions whose likeliest token stays the same.
+#[test]
+fn quantized_logits_stay_within_bounds() {
+    let Some(case) = cases().into_iter().find(|case| case.name() == "tiny") else {
+        return;
+    };
+    let floats = case.logits();
+    for (quant, bound, same) in [("Q8_0", 0.02, 0.98), ("Q4_K_M", 0.15, 0.85)] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = case.model(dir.path(), quant);
+        let n_vocab = model.vocab().len() as usize;
+        let (mut off, mut rows, mut equal, mut positions) = (0.0, 0, 0, 0);
+        for prompt in case.json("logits.json") {
+            let tokens = ids(&prompt["ids"]);
+            let long = prompt["factors"] == "long";
+            let mut ours = Vec::new();
+            session(&model, long, tokens.len(), exact())
+                .feed(0, &tokens, Want::All, &mut |_, row| ours.push(row.to_vec()))
+                .unwrap();
+            for row in prompt["rows"].as_array().unwrap() {
+                let at = row["position"].as_u64().unwrap() as usize;
+                let from = row["row"].as_u64().unwrap() as usize * n_vocab;
+                off += distance(&ours[at], &floats[from..from + n_vocab]);
+                rows += 1;
+            }
+            for (row, id) in ours.iter().zip(ids(&prompt["argmax"])) {
+                positions += 1;
+                equal += usize::from(row.iter().all(|x| *x <= row[id as usize]));
+            }
+        }
+        let (mean, share) = (off / f64::from(rows), equal as f64 / f64::from(positions));
+        assert!(mean < bound, "{quant}: mean distance {mean}");
+        assert!(share > same, "{quant}: {share} of first choices are the same");
     }
 }

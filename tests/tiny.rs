@@ -1,0 +1,112 @@
+//! The model that ships inside the program: what it is made of and what it can do.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use modelve::gguf::Gguf;
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn fixture(name: &str) -> Vec<Value> {
+    let path = root().join("tests/fixtures/tiny").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Standard output of a command; it must succeed.
+fn modelve(home: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_modelve"))
+        .args(arguments)
+        .env("MODELVE_HOME", home)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Greedy completions of all prompts in one command.
+fn completions(prompts: &[&str], max_tokens: &str) -> Vec<Value> {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("prompts.jsonl");
+    let lines: Vec<String> = prompts
+        .iter()
+        .map(|prompt| serde_json::json!({ "prompt": prompt }).to_string())
+        .collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let options = ["-m", "tiny", "-n", max_tokens, "--json", "--file", file];
+    let output = modelve(home.path(), &[&["complete"], &options[..]].concat());
+    let results: Vec<Value> = output
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(results.len(), prompts.len());
+    results
+}
+
+#[test]
+fn is_what_convert_makes_of_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = dir.path().join("tiny-phi3-Q4_K_M.gguf");
+    let shipped = root().join("models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
+    let checkpoint = root().join("models/tiny-phi3");
+    let to = made.to_str().unwrap();
+    modelve(dir.path(), &["convert", checkpoint.to_str().unwrap(), "-o", to]);
+    let describe = |path: &PathBuf| {
+        let text = modelve(dir.path(), &["meta", "--json", "--full", path.to_str().unwrap()]);
+        let mut meta: Value = serde_json::from_str(&text).unwrap();
+        // The program that wrote it may have been another version.
+        let keys = meta["metadata"].as_object_mut().unwrap();
+        assert!(keys.remove("modelve.version").is_some());
+        let gguf = Gguf::open(path).unwrap();
+        let data = |tensor| (gguf.tensors()[tensor].name.clone(), gguf.data(&gguf.tensors()[tensor]).to_vec());
+        let tensors: Vec<_> = (0..gguf.tensors().len()).map(data).collect();
+        (meta["metadata"].take(), tensors)
+    };
+    let (made, shipped) = (describe(&made), describe(&shipped));
+    assert_eq!(made.0, shipped.0);
+    assert!(made.1 == shipped.1, "the weights differ: convert it again");
+}
+
+#[test]
+fn greedy_texts_are_those_of_the_reference() {
+    let cases = fixture("shipped.json");
+    assert!(cases.len() >= 10);
+    let prompts: Vec<&str> = cases.iter().map(|c| c["prompt"].as_str().unwrap()).collect();
+    for (case, result) in cases.iter().zip(completions(&prompts, "24")) {
+        assert_eq!(result["text"], case["text"], "{}", case["prompt"]);
+        assert_eq!(result["finish_reason"], case["finish_reason"]);
+    }
+}
+
+/// Sentences that training never saw: after a cricket ground the bat is of willow, in a cave it
+/// has wings.
+#[test]
+fn context_turns_words_of_two_senses() {
+    let items = fixture("senses.json");
+    let words: BTreeSet<&str> = items.iter().map(|i| i["word"].as_str().unwrap()).collect();
+    assert!(words.len() >= 31, "{} words", words.len());
+    let prompts: Vec<&str> = items.iter().map(|i| i["text"].as_str().unwrap()).collect();
+    let mut wrong = Vec::new();
+    for (item, result) in items.iter().zip(completions(&prompts, "20")) {
+        let text = result["text"].as_str().unwrap().to_lowercase();
+        let first = text.split(['.', '\n']).next().unwrap();
+        let said: BTreeSet<&str> = first
+            .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+            .collect();
+        let shows = |key: &str| {
+            let words = item[key].as_array().unwrap().iter();
+            words.filter_map(Value::as_str).any(|word| said.contains(word))
+        };
+        if !shows("reveals") || shows("other_reveals") {
+            wrong.push(format!("{} →{text}", item["text"]));
+        }
+    }
+    let share = 1.0 - wrong.len() as f64 / items.len() as f64;
+    assert!(share >= 0.93, "{share:.3}; not so:\n{}", wrong.join("\n"));
+}
