@@ -56,16 +56,24 @@ fn is_what_convert_makes_of_its_checkpoint() {
     let shipped = root().join("models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
     let checkpoint = root().join("models/tiny-phi3");
     let to = made.to_str().unwrap();
-    modelve(dir.path(), &["convert", checkpoint.to_str().unwrap(), "-o", to]);
+    modelve(
+        dir.path(),
+        &["convert", checkpoint.to_str().unwrap(), "-o", to],
+    );
     let describe = |path: &PathBuf| {
-        let text = modelve(dir.path(), &["meta", "--json", "--full", path.to_str().unwrap()]);
+        let text = modelve(
+            dir.path(),
+            &["meta", "--json", "--full", path.to_str().unwrap()],
+        );
         let mut meta: Value = serde_json::from_str(&text).unwrap();
         // The program that wrote it may have been another version.
         let keys = meta["metadata"].as_object_mut().unwrap();
         assert!(keys.remove("modelve.version").is_some());
         let gguf = Gguf::open(path).unwrap();
-        let data = |tensor| (gguf.tensors()[tensor].name.clone(), gguf.data(&gguf.tensors()[tensor]).to_vec());
-        let tensors: Vec<_> = (0..gguf.tensors().len()).map(data).collect();
+        let tensors = gguf.tensors().iter();
+        let tensors: Vec<_> = tensors
+            .map(|tensor| (tensor.name.clone(), gguf.data(tensor).to_vec()))
+            .collect();
         (meta["metadata"].take(), tensors)
     };
     let (made, shipped) = (describe(&made), describe(&shipped));
@@ -77,10 +85,31 @@ fn is_what_convert_makes_of_its_checkpoint() {
 fn greedy_texts_are_those_of_the_reference() {
     let cases = fixture("shipped.json");
     assert!(cases.len() >= 10);
-    let prompts: Vec<&str> = cases.iter().map(|c| c["prompt"].as_str().unwrap()).collect();
-    for (case, result) in cases.iter().zip(completions(&prompts, "24")) {
+    // What people type is text, and never becomes control tokens: a dialogue goes by --chat.
+    let (dialogues, texts): (Vec<_>, Vec<_>) = cases
+        .iter()
+        .partition(|case| case["prompt"].as_str().unwrap().starts_with("<|user|>"));
+    let prompts: Vec<&str> = texts
+        .iter()
+        .map(|c| c["prompt"].as_str().unwrap())
+        .collect();
+    for (case, result) in texts.iter().zip(completions(&prompts, "24")) {
         assert_eq!(result["text"], case["text"], "{}", case["prompt"]);
         assert_eq!(result["finish_reason"], case["finish_reason"]);
+    }
+    assert!(!dialogues.is_empty());
+    for case in dialogues {
+        let prompt = case["prompt"].as_str().unwrap();
+        let (_, asked) = prompt.split_once("<|user|>\n").unwrap();
+        let (asked, _) = asked.split_once("<|end|>").unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let output = modelve(
+            home.path(),
+            &["complete", "-m", "tiny", "--chat", "--json", asked],
+        );
+        let result: Value = serde_json::from_str(&output).unwrap();
+        assert_eq!(result["text"], case["text"], "{asked}");
+        assert_eq!(result["finish_reason"], "stop");
     }
 }
 
@@ -101,7 +130,9 @@ fn context_turns_words_of_two_senses() {
             .collect();
         let shows = |key: &str| {
             let words = item[key].as_array().unwrap().iter();
-            words.filter_map(Value::as_str).any(|word| said.contains(word))
+            words
+                .filter_map(Value::as_str)
+                .any(|word| said.contains(word))
         };
         if !shows("reveals") || shows("other_reveals") {
             wrong.push(format!("{} →{text}", item["text"]));
