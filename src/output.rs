@@ -77,10 +77,16 @@ impl Write for Output {
     }
 }
 
+/// Columns of the terminal; `None` where standard output is none, and lines may be as long as
+/// they come out.
+pub fn terminal_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0).max(40))
+}
+
 /// Columns of the terminal, or 100 where standard output is none.
 pub fn width() -> usize {
-    terminal_size::terminal_size_of(io::stdout())
-        .map_or(100, |(width, _)| usize::from(width.0).max(40))
+    terminal_width().unwrap_or(100)
 }
 
 /// A line for the person at the terminal, on standard error.

@@ -41,6 +41,18 @@ impl Columns {
         self.table.is_empty()
     }
 
+    /// Characters in the longest line.
+    pub fn width(&self) -> usize {
+        let columns = self.table.column_max_content_widths();
+        // Two spaces between columns, and none after the last.
+        let between = 2 * columns.len().saturating_sub(1);
+        columns
+            .iter()
+            .map(|&width| usize::from(width))
+            .sum::<usize>()
+            + between
+    }
+
     /// The lines, each with a line feed and none with spaces at its end.
     pub fn lines(mut self) -> String {
         // Columns exist only once there are rows.

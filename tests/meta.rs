@@ -1,5 +1,9 @@
 //! `modelve meta` from the command line, on files of our own.
 
+#![allow(clippy::print_stderr)]
+
+#[path = "support/terminal.rs"]
+mod terminal;
 #[path = "support/tiny_gguf.rs"]
 mod tiny_gguf;
 
@@ -63,6 +67,108 @@ fn the_summary_folds_layers_and_knows_both_names() {
     assert_eq!(row(&text, "lm_head")[0], "output");
     assert!(!text.contains("blk.1."), "layers are drawn once");
     assert!(!text.contains('\x1b'), "no colour off a terminal");
+}
+
+#[test]
+fn the_tree_fits_the_terminal_and_a_pipe_gets_all_of_it() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let whole = stdout(&mut meta(&model));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_modelve"));
+    command
+        .arg("meta")
+        .arg(&model)
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm");
+    let tree = |columns: u16| -> Option<Vec<String>> {
+        let (shown, code) = terminal::run(&command, columns, "")?;
+        assert_eq!(code, 0, "{shown}");
+        assert!(shown.contains("\x1b["), "colour on a terminal");
+        let lines = terminal::lines(&shown).into_iter();
+        Some(lines.filter(|line| line.contains('─')).collect())
+    };
+    let longest = |lines: &[String]| lines.iter().map(|line| line.chars().count()).max().unwrap();
+    let Some(wide) = tree(200) else {
+        eprintln!("skipped: no python3 to make a terminal with");
+        return;
+    };
+    let piped: Vec<_> = whole.lines().filter(|line| line.contains('─')).collect();
+    assert_eq!(wide, piped, "room for everything");
+    let medium = tree(90).unwrap();
+    assert!(longest(&wide) > 90 && longest(&medium) <= 90, "{medium:#?}");
+    let qkv = |lines: &[String]| {
+        let found = lines.iter().find(|line| line.contains("qkv_proj"));
+        found.unwrap().clone()
+    };
+    assert!(qkv(&medium).contains("Linear 64 → 128"), "{medium:#?}");
+    assert!(!qkv(&medium).contains("attn_qkv"), "{medium:#?}");
+    let narrow = tree(70).unwrap();
+    assert!(longest(&narrow) <= 70, "{narrow:#?}");
+    let line = qkv(&narrow);
+    assert!(
+        line.contains(" 64 → 128") && line.contains("KiB") && !line.contains("Linear"),
+        "{line}"
+    );
+    assert_eq!(narrow.len(), piped.len(), "no line is lost");
+}
+
+#[test]
+fn a_split_model_is_one_model_and_a_part_that_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Tiny::default().parts();
+    let path = |no: usize| dir.path().join(format!("tiny-{no:05}-of-00003.gguf"));
+    for no in 0..3u16 {
+        let mut part = Tiny::default().parts();
+        // As llama.cpp splits: all metadata in the first part, the keys of the split in each.
+        if no > 0 {
+            part.metadata.clear();
+        }
+        part.set("split.no", Value::U16(no));
+        part.set("split.count", Value::U16(3));
+        part.set(
+            "split.tensors.count",
+            Value::I32(whole.tensors.len() as i32),
+        );
+        let tensors = part.tensors.into_iter().enumerate();
+        let share = tensors.filter(|(index, _)| index * 3 / whole.tensors.len() == usize::from(no));
+        part.tensors = share.map(|(_, tensor)| tensor).collect();
+        part.write(&path(usize::from(no) + 1));
+    }
+    let (_dir, single) = write(&whole);
+    let of = |model: &Path| json(meta(model).args(["--memory", "1GiB"]));
+    let alone = of(&single);
+    for no in 1..=3 {
+        let report = of(&path(no));
+        for key in ["n_params", "summary"] {
+            let (mut split, mut alone) = (report[key].clone(), alone[key].clone());
+            // Three headers instead of one.
+            for summary in [&mut split, &mut alone] {
+                if let Some(summary) = summary.as_object_mut() {
+                    summary.retain(|name, _| {
+                        !["size_bytes", "bits_per_weight"].contains(&name.as_str())
+                    });
+                }
+            }
+            assert_eq!(split, alone, "{key} from part {no}");
+        }
+        let sizes: u64 = (1..=3).map(|no| path(no).metadata().unwrap().len()).sum();
+        assert_eq!(report["size_bytes"], sizes);
+        let parts: Vec<_> = (1..=3)
+            .map(|no| Json::from(path(no).to_str().unwrap()))
+            .collect();
+        assert_eq!(report["parts"], Json::from(parts));
+        let tensors = report["tensors"].as_array().unwrap();
+        assert_eq!(tensors.len(), whole.tensors.len());
+        assert_eq!(tensors.last().unwrap()["part"], 3);
+        let text = stdout(meta(&path(no)).args(["--memory", "1GiB"]));
+        assert!(text.contains("layers (0–1): 2 ×"), "{text}");
+    }
+    std::fs::remove_file(path(2)).unwrap();
+    for no in [1, 3] {
+        let output = meta(&path(no)).assert().code(1).get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("tiny-00002-of-00003.gguf"), "{said}");
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]

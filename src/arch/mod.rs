@@ -4,6 +4,7 @@
 //! name, and writes the architecture's metadata. Adding one is such a file and its line in
 //! [`ARCHITECTURES`].
 
+pub mod names;
 mod phi3;
 
 use serde::de::DeserializeOwned;

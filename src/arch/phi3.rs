@@ -7,11 +7,14 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::{Architecture, Constant, Description, Error, Weight, optional, required};
+use super::{Architecture, Constant, Description, Error, Weight, names, optional, required};
 use crate::gguf::Value;
 
 /// `Phi3ForCausalLM`.
 pub(super) struct Phi3;
+
+/// GGUF's name for it.
+const ARCHITECTURE: &str = "phi3";
 
 /// The keys of `config.json` that matter, with transformers' defaults.
 struct Config {
@@ -183,10 +186,10 @@ impl Config {
             ),
         ]);
         Ok(Description {
-            architecture: "phi3",
+            architecture: ARCHITECTURE,
             metadata: metadata
                 .into_iter()
-                .map(|(key, value)| (format!("phi3.{key}"), value))
+                .map(|(key, value)| (format!("{ARCHITECTURE}.{key}"), value))
                 .collect(),
             weights: self.weights(kv_heads),
             constants: long.map(|(_, tables)| tables.into()).unwrap_or_default(),
@@ -263,51 +266,34 @@ impl Config {
     fn weights(&self, kv_heads: u64) -> Vec<Weight> {
         let (hidden, vocab) = (self.hidden_size, self.vocab_size);
         let head = hidden / self.num_attention_heads;
-        let weight = |source: String, name: String, shape: &[u64]| Weight {
-            source,
+        let weight = |name: String, shape: &[u64]| Weight {
+            source: names::in_checkpoint(ARCHITECTURE, &name),
             name,
             shape: shape.to_vec(),
             optional: false,
         };
-        let global = |source: &str, name: &str, shape: &[u64]| {
-            weight(format!("{source}.weight"), format!("{name}.weight"), shape)
-        };
         let mut weights = vec![
-            global("model.embed_tokens", "token_embd", &[vocab, hidden]),
-            global("model.norm", "output_norm", &[hidden]),
+            weight("token_embd.weight".into(), &[vocab, hidden]),
+            weight("output_norm.weight".into(), &[hidden]),
             Weight {
                 optional: self.tie_word_embeddings,
-                ..global("lm_head", "output", &[vocab, hidden])
+                ..weight("output.weight".into(), &[vocab, hidden])
             },
         ];
-        let per_layer: [(&str, &str, &[u64]); 6] = [
-            ("input_layernorm", "attn_norm", &[hidden]),
-            (
-                "self_attn.qkv_proj",
-                "attn_qkv",
-                &[hidden + 2 * kv_heads * head, hidden],
-            ),
-            ("self_attn.o_proj", "attn_output", &[hidden, hidden]),
-            ("post_attention_layernorm", "ffn_norm", &[hidden]),
-            (
-                "mlp.gate_up_proj",
-                "ffn_up",
-                &[2 * self.intermediate_size, hidden],
-            ),
-            (
-                "mlp.down_proj",
-                "ffn_down",
-                &[hidden, self.intermediate_size],
-            ),
+        let qkv = hidden + 2 * kv_heads * head;
+        let per_layer: [(&str, &[u64]); 6] = [
+            ("attn_norm", &[hidden]),
+            ("attn_qkv", &[qkv, hidden]),
+            ("attn_output", &[hidden, hidden]),
+            ("ffn_norm", &[hidden]),
+            ("ffn_up", &[2 * self.intermediate_size, hidden]),
+            ("ffn_down", &[hidden, self.intermediate_size]),
         ];
         for layer in 0..self.num_hidden_layers {
-            weights.extend(per_layer.iter().map(|(source, name, shape)| {
-                weight(
-                    format!("model.layers.{layer}.{source}.weight"),
-                    format!("blk.{layer}.{name}.weight"),
-                    shape,
-                )
-            }));
+            let names = per_layer
+                .iter()
+                .map(|(name, shape)| weight(format!("blk.{layer}.{name}.weight"), shape));
+            weights.extend(names);
         }
         weights
     }
@@ -397,7 +383,11 @@ mod tests {
             "supported: Phi3ForCausalLM",
         );
         rejected("architectures", json!(null), "none is named");
-        rejected("rope_scaling.type", json!("yarn"), "yarn");
+        rejected(
+            "rope_scaling.type",
+            json!("yarn"),
+            "is yarn; supported: longrope",
+        );
         rejected("rope_scaling.type", json!(null), "missing");
         rejected("rope_scaling.long_factor", json!([1.0]), "48");
         rejected("rope_scaling.short_factor", json!(null), "missing");

@@ -105,6 +105,26 @@ pub struct Recipe {
     rules: &'static [Rule],
 }
 
+/// What llama.cpp's number for a quantization (`general.file_type`, `enum llama_ftype` in
+/// llama.h) is called; `None` for a number it does not define.
+pub fn file_type_name(number: u64) -> Option<&'static str> {
+    let recipe = RECIPES
+        .iter()
+        .find(|recipe| u64::from(recipe.file_type) == number);
+    let others = || READ_ONLY.iter().find(|(other, _)| *other == number);
+    recipe
+        .map(|recipe| recipe.name)
+        .or_else(|| Some(others()?.1))
+}
+
+/// Quantizations that files have and no recipe here writes.
+#[rustfmt::skip]
+static READ_ONLY: &[(u64, &str)] = &[
+    (19, "IQ2_XXS"), (20, "IQ2_XS"), (21, "Q2_K_S"), (22, "IQ3_XS"), (23, "IQ3_XXS"),
+    (24, "IQ1_S"), (26, "IQ3_S"), (27, "IQ3_M"), (28, "IQ2_S"), (29, "IQ2_M"), (31, "IQ1_M"),
+    (36, "TQ1_0"), (37, "TQ2_0"), (38, "MXFP4_MOE"), (39, "NVFP4"),
+];
+
 use GgmlType as T;
 use Role::{AttentionOutput, AttentionValue, FfnDown};
 use When::{

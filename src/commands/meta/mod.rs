@@ -3,7 +3,6 @@
 mod checkpoint;
 mod json;
 mod lists;
-mod names;
 mod sizing;
 mod subject;
 mod summary;

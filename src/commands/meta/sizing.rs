@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::subject::Subject;
+use crate::arch::names;
 use crate::gguf::GgmlType;
 use crate::memory::Memory;
 use crate::quant::mix::{self, Overrides, Recipe};
@@ -141,7 +142,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
         .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
         .collect();
     // Recipes count layers as they come.
-    tensors.sort_by_key(|(name, _)| (super::names::layer(name).map(|(layer, _)| layer), *name));
+    tensors.sort_by_key(|(name, _)| (names::layer(name).map(|(layer, _)| layer), *name));
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &tensors).ok()?;
     let header = subject.size_bytes.saturating_sub(subject.tensor_bytes());
     let mut bytes = header;

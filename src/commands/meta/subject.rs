@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::names;
+use crate::arch::names;
 use crate::gguf::{GgmlType, Gguf, ValueRef};
+use crate::quant::mix;
 
 /// A tensor: enough to draw and to count.
 #[derive(Clone, Debug)]
@@ -271,6 +272,6 @@ fn quantization(subject: &Subject<'_>) -> Option<String> {
         }
     }
     let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
-    let stated = subject.file_type().and_then(names::file_type);
+    let stated = subject.file_type().and_then(mix::file_type_name);
     Some(stated.map_or_else(|| most.to_string(), str::to_owned))
 }

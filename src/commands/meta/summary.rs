@@ -6,12 +6,12 @@ use std::path::Path;
 use comfy_table::Cell;
 
 use super::Args;
-use super::names;
 use super::sizing::{KvBytes, Sizing};
 use super::subject::{Identity, Subject};
 use super::tree::{self, Node};
+use crate::arch::names;
 use crate::human;
-use crate::output::{ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
+use crate::output::{self, ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 use crate::table::{Columns, cell, plain};
 
 /// Prints all of it.
@@ -45,10 +45,8 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
     let name = identity.name.as_deref().unwrap_or(&file);
     writeln!(out, "{}", out.paint(BOLD, human::escape(name.as_bytes())))?;
     let count = |n: u64| human::count(n);
-    let line = |facts: Vec<Option<String>>| {
-        let known: Vec<String> = facts.into_iter().flatten().collect();
-        known.join(" · ")
-    };
+    let room = output::terminal_width().unwrap_or(usize::MAX);
+    let line = |facts: Vec<Option<String>>| joined(facts.into_iter().flatten(), room);
     let first = line(vec![
         identity
             .architecture
@@ -106,12 +104,89 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
     Ok(())
 }
 
+/// How much the tree leaves out for a terminal that is too narrow for all of it; each step
+/// leaves out what the ones before it do, too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    All,
+    WithoutGgufNames,
+    /// `Q4_K, Q6_K`, not how many layers have which.
+    TypesAlone,
+    /// `256 → 768`, without the words for modules.
+    ShapesAlone,
+    WithoutShares,
+}
+
+impl Shown {
+    const STEPS: [Shown; 5] = [
+        Shown::All,
+        Shown::WithoutGgufNames,
+        Shown::TypesAlone,
+        Shown::ShapesAlone,
+        Shown::WithoutShares,
+    ];
+
+    fn titles(self) -> Vec<&'static str> {
+        let module = if self >= Self::ShapesAlone {
+            "shape"
+        } else {
+            "module"
+        };
+        self.keep(["", "GGUF", module, "type", "bytes>", "params>"])
+    }
+
+    /// Leaves out columns.
+    fn keep<T>(self, row: [T; 6]) -> Vec<T> {
+        let kept = row
+            .into_iter()
+            .enumerate()
+            .filter(|(column, _)| match column {
+                1 => self < Self::WithoutGgufNames,
+                5 => self < Self::WithoutShares,
+                _ => true,
+            });
+        kept.map(|(_, cell)| cell).collect()
+    }
+}
+
+/// Facts in a line, or in several where one would be longer than `room`.
+fn joined(facts: impl Iterator<Item = String>, room: usize) -> String {
+    let mut text = String::new();
+    let mut used = 0;
+    for fact in facts {
+        let len = fact.chars().count();
+        if used > 0 && used + 3 + len > room {
+            text.push('\n');
+            used = 0;
+        } else if used > 0 {
+            text.push_str(" · ");
+            used += 3;
+        }
+        text.push_str(&fact);
+        used += len;
+    }
+    text
+}
+
 fn print_tree(root: &Node, out: &mut Output) -> anyhow::Result<()> {
-    let header = ["", "GGUF", "module", "type", "bytes>", "params>"];
-    let mut rows = Columns::new(out, &header);
-    rows.add(tree_row("", root, root.params));
-    add_children(&mut rows, root, "", root.params);
-    write!(out, "\n{}", rows.lines())?;
+    let room = output::terminal_width().unwrap_or(usize::MAX);
+    let tables = Shown::STEPS.into_iter().map(|shown| {
+        let mut rows = Columns::new(out, &shown.titles());
+        rows.add(tree_row("", root, root.params, shown));
+        add_children(&mut rows, root, "", root.params, shown);
+        rows
+    });
+    let mut narrowest = None;
+    for rows in tables {
+        let fits = rows.width() <= room;
+        narrowest = Some(rows);
+        if fits {
+            break;
+        }
+    }
+    if let Some(rows) = narrowest {
+        write!(out, "\n{}", rows.lines())?;
+    }
     let mut differences = Vec::new();
     root.differences(&mut differences);
     for (difference, modules) in differences {
@@ -122,34 +197,36 @@ fn print_tree(root: &Node, out: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add_children(rows: &mut Columns, node: &Node, indent: &str, all: u64) {
+fn add_children(rows: &mut Columns, node: &Node, indent: &str, all: u64, shown: Shown) {
     for (index, child) in node.children.iter().enumerate() {
         let last = index + 1 == node.children.len();
         let branch = format!("{indent}{}", if last { "└─ " } else { "├─ " });
-        rows.add(tree_row(&branch, child, all));
+        rows.add(tree_row(&branch, child, all, shown));
         let below = format!("{indent}{}", if last { "   " } else { "│  " });
-        add_children(rows, child, &below, all);
+        add_children(rows, child, &below, all, shown);
     }
 }
 
-fn tree_row(branch: &str, node: &Node, all: u64) -> [Cell; 6] {
+fn tree_row(branch: &str, node: &Node, all: u64, shown: Shown) -> Vec<Cell> {
     let group = !node.children.is_empty();
     let plainly = anstyle::Style::new();
     let (strong, faint) = if group { (BOLD, BOLD) } else { (plainly, DIM) };
     let name = human::escape(node.name.as_bytes());
     let share = node.params as f64 * 100.0 / all.max(1) as f64;
     let differ = if node.types.len() > 1 { WARN } else { plainly };
-    [
+    shown.keep([
         cell(format!("{branch}{name}"), strong),
         cell(human::escape(node.gguf.as_bytes()), ACCENT),
         match &node.class {
+            Some(_) if shown >= Shown::ShapesAlone => plain(""),
             Some(class) => cell(class, DIM),
+            None if shown >= Shown::ShapesAlone => plain(node.bare_shape()),
             None => plain(&node.shape),
         },
-        cell(node.types_in_words(), differ),
+        cell(node.types_in_words(shown < Shown::TypesAlone), differ),
         cell(human::bytes(node.bytes), strong),
         cell(format!("{share:.1} %"), faint),
-    ]
+    ])
 }
 
 fn print_legend(subject: &Subject<'_>, out: &mut Output) -> anyhow::Result<()> {

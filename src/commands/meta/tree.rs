@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::names::{self, Module, Name};
 use super::subject::{Subject, Tensor};
+use crate::arch::names::{self, Module, Name};
 use crate::gguf::GgmlType;
 use crate::human;
 
@@ -255,18 +255,23 @@ fn total(node: &mut Node) {
 }
 
 impl Node {
-    /// `Q4_K`, or `16 Q4_K, 16 Q6_K` where layers differ.
-    pub fn types_in_words(&self) -> String {
-        match self.types.as_slice() {
-            [] => String::new(),
-            [(ty, _)] => ty.to_string(),
-            several => {
-                let each = several
-                    .iter()
-                    .map(|(ty, layers)| format!("{} {ty}", layers.len()));
-                each.collect::<Vec<_>>().join(", ")
-            }
-        }
+    /// `Q4_K`, or `16 Q4_K, 16 Q6_K` where layers differ; without the numbers unless `counted`.
+    pub fn types_in_words(&self, counted: bool) -> String {
+        let counted = counted && self.types.len() > 1;
+        let each = self.types.iter().map(|(ty, layers)| match counted {
+            true => format!("{} {ty}", layers.len()),
+            false => ty.to_string(),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The sizes without the word for the module.
+    pub fn bare_shape(&self) -> &str {
+        let words = ["Linear ", "Embedding ", "Norm "];
+        let mut bare = words
+            .iter()
+            .filter_map(|word| self.shape.strip_prefix(word));
+        bare.next().unwrap_or(&self.shape)
     }
 
     /// Where layers differ in type: which have which, and the names of the modules for which
@@ -354,7 +359,9 @@ mod tests {
         assert_eq!(names(layers), ["input_layernorm", "mlp"]);
         let down = &layers.children[1].children[0];
         assert_eq!(down.shape, "Linear 256 → 256");
-        assert_eq!(down.types_in_words(), "3 Q4_K, 1 Q6_K");
+        assert_eq!(down.bare_shape(), "256 → 256");
+        assert_eq!(down.types_in_words(true), "3 Q4_K, 1 Q6_K");
+        assert_eq!(down.types_in_words(false), "Q4_K, Q6_K");
         assert_eq!(down.params, 4 * 256 * 256);
         assert_eq!(down.bytes, 256 * (3 * 144 + 210));
         let mut differences = Vec::new();

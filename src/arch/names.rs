@@ -1,7 +1,7 @@
 //! What GGUF's tensor names mean: Hugging Face's name, the kind of module, and a plain word.
 //!
 //! Sources: llama.cpp's src/llama-arch.cpp for the names, transformers' modeling files for
-//! theirs. A name that stands in no table is shown as the file has it.
+//! theirs. A name that stands in no table is taken as it is.
 
 use std::borrow::Cow;
 
@@ -128,6 +128,20 @@ pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'
     Some((index, exception.map_or(&table[index], |(_, name)| name)))
 }
 
+/// What a tensor of a GGUF is called in the checkpoint: `blk.7.attn_q.weight` is
+/// `model.layers.7.self_attn.q_proj.weight`.
+pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
+    let (before, rest) = match layer(tensor) {
+        Some((layer, rest)) => (format!("model.layers.{layer}."), rest),
+        None => (String::new(), tensor),
+    };
+    let parameter = &rest[bare(rest).len()..];
+    match find(architecture, !before.is_empty(), rest) {
+        Some((_, name)) => format!("{before}{}{parameter}", name.hub),
+        None => tensor.to_owned(),
+    }
+}
+
 /// A name without the parameter at its end.
 pub fn bare(name: &str) -> &str {
     let without = name.strip_suffix(".weight");
@@ -164,47 +178,6 @@ pub fn class(architecture: &str) -> Option<Cow<'static, str>> {
     family(architecture).map(|family| Cow::Owned(format!("{family}ForCausalLM")))
 }
 
-/// llama.cpp's names for `general.file_type` (`enum llama_ftype` in llama.h).
-pub fn file_type(number: u64) -> Option<&'static str> {
-    Some(match number {
-        0 => "F32",
-        1 => "F16",
-        2 => "Q4_0",
-        3 => "Q4_1",
-        7 => "Q8_0",
-        8 => "Q5_0",
-        9 => "Q5_1",
-        10 => "Q2_K",
-        11 => "Q3_K_S",
-        12 => "Q3_K_M",
-        13 => "Q3_K_L",
-        14 => "Q4_K_S",
-        15 => "Q4_K_M",
-        16 => "Q5_K_S",
-        17 => "Q5_K_M",
-        18 => "Q6_K",
-        19 => "IQ2_XXS",
-        20 => "IQ2_XS",
-        21 => "Q2_K_S",
-        22 => "IQ3_XS",
-        23 => "IQ3_XXS",
-        24 => "IQ1_S",
-        25 => "IQ4_NL",
-        26 => "IQ3_S",
-        27 => "IQ3_M",
-        28 => "IQ2_S",
-        29 => "IQ2_M",
-        30 => "IQ4_XS",
-        31 => "IQ1_M",
-        32 => "BF16",
-        36 => "TQ1_0",
-        37 => "TQ2_0",
-        38 => "MXFP4_MOE",
-        39 => "NVFP4",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +191,21 @@ mod tests {
         assert_eq!(layer("blk.x.attn_qkv.weight"), None);
         assert_eq!(layer("output.weight"), None);
         assert_eq!(bare("attn_q.bias"), "attn_q");
+        for (tensor, name) in [
+            ("token_embd.weight", "model.embed_tokens.weight"),
+            ("output.weight", "lm_head.weight"),
+            (
+                "blk.3.ffn_up.weight",
+                "model.layers.3.mlp.gate_up_proj.weight",
+            ),
+            (
+                "blk.3.attn_qkv.bias",
+                "model.layers.3.self_attn.qkv_proj.bias",
+            ),
+            ("blk.3.novel.weight", "blk.3.novel.weight"),
+        ] {
+            assert_eq!(in_checkpoint("phi3", tensor), name);
+        }
     }
 
     #[test]
