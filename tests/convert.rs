@@ -7,6 +7,8 @@ mod hub_server;
 #[path = "support/synthetic.rs"]
 #[allow(dead_code)]
 mod synthetic;
+#[path = "support/terminal.rs"]
+mod terminal;
 #[path = "support/toy.rs"]
 mod toy;
 
@@ -384,6 +386,31 @@ fn a_shard_that_ends_early_is_named() {
 }
 
 #[test]
+fn a_disk_that_is_too_small_is_left_alone() {
+    let bench = Bench::new();
+    let program = bench.command(&[]).get_program().to_owned();
+    // A disk of 1 MiB that this test alone sees; the shell says what lies on it in the end.
+    let script = "mount -t tmpfs -o size=1m none out || exit 77
+        \"$0\" convert in -q F32 -o out/x.gguf; code=$?; ls -A out; exit $code";
+    let output = Command::new("unshare")
+        .current_dir(bench.dir.path())
+        .args(["--mount", "--map-root-user", "sh", "-c", script])
+        .arg(program)
+        .output();
+    let output = match output {
+        Ok(output) if ![Some(77), None].contains(&output.status.code()) => output,
+        _ => return eprintln!("skipped: this user may not mount a disk of its own"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unshare") {
+        return eprintln!("skipped: this user may not mount a disk of its own");
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("out has 1.00 MiB free; "), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{said}");
+}
+
+#[test]
 fn a_full_disk_leaves_nothing_and_is_said() {
     let bench = Bench::new();
     // 1 MiB: less than the file, more than its header. The shell hands its limit down.
@@ -470,6 +497,26 @@ fn interrupted_it_cleans_up_and_says_so() {
 }
 
 #[test]
+fn ctrl_c_at_the_terminal_ends_the_bar_and_leaves_nothing() {
+    let bench = slow();
+    let arguments = ["in", "-q", "IQ4_NL", "-o", "out/x.gguf", "--threads", "1"];
+    let mut command = bench.command(&arguments);
+    command.env("TERM", "xterm");
+    // The bar as it is drawn first: a share of the whole, with the speed.
+    let Some((shown, code)) = terminal::run(&command, 100, " MiB, ") else {
+        return eprintln!("skipped: no python3 to make a terminal with");
+    };
+    assert_eq!(code, 130, "{shown}");
+    assert!(
+        shown.contains("converting") && shown.contains("left"),
+        "{shown}"
+    );
+    let said = terminal::lines(&shown).pop().unwrap_or_default();
+    assert!(said.ends_with("interrupted"), "{shown}");
+    assert_eq!(bench.outputs(), [""; 0], "{shown}");
+}
+
+#[test]
 fn an_existing_model_survives_a_conversion_that_fails() {
     let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
     bench.good(&["in", "-o", "out/x.gguf"]);
@@ -528,6 +575,69 @@ fn by_id_it_comes_from_the_hub_into_the_store_with_its_provenance() {
     drop(server);
     let offline = by_id(&["toy/Phi-3-toy-instruct", "-q", "q8_0", "--offline"]);
     assert!(offline.contains("Q8_0"), "{offline}");
+}
+
+#[test]
+fn the_environment_says_who_asks_the_hub_and_whether_it_is_asked() {
+    let bench = Bench::new();
+    let server = hub_server::HubServer::start();
+    let id = "toy/private";
+    server.folder(id, &bench.path("in")).unwrap();
+    server.private(id, "hf_secret");
+    let convert = |environment: &[(&str, &str)]| {
+        let mut command = bench.command(&[id, "-q", "Q4_0", "--force"]);
+        command.env("HF_ENDPOINT", server.endpoint());
+        for key in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+            command.env_remove(key);
+        }
+        command.envs(environment.iter().copied());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = convert(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("set HF_TOKEN"), "{said}");
+    let (code, said) = convert(&[("HF_TOKEN", "hf_wrong")]);
+    assert_eq!(code, Some(1), "{said}");
+
+    // The token of `hf auth login` lies in a file.
+    fs::create_dir_all(bench.path("hf")).unwrap();
+    fs::write(bench.path("hf/token"), "hf_secret\n").unwrap();
+    let (code, said) = convert(&[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]);
+    assert_eq!(code, Some(1), "{said}");
+    let (code, said) = convert(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    fs::remove_dir_all(bench.path("hf")).unwrap();
+    fs::create_dir_all(bench.path("hf")).unwrap();
+
+    let (code, said) = convert(&[("HF_TOKEN", "hf_secret"), ("HF_HUB_OFFLINE", "1")]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("HF_HUB_OFFLINE"), "{said}");
+    let (code, said) = convert(&[("HF_TOKEN", "hf_secret")]);
+    assert_eq!(code, Some(0), "{said}");
+    server.requests();
+    let (code, said) = convert(&[("HF_HUB_OFFLINE", "1")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(server.requests().is_empty(), "nobody was asked");
+}
+
+#[test]
+fn an_importance_matrix_of_the_old_format_is_said_to_be_one() {
+    let bench = Bench::new();
+    // 1 entry, a name of 5 bytes: how llama.cpp's .dat files begin.
+    fs::write(bench.path("old.dat"), b"\x01\0\0\0\x05\0\0\0blk.0").unwrap();
+    let said = bench.bad(&["in", "--imatrix", "old.dat", "-o", "out/x"], 1);
+    assert!(said.contains("not a GGUF file"), "{said}");
+    assert!(
+        said.contains("llama-imatrix --in-file old.dat -o"),
+        "{said}"
+    );
+    let said = bench.bad(&["in", "--imatrix", "absent.gguf", "-o", "out/x"], 1);
+    assert!(
+        said.contains("absent.gguf") && !said.contains("old format"),
+        "{said}"
+    );
 }
 
 /// gguf-py, the reference reader, agrees on every key, tensor and type.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::gguf::GgmlType;
-use crate::{arch, checkpoint, gguf, quant};
+use crate::{arch, checkpoint, gguf, human, quant};
 
 /// Why a conversion was not begun or not finished.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum Error {
     Exists { path: PathBuf },
     #[error("{} is one of the files to convert", path.display())]
     OutputIsInput { path: PathBuf },
-    #[error("{} has {available} bytes free; {needed} are needed", path.display())]
+    #[error("{} has {} free; {} are needed", path.display(), human::bytes(*available), human::bytes(*needed))]
     Space {
         path: PathBuf,
         available: u64,

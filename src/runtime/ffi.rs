@@ -152,9 +152,21 @@ pub fn system_info() -> String {
     }
 }
 
+/// How much of a model is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The vocabulary.
+    Vocabulary,
+    /// All that the header tells: metadata, vocabulary, and a place of the right shape for
+    /// every tensor.
+    Header,
+    /// The weights, too.
+    Everything,
+}
+
 /// How a model is read.
 pub(super) struct LoadParams<'a> {
-    pub vocab_only: bool,
+    pub extent: Extent,
     /// Whether weights are rearranged for the CPU's kernels while loading.
     pub repack: bool,
     pub gpu_layers: u32,
@@ -203,7 +215,12 @@ pub(super) fn load_model(parts: &[CString], params: LoadParams<'_>) -> Option<Ll
     // `LlamaModel` is `repr(transparent)` over a non-null `llama_model *` and frees it once.
     unsafe {
         let mut p = sys::llama_model_default_params();
-        p.vocab_only = params.vocab_only;
+        p.vocab_only = params.extent == Extent::Vocabulary;
+        if params.extent == Extent::Header {
+            p.no_alloc = true;
+            // It asserts that what is not to be read is not mapped either.
+            p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         p.use_extra_bufts = params.repack;
         p.n_gpu_layers = i32::try_from(params.gpu_layers).unwrap_or(i32::MAX);
         p.kv_overrides = overrides.as_ptr();

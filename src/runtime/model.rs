@@ -141,7 +141,7 @@ impl Model {
             &path,
             &gguf,
             ffi::LoadParams {
-                vocab_only: false,
+                extent: ffi::Extent::Everything,
                 repack: options.weights == Weights::Repacked,
                 gpu_layers,
                 device: options.device.as_deref(),
@@ -220,6 +220,27 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Lets llama.cpp read the whole header: metadata, vocabulary, and every tensor it wants,
+    /// which must have the shape it wants. The weights are neither read nor mapped.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with llama.cpp's reason.
+    pub fn try_header(&self) -> Result<()> {
+        load_raw(
+            &self.path,
+            &self.gguf,
+            ffi::LoadParams {
+                extent: ffi::Extent::Header,
+                repack: false,
+                gpu_layers: 0,
+                device: None,
+                overrides: &[],
+                progress: &mut |_| true,
+            },
+        )
+        .map(drop)
+    }
+
     /// What the file says about the model.
     pub fn facts(&self) -> &Facts {
         &self.facts

@@ -39,13 +39,20 @@ impl Vocab {
     /// # Errors
     /// The file is no GGUF, is damaged, or has no vocabulary that llama.cpp knows.
     pub fn load(path: &Path) -> Result<Vocab> {
-        let gguf = Gguf::open(path)?;
-        let facts = check::vocabulary(path, &gguf)?;
+        Vocab::of(path, &Gguf::open(path)?)
+    }
+
+    /// [`Vocab::load`] of a file whose header was read.
+    ///
+    /// # Errors
+    /// See [`Vocab::load`].
+    pub fn of(path: &Path, gguf: &Gguf) -> Result<Vocab> {
+        let facts = check::vocabulary(path, gguf)?;
         let raw = model::load_raw(
             path,
-            &gguf,
+            gguf,
             ffi::LoadParams {
-                vocab_only: true,
+                extent: ffi::Extent::Vocabulary,
                 repack: false,
                 gpu_layers: 0,
                 device: None,

@@ -14,12 +14,12 @@ use regex::Regex;
 use crate::checkpoint::Checkpoint;
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
-use crate::gguf::GgmlType;
-use crate::hint::{Interrupted, Usage, WithHint};
+use crate::gguf::{GgmlType, Problem};
+use crate::hint::{Interrupted, Usage, WithHint, hinted};
 use crate::output::Output;
 use crate::progress;
 use crate::quant::mix::{Overrides, RECIPES, Recipe};
-use crate::runtime::{LoadOptions, Model};
+use crate::runtime::Model;
 use crate::{arch, human};
 
 use report::{Done, Loaded};
@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     pub list_quants: bool,
 
-    /// Afterwards load the file in llama.cpp and compare every tensor with its source
+    /// Afterwards compare every tensor with its source, and let llama.cpp load the rest
     #[arg(long, conflicts_with = "dry_run")]
     pub verify: bool,
 
@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
     let overrides = overrides(args)?;
-    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let imatrix = args.imatrix.as_deref().map(open_imatrix).transpose()?;
     let progress = progress::stderr(false);
     let threads = match args.threads {
         Some(threads) => threads.get(),
@@ -205,12 +205,15 @@ fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
-/// Loads the file in llama.cpp, which checks what it needs of vocabulary and weights.
+/// Lets llama.cpp load all of the file but the weights, which were compared one by one: so
+/// verifying takes no more memory than converting.
 fn load(path: &Path) -> anyhow::Result<Loaded> {
-    let model = Model::load(path, &LoadOptions::default())
+    let started = Instant::now();
+    Model::inspect(path)
+        .and_then(|checked| checked.try_header())
         .with_context(|| format!("llama.cpp cannot load {}", path.display()))?;
     Ok(Loaded {
-        seconds: model.load_time().as_secs_f64(),
+        seconds: started.elapsed().as_secs_f64(),
     })
 }
 
@@ -249,6 +252,23 @@ fn overrides(args: &Args) -> anyhow::Result<Overrides> {
         tensors,
         output: named(&args.output_tensor_type)?,
         token_embedding: named(&args.token_embedding_type)?,
+    })
+}
+
+fn open_imatrix(path: &Path) -> anyhow::Result<Imatrix> {
+    Imatrix::open(path).map_err(|error| match &error {
+        convert::Error::Gguf(not) if matches!(not.problem, Problem::Magic(_)) => {
+            let path = path.display();
+            let hint = format!(
+                "if it is one of llama.cpp's old format (.dat), this makes a GGUF of it: \
+                 llama-imatrix --in-file {path} -o imatrix.gguf"
+            );
+            hinted(
+                anyhow::Error::new(error).context("--imatrix takes a GGUF file"),
+                hint,
+            )
+        }
+        _ => error.into(),
     })
 }
 

@@ -228,7 +228,10 @@ fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyh
         ]);
     }
     out.write_all(rows.lines().as_bytes())?;
-    let text = format!("llama.cpp loads it, in {:.1} s", loaded.seconds);
+    let text = format!(
+        "llama.cpp takes its metadata, its vocabulary and the shapes of its tensors ({:.1} s)",
+        loaded.seconds
+    );
     writeln!(out, "\n{}\n", out.paint(GOOD, text))?;
     Ok(())
 }
