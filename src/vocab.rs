@@ -148,6 +148,11 @@ pub struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
+    /// The file it stands in.
+    pub fn gguf(&self) -> &'a Gguf {
+        self.gguf
+    }
+
     /// The vocabulary in `gguf`.
     pub fn new(gguf: &'a Gguf) -> Result<Self, Error> {
         let tokens = match gguf.get("tokenizer.ggml.tokens") {

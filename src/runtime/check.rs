@@ -197,7 +197,9 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
 
     // llama.cpp asserts that texts are distinct: as C strings, and with a name by their index
     // for empty ones.
-    let mut seen: HashSet<Cow<'_, [u8]>> = HashSet::with_capacity(tokens.len());
+    let hasher = foldhash::quality::RandomState::default();
+    let mut seen: HashSet<Cow<'_, [u8]>, _> =
+        HashSet::with_capacity_and_hasher(tokens.len(), hasher);
     let mut has_byte = [false; 256];
     for (id, token) in tokens.iter().enumerate() {
         let ValueRef::String(text) = token else {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
@@ -39,13 +40,22 @@ pub(super) fn encode(
     } else {
         text.as_encoded_bytes().to_vec()
     };
-    let tokenizer = runtime::Vocab::load(path)?;
+    let tokenizer = load(path, vocabulary)?;
     let ids = tokenizer.tokenize(&text, !args.no_bos, !args.no_special)?;
     let ids: Vec<u32> = ids
         .into_iter()
         .filter_map(|id| u32::try_from(id).ok())
         .collect();
     print(&text, &ids, args.json, vocabulary, out)
+}
+
+/// llama.cpp's tokenizer. It is never dropped: taking its tables apart, token by token, would
+/// be a tenth of the work of a program that ends right after it.
+fn load(path: &Path, vocabulary: &Vocabulary<'_>) -> anyhow::Result<ManuallyDrop<runtime::Vocab>> {
+    Ok(ManuallyDrop::new(runtime::Vocab::of(
+        path,
+        vocabulary.gguf(),
+    )?))
 }
 
 fn print(
@@ -121,7 +131,7 @@ pub(super) fn decode(
     vocabulary: &Vocabulary<'_>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let tokenizer = runtime::Vocab::load(path)?;
+    let tokenizer = load(path, vocabulary)?;
     let tokens = ids.iter().map(|&id| runtime::Token::try_from(id));
     let tokens: Vec<runtime::Token> = tokens.collect::<Result<_, _>>()?;
     let text = tokenizer.detokenize(&tokens, true)?;
