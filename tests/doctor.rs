@@ -27,6 +27,8 @@ fn the_doctor_knows_devices_features_and_memory() {
     if cfg!(target_os = "linux") {
         let memory = &report["memory"];
         assert!(memory["available"].as_u64().unwrap() <= memory["total"].as_u64().unwrap());
+        let cpu = devices.iter().find(|device| device["name"] == "CPU");
+        assert_eq!(cpu.unwrap()["free_bytes"], memory["available"]);
     }
     // The kernels are compiled for what the compiler of this test was told to use.
     if cfg!(target_feature = "avx2") {

@@ -44,7 +44,7 @@ struct Device {
     name: String,
     description: String,
     gpu: bool,
-    free_bytes: u64,
+    free_bytes: Option<u64>,
 }
 
 /// What one backend makes use of.
@@ -67,11 +67,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn report() -> Report {
+    let memory = Memory::of_this_machine();
     let devices = runtime::devices().into_iter().map(|device| Device {
         name: device.name,
         description: device.description,
         gpu: device.gpu,
-        free_bytes: device.free,
+        // What ggml calls the processor's free memory is all of it.
+        free_bytes: match device.gpu {
+            true => Some(device.free),
+            false => memory.map(|memory| memory.available),
+        },
     });
     let default_model = std::env::var("MODELVE_MODEL").ok();
     Report {
@@ -84,7 +89,7 @@ fn report() -> Report {
         devices: devices.collect(),
         features: features(&runtime::system_info()),
         threads: runtime::host::threads(),
-        memory: Memory::of_this_machine(),
+        memory,
         store: Store::from_env()
             .ok()
             .map(|store| store.root().display().to_string()),
@@ -146,10 +151,10 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
     add("built for", plain(report.target));
     add("backends", plain(report.backends.join(", ")));
     for device in &report.devices {
-        // What ggml calls the processor's free memory is all of it; see below for that.
-        let memory = match device.gpu {
-            true => format!(", {} free", human::bytes(device.free_bytes)),
-            false => String::new(),
+        // The processor's has a line of its own.
+        let memory = match device.free_bytes {
+            Some(free) if device.gpu => format!(", {} free", human::bytes(free)),
+            _ => String::new(),
         };
         let text = format!("{}: {}{memory}", device.name, device.description.trim());
         let style = if device.gpu {
