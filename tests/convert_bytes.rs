@@ -113,8 +113,8 @@ fn grouped_heads() {
 fn rows_that_are_no_multiple_of_256_or_of_32() {
     every_recipe(
         &toy::config(|c| {
-            c["hidden_size"] = json!(288);
-            c["intermediate_size"] = json!(408);
+            c["hidden_size"] = json!(96);
+            c["intermediate_size"] = json!(136);
         }),
         Dtype::F16,
     );
