@@ -293,6 +293,21 @@ fn the_output_may_not_be_an_input() {
 }
 
 #[test]
+fn what_is_no_file_is_not_replaced_by_one() {
+    let bench = Bench::new();
+    let pipe = bench.path("pipe");
+    Command::new("mkfifo").arg(&pipe).status().unwrap();
+    for force in [&[][..], &["--force"]] {
+        let said = bench.bad(&[&["in", "-o", "pipe"], force].concat(), 1);
+        assert!(said.contains("pipe is not a regular file"), "{said}");
+        let said = bench.bad(&[&["in", "-o", "out/new/"], force].concat(), 1);
+        assert!(said.contains("out/new/: cannot write"), "{said}");
+    }
+    let kind = fs::metadata(&pipe).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_said() {
     let bench = Bench::new();
     // Not even root makes files there.

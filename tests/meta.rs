@@ -526,6 +526,14 @@ fn a_checkpoint_is_drawn_as_its_gguf_will_be() {
     assert!(text.contains("context 8,192 · vocabulary 320 · 3 layers"));
     assert!(text.contains("quantized as") && text.contains("KV cache"));
 
+    let folder = Path::new(one.path().file_name().unwrap());
+    let beside = meta(folder)
+        .current_dir(one.path().parent().unwrap())
+        .assert()
+        .success();
+    let beside = String::from_utf8_lossy(&beside.get_output().stdout).into_owned();
+    assert!(beside.contains("layers (0–2): 3 ×"), "by a relative path");
+
     let sharded = checkpoint(2);
     let tree = |text: &str| -> Vec<String> {
         let lines = text.lines().filter(|line| line.contains('─'));

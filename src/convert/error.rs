@@ -42,6 +42,8 @@ pub enum Error {
         what: &'static str,
         source: io::Error,
     },
+    #[error("{} is not a regular file, so it is not replaced by one", path.display())]
+    NotAFile { path: PathBuf },
     #[error("{} exists", path.display())]
     Exists { path: PathBuf },
     #[error("{} is one of the files to convert", path.display())]

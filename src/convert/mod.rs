@@ -18,7 +18,7 @@ pub use chunks::memory;
 pub use error::Error;
 pub use imatrix::Imatrix;
 pub use plan::{Plan, PlannedTensor, Request, Source, estimate, file_name};
-pub use stream::{Options, check_output, write};
+pub use stream::{Options, check_name, check_output, write};
 pub use verify::{Deviation, check, measure};
 
 /// Where a checkpoint came from.

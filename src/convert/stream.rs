@@ -56,16 +56,7 @@ pub fn check_output(
     if read.any(|input| file::is_same(&input, output)) {
         return Err(Error::OutputIsInput { path });
     }
-    if output.is_dir() {
-        return Err(Error::Io {
-            path,
-            what: "cannot write the GGUF",
-            source: io::Error::from(io::ErrorKind::IsADirectory),
-        });
-    }
-    if !force && std::fs::symlink_metadata(output).is_ok() {
-        return Err(Error::Exists { path });
-    }
+    check_name(output, force)?;
     let folder = folder_of(output);
     if let Some(available) = file::available(folder)
         && available < plan.file_size()
@@ -77,6 +68,26 @@ pub fn check_output(
         });
     }
     Ok(())
+}
+
+/// Refuses an output under whose name something is that must stay, or can be no file.
+pub fn check_name(output: &Path, force: bool) -> Result<(), Error> {
+    let path = output.to_owned();
+    let no_file = |kind| Error::Io {
+        path: output.to_owned(),
+        what: "cannot write the GGUF",
+        source: io::Error::from(kind),
+    };
+    match std::fs::metadata(output) {
+        Ok(found) if found.is_dir() => Err(no_file(io::ErrorKind::IsADirectory)),
+        // A device or a pipe: the new file would take its name from it.
+        Ok(found) if !found.is_file() => Err(Error::NotAFile { path }),
+        Err(_) if output.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            Err(no_file(io::ErrorKind::NotADirectory))
+        }
+        _ if !force && std::fs::symlink_metadata(output).is_ok() => Err(Error::Exists { path }),
+        _ => Ok(()),
+    }
 }
 
 /// Files of a checkpoint folder that a conversion reads.

@@ -109,12 +109,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     // What would stop the conversion is said before gigabytes are fetched for it.
     let known_output = place.output(args.output.as_deref(), recipe, None)?;
-    if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run)
-        && !args.force
-        && output.exists()
-    {
-        let path = output.to_owned();
-        return exists_hint(Err(convert::Error::Exists { path }.into()), output);
+    if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run) {
+        let checked = convert::check_name(output, args.force).map_err(Into::into);
+        exists_hint(checked, output)?;
     }
     let cancel = cancel_on_signals()?;
     let found = place.find(args.offline, args.dry_run, progress.as_ref(), &cancel)?;

@@ -68,8 +68,7 @@ impl Source {
             });
         }
         let mut size = 0;
-        for shard in self.checkpoint.shards() {
-            let path = self.checkpoint.folder().join(shard);
+        for path in self.checkpoint.shards() {
             size += path
                 .metadata()
                 .with_context(|| path.display().to_string())?

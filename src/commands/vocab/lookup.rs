@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::num::NonZeroUsize;
 
 use anyhow::{anyhow, bail};
 use regex::Regex;
@@ -67,7 +68,7 @@ fn in_range(id: i128, vocabulary: &Vocabulary<'_>) -> anyhow::Result<u32> {
 /// Prints the tokens whose text or piece `pattern` matches.
 pub(super) fn search(
     pattern: &Regex,
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
     json: bool,
     vocabulary: &Vocabulary<'_>,
     out: &mut Output,
@@ -77,7 +78,7 @@ pub(super) fn search(
         .tokens()
         .filter(|token| matches(token.text) || matches(&token.piece));
     let ids: Vec<u32> = match limit {
-        Some(limit) => all.take(limit).map(|token| token.id).collect(),
+        Some(limit) => all.take(limit.get()).map(|token| token.id).collect(),
         None => all.map(|token| token.id).collect(),
     };
     if ids.is_empty() {

@@ -4,6 +4,8 @@ mod encode;
 mod lookup;
 mod overview;
 
+use std::num::NonZeroUsize;
+
 use regex::Regex;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
@@ -55,7 +57,7 @@ pub struct Args {
 
     /// With --search: at most N tokens
     #[arg(long, value_name = "N", requires = "search")]
-    pub limit: Option<usize>,
+    pub limit: Option<NonZeroUsize>,
 
     /// The special tokens only
     #[arg(long)]
