@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{
-    Form, interrupted, percent, quoted, read_stdin, session, tail, told, work, write_page, wrote,
+    Form, interrupted, percent, quoted, read_stdin, session, show, tail, told, work,
 };
 use super::score::windows;
 use crate::gguf::Gguf;
@@ -169,19 +169,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         swap(args, n, &files, &prompt, &cancel, progress, result)?;
     }
 
-    let mut out = Output::stdout();
-    if args.form.json {
-        for result in &results {
-            out.json_line(result)?;
-        }
-    } else {
-        print(&mut out, &results)?;
-    }
-    if let Some(path) = &args.form.html {
-        write_page(path, Page::Compare, &results)?;
-        wrote(&mut out, &args.form)?;
-    }
-    out.flush()?;
+    show(&args.form, Page::Compare, &results, |out| {
+        print(out, &results)
+    })?;
     interrupted(results.iter().all(|result| result.complete))
 }
 

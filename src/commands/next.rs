@@ -4,9 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{
-    Form, bar, load, pad, percent, prompts, quoted, session, tail, told, write_page, wrote,
-};
+use super::probing::{Form, bar, load, pad, percent, prompts, quoted, session, show, tail, told};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
@@ -115,20 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         results.push(result);
     }
 
-    let mut out = Output::stdout();
-    if args.form.json {
-        for result in &results {
-            out.json_line(result)?;
-        }
-    } else {
-        print(&mut out, &results)?;
-    }
-    if let Some(path) = &args.form.html {
-        write_page(path, Page::Next, &results)?;
-        wrote(&mut out, &args.form)?;
-    }
-    out.flush()?;
-    Ok(())
+    show(&args.form, Page::Next, &results, |out| print(out, &results))
 }
 
 /// A prompt with the forced tokens after it.

@@ -163,6 +163,28 @@ pub fn read_stdin() -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Results one after the other, as JSON or by `print`, and all of them in a page.
+pub fn show<T: Serialize>(
+    form: &Form,
+    page: Page,
+    results: &[T],
+    print: impl FnOnce(&mut Output) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut out = Output::stdout();
+    if form.json {
+        for result in results {
+            out.json_line(result)?;
+        }
+    } else {
+        print(&mut out)?;
+    }
+    if let Some(path) = &form.html {
+        write_page(path, page, &results)?;
+        wrote(&mut out, form)?;
+    }
+    Ok(out.flush()?)
+}
+
 /// Writes a page beside its final name and renames it.
 pub fn write_page(path: &Path, page: Page, data: &impl Serialize) -> anyhow::Result<()> {
     let text = page.render(data)?;

@@ -7,7 +7,7 @@ use anstyle::{Ansi256Color, Style};
 use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{Form, interrupted, load, read_stdin, session, tail, told, write_page, wrote};
+use super::probing::{Form, interrupted, load, read_stdin, session, show, tail, told};
 use crate::hint::Usage;
 use crate::human;
 use crate::output::{self, BOLD, DIM, Output};
@@ -104,19 +104,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    let mut out = Output::stdout();
-    if args.form.json {
-        for score in &scores {
-            out.json_line(score)?;
-        }
-    } else {
-        print(&mut out, args, &scores)?;
-    }
-    if let Some(path) = &args.form.html {
-        write_page(path, Page::Score, &scores)?;
-        wrote(&mut out, &args.form)?;
-    }
-    out.flush()?;
+    show(&args.form, Page::Score, &scores, |out| {
+        print(out, args, &scores)
+    })?;
     let all = scores.len() == prompts.len() && scores.iter().all(|score| score.complete);
     interrupted(all)
 }
