@@ -1,37 +1,101 @@
-"""Physical limits: what no program on this machine can beat."""
+"""Physical limits: what no program on this machine can beat, measured in the same run."""
 
-import subprocess
+import os
+import statistics
+import time
 
-READ = """
-import sys, time, threading, numpy
-block = numpy.ones(1 << 27, dtype=numpy.int64)
-threads = int(sys.argv[1])
-parts = numpy.array_split(block, threads)
-best = 0
-for _ in range(5):
-    start = time.perf_counter()
-    pool = [threading.Thread(target=part.max) for part in parts]
-    [t.start() for t in pool]; [t.join() for t in pool]
-    best = max(best, block.nbytes / (time.perf_counter() - start))
-print(best)
-"""
+from . import measure
+
+BLOCK = 256 << 20
 
 
-def read_bandwidth(tools, threads):
-    """Bytes per second that `threads` threads read from memory together; 0 if not known."""
-    if not tools.python:
-        return 0.0
-    result = subprocess.run([str(tools.python), "-c", READ, str(threads)], capture_output=True, text=True)
-    return float(result.stdout or 0)
+def read_bandwidth(threads):
+    """Bytes per second that `threads` processes read from memory together.
+
+    Each looks for a byte that is not there in a block larger than the caches: memchr, which the
+    C library has in vector code."""
+    pipes = []
+    for _ in range(threads):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            block = bytearray(BLOCK)
+            block.find(b"\1")
+            end, passes, start = time.monotonic() + 1.0, 0, time.monotonic()
+            while time.monotonic() < end:
+                block.find(b"\1")
+                passes += 1
+            os.write(writer, repr(passes * BLOCK / (time.monotonic() - start)).encode())
+            os._exit(0)
+        os.close(writer)
+        pipes.append(reader)
+    total = 0.0
+    for reader in pipes:
+        with os.fdopen(reader) as file:
+            total += float(file.read())
+        os.wait()
+    return total
 
 
-def generate(weights, tokens, bandwidth):
-    """Every token reads all weights once."""
-    if not bandwidth:
-        return None
-    return {"what": f"{tokens} x {weights / 1e9:.2f} GB at {bandwidth / 1e9:.1f} GB/s", "value": tokens * weights / bandwidth}
+def write_speed(folder, size):
+    """Bytes per second that reach the disk: a new file, written and flushed."""
+    path = folder / "write-speed"
+    block = os.urandom(8 << 20)
+    start = time.monotonic()
+    with open(path, "wb") as file:
+        for _ in range(size // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.monotonic() - start
+    path.unlink()
+    return size // len(block) * len(block) / seconds
 
 
-def convert(source_bytes):
-    """The input is read once; from a warm page cache that is a copy, from disk the disk's speed."""
-    return {"what": f"reading {source_bytes / 1e9:.2f} GB once", "value": None}
+def process_start():
+    """Seconds and MB of a process that does nothing, as they are measured here."""
+    runs = [measure.step(["true"], {}) for _ in range(11)]
+    return statistics.median(run.wall_s for run in runs), statistics.median(run.peak_mb for run in runs)
+
+
+def gather(work, threads, quick):
+    start, floor = process_start()
+    return {
+        "read_bytes_per_s": read_bandwidth(threads),
+        "write_bytes_per_s": write_speed(work, (64 if quick else 2048) << 20),
+        "process_start_s": start,
+        "process_peak_mb": floor,
+    }
+
+
+def size(count):
+    """Bytes in a unit that leaves digits to read."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def start(limits):
+    return {"what": "a process that does nothing", "value": limits["process_start_s"]}
+
+
+def generate(limits, weights, passes):
+    """Seconds: every pass reads all weights once."""
+    speed = limits["read_bytes_per_s"]
+    return {"what": f"{passes} × {size(weights)} of weights at {speed / 1e9:.1f} GB/s", "value": passes * weights / speed}
+
+
+def generation_rate(limits, weights):
+    """Tokens per second of one stream."""
+    speed = limits["read_bytes_per_s"]
+    return {"what": f"{speed / 1e9:.1f} GB/s over {size(weights)} of weights", "value": speed / weights}
+
+
+def convert(limits, written, encode_s, threads):
+    """Seconds: the larger of writing the file and encoding it; reading is from the page cache.
+
+    `encode_s` are CPU seconds of the encoders alone for these weights, None where not measured."""
+    disk = written / limits["write_bytes_per_s"]
+    what = f"writing {size(written)} at {limits['write_bytes_per_s'] / 1e6:.0f} MB/s: {disk:.3g} s"
+    if encode_s is not None:
+        cores = encode_s / threads
+        what += f"; the encoders alone: {encode_s:.3g} CPU s on {threads} cores: {cores:.3g} s"
+        return {"what": what, "value": max(disk, cores)}
+    return {"what": what, "value": disk}

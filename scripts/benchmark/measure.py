@@ -1,22 +1,30 @@
-"""One finished process: wall and CPU seconds, peak memory, output. Commands take turns."""
+"""One finished process: wall and CPU seconds, peak memory, disk, output. Commands take turns."""
 
+import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+LAUNCH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
+# Memory that must stay free while a command runs that may want all of it.
+RESERVE = 600e6
+TIMEOUT = 1800
 
 
 @dataclass
 class Run:
-    """What the operating system says of one run (all children of a step added up)."""
+    """What the operating system says of one run (all steps of a contender added up)."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_mb: float = 0.0
-    first_byte_s: float = 0.0
+    disk_mb: float = 0.0
     stdout: bytes = b""
     error: str = ""
 
@@ -25,57 +33,135 @@ class Run:
 class Contender:
     """A command with a name, or several that run one after the other.
 
-    `figure` turns a run's output into a number of its own, such as tokens per second;
-    without it the figure is the wall time."""
+    `figure` turns a run into a number of the row's unit, such as tokens per second; without it
+    the figure is the wall time. `outputs` are files that the steps write; they are removed
+    before a run. `warm` are files that are read before a run, so that the page cache holds
+    them. `once` is for what takes minutes: one run, no warm-up. `greedy` is stopped before it
+    takes the last of the memory. `reason` says why a contender cannot be measured."""
 
     name: str
     steps: list
     figure: object = None
-    before: object = None
     reason: str = ""
     env: dict = field(default_factory=dict)
+    outputs: list = field(default_factory=list)
+    warm: list = field(default_factory=list)
+    once: bool = False
+    greedy: bool = False
     runs: list = field(default_factory=list)
+
+
+def available():
+    """Bytes of memory that a new process can have; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as info:
+            lines = dict(line.split(":", 1) for line in info)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+
+
+def wait(process, watch_memory):
+    """Waits for the launcher; ends it and its command on a time-out or when memory runs out."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            process.wait(timeout=0.1 if watch_memory else deadline - time.monotonic())
+            return ""
+        except subprocess.TimeoutExpired:
+            free = available() if watch_memory else None
+            if free is not None and free < RESERVE:
+                reason = f"stopped: it left less than {RESERVE / 1e6:.0f} MB of this machine's memory"
+            elif time.monotonic() >= deadline:
+                reason = f"stopped after {TIMEOUT / 60:.0f} minutes"
+            else:
+                continue
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return reason
+
+
+def step(command, env, watch_memory=False):
+    """One command, as a Run."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        result = Path(folder) / "result"
+        process = subprocess.Popen(
+            [*LAUNCH, result, *(str(part) for part in command)], stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+            env={**os.environ, **env}, start_new_session=True)
+        stopped = wait(process, watch_memory)
+        out.seek(0)
+        run = Run(stdout=out.read())
+        if stopped or not result.exists():
+            run.error = stopped or "the launcher failed"
+            return run
+        told = json.loads(result.read_text())
+        run.wall_s, run.cpu_s, run.peak_mb = told["wall_s"], told["cpu_s"], told["peak_bytes"] / 1e6
+        if told["exit"] != 0:
+            err.seek(0)
+            lines = [line.strip() for line in err.read()[-3000:].decode(errors="replace").splitlines()]
+            # A backtrace says where; the line wanted is the one that says what.
+            telling = [line for line in lines if "error" in line.lower()] or [line for line in lines if line] or [""]
+            run.error = f"exit {told['exit']}: {telling[-1][:200]}"
+        return run
+
+
+def read_through(paths):
+    """Reads files, so that the page cache holds them if memory allows."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
 
 
 def once(contender):
     """Runs a contender's steps and adds up time; memory is the largest single process."""
     total = Run()
-    if contender.before:
-        contender.before()
+    for path in contender.outputs:
+        Path(path).unlink(missing_ok=True)
+    read_through(contender.warm)
     for command in contender.steps:
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            start = time.monotonic()
-            process = subprocess.Popen(
-                [str(part) for part in command], stdout=out, stderr=err, stdin=subprocess.DEVNULL,
-                env={**os.environ, **contender.env})
-            _, status, usage = os.wait4(process.pid, 0)
-            total.wall_s += time.monotonic() - start
-            process.returncode = os.waitstatus_to_exitcode(status)
-            total.cpu_s += usage.ru_utime + usage.ru_stime
-            scale = 1 if sys.platform == "darwin" else 1024
-            total.peak_mb = max(total.peak_mb, usage.ru_maxrss * scale / 1e6)
-            out.seek(0)
-            total.stdout = out.read()
-            if process.returncode != 0:
-                err.seek(0)
-                tail = err.read()[-300:].decode(errors="replace").strip().splitlines()
-                total.error = f"exit {process.returncode}: {tail[-1] if tail else ''}"
-                return total
+        run = step(command, contender.env, contender.greedy)
+        total.wall_s += run.wall_s
+        total.cpu_s += run.cpu_s
+        total.peak_mb = max(total.peak_mb, run.peak_mb)
+        total.stdout = run.stdout
+        if run.error:
+            total.error = run.error
+            return total
+    total.disk_mb = sum(Path(path).stat().st_size for path in contender.outputs if Path(path).exists()) / 1e6
     return total
 
 
-def take_turns(contenders, runs):
-    """One warm-up each, then A B A B …; a contender that fails is left out with its reason."""
+def count(contender):
+    """A counted run; what failed says why and is not run again."""
+    run = once(contender)
+    if run.error:
+        contender.reason = run.error
+    elif contender.figure:
+        try:
+            contender.figure(run)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
+            contender.reason = f"its output was not understood: {error!r}"
+    if not contender.reason:
+        contender.runs.append(run)
+
+
+def take_turns(contenders, runs, warm_up=True):
+    """One warm-up each, then A B A B …
+
+    Those marked `once` run once, in the middle: what they are compared with ran before and
+    after them."""
     for contender in contenders:
-        if contender.reason:
-            continue
-        warm = once(contender)
-        if warm.error:
-            contender.reason = warm.error
-    for _ in range(runs):
+        if warm_up and not contender.once and not contender.reason:
+            contender.reason = once(contender).error
+    middle = (runs - 1) // 2
+    for turn in range(runs):
         for contender in contenders:
-            if not contender.reason:
-                contender.runs.append(once(contender))
+            if not contender.reason and (not contender.once or turn == middle):
+                count(contender)
 
 
 def spread(values):
@@ -85,8 +171,8 @@ def spread(values):
 
 def summary(contender):
     """The figures of a contender, ready for JSON."""
-    if contender.reason:
-        return {"name": contender.name, "not_measured": contender.reason}
+    if not contender.runs:
+        return {"name": contender.name, "not_measured": contender.reason or "no run"}
     result = {
         "name": contender.name,
         "wall_s": spread([run.wall_s for run in contender.runs]),
@@ -94,6 +180,8 @@ def summary(contender):
         "peak_mb": spread([run.peak_mb for run in contender.runs]),
         "runs": len(contender.runs),
     }
+    if contender.outputs:
+        result["disk_mb"] = contender.runs[-1].disk_mb
     if contender.figure:
-        result["figure"] = spread([contender.figure(run.stdout) for run in contender.runs])
+        result["figure"] = spread([contender.figure(run) for run in contender.runs])
     return result

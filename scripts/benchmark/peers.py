@@ -1,15 +1,21 @@
 """The program itself and its peers, from package registries only."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DRIVERS = Path(__file__).resolve().parent / "drivers"
 LLAMA_CPP_PYTHON = "0.3.36"
-PYTHON_PACKAGES = ["gguf", "numpy", "torch", "transformers", "sentencepiece", "safetensors"]
+MISTRALRS = "0.9.5"
+CANDLE_EXAMPLES = "0.11.1"
+PYTHON_PACKAGES = ["gguf", "numpy", "torch", "transformers", "sentencepiece", "safetensors", "optimum-quanto", "accelerate"]
 LLAMA_TOOLS = ["llama-quantize", "llama-completion", "llama-bench", "llama-tokenize", "llama-perplexity"]
+FAILURES = (OSError, subprocess.CalledProcessError, StopIteration, ValueError)
 
 
 @dataclass
@@ -19,10 +25,20 @@ class Tools:
     modelve: Path
     llama_cpp: Path | None = None
     python: Path | None = None
+    mistralrs: Path | None = None
+    candle: Path | None = None
+    benches: dict = field(default_factory=dict)
     missing: dict = field(default_factory=dict)
 
     def llama(self, name):
-        return self.llama_cpp / "build" / "bin" / name
+        return (self.llama_cpp or Path("llama.cpp")) / "build" / "bin" / name
+
+    def example(self, name):
+        return self.modelve.parent / "examples" / name
+
+    def why(self, *names):
+        """Why a contender that needs these cannot be measured; empty if it can."""
+        return "; ".join(dict.fromkeys(self.missing[name] for name in names if name in self.missing))
 
 
 def say(text):
@@ -34,21 +50,51 @@ def call(command, **options):
 
 
 def gather(root, options):
+    """modelve and what conversions are compared with: llama.cpp's tools and a Python."""
     modelve = options.modelve
     if modelve is None:
         say("building modelve")
-        call(["cargo", "build", "--bin", "modelve", "--example", "make_checkpoint"], cwd=root)
+        call(["cargo", "build", "--locked", "--bin", "modelve", "--example", "make_checkpoint", "--example", "probe_cost"], cwd=root)
         modelve = root / "target" / "debug" / "modelve"
     tools = Tools(modelve.resolve())
-    try:
-        tools.llama_cpp = options.llama_cpp or build_llama_cpp(options.work)
-    except (OSError, subprocess.CalledProcessError, StopIteration) as error:
-        tools.missing["llama.cpp"] = f"could not be built: {error}"
-    try:
-        tools.python = options.python or make_venv(options.work)
-    except (OSError, subprocess.CalledProcessError) as error:
-        tools.missing["python"] = f"its packages could not be installed: {error}"
+    obtain(tools, options, "llama_cpp", lambda: build_llama_cpp(options.work))
+    obtain(tools, options, "python", lambda: make_venv(options.work / "venv", PYTHON_PACKAGES))
     return tools
+
+
+def gather_all(root, options):
+    """Those of `gather`, the other programs that run the model, and our own benches."""
+    tools = gather(root, options)
+    obtain(tools, options, "mistralrs", lambda: make_venv(options.work / "mistralrs", [f"mistralrs=={MISTRALRS}"]))
+    obtain(tools, options, "candle", lambda: build_candle(options.work))
+    if options.modelve is not None:
+        tools.missing["benches"] = "only the program was given; without --modelve cargo builds the benches too"
+    else:
+        say("building the benches")
+        try:
+            tools.benches = build_benches(root)
+        except FAILURES as error:
+            tools.missing["benches"] = f"could not be built: {error}"
+    if tools.python and subprocess.run([tools.python, "-c", "import optimum.quanto, accelerate"], capture_output=True).returncode:
+        tools.missing["quanto"] = "this Python lacks optimum-quanto or accelerate"
+    elif not tools.python:
+        tools.missing["quanto"] = tools.why("python")
+    return tools
+
+
+def obtain(tools, options, name, make):
+    """Takes a peer from the options or makes it; what fails becomes a reason."""
+    given = getattr(options, name, None)
+    if given:
+        # Not resolved: the python of a virtual environment is a link that must stay one.
+        setattr(tools, name, Path(os.path.abspath(given)))
+    elif getattr(options, "no_peers", False):
+        tools.missing[name] = "left out by --no-peers"
+    else:
+        try:
+            setattr(tools, name, make())
+        except FAILURES as error:
+            tools.missing[name] = f"could not be had: {error}"
 
 
 def build_llama_cpp(work):
@@ -56,10 +102,8 @@ def build_llama_cpp(work):
     tree = work / "llama.cpp"
     if not tree.exists():
         say(f"fetching llama.cpp (llama-cpp-python {LLAMA_CPP_PYTHON} from PyPI)")
-        call([sys.executable, "-m", "venv", work / "fetch"])
-        pip = work / "fetch" / "bin" / "pip"
-        call([pip, "install", "--quiet", "scikit-build-core", "pyproject_metadata"])
-        call([pip, "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:",
+        python = make_venv(work / "fetch", ["scikit-build-core", "pyproject_metadata"])
+        call([python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:",
               "--dest", work, f"llama-cpp-python=={LLAMA_CPP_PYTHON}"])
         archive = next(work.glob("llama_cpp_python-*.tar.gz"))
         with tarfile.open(archive) as tar:
@@ -75,12 +119,74 @@ def build_llama_cpp(work):
     return tree
 
 
-def make_venv(work):
-    venv = work / "venv"
+def make_venv(venv, packages):
     python = venv / "bin" / "python"
     if not (venv / "complete").exists():
-        say("installing gguf-py, torch and transformers from PyPI (large)")
+        say(f"installing {' '.join(packages)} from PyPI")
         call([sys.executable, "-m", "venv", venv])
-        call([python, "-m", "pip", "install", "--quiet", *PYTHON_PACKAGES])
+        call([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         (venv / "complete").touch()
     return python
+
+
+def build_candle(work):
+    """The example program is in the crate candle-examples; cargo fetches it as a dependency."""
+    program = work / "candle" / "quantized-phi"
+    if program.exists():
+        return program
+    say(f"building candle's quantized-phi example (candle-examples {CANDLE_EXAMPLES} from crates.io)")
+    wish = work / "candle-wish"
+    (wish / "src").mkdir(parents=True, exist_ok=True)
+    (wish / "src" / "lib.rs").touch()
+    (wish / "Cargo.toml").write_text(
+        '[package]\nname = "wish"\nversion = "0.0.0"\nedition = "2021"\n\n[workspace]\n\n'
+        f'[dependencies]\ncandle-examples = "={CANDLE_EXAMPLES}"\n')
+    listed = subprocess.run(["cargo", "metadata", "--format-version", "1"], cwd=wish, check=True, stdout=subprocess.PIPE)
+    packages = json.loads(listed.stdout)["packages"]
+    source = next(Path(p["manifest_path"]).parent for p in packages if p["name"] == "candle-examples")
+    tree = work / "candle-source"
+    shutil.copytree(source, tree, dirs_exist_ok=True)
+    call(["cargo", "build", "--release", "--locked", "--example", "quantized-phi", "--target-dir", tree / "target"],
+         cwd=tree, env={**os.environ, "RUSTFLAGS": "-C target-cpu=native"})
+    program.parent.mkdir(exist_ok=True)
+    shutil.copy2(tree / "target" / "release" / "examples" / "quantized-phi", program)
+    shutil.rmtree(tree)
+    shutil.rmtree(wish)
+    return program
+
+
+def build_benches(root):
+    """The programs of `benches/`, by name, built in the profile that everything else uses."""
+    built = subprocess.run(
+        ["cargo", "bench", "--locked", "--profile", "dev", "--no-run", "--bench", "quant", "--bench", "parts",
+         "--message-format", "json-render-diagnostics"], cwd=root, check=True, stdout=subprocess.PIPE)
+    messages = [json.loads(line) for line in built.stdout.splitlines()]
+    return {m["target"]["name"]: Path(m["executable"]) for m in messages
+            if m.get("executable") and m["target"]["kind"] == ["bench"]}
+
+
+def versions(tools):
+    """Name and version of what is measured, as far as it is there."""
+    found = {"modelve": first_line([tools.modelve, "--version"]).removeprefix("modelve ")}
+    if tools.llama_cpp:
+        found["llama.cpp"] = f"of llama-cpp-python {LLAMA_CPP_PYTHON}; {first_line([tools.llama('llama-completion'), '--version'])}"
+    script = "import sys, importlib.metadata as m\nfor n in sys.argv[1:]:\n  try: print(n, m.version(n), end='; ')\n  except Exception: pass"
+    for python, names in [(tools.python, PYTHON_PACKAGES), (tools.mistralrs, ["mistralrs"])]:
+        if python:
+            for pair in first_line([python, "-c", script, *names]).split("; "):
+                name, _, version = pair.partition(" ")
+                if version:
+                    found[name] = version
+    if tools.candle:
+        found["candle-examples (quantized-phi)"] = CANDLE_EXAMPLES
+    return found
+
+
+def first_line(command):
+    try:
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = done.stdout.decode(errors="replace").strip().splitlines()
+    # llama.cpp says first which devices it found.
+    return next((line for line in lines if "version" in line), lines[0] if lines else "")

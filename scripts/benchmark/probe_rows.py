@@ -1,0 +1,58 @@
+"""Probes: what looking inside costs beyond the prefill of the same tokens; compare."""
+
+import re
+
+from . import run
+from .measure import Contender, step
+
+SECTION = "Probes"
+TOKENS = 200
+WORKS = re.compile(r"^(.+?) +([\d.]+) s +([\d.]+) x prefill$", re.MULTILINE)
+UNEMBEDDING = re.compile(r"([\d.]+) x the multiplications of the prefill")
+
+
+def rows(bench, models):
+    model = models["Q4_K_M"]
+    cost(bench, model)
+    compare(bench, model, models["Q4_0"])
+
+
+def cost(bench, model):
+    """One process that does all of them in turns on one loaded model."""
+    name = f"probe {TOKENS} tokens"
+    if not bench.wanted(name):
+        return
+    run.say(name)
+    program = bench.tools.example("probe_cost")
+    measured = step([program, model, TOKENS, bench.options.runs or 2], {})
+    found = WORKS.findall(measured.stdout.decode())
+    if measured.error or not found:
+        reason = measured.error or "its output was not understood"
+        bench.add(SECTION, name, [{"name": "modelve", "not_measured": reason}])
+        return
+    seconds = {work: float(value) for work, value, _ in found}
+    figures = [{"name": f"modelve {work}", "figure": {key: value for key in ["median", "min", "max"]}} for work, value in seconds.items()]
+    figures[0]["peak_mb"] = {key: measured.peak_mb for key in ["median", "min", "max"]}
+    bench.add(SECTION, name, figures, note="best of the rounds of one process; its peak memory on the first line")
+    prefill = seconds["prefill"]
+    unembedding = float(UNEMBEDDING.search(measured.stdout.decode()).group(1))
+    bench.promise(f"score of {TOKENS} tokens: time, of their prefill", seconds["score"] / prefill, 1.15)
+    bench.promise(f"lens of {TOKENS} tokens: time, of their prefill (2 × and {unembedding:.2f} × for the unembedding)",
+                  seconds["lens"] / prefill, 2 + unembedding)
+
+
+def compare(bench, a, b):
+    """KL divergence of two files: one pass over both, or llama.cpp's two with a file of logits."""
+    window, chunks = 128, 4
+    text, logits = bench.work / "text-compare.txt", bench.work / "logits.bin"
+    text.write_text(run.long_text(bench, a, window * (chunks + 1)))
+    tool = [bench.tools.llama("llama-perplexity"), "-c", window, "-b", window, "-t", bench.threads, "--chunks", chunks,
+            "--kl-divergence-base", logits]
+    bench.row(SECTION, "compare Q4_K_M with Q4_0", [
+        Contender("modelve compare", [[bench.tools.modelve, "compare", a, b, "--file", text, "-w", window, "-s", window - 1,
+                                       "-n", (window - 1) * chunks + 1, "--greedy", "0"]]),
+        run.contender(bench, "llama-perplexity --kl-divergence, two runs", ["llama_cpp"],
+                      [[*tool, "-m", a, "-f", text], [*tool, "-m", b, "--kl-divergence"]], outputs=[logits]),
+    ], long=True, runs=bench.options.runs or 1,
+        note=f"{window * chunks} tokens; modelve scores every token and compares the weights of all tensors too, "
+             "llama-perplexity scores the second half of each window and keeps a file of logits")
