@@ -1,60 +1,104 @@
-"""Encoders: weights per second of each type, ours beside ggml's, from benches/quant.rs."""
+"""What benches/ measures: encoders beside ggml's, and the parts that touch no weights."""
 
-import os
 import re
-import subprocess
 
 from . import run
 from .measure import step
 
-SECTION = "Encoders, one core"
+SECTION, PARTS = "Encoders, one core", "Parts without weights"
 # At least this many times as fast as ggml's own on AVX-512, half of it on AVX2.
 BARS = {"Q4_K": 8, "Q5_K": 8, "Q6_K": 5, "Q2_K": 5, "Q3_K": 5, "Q4_0": 2, "Q8_0": 2}
-SCALE = {"": 1e-6, "K": 1e-3, "M": 1.0, "G": 1e3}
-LINE = re.compile(r"[├╰]─ (\S+) (\S+) +\S+ \S+ +│")
-RATE = re.compile(r"([\d.]+) ([KMG]?)item/s")
+OTHERS = ["Q4_1", "Q5_0", "Q5_1"]
+SCALE = {"K": 1e-3, "M": 1.0, "G": 1e3, "ns": 1e-3, "µs": 1.0, "ms": 1e3, "s": 1e6}
+CASE = re.compile(r"^([│ ]*)[├╰]─ (.+?) {2,}")
+TIME = re.compile(r"([\d.]+) (ns|µs|ms|s) ")
+RATE = re.compile(r"([\d.]+) ([KMG])item/s")
+PART_NAMES = {
+    "read_header": "read a header of 197 tensors and 32,064 tokens",
+    "read_vocabulary": "read it and find a token by its text",
+    "build_plan": "plan a conversion of 197 tensors",
+    "assemble_text 0": "assemble 9 kB of text from cut characters",
+    "assemble_text 4": "the same, four stop strings",
+}
 
 
 def rows(bench):
     """A row for each type; keeps nanoseconds per weight for the limit of convert."""
-    if not any(bench.wanted(name) for name in ["encode", *BARS]):
-        return
-    program, types = bench.tools.benches.get("quant"), ["Q4_K", "Q4_0"] if bench.quick else [*BARS, "Q4_1", "Q5_0", "Q5_1"]
-    name = "encode {}: millions of weights per second"
+    if any(bench.wanted(name) for name in ["encoders", "convert"]):
+        encoders(bench)
+    if bench.wanted("parts"):
+        parts(bench)
+
+
+def cases(bench, name, *arguments):
+    """Runs a bench; (its cases, ""), or ({}, why there are none)."""
+    program = bench.tools.benches.get(name)
     if not program:
-        bench.add(SECTION, name.format("weights"), [{"name": "modelve", "not_measured": bench.tools.why("benches")}])
+        return {}, bench.tools.why("benches")
+    measured = step([program, "--bench", *arguments], {})
+    found = parse(measured.stdout.decode(errors="replace"))
+    return found, measured.error or ("" if found else "its output was not understood")
+
+
+def encoders(bench):
+    run.say("encoders")
+    types = ["Q4_K", "Q4_0", "Q6_K"] if bench.quick else [*BARS, *OTHERS]
+    found, why = cases(bench, "quant", *types, "--skip", "imatrix")
+    if why:
+        bench.add(SECTION, "encoders", [{"name": "modelve", "not_measured": why}])
         return
-    measured = step([program, "--bench", "encode"], {}) if not bench.quick else step([program, "--bench", "encode/Q4_"], {})
-    if measured.error:
-        bench.add(SECTION, name.format("weights"), [{"name": "modelve", "not_measured": measured.error}])
-        return
-    rates = parse(measured.stdout.decode())
     for kind in types:
-        by = rates.get(kind, {})
-        ours = sorted((isa for isa in by if isa != "ggml"), key=lambda isa: -by[isa]["median"])
+        by = {name.split()[1]: case["rate"] for name, case in found.items() if name.split()[0] == kind}
+        ours = sorted(by.keys() - {"ggml"}, key=lambda isa: -by[isa]["median"])
         if not ours or "ggml" not in by:
             continue
         bench.encode_ns[kind] = 1e3 / by[ours[0]]["median"]
-        figures = [{"name": f"modelve, {isa}", "figure": by[isa]} for isa in ours] + [{"name": "ggml_quantize_chunk", "figure": by["ggml"]}]
-        bench.add(SECTION, name.format(kind), figures, unit="M/s")
+        figures = [{"name": f"modelve, {isa}", "figure": by[isa]} for isa in ours]
+        bench.add(SECTION, f"encode {kind}, millions of weights per second",
+                  [*figures, {"name": "ggml_quantize_chunk", "figure": by["ggml"]}],
+                  limit=memory_limit(found, kind), unit="M/s")
         for isa, share in [("avx512", 1.0), ("avx2", 0.5)]:
             if isa in by and kind in BARS:
                 bench.promise(f"encoding {kind}, {isa}: speed, of ggml_quantize_chunk", by[isa]["median"] / by["ggml"]["median"],
                               BARS[kind] * share, least=True)
 
 
-def parse(text):
-    """{type: {instruction set: spread in millions of weights per second}} from divan's table.
+def memory_limit(found, kind):
+    """What one core gets through the memory: 2 bytes read and a block's share written per weight."""
+    case = found.get(f"memory {kind} ggml")
+    return case and {"what": "reading the weights and writing the blocks, nothing else", "value": case["rate"]["median"]}
 
-    A case takes two lines, times and rates, each with the columns fastest, slowest, median, mean."""
-    rates, case = {}, None
+
+def parts(bench):
+    run.say("parts")
+    found, why = cases(bench, "parts")
+    if why:
+        bench.add(PARTS, "parts", [{"name": "modelve", "not_measured": why}])
+    for name, case in found.items():
+        bench.add(PARTS, PART_NAMES.get(name, name), [{"name": "modelve", "figure": case["time"]}], unit="µs")
+
+
+def parse(text):
+    """{case: {"time": spread in µs, "rate": spread in millions per second}} of divan's table.
+
+    A case is a line of times (fastest, slowest, median, mean) and, where something is counted, a
+    line of rates below it; the argument of a function stands indented under its name."""
+    found, case, outer = {}, None, ""
     for line in text.splitlines():
-        named = LINE.search(line)
-        found = RATE.findall(line)
-        if named:
-            case = named.groups()
-        elif case and len(found) >= 3:
-            fastest, slowest, median = (float(number) * SCALE[unit] for number, unit in found[:3])
-            rates.setdefault(case[0], {})[case[1]] = {"median": median, "min": slowest, "max": fastest}
-            case = None
-    return rates
+        named, times, rates = CASE.match(line), TIME.findall(line), RATE.findall(line)
+        if named and len(times) < 3:
+            outer = named.group(2)
+        elif named:
+            # The one group of the encoders is no part of a case's name.
+            inner = bool(named.group(1)) and outer != "encode"
+            case = f"{outer} {named.group(2)}" if inner else named.group(2)
+            found[case] = {"time": spread(times)}
+        elif case and len(rates) >= 3:
+            found[case]["rate"] = spread(rates)
+    return found
+
+
+def spread(columns):
+    """Of divan's fastest, slowest and median."""
+    fastest, slowest, median = (float(number) * SCALE[unit] for number, unit in columns[:3])
+    return {"median": median, "min": min(fastest, slowest), "max": max(fastest, slowest)}

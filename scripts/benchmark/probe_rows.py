@@ -2,8 +2,8 @@
 
 import re
 
-from . import run
-from .measure import Contender, step
+from . import measure, run
+from .measure import Contender
 
 SECTION = "Probes"
 TOKENS = 200
@@ -24,17 +24,20 @@ def cost(bench, model):
         return
     run.say(name)
     program = bench.tools.example("probe_cost")
-    measured = step([program, model, TOKENS, bench.options.runs or 2], {})
+    measured = measure.step([program, model, TOKENS, bench.options.runs or 2], {})
     found = WORKS.findall(measured.stdout.decode())
     if measured.error or not found:
         reason = measured.error or "its output was not understood"
         bench.add(SECTION, name, [{"name": "modelve", "not_measured": reason}])
         return
     seconds = {work: float(value) for work, value, _ in found}
-    figures = [{"name": f"modelve {work}", "figure": {key: value for key in ["median", "min", "max"]}} for work, value in seconds.items()]
-    figures[0]["peak_mb"] = {key: measured.peak_mb for key in ["median", "min", "max"]}
-    bench.add(SECTION, name, figures, note="best of the rounds of one process; its peak memory on the first line")
     prefill = seconds["prefill"]
+    for work, value in seconds.items():
+        figure = {"name": f"modelve, {value / prefill:.2f} × the prefill", "figure": measure.spread([value])}
+        if work == "prefill":
+            figure = {"name": "modelve, one process for this and the next rows", "figure": measure.spread([value]),
+                      "cpu_s": measure.spread([measured.cpu_s]), "peak_mb": measure.spread([measured.peak_mb])}
+        bench.add(SECTION, f"{work}, {TOKENS} tokens", [figure])
     unembedding = float(UNEMBEDDING.search(measured.stdout.decode()).group(1))
     bench.promise(f"score of {TOKENS} tokens: time, of their prefill", seconds["score"] / prefill, 1.15)
     bench.promise(f"lens of {TOKENS} tokens: time, of their prefill (2 × and {unembedding:.2f} × for the unembedding)",
