@@ -20,8 +20,8 @@ pub(super) struct Batch<'a> {
     pub(super) x: &'a [f32; BATCH],
     /// Their importances, where there is an importance matrix.
     pub(super) importance: Option<&'a [f32; BATCH]>,
-    /// Mean square of the row that each group of 32 weights belongs to. Set for the older
-    /// formats with an importance matrix.
+    /// Mean square of the row that each group of 32 weights belongs to. Set for
+    /// [`Weighing::ByRow`] with an importance matrix.
     pub(super) row_square: &'a [f32; BATCH / BLOCK],
     /// Weights in use.
     pub(super) len: usize,
@@ -82,8 +82,22 @@ impl Task for AddSquares<'_> {
     }
 }
 
+/// What an importance matrix makes a format's search need, beside the importances.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weighing {
+    /// Not even them: nothing is searched.
+    Ignored,
+    /// Nothing.
+    Alone,
+    /// [`Batch::row_square`].
+    ByRow,
+}
+
 /// The encoder of one block format.
 pub(super) trait Format {
+    /// What an importance matrix asks for.
+    const WEIGHING: Weighing = Weighing::Alone;
+
     /// Encodes the batch's blocks to `out`, which holds exactly them.
     fn encode<S: Simd>(simd: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]);
 }
@@ -123,20 +137,60 @@ pub(super) fn to_f16(x: &[f32; SUBS]) -> [u16; SUBS] {
     halves
 }
 
-/// Mean square of each run of `SUPER` weights, summed in order, times `factor`.
+/// Sum of the squares of each run of `SUPER` weights, in order.
 #[inline(always)]
-pub(super) fn super_squares<S: Simd>(s: S, batch: &Batch<'_>, factor: f32) -> [f32; BATCH / SUPER] {
-    let mut squares = [0.0; BATCH / SUPER];
+pub(super) fn super_sums<S: Simd>(s: S, batch: &Batch<'_>) -> [f32; BATCH / SUPER] {
+    let mut sums = [0.0; BATCH / SUPER];
     let add = AddSquares {
         x: batch.x,
         columns: SUPER,
-        sums: &mut squares,
+        sums: &mut sums,
     };
     add.run(s);
-    for square in &mut squares {
-        *square = factor * *square / SUPER as f32;
+    sums
+}
+
+/// Mean square of each run of `SUPER` weights, summed in order, times `factor`.
+#[inline(always)]
+pub(super) fn super_squares<S: Simd>(s: S, batch: &Batch<'_>, factor: f32) -> [f32; BATCH / SUPER] {
+    super_sums(s, batch).map(|sum| factor * sum / SUPER as f32)
+}
+
+/// Of each lane's super-block the value, for sub-blocks of `n` weights from `group` on.
+#[inline(always)]
+pub(super) fn by_lane<S: Simd>(
+    s: S,
+    values: &[f32; BATCH / SUPER],
+    group: usize,
+    n: usize,
+) -> S::F {
+    let mut lanes = [0.0; 32];
+    for (lane, value) in lanes[..S::LANES].iter_mut().enumerate() {
+        *value = values[(group + lane) * n / SUPER];
     }
-    squares
+    s.load(&lanes)
+}
+
+/// Weights of the errors of x, to `w`: importance · √(σ² + x²), the importances of sub-blocks of
+/// `N` weights, one per lane, from the start of `importance` on.
+#[inline(always)]
+pub(super) fn weigh<S: Simd, const N: usize>(
+    s: S,
+    importance: &[f32],
+    sigma2: S::F,
+    x: &[S::F; N],
+    w: &mut [S::F; N],
+) {
+    s.columns(importance, N, w);
+    for i in 0..N {
+        w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
+    }
+}
+
+/// 1/d, or 0 where d is 0.
+#[inline(always)]
+pub(super) fn reciprocal<S: Simd>(s: S, d: S::F) -> S::F {
+    s.select(s.ne(d, s.splat(0.0)), s.splat(1.0) / d, s.splat(0.0))
 }
 
 /// Lane `j` of `to[i]` is `from[j * N + i]`, for N that need not fill a tile.

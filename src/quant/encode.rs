@@ -1,13 +1,12 @@
 //! The encoder: checks once per call, then batches of weights through one kernel.
 
-use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch};
-use super::narrow::{Narrow, Widen};
-use super::{Error, Isa, SourceType, expect_length, ggml_ffi, row_bytes};
-use super::{k_affine, k_symmetric, legacy};
+use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch, Weighing};
+use super::input::{Input, repeat_from};
+use super::narrow::Narrow;
+use super::{Error, Isa, SourceType, agree, expect_length, ggml_ffi, row_bytes};
+use super::{k_affine, k_symmetric, legacy, nonlinear};
 use crate::gguf::GgmlType;
-use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
 
 /// Encodes rows to one tensor type. It owns its scratch: make one per thread and keep it.
 pub struct Encoder {
@@ -24,31 +23,42 @@ pub struct Encoder {
     rows: Vec<f32>,
 }
 
-/// Our encoder for `ty`.
-type Run = fn(Isa, Batch<'_>, &mut Scratch, &mut [u8]);
+/// An encoder of our own.
+#[derive(Clone, Copy)]
+struct Own {
+    run: fn(Isa, Batch<'_>, &mut Scratch, &mut [u8]),
+    weighing: Weighing,
+}
 
-fn run<T: Format>(isa: Isa, batch: Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-    isa.dispatch(Encode::<T> {
-        batch,
-        scratch,
-        out,
-        format: PhantomData,
-    });
+fn own<T: Format>() -> Own {
+    Own {
+        run: |isa, batch, scratch, out| {
+            isa.dispatch(Encode::<T> {
+                batch,
+                scratch,
+                out,
+                format: PhantomData,
+            });
+        },
+        weighing: T::WEIGHING,
+    }
 }
 
 /// The formats that we encode ourselves.
-fn own_format(ty: GgmlType) -> Option<Run> {
+fn own_format(ty: GgmlType) -> Option<Own> {
     Some(match ty {
-        GgmlType::Q4_0 => run::<legacy::Q40>,
-        GgmlType::Q4_1 => run::<legacy::Q41>,
-        GgmlType::Q5_0 => run::<legacy::Q50>,
-        GgmlType::Q5_1 => run::<legacy::Q51>,
-        GgmlType::Q8_0 => run::<legacy::Q80>,
-        GgmlType::Q2_K => run::<k_affine::Q2K>,
-        GgmlType::Q3_K => run::<k_symmetric::Q3K>,
-        GgmlType::Q4_K => run::<k_affine::Q4K>,
-        GgmlType::Q5_K => run::<k_affine::Q5K>,
-        GgmlType::Q6_K => run::<k_symmetric::Q6K>,
+        GgmlType::Q4_0 => own::<legacy::Q40>(),
+        GgmlType::Q4_1 => own::<legacy::Q41>(),
+        GgmlType::Q5_0 => own::<legacy::Q50>(),
+        GgmlType::Q5_1 => own::<legacy::Q51>(),
+        GgmlType::Q8_0 => own::<legacy::Q80>(),
+        GgmlType::Q2_K => own::<k_affine::Q2K>(),
+        GgmlType::Q3_K => own::<k_symmetric::Q3K>(),
+        GgmlType::Q4_K => own::<k_affine::Q4K>(),
+        GgmlType::Q5_K => own::<k_affine::Q5K>(),
+        GgmlType::Q6_K => own::<k_symmetric::Q6K>(),
+        GgmlType::IQ4_NL => own::<nonlinear::Iq4Nl>(),
+        GgmlType::IQ4_XS => own::<nonlinear::Iq4Xs>(),
         _ => return None,
     })
 }
@@ -69,7 +79,7 @@ impl Encoder {
     /// [`Error::Unsupported`].
     pub fn new(ty: GgmlType) -> Result<Self, Error> {
         let mut encoder = Self::with_isa(ty, Isa::detect())?;
-        encoder.own = encoder.own && agrees_with_ggml(ty, encoder.isa);
+        encoder.own = encoder.own && agree::with_ggml(ty, encoder.isa);
         Ok(encoder)
     }
 
@@ -161,11 +171,11 @@ impl Encoder {
         };
         if is_plain(self.ty) {
             self.convert(input, dst)
-        } else if let Some(run) = own_format(self.ty).filter(|_| self.own) {
-            self.encode_batches(input, imatrix, dst, run)?;
-            self.check_scales(n_per_row, dst)
         } else {
-            self.encode_by_ggml(input, imatrix, dst)?;
+            match own_format(self.ty).filter(|_| self.own) {
+                Some(own) => self.encode_batches(input, imatrix, dst, own)?,
+                None => self.encode_by_ggml(input, imatrix, dst)?,
+            }
             self.check_scales(n_per_row, dst)
         }
     }
@@ -175,14 +185,13 @@ impl Encoder {
         input: Input<'_>,
         imatrix: Option<&[f32]>,
         dst: &mut [u8],
-        run: Run,
+        own: Own,
     ) -> Result<(), Error> {
         let block = self.ty.block_size().unwrap_or(1) as usize;
         let block_bytes = self.ty.block_bytes().unwrap_or(1) as usize;
         let n_per_row = input.n_per_row;
-        // Q8_0 searches nothing.
-        let imatrix = imatrix.filter(|_| self.ty != GgmlType::Q8_0);
-        let by_row = imatrix.is_some() && block == BLOCK;
+        let imatrix = imatrix.filter(|_| own.weighing != Weighing::Ignored);
+        let by_row = imatrix.is_some() && own.weighing == Weighing::ByRow;
         if by_row {
             self.measure_rows(input)?;
         }
@@ -205,7 +214,7 @@ impl Encoder {
                 row_square: &self.row_square,
                 len,
             };
-            run(self.isa, batch, &mut self.scratch, out);
+            (own.run)(self.isa, batch, &mut self.scratch, out);
             at += len;
         }
         Ok(())
@@ -318,97 +327,6 @@ impl Encoder {
             column: at % n_per_row,
         }
     }
-}
-
-/// The rows of a call.
-#[derive(Clone, Copy)]
-struct Input<'a> {
-    source: SourceType,
-    src: &'a [u8],
-    n_per_row: usize,
-}
-
-impl Input<'_> {
-    fn rows(&self) -> usize {
-        self.src.len() / self.source.bytes() / self.n_per_row
-    }
-
-    /// The weights from `at` on, counted across rows, as f32.
-    fn widen(&self, isa: Isa, at: usize, to: &mut [f32]) -> Result<(), Error> {
-        let bytes = self.source.bytes();
-        let src = &self.src[at * bytes..(at + to.len()) * bytes];
-        if isa.dispatch(Widen {
-            source: self.source,
-            src,
-            to,
-        }) {
-            return Ok(());
-        }
-        let bad = to.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        Err(Error::NonFinite {
-            row: (at + bad) / self.n_per_row,
-            column: (at + bad) % self.n_per_row,
-            value: to[bad],
-        })
-    }
-}
-
-/// Fills `to` with `row` over and over, from its entry `at` on.
-fn repeat_from(row: &[f32], mut at: usize, mut to: &mut [f32]) {
-    while !to.is_empty() {
-        let n = to.len().min(row.len() - at);
-        let (now, later) = to.split_at_mut(n);
-        now.copy_from_slice(&row[at..at + n]);
-        (at, to) = (0, later);
-    }
-}
-
-/// Does our encoder give ggml's bytes on a few fixed rows? Asked once per type and process.
-fn agrees_with_ggml(ty: GgmlType, isa: Isa) -> bool {
-    static KNOWN: Mutex<Option<HashMap<(GgmlType, Isa), bool>>> = Mutex::new(None);
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    *known
-        .get_or_insert_default()
-        .entry((ty, isa))
-        .or_insert_with(|| compare_with_ggml(ty, isa).unwrap_or(false))
-}
-
-/// Encodes 64 rows of 512 weights both ways. Rounding decides levels in most blocks of such
-/// weights: of blocks encoded with fused operations one to six in a hundred come out different.
-fn compare_with_ggml(ty: GgmlType, isa: Isa) -> Result<bool, Error> {
-    const COLUMNS: usize = 512;
-    const ROWS: usize = 64;
-    let mut state = 1u32;
-    let mut uniform = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 16_777_216.0
-    };
-    let weights: Vec<u8> = (0..ROWS * COLUMNS)
-        .map(|i| {
-            let bell = uniform() + uniform() + uniform() - 1.5;
-            let size = if i / COLUMNS % 4 == 3 {
-                uniform()
-            } else {
-                0.02
-            };
-            bell * size
-        })
-        .flat_map(f32::to_le_bytes)
-        .collect();
-    let importance: Vec<f32> = (0..COLUMNS).map(|_| uniform()).collect();
-    let mut blocks = vec![0; ROWS * row_bytes(ty, COLUMNS)?];
-    let mut expected = blocks.clone();
-    for imatrix in [None, Some(&importance[..])] {
-        let encode = |mut encoder: Encoder, out: &mut [u8]| {
-            encoder.encode_rows(SourceType::F32, &weights, COLUMNS, imatrix, out)
-        };
-        encode(Encoder::with_isa(ty, isa)?, &mut blocks)?;
-        encode(Encoder::by_ggml(ty)?, &mut expected)?;
-        if blocks != expected {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 #[cfg(test)]

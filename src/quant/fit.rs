@@ -5,7 +5,7 @@
 //! so that a lane ends with the same bits; what is stored of a fit is enough to recompute the
 //! levels it chose.
 
-use super::lanes::{NEAREST_MAX, Simd};
+use super::lanes::{NEAREST_MAX, ROUNDER, Simd};
 
 /// Below this a group of weights counts as zero (ggml's `GROUP_MAX_EPS`).
 pub(super) const ALL_ZERO: f32 = 1e-15;
@@ -40,13 +40,22 @@ pub(super) struct Affine<S: Simd> {
     pub(super) from: S::F,
 }
 
+/// [`Simd::nearest`] held to low..=high, as floats, for any v: the mantissa that it takes out of
+/// v + 1.5 · 2²³ is given the exponent back that the sum has for a v that it rounds.
+#[inline(always)]
+fn nearest_within<S: Simd>(s: S, v: S::F, low: f32, high: f32) -> S::F {
+    let mantissa = s.bits(v + s.splat(ROUNDER)) & s.int(0x007f_ffff);
+    let sum = s.from_bits(mantissa | s.int(0x4b00_0000));
+    let sum = s.min(s.max(sum, s.splat(ROUNDER + low)), s.splat(ROUNDER + high));
+    sum - s.splat(ROUNDER)
+}
+
 /// Levels of scaled weights in 0..=top, as floats. `EXACT` is for values that [`Simd::nearest`]
 /// does not round; then its bits are followed to the letter.
 #[inline(always)]
 fn level<S: Simd, const EXACT: bool>(s: S, v: S::F, top: f32) -> S::F {
     if EXACT {
-        let l = s.imin(s.imax(s.nearest(v), s.int(0)), s.int(top as i32));
-        s.float(l)
+        nearest_within(s, v, 0.0, top)
     } else {
         s.min(s.max(s.round(v), s.splat(0.0)), s.splat(top))
     }
@@ -289,33 +298,41 @@ pub(super) fn descend<S: Simd, const N: usize>(
     let rate = s.splat(-half) / extreme;
     let (mut sum_lx, mut sum_l2) = (zero, zero);
     let (mut w, mut wx) = ([zero; N], [zero; N]);
+    // What each weight adds to the sums under its level.
+    let (mut wlx, mut wl2) = ([zero; N], [zero; N]);
     for i in 0..N {
         let l = symmetric_level(s, x[i], rate, half);
         levels[i] = l;
         w[i] = x[i] * x[i];
         wx[i] = w[i] * x[i];
-        sum_lx = sum_lx + wx[i] * l;
-        sum_l2 = sum_l2 + w[i] * l * l;
+        wlx[i] = wx[i] * l;
+        wl2[i] = w[i] * l * l;
+        sum_lx = sum_lx + wlx[i];
+        sum_l2 = sum_l2 + wl2[i];
     }
+    let mut square = sum_lx * sum_lx;
     let mut moving = s.lt(zero, zero);
-    for _ in 0..sweeps {
+    for sweep in 1..=sweeps {
         moving = s.lt(zero, zero);
         for i in 0..N {
-            let l = levels[i];
-            let rest_lx = sum_lx - wx[i] * l;
-            let rest_l2 = sum_l2 - w[i] * l * l;
-            let new = s.nearest(x[i] * rest_l2 / rest_lx);
-            let new = s.imax(s.int(-half as i32), s.imin(s.int(half as i32 - 1), new));
-            let new = s.float(new);
-            let new_lx = rest_lx + wx[i] * new;
-            let new_l2 = rest_l2 + w[i] * new * new;
+            let rest_lx = sum_lx - wlx[i];
+            let rest_l2 = sum_l2 - wl2[i];
+            let new = nearest_within(s, x[i] * rest_l2 / rest_lx, -half, half - 1.0);
+            let (new_wlx, new_wl2) = (wx[i] * new, w[i] * new * new);
+            let (new_lx, new_l2) = (rest_lx + new_wlx, rest_l2 + new_wl2);
+            let new_square = new_lx * new_lx;
             let take = s.lt(zero, rest_lx)
-                & s.ne(new, l)
+                & s.ne(new, levels[i])
                 & s.lt(zero, new_l2)
-                & s.lt(sum_lx * sum_lx * new_l2, new_lx * new_lx * sum_l2);
-            levels[i] = s.select(take, new, l);
+                & s.lt(square * new_l2, new_square * sum_l2);
+            levels[i] = s.select(take, new, levels[i]);
             sum_lx = s.select(take, new_lx, sum_lx);
             sum_l2 = s.select(take, new_l2, sum_l2);
+            square = s.select(take, new_square, square);
+            if sweep < sweeps {
+                wlx[i] = s.select(take, new_wlx, wlx[i]);
+                wl2[i] = s.select(take, new_wl2, wl2[i]);
+            }
             moving = moving | take;
         }
         if !s.any(moving) {

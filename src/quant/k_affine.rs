@@ -13,7 +13,8 @@
 //! per lane). Last, each weight takes the level nearest to it under the *stored* scale and
 //! offset; where the stored scale is 0 that is undefined and the level of the first fit stays.
 
-use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, gather, put_f16, super_squares};
+use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch};
+use super::batch::{by_lane, gather, put_f16, super_squares, weigh};
 use super::fit::{self, Grid};
 use super::float16::nearest;
 use super::lanes::Simd;
@@ -89,19 +90,14 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
         [0.0; BATCH / SUPER]
     };
     let (mut x, mut w) = ([zero; N], [zero; N]);
-    let mut lane_sigma2 = [0.0; 32];
     for group in (0..batch.len / N).step_by(S::LANES) {
         s.columns(&batch.x[group * N..], N, &mut x);
         let fit = if let Some(importance) = batch.importance {
-            for (lane, sigma) in lane_sigma2[..S::LANES].iter_mut().enumerate() {
-                *sigma = sigma2[(group + lane) * N / SUPER];
-            }
-            let sigma2 = s.load(&lane_sigma2);
-            s.columns(&importance[group * N..], N, &mut w);
+            let sigma2 = by_lane(s, &sigma2, group, N);
+            weigh(s, &importance[group * N..], sigma2, &x, &mut w);
             let mut sum = zero;
-            for i in 0..N {
-                w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
-                sum = sum + w[i];
+            for w in w {
+                sum = sum + w;
             }
             s.store(sum, &mut scratch.weight[group..]);
             fit::affine(s, &x, &w, shape.weighted)

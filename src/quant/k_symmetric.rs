@@ -9,7 +9,7 @@
 //! Steps as in [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each weight
 //! the level nearest to it under the stored scale; where that is 0 the first fit's level stays.
 
-use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares};
+use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares, weigh};
 use super::fit::{self, ALL_ZERO};
 use super::float16::nearest;
 use super::k_affine::{pack_high_bit, pack_pairs};
@@ -51,12 +51,9 @@ fn fit_all<S: Simd>(
             }
             Weights::Importance(importance) => s.columns(&importance[group * SUB..], SUB, &mut w),
             Weights::Damped(importance, sigma2) => {
-                s.columns(&importance[group * SUB..], SUB, &mut w);
                 // A vector of sub-blocks lies in one super-block: they are 16, the lanes no more.
                 let sigma2 = s.splat(sigma2[group / PER]);
-                for i in 0..SUB {
-                    w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
-                }
+                weigh(s, &importance[group * SUB..], sigma2, &x, &mut w);
             }
         }
         let mut sum = s.splat(0.0);
@@ -94,7 +91,7 @@ fn requantize<S: Simd>(s: S, x: &[f32], d: f32, rate: f32, half: f32, levels: &m
 
 /// The scale of largest magnitude, the first of equals, and its magnitude.
 #[inline(always)]
-fn largest(scales: &[f32; PER]) -> (f32, f32) {
+pub(super) fn largest(scales: &[f32]) -> (f32, f32) {
     let (mut largest, mut magnitude) = (0.0, 0.0);
     for &scale in scales {
         if scale.abs() > magnitude {

@@ -105,6 +105,12 @@ pub(super) trait Simd: Copy {
     /// v rounded half away from zero, as C's `roundf`, then converted as [`Simd::truncate_byte`]
     /// says.
     fn round_away(self, v: Self::F) -> Self::I;
+    /// The bits of each f32.
+    fn bits(self, v: Self::F) -> Self::I;
+    /// The f32 of these bits.
+    fn from_bits(self, v: Self::I) -> Self::F;
+    /// Per lane the table's entry whose number is the low five bits of `index`.
+    fn lookup(self, table: &[i8; 32], index: Self::I) -> Self::F;
     /// 16 v.
     fn times16(self, v: Self::I) -> Self::I;
     /// The f32 nearest to each i32.
@@ -187,6 +193,7 @@ mod tests {
                 15.500001,
                 -3.5,
             ];
+            let table = std::array::from_fn(|i| (37 * i) as i8);
             let floats = |v: S::F| {
                 let mut out = [0.0; 64];
                 s.store(v, &mut out);
@@ -210,6 +217,8 @@ mod tests {
                         ints(s.nearest(va)),
                         ints(s.truncate(va)),
                         ints(s.round_away(va)),
+                        floats(s.from_bits(s.bits(va))),
+                        floats(s.lookup(&table, s.nearest(va))),
                         i64::from(s.any(s.lt(va, vb))),
                         i64::from(s.all(s.ne(va, vb))),
                     ]

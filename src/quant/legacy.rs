@@ -13,7 +13,8 @@
 //! of the levels and nothing is searched; with one (not Q8_0) the fits of the K formats serve,
 //! weighted by importance · √(σ² + x²), σ² the mean square of the whole row.
 
-use super::batch::{BATCH, BLOCK, Batch, Format, SUBS, Scratch, to_f16};
+use super::batch::{BATCH, BLOCK, Batch, Format, SUBS, Scratch, Weighing};
+use super::batch::{reciprocal, to_f16, weigh};
 use super::fit::{self, Grid};
 use super::lanes::Simd;
 
@@ -21,28 +22,6 @@ use super::lanes::Simd;
 #[inline(always)]
 fn load<S: Simd>(s: S, from: &[f32; BATCH], group: usize, to: &mut [S::F; BLOCK]) {
     s.columns(&from[group * BLOCK..], BLOCK, to);
-}
-
-/// Importance · √(σ² + x²) for the blocks from `group` on.
-#[inline(always)]
-fn weigh<S: Simd>(
-    s: S,
-    batch: &Batch<'_>,
-    importance: &[f32; BATCH],
-    group: usize,
-    (x, w): (&[S::F; BLOCK], &mut [S::F; BLOCK]),
-) {
-    let sigma2 = s.load(&batch.row_square[group..]);
-    load(s, importance, group, w);
-    for i in 0..BLOCK {
-        w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
-    }
-}
-
-/// 1/d, or 0 where d is 0.
-#[inline(always)]
-fn reciprocal<S: Simd>(s: S, d: S::F) -> S::F {
-    s.select(s.ne(d, s.splat(0.0)), s.splat(1.0) / d, s.splat(0.0))
 }
 
 /// Fits without a search: the extreme weight goes to level −half.
@@ -90,7 +69,8 @@ fn fit_symmetric<S: Simd>(
     let (mut x, mut w) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
-        weigh(s, batch, importance, group, (&x, &mut w));
+        let sigma2 = s.load(&batch.row_square[group..]);
+        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::symmetric(s, &x, &w, half);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.rate, &mut scratch.rate[group..]);
@@ -118,7 +98,8 @@ fn fit_affine<S: Simd>(
     let (mut x, mut w) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
-        weigh(s, batch, importance, group, (&x, &mut w));
+        let sigma2 = s.load(&batch.row_square[group..]);
+        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::affine(s, &x, &w, grid);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.base, &mut scratch.base[group..]);
@@ -266,6 +247,8 @@ fn encode_affine<S: Simd, const BYTES: usize, const FIVE: bool>(
 pub(super) struct Q40;
 
 impl Format for Q40 {
+    const WEIGHING: Weighing = Weighing::ByRow;
+
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         encode_symmetric::<S, 18, false>(s, batch, scratch, out, 8);
@@ -276,6 +259,8 @@ impl Format for Q40 {
 pub(super) struct Q50;
 
 impl Format for Q50 {
+    const WEIGHING: Weighing = Weighing::ByRow;
+
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         encode_symmetric::<S, 22, true>(s, batch, scratch, out, 16);
@@ -286,6 +271,8 @@ impl Format for Q50 {
 pub(super) struct Q41;
 
 impl Format for Q41 {
+    const WEIGHING: Weighing = Weighing::ByRow;
+
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         encode_affine::<S, 20, false>(s, batch, scratch, out, (15, 15));
@@ -296,6 +283,8 @@ impl Format for Q41 {
 pub(super) struct Q51;
 
 impl Format for Q51 {
+    const WEIGHING: Weighing = Weighing::ByRow;
+
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         // Without a bound: the low five bits are what is stored.
@@ -307,6 +296,8 @@ impl Format for Q51 {
 pub(super) struct Q80;
 
 impl Format for Q80 {
+    const WEIGHING: Weighing = Weighing::Ignored;
+
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
         let mut x = [s.splat(0.0); BLOCK];

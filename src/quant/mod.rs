@@ -5,17 +5,21 @@
 //! as ggml's and compared with them bit by bit when an encoder is made; all else goes to ggml.
 //!
 //! - [`mix`]: recipes, and the types they give to tensors
-//! - [`encode`](self::Encoder): checks, batches, the choice of the encoder
+//! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its rows
+//! - `agree`: the comparison with ggml that precedes the choice
 //! - `lanes`: vectors of f32 on AVX-512, AVX2, NEON and plain Rust; `isa`: the choice
 //! - `fit`: the searches, one lane per sub-block
-//! - `k_affine`, `k_symmetric`, `legacy`: the block formats
+//! - `k_affine`, `k_symmetric`, `legacy`, `nonlinear`: the block formats
+//! - `narrow`: to and from f32, f16 and bf16
 //! - `ggml_ffi`: the calls into ggml
 
+mod agree;
 mod batch;
 mod encode;
 mod fit;
 mod float16;
 mod ggml_ffi;
+mod input;
 mod isa;
 mod k_affine;
 mod k_symmetric;
@@ -23,6 +27,7 @@ mod lanes;
 mod legacy;
 pub mod mix;
 mod narrow;
+mod nonlinear;
 
 pub use encode::Encoder;
 pub use isa::Isa;

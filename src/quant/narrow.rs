@@ -39,39 +39,66 @@ fn load<S: Simd, const BF16: bool>(s: S, from: &[u8]) -> S::F {
     }
 }
 
-/// Widens two-byte weights, a vector at a time; the rest by way of a padded vector.
+/// Weights that are looked at in one go: a multiple of any vector, so that no slice is checked
+/// inside, and the vectors of one go overlap.
+const STEP: usize = 64;
+
+/// The larger of `peak` and |v|, as bits: those of a NaN exceed those of infinity.
+#[inline(always)]
+fn peak_of<S: Simd>(s: S, peak: S::I, v: S::F) -> S::I {
+    s.imax(peak, s.bits(s.abs(v)))
+}
+
+/// Is each |v| whose bits went into `peak` a number?
+#[inline(always)]
+fn is_finite<S: Simd>(s: S, peak: S::I) -> bool {
+    s.all(s.lt(s.from_bits(peak), s.splat(f32::INFINITY)))
+}
+
+/// Widens `STEP` two-byte weights.
+#[inline(always)]
+fn widen_step<S: Simd, const BF16: bool>(
+    s: S,
+    from: &[u8; 2 * STEP],
+    to: &mut [f32; STEP],
+    mut peak: S::I,
+) -> S::I {
+    for at in (0..STEP).step_by(S::LANES) {
+        let v = load::<S, BF16>(s, &from[2 * at..]);
+        peak = peak_of(s, peak, v);
+        s.store(v, &mut to[at..]);
+    }
+    peak
+}
+
+/// Widens two-byte weights; the last few by way of a padded step.
 #[inline(always)]
 fn widen_halves<S: Simd, const BF16: bool>(s: S, src: &[u8], to: &mut [f32]) -> bool {
-    let infinity = s.splat(f32::INFINITY);
-    let mut finite = s.lt(s.splat(0.0), infinity);
-    let whole = to.len() / S::LANES * S::LANES;
-    let vectors = to.chunks_exact_mut(S::LANES);
-    for (to, from) in vectors.zip(src.chunks_exact(2 * S::LANES)) {
-        let v = load::<S, BF16>(s, from);
-        finite = finite & s.lt(s.abs(v), infinity);
-        s.store(v, to);
+    let mut peak = s.int(0);
+    let (steps, rest) = to.as_chunks_mut::<STEP>();
+    let (src_steps, src_rest) = src.as_chunks::<{ 2 * STEP }>();
+    for (to, from) in steps.iter_mut().zip(src_steps) {
+        peak = widen_step::<S, BF16>(s, from, to, peak);
     }
-    let (mut bytes, mut lanes) = ([0u8; 128], [0.0; 64]);
-    let rest = to.len() - whole;
-    if rest > 0 {
-        bytes[..2 * rest].copy_from_slice(&src[2 * whole..2 * (whole + rest)]);
-        let v = load::<S, BF16>(s, &bytes);
-        finite = finite & s.lt(s.abs(v), infinity);
-        s.store(v, &mut lanes);
-        to[whole..].copy_from_slice(&lanes[..rest]);
+    if !rest.is_empty() {
+        let (mut from, mut padded) = ([0; 2 * STEP], [0.0; STEP]);
+        from[..src_rest.len()].copy_from_slice(src_rest);
+        peak = widen_step::<S, BF16>(s, &from, &mut padded, peak);
+        rest.copy_from_slice(&padded[..rest.len()]);
     }
-    s.all(finite)
+    is_finite(s, peak)
 }
 
 #[inline(always)]
 fn all_finite<S: Simd>(s: S, x: &[f32]) -> bool {
-    let infinity = s.splat(f32::INFINITY);
-    let mut finite = s.lt(s.splat(0.0), infinity);
-    let whole = x.len() / S::LANES * S::LANES;
-    for x in x.chunks_exact(S::LANES) {
-        finite = finite & s.lt(s.abs(s.load(x)), infinity);
+    let mut peak = s.int(0);
+    let (steps, rest) = x.as_chunks::<STEP>();
+    for x in steps {
+        for at in (0..STEP).step_by(S::LANES) {
+            peak = peak_of(s, peak, s.load(&x[at..]));
+        }
     }
-    s.all(finite) && x[whole..].iter().all(|x| x.is_finite())
+    is_finite(s, peak) && rest.iter().all(|x| x.is_finite())
 }
 
 /// Rounds `x` to f16 (or bf16) in `out`; answers whether all results are finite.

@@ -72,6 +72,8 @@ impl Simd for Avx2 {
             let half = _mm256_or_ps(sign, _mm256_set1_ps(0.499_999_97));
             I(_mm256_cvttps_epi32(_mm256_add_ps(v.0, half)))
         };
+        bits(v: F) -> I = I(_mm256_castps_si256(v.0));
+        from_bits(v: I) -> F = F(_mm256_castsi256_ps(v.0));
         times16(v: I) -> I = I(_mm256_slli_epi32::<4>(v.0));
         float(v: I) -> F = F(_mm256_cvtepi32_ps(v.0));
         imax(a: I, b: I) -> I = I(_mm256_max_epi32(a.0, b.0));
@@ -94,18 +96,14 @@ impl Simd for Avx2 {
     fn load_f16(self, from: &[u8]) -> F {
         let from: &[u8; 16] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 16 readable bytes.
-        unsafe {
-            F(_mm256_cvtph_ps(
-                from.as_ptr().cast::<__m128i>().read_unaligned(),
-            ))
-        }
+        unsafe { F(_mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 16] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 16 readable bytes.
         unsafe {
-            let wide = _mm256_cvtepu16_epi32(from.as_ptr().cast::<__m128i>().read_unaligned());
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
             F(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
         }
     }
@@ -120,6 +118,28 @@ impl Simd for Avx2 {
                 _mm256_extracti128_si256::<1>(bytes),
             );
             _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 32], index: I) -> F {
+        let (low, high) = table.split_at(16);
+        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        unsafe {
+            let low = _mm256_broadcastsi128_si256(_mm_loadu_si128(low.as_ptr().cast()));
+            let high = _mm256_broadcastsi128_si256(_mm_loadu_si128(high.as_ptr().cast()));
+            // The entry becomes the top byte of its lane, the other bytes 0.
+            let top = _mm256_and_si256(
+                _mm256_slli_epi32::<24>(index.0),
+                _mm256_set1_epi32(0x0f00_0000),
+            );
+            let control = _mm256_or_si256(top, _mm256_set1_epi32(0x0080_8080));
+            let entry = _mm256_blendv_ps(
+                _mm256_castsi256_ps(_mm256_shuffle_epi8(low, control)),
+                _mm256_castsi256_ps(_mm256_shuffle_epi8(high, control)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index.0)),
+            );
+            let entry = _mm256_srai_epi32::<24>(_mm256_castps_si256(entry));
+            F(_mm256_cvtepi32_ps(entry))
         }
     }
     #[inline(always)]

@@ -72,6 +72,8 @@ impl Simd for Avx512 {
             let half = _mm512_or_ps(sign, _mm512_set1_ps(0.499_999_97));
             I(_mm512_cvttps_epi32(_mm512_add_ps(v.0, half)))
         };
+        bits(v: F) -> I = I(_mm512_castps_si512(v.0));
+        from_bits(v: I) -> F = F(_mm512_castsi512_ps(v.0));
         times16(v: I) -> I = I(_mm512_slli_epi32::<4>(v.0));
         float(v: I) -> F = F(_mm512_cvtepi32_ps(v.0));
         imax(a: I, b: I) -> I = I(_mm512_max_epi32(a.0, b.0));
@@ -94,18 +96,14 @@ impl Simd for Avx512 {
     fn load_f16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 32 readable bytes.
-        unsafe {
-            F(_mm512_cvtph_ps(
-                from.as_ptr().cast::<__m256i>().read_unaligned(),
-            ))
-        }
+        unsafe { F(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
         // SAFETY: `self` is a token; the reference spans 32 readable bytes.
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(from.as_ptr().cast::<__m256i>().read_unaligned());
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             F(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
     }
@@ -117,6 +115,20 @@ impl Simd for Avx512 {
             to.as_mut_ptr()
                 .cast::<__m128i>()
                 .write_unaligned(_mm512_cvtepi32_epi8(v.0));
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 32], index: I) -> F {
+        let (low, high) = table.split_at(16);
+        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        unsafe {
+            let low = _mm512_cvtepi8_epi32(_mm_loadu_si128(low.as_ptr().cast()));
+            let high = _mm512_cvtepi8_epi32(_mm_loadu_si128(high.as_ptr().cast()));
+            F(_mm512_permutex2var_ps(
+                _mm512_cvtepi32_ps(low),
+                index.0,
+                _mm512_cvtepi32_ps(high),
+            ))
         }
     }
     #[inline(always)]

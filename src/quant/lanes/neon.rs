@@ -65,6 +65,8 @@ impl Simd for Neon {
             I(vshrq_n_s32::<24>(vshlq_n_s32::<24>(vcvtq_s32_f32(v.0))));
         truncate(v: F) -> I = I(vcvtq_s32_f32(v.0));
         round_away(v: F) -> I = I(vcvtaq_s32_f32(v.0));
+        bits(v: F) -> I = I(vreinterpretq_s32_f32(v.0));
+        from_bits(v: I) -> F = F(vreinterpretq_f32_s32(v.0));
         times16(v: I) -> I = I(vshlq_n_s32::<4>(v.0));
         float(v: I) -> F = F(vcvtq_f32_s32(v.0));
         imax(a: I, b: I) -> I = I(vmaxq_s32(a.0, b.0));
@@ -108,6 +110,21 @@ impl Simd for Neon {
             let words = vmovn_s32(v.0);
             let bytes = vmovn_u16(vreinterpretq_u16_s16(vcombine_s16(words, words)));
             *to = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)).to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 32], index: I) -> F {
+        let (low, high) = table.split_at(16);
+        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        unsafe {
+            let table = int8x16x2_t(vld1q_s8(low.as_ptr()), vld1q_s8(high.as_ptr()));
+            // The entry becomes the top byte of its lane; entry 255 there is none, which gives 0.
+            let top = vshlq_n_s32::<24>(vandq_s32(index.0, vdupq_n_s32(31)));
+            let control = vorrq_s32(top, vdupq_n_s32(0x00ff_ffff));
+            let entry = vqtbl2q_s8(table, vreinterpretq_u8_s32(control));
+            F(vcvtq_f32_s32(vshrq_n_s32::<24>(vreinterpretq_s32_s8(
+                entry,
+            ))))
         }
     }
     #[inline(always)]

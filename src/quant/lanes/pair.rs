@@ -54,6 +54,8 @@ impl<S: Simd> Simd for Pair<S> {
         truncate_byte(v: Self::F) -> Self::I;
         truncate(v: Self::F) -> Self::I;
         round_away(v: Self::F) -> Self::I;
+        bits(v: Self::F) -> Self::I;
+        from_bits(v: Self::I) -> Self::F;
         times16(v: Self::I) -> Self::I;
         float(v: Self::I) -> Self::F;
         imax(a: Self::I, b: Self::I) -> Self::I;
@@ -103,6 +105,10 @@ impl<S: Simd> Simd for Pair<S> {
     fn store_bytes(self, v: Self::I, to: &mut [u8]) {
         self.0.store_bytes(v.0, to);
         self.0.store_bytes(v.1, &mut to[S::LANES..]);
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 32], index: Self::I) -> Self::F {
+        Two(self.0.lookup(table, index.0), self.0.lookup(table, index.1))
     }
     #[inline(always)]
     fn tile(self, from: &[f32], stride: usize, to: &mut [Self::F]) {

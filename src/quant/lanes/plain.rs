@@ -192,6 +192,18 @@ impl Simd for Plain {
         I(lanes!(0, i => truncate(v.0[i] + 0.499_999_97_f32.copysign(v.0[i]))))
     }
     #[inline(always)]
+    fn bits(self, v: F) -> I {
+        I(lanes!(0, i => v.0[i].to_bits() as i32))
+    }
+    #[inline(always)]
+    fn from_bits(self, v: I) -> F {
+        F(lanes!(0.0, i => f32::from_bits(v.0[i] as u32)))
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 32], index: I) -> F {
+        F(lanes!(0.0, i => f32::from(table[(index.0[i] & 31) as usize])))
+    }
+    #[inline(always)]
     fn times16(self, v: I) -> I {
         I(lanes!(0, i => v.0[i] << 4))
     }
