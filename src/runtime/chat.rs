@@ -8,7 +8,9 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
 
-use super::{Error, Model, Result, Token, Vocab};
+use super::error::{Error, Result, Token};
+use super::model::Model;
+use super::vocab::Vocab;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{Error, Result};
+use super::error::{Error, Result, Token};
 use crate::gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// What the runtime needs to know of a model before it loads it.
@@ -54,9 +54,9 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopTokens {
     /// These and no others: the checkpoint's generation settings, as the converter wrote them.
-    Exactly(Vec<super::Token>),
+    Exactly(Vec<Token>),
     /// Those llama.cpp knows, by metadata and by name, and these.
-    Besides(Vec<super::Token>),
+    Besides(Vec<Token>),
 }
 
 impl Default for StopTokens {
@@ -244,7 +244,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
 fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> StopTokens {
     let id = |value: ValueRef<'_>| {
         let id = value.as_u64().filter(|&id| id < tokens.len() as u64)?;
-        super::Token::try_from(id).ok()
+        Token::try_from(id).ok()
     };
     let stated = gguf
         .get("modelve.stop_token_ids")
@@ -260,7 +260,7 @@ fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> StopTokens {
     // token of the checkpoint's.
     let find = |name: &[u8]| tokens.iter().position(|t| t.as_bytes() == Some(name));
     StopTokens::Besides(match (find(b"<|end|>"), find(b"<|assistant|>")) {
-        (Some(_), Some(assistant)) => vec![assistant as super::Token],
+        (Some(_), Some(assistant)) => vec![assistant as Token],
         _ => Vec::new(),
     })
 }

@@ -1,12 +1,10 @@
 //! How large a context is to be, and whether it fits.
 
-use std::fmt;
-
 use super::check::Facts;
-use super::model::{CONTEXT_STEP, Weights};
-use super::session::{KvType, Settings};
-use super::{Error, Model, Result, host};
-use crate::human::bytes;
+use super::error::{Error, Refusal, Result};
+use super::host;
+use super::model::{Model, Weights};
+use super::settings::{CONTEXT_STEP, KvType, Settings};
 
 /// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
 pub const WORKING_MEMORY: u64 = 128 << 20;
@@ -16,35 +14,6 @@ pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {
     let ty = kv_type.gguf();
     let row = |values: u64| ty.row_bytes(values).unwrap_or(values.saturating_mul(4));
     n_ctx.saturating_mul(row(facts.kv_values.0).saturating_add(row(facts.kv_values.1)))
-}
-
-/// The arithmetic of a context that does not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Tokens asked for.
-    pub n_ctx: u64,
-    /// Bytes of KV cache per token.
-    pub per_token: u64,
-    /// Bytes free for it.
-    pub free: u64,
-    /// The largest context that fits, in tokens.
-    pub largest: u64,
-    /// The type of the cache asked for.
-    pub kv_type: KvType,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a context of {} tokens × {} = {} does not fit; {} free; the largest that fits is {} tokens",
-            self.n_ctx,
-            bytes(self.per_token),
-            bytes(self.n_ctx.saturating_mul(self.per_token)),
-            bytes(self.free),
-            self.largest
-        )
-    }
 }
 
 /// Refuses a context for which there is no room. `weights` is what of the model is yet to be

@@ -1,8 +1,13 @@
 //! What can go wrong between a model file and its text.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use super::Token;
+use super::settings::KvType;
+use crate::human::bytes;
+
+/// The id of a token: 0 to one less than the size of the vocabulary.
+pub type Token = i32;
 
 /// An error of the runtime. Names the file, tensor, key or argument it is about.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +41,7 @@ pub enum Error {
     },
     /// The KV cache and working memory would not fit.
     #[error("{0}")]
-    Memory(super::context::Refusal),
+    Memory(Refusal),
     /// A sequence needs more room than its context has.
     #[error("{need} tokens do not fit into a context of {n_ctx}")]
     ContextFull {
@@ -97,3 +102,32 @@ pub enum Error {
 
 /// `Result` with the runtime's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The arithmetic of a context that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Tokens asked for.
+    pub n_ctx: u64,
+    /// Bytes of KV cache per token.
+    pub per_token: u64,
+    /// Bytes free for it.
+    pub free: u64,
+    /// The largest context that fits, in tokens.
+    pub largest: u64,
+    /// The type of the cache asked for.
+    pub kv_type: KvType,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a context of {} tokens × {} = {} does not fit; {} free; the largest that fits is {} tokens",
+            self.n_ctx,
+            bytes(self.per_token),
+            bytes(self.n_ctx.saturating_mul(self.per_token)),
+            bytes(self.free),
+            self.largest
+        )
+    }
+}

@@ -8,139 +8,14 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
+use super::error::{Error, Result, Token};
+use super::model::Model;
 use super::plan::{self, Need};
-use super::sampling::{Sampler, log_sum_exp};
-use super::session::Entry;
+use super::sampling::{Sampler, likeliest, log_sum_exp};
+use super::session::{Entry, Session, Want};
 use super::text::Assembler;
-use super::{Error, Likely, Model, Result, Sampling, Session, Settings, Token, Vocab, likeliest};
-
-/// How to complete.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Tokens to add to each prompt, at most.
-    pub max_tokens: usize,
-    /// How tokens are chosen. The seed counts up with the prompt's index.
-    pub sampling: Sampling,
-    /// Texts that end a completion and are not part of it.
-    pub stops: Vec<String>,
-    /// Never choose a token that ends a text.
-    pub ignore_end: bool,
-    /// The longest sequence allowed, prompt and completion, in tokens; none: what the model was
-    /// trained on.
-    pub ctx_size: Option<u32>,
-    /// Prompts computed at once, at most.
-    pub parallel: u32,
-    /// Whether to tell each token's log-probability.
-    pub logprobs: bool,
-    /// How many of the likeliest tokens to tell at each step.
-    pub top: usize,
-    /// Threads, cache type, flash attention and cancellation; sizes are chosen here.
-    pub settings: Settings,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            max_tokens: 128,
-            sampling: Sampling::default(),
-            stops: Vec::new(),
-            ignore_end: false,
-            ctx_size: None,
-            parallel: 32,
-            logprobs: false,
-            top: 0,
-            settings: Settings::default(),
-        }
-    }
-}
-
-/// Why a completion ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// The model ended it, a stop string, or a grammar that was complete.
-    Stop,
-    /// It has the tokens asked for, or fills the context.
-    Length,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-/// One token of a completion.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// The token.
-    pub token: Token,
-    /// Its log-probability before any sampler; 0 unless asked for.
-    pub logprob: f32,
-    /// The likeliest tokens at this place, as many as asked for.
-    pub top: Vec<Likely>,
-}
-
-/// A prompt's completion.
-#[derive(Debug, Clone)]
-pub struct Completion {
-    /// The text after the prompt.
-    pub text: String,
-    /// Why it ended.
-    pub finish: Finish,
-    /// Its tokens, the one that ended the text not among them.
-    pub steps: Vec<Step>,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// From when the prompt's turn came to its first logits.
-    pub prefill: Duration,
-    /// When the first token was there, if there was one.
-    pub first_token: Option<Instant>,
-    /// From the first token to the last.
-    pub generate: Duration,
-}
-
-/// What happens while prompts are completed.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A token was chosen.
-    Token {
-        /// Which prompt, counted from 0.
-        index: usize,
-        /// The token.
-        step: &'a Step,
-        /// The text that is certain now; may be empty, or belong to earlier tokens.
-        text: &'a str,
-    },
-    /// A completion ended.
-    Done {
-        /// Which prompt, counted from 0.
-        index: usize,
-        /// All of it.
-        completion: Completion,
-    },
-}
-
-/// What it took.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Every context made, in order.
-    pub contexts: Vec<ContextReport>,
-    /// Tokens of prompts computed, those computed again in a longer context included.
-    pub prefilled: usize,
-    /// Decode calls.
-    pub calls: usize,
-}
-
-/// One context that was used.
-#[derive(Debug, Clone)]
-pub struct ContextReport {
-    /// Tokens it holds.
-    pub n_ctx: usize,
-    /// Bytes of its KV cache.
-    pub kv_bytes: u64,
-    /// Whether it has the long RoPE factors; none: the model has one set.
-    pub long_rope: Option<bool>,
-    /// Sequences it keeps apart.
-    pub n_seq: u32,
-    /// How long it took to make.
-    pub made_in: Duration,
-}
+use super::vocab::Vocab;
 
 /// A prompt on its way.
 struct Job {
@@ -181,7 +56,7 @@ impl Job {
 /// Completes prompts, given as tokens. An empty one begins with the model's BOS token.
 ///
 /// `on_event` hears of each token as it comes and of each completion as it ends, in the order of
-/// their ends; `Break` stops everything. When [`Settings::cancel`] is raised, what there is
+/// their ends; `Break` stops everything. When [`Settings::cancel`](super::Settings) is raised, what there is
 /// comes as completions that were [cancelled](Finish::Cancelled).
 ///
 /// # Errors
@@ -352,7 +227,7 @@ impl Run<'_> {
         let mut taken = shared;
         if shared > 0 {
             let prefix = queue[0].tokens[..shared].to_vec();
-            session.feed(common, &prefix, super::Want::None, &mut |_, _| {})?;
+            session.feed(common, &prefix, Want::None, &mut |_, _| {})?;
             self.report.prefilled += shared;
         }
         loop {

@@ -2,7 +2,9 @@
 
 use llama_cpp_2::sampling::LlamaSampler;
 
-use super::{Error, Result, Vocab, ffi};
+use super::error::{Error, Result};
+use super::ffi;
+use super::vocab::Vocab;
 
 /// A grammar in GBNF whose rule `root` the whole text follows.
 #[derive(Debug, Clone, PartialEq, Eq)]

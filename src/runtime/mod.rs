@@ -6,7 +6,8 @@
 //!
 //! - [`complete`]: texts from prompts, many at once.
 //!
-//! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
+//! The only unsafe code is in `ffi.rs` and `context_ffi.rs`; files are checked before llama.cpp
+//! sees them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -41,7 +42,9 @@
 mod cancel;
 pub mod chat;
 mod check;
+mod completion;
 pub mod context;
+mod context_ffi;
 mod error;
 mod ffi;
 mod generate;
@@ -52,18 +55,21 @@ mod observe;
 mod plan;
 mod sampling;
 mod session;
+mod settings;
 pub mod text;
 mod vocab;
 pub mod weights;
 
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};
-pub use error::{Error, Result};
+pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
+pub use error::{Error, Refusal, Result, Token};
 pub use ffi::{Device, devices, on_abort, system_info};
-pub use generate::{Completion, ContextReport, Event, Finish, Options, Report, Step, complete};
+pub use generate::complete;
 pub use grammar::Grammar;
 pub use model::{GpuLayers, LoadOptions, Model, Weights};
 pub use observe::{NamedTensor, Observer};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
-pub use session::{Entry, FlashAttention, KvType, Session, Settings, Want};
-pub use vocab::{Token, Vocab};
+pub use session::{Entry, Session, Want};
+pub use settings::{FlashAttention, KvType, Settings};
+pub use vocab::Vocab;

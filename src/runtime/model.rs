@@ -1,6 +1,5 @@
 //! A model, loaded once and shared.
 
-use std::ffi::CString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
 
+use super::cancel::Cancel;
 use super::check::{self, Facts};
-use super::{Cancel, Error, Result, Vocab, ffi};
+use super::error::{Error, Result};
+use super::ffi;
+use super::settings::CONTEXT_STEP;
+use super::vocab::Vocab;
 use crate::gguf::Gguf;
 
 /// Where weights lie while they are used.
@@ -87,9 +90,6 @@ impl fmt::Debug for Model {
     }
 }
 
-/// Contexts come in multiples of so many tokens.
-pub(super) const CONTEXT_STEP: u32 = 256;
-
 impl Model {
     /// Reads and checks the header of a GGUF file: what [`Model::load_checked`] goes by, and
     /// what a context will cost, before anything is loaded.
@@ -137,7 +137,7 @@ impl Model {
             .into_iter()
             .collect();
         let cancel = options.cancel.clone();
-        let raw = load_raw(
+        let raw = ffi::load_model(
             &path,
             &gguf,
             ffi::LoadParams {
@@ -226,7 +226,7 @@ impl Checked {
     /// # Errors
     /// [`Error::Load`] with llama.cpp's reason.
     pub fn try_header(&self) -> Result<()> {
-        load_raw(
+        ffi::load_model(
             &self.path,
             &self.gguf,
             ffi::LoadParams {
@@ -292,25 +292,4 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
         None => "CPU".to_owned(),
     };
     Ok((count, name))
-}
-
-/// Loads what `gguf` was read from.
-pub(super) fn load_raw(
-    path: &Path,
-    gguf: &Gguf,
-    params: ffi::LoadParams<'_>,
-) -> Result<LlamaModel> {
-    let paths = gguf
-        .paths()
-        .map(|part| CString::new(part.as_os_str().as_encoded_bytes()));
-    let Ok(paths) = paths.collect::<Result<Vec<_>, _>>() else {
-        return Err(Error::Load {
-            path: path.to_owned(),
-            reason: "its path holds a zero byte".to_owned(),
-        });
-    };
-    ffi::load_model(&paths, params).ok_or_else(|| Error::Load {
-        path: path.to_owned(),
-        reason: ffi::take_errors(),
-    })
 }

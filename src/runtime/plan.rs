@@ -1,8 +1,11 @@
 //! Choosing contexts for prompts: how long a text may be, how many share a context.
 
+use super::completion::Options;
 use super::context::{self, kv_bytes};
-use super::generate::Options;
-use super::{Error, Model, Result, Settings, Token, ffi, host};
+use super::error::{Error, Result, Token};
+use super::host;
+use super::model::Model;
+use super::settings::{MAX_SEQ, Settings};
 
 /// Cells that prompts computed together share, where the RoPE factors set no limit: attention
 /// looks at all of them for every token.
@@ -86,7 +89,7 @@ pub(super) fn settings(
 ) -> Settings {
     let kv_type = options.settings.kv_type;
     let one = needs.iter().map(|need| need.cells).max().unwrap_or(1) + shared;
-    let most = options.parallel.clamp(1, ffi::MAX_SEQ - 1) as usize;
+    let most = options.parallel.clamp(1, MAX_SEQ - 1) as usize;
     let mut cells: Vec<usize> = needs.iter().map(|need| need.cells).collect();
     cells.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
     let wanted = shared + cells.iter().take(most).sum::<usize>();

@@ -6,7 +6,9 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 
-use super::{Error, Grammar, Result, Token, Vocab};
+use super::error::{Error, Result, Token};
+use super::grammar::Grammar;
+use super::vocab::Vocab;
 
 /// Tokens that the penalties look back on, as in llama.cpp.
 const PENALTY_WINDOW: i32 = 64;

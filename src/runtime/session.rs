@@ -2,114 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use llama_cpp_sys_2 as sys;
-
 use super::context::{self, kv_bytes};
-use super::model::CONTEXT_STEP;
-use super::{Cancel, Error, Model, Observer, Result, Token, ffi, host};
-use crate::gguf::GgmlType;
-
-/// The type keys and values are cached in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// 32 bits a value.
-    F32,
-    /// 16 bits a value.
-    #[default]
-    F16,
-    /// 8.5 bits a value; needs flash attention.
-    Q8_0,
-    /// 4.5 bits a value; needs flash attention.
-    Q4_0,
-}
-
-impl KvType {
-    pub(super) fn ggml(self) -> sys::ggml_type {
-        match self {
-            KvType::F32 => sys::GGML_TYPE_F32,
-            KvType::F16 => sys::GGML_TYPE_F16,
-            KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
-            KvType::Q4_0 => sys::GGML_TYPE_Q4_0,
-        }
-    }
-
-    /// The same type in the GGUF format.
-    pub fn gguf(self) -> GgmlType {
-        match self {
-            KvType::F32 => GgmlType::F32,
-            KvType::F16 => GgmlType::F16,
-            KvType::Q8_0 => GgmlType::Q8_0,
-            KvType::Q4_0 => GgmlType::Q4_0,
-        }
-    }
-
-    fn is_quantized(self) -> bool {
-        matches!(self, KvType::Q8_0 | KvType::Q4_0)
-    }
-}
-
-/// Whether attention is computed in one fused operation, which keeps no attention weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FlashAttention {
-    /// Where the device has it, which a CPU does.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never: [`Observer`]s see `kq_soft_max-N`, and results are nearest to the reference.
-    Off,
-}
-
-impl FlashAttention {
-    pub(super) fn llama(self) -> sys::llama_flash_attn_type {
-        match self {
-            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
-            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-        }
-    }
-}
-
-/// How a session computes.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Tokens the KV cache holds, all sequences together; rounded up to 256. Also what decides
-    /// between the RoPE factors of a model that has two sets, see [`Model::rope`].
-    pub n_ctx: u32,
-    /// Sequences kept apart, at most 256.
-    pub n_seq: u32,
-    /// Tokens computed at once; longer feeds are split.
-    pub n_batch: u32,
-    /// Rows of logits computed at once, at most: sizes the compute buffer (one row of the
-    /// vocabulary in f32 each). Feeds that want more are split.
-    pub n_outputs: u32,
-    /// Threads; none: as many as the process may use.
-    pub threads: Option<u32>,
-    /// What keys and values are cached in.
-    pub kv_type: KvType,
-    /// Fused attention.
-    pub flash_attention: FlashAttention,
-    /// Whether [`Session::feed_observed`] will be used.
-    pub observe: bool,
-    /// Stops a computation.
-    pub cancel: Cancel,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            n_ctx: 512,
-            n_seq: 1,
-            n_batch: 512,
-            n_outputs: 512,
-            threads: None,
-            kv_type: KvType::default(),
-            flash_attention: FlashAttention::default(),
-            observe: false,
-            cancel: Cancel::new(),
-        }
-    }
-}
+use super::context_ffi::{Batch, Context, ContextParams};
+use super::error::{Error, Result, Token};
+use super::host;
+use super::model::Model;
+use super::observe::Observer;
+use super::settings::{CONTEXT_STEP, FlashAttention, MAX_SEQ, Settings};
 
 /// Which tokens of a feed are to get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,12 +47,12 @@ pub struct Entry {
 
 /// One context of a [`Model`], used by one thread at a time.
 pub struct Session {
-    context: ffi::Context,
+    context: Context,
     model: Model,
     settings: Settings,
     /// Tokens in each sequence.
     lengths: Vec<usize>,
-    batch: ffi::Batch,
+    batch: Batch,
     made_in: Duration,
 }
 
@@ -175,12 +74,10 @@ impl Session {
         let start = Instant::now();
         let facts = model.facts();
         let mut settings = settings.clone();
-        if settings.n_ctx == 0 || settings.n_seq == 0 || settings.n_seq > ffi::MAX_SEQ {
+        if settings.n_ctx == 0 || settings.n_seq == 0 || settings.n_seq > MAX_SEQ {
             return Err(Error::Setting(format!(
                 "a context of {} tokens for {} sequences (1 to {})",
-                settings.n_ctx,
-                settings.n_seq,
-                ffi::MAX_SEQ
+                settings.n_ctx, settings.n_seq, MAX_SEQ
             )));
         }
         if settings.kv_type.is_quantized() {
@@ -206,10 +103,10 @@ impl Session {
         settings.n_batch = settings.n_batch.clamp(1, padded);
         context::check_memory(model, &settings)?;
         let threads = settings.threads.unwrap_or_else(host::threads).clamp(1, 512);
-        let raw = ffi::Context::new(
+        let raw = Context::new(
             &model.inner.raw,
             model.vocab().len(),
-            ffi::ContextParams {
+            ContextParams {
                 n_ctx: padded,
                 n_batch: settings.n_batch,
                 n_seq: settings.n_seq,
@@ -228,7 +125,7 @@ impl Session {
             model: model.clone(),
             lengths: vec![0; settings.n_seq as usize],
             settings,
-            batch: ffi::Batch::default(),
+            batch: Batch::default(),
             made_in: start.elapsed(),
         })
     }

@@ -9,11 +9,9 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
 use super::check::{self, Alphabet, Facts, StopTokens};
-use super::{Error, Result, ffi, model};
+use super::error::{Error, Result, Token};
+use super::ffi;
 use crate::gguf::Gguf;
-
-/// The id of a token: 0 to one less than the size of the vocabulary.
-pub type Token = i32;
 
 /// A model's vocabulary. Cheap to clone and shared by threads.
 #[derive(Clone)]
@@ -48,7 +46,7 @@ impl Vocab {
     /// See [`Vocab::load`].
     pub fn of(path: &Path, gguf: &Gguf) -> Result<Vocab> {
         let facts = check::vocabulary(path, gguf)?;
-        let raw = model::load_raw(
+        let raw = ffi::load_model(
             path,
             gguf,
             ffi::LoadParams {

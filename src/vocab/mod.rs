@@ -4,10 +4,14 @@
 //! that it stands for in a text (` bat`, a line feed). How one follows from the other depends on
 //! the tokenizer; source: `llama_vocab::impl::token_to_piece` of llama.cpp.
 
+mod nearest;
+mod spelling;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::gguf::{ArrayRef, Gguf, ValueRef};
+use spelling::Spelling;
 
 /// What a token is for: `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,17 +73,6 @@ impl Kind {
     pub fn is_special(self) -> bool {
         matches!(self, Kind::Control | Kind::UserDefined | Kind::Unknown)
     }
-}
-
-/// How texts become pieces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spelling {
-    /// `▁` is a space, `<0x0A>` a byte.
-    SpaceMark,
-    /// GPT-2's alphabet: every byte is written as one printable character.
-    ByteAlphabet,
-    /// Nothing is known, so texts are taken as they are.
-    Plain,
 }
 
 /// A file without a vocabulary, or with one that makes no sense.
@@ -193,15 +186,7 @@ impl<'a> Vocabulary<'a> {
         let scores = parallel("tokenizer.ggml.scores")?;
         let text_of = |key| gguf.get(key).and_then(|value| value.as_str());
         let model = text_of("tokenizer.ggml.model").unwrap_or(Cow::Borrowed("unknown"));
-        let spelling = match model.as_ref() {
-            "llama" | "bert" | "t5" => Spelling::SpaceMark,
-            // Gemma 4 spells SentencePiece's way with GPT-2's merges.
-            "gpt2" if text_of("tokenizer.ggml.pre").as_deref() == Some("gemma4") => {
-                Spelling::SpaceMark
-            }
-            "gpt2" => Spelling::ByteAlphabet,
-            _ => Spelling::Plain,
-        };
+        let spelling = Spelling::of(&model, text_of("tokenizer.ggml.pre").as_deref());
         Ok(Self {
             gguf,
             model,
@@ -260,7 +245,7 @@ impl<'a> Vocabulary<'a> {
         Some(Token {
             id,
             text,
-            piece: self.spell(text, kind),
+            piece: self.spelling.piece(text, kind),
             kind,
             score: score
                 .and_then(|score| score.as_f64())
@@ -274,21 +259,6 @@ impl<'a> Vocabulary<'a> {
         (0..self.len() as u32).filter_map(|id| self.token(id))
     }
 
-    fn spell(&self, text: &'a [u8], kind: Kind) -> Cow<'a, [u8]> {
-        match (kind, self.spelling) {
-            (Kind::Unused | Kind::Undefined, Spelling::SpaceMark | Spelling::ByteAlphabet) => {
-                Cow::Borrowed(&[])
-            }
-            (Kind::Byte, Spelling::SpaceMark | Spelling::ByteAlphabet) => match hex_byte(text) {
-                Some(byte) => Cow::Owned(vec![byte]),
-                None => Cow::Borrowed(text),
-            },
-            (Kind::Normal, Spelling::SpaceMark) => spaces(text),
-            (Kind::Normal, Spelling::ByteAlphabet) => from_byte_alphabet(text),
-            _ => Cow::Borrowed(text),
-        }
-    }
-
     /// The ids of tokens with that text or, when there is none, with that piece.
     pub fn find(&self, wanted: &[u8]) -> Vec<u32> {
         let ids = |matches: &dyn Fn(u32) -> bool| -> Vec<u32> {
@@ -299,34 +269,6 @@ impl<'a> Vocabulary<'a> {
             return by_text;
         }
         ids(&|id| self.token(id).is_some_and(|token| token.piece == wanted))
-    }
-
-    /// Up to `n` tokens whose texts are most like `wanted`, the most alike first. Case and the
-    /// mark for a space count less than letters.
-    pub fn nearest(&self, wanted: &str, n: usize) -> Vec<u32> {
-        let plain = |text: &str| text.trim_start_matches(['▁', 'Ġ', ' ']).to_lowercase();
-        let goal: Vec<char> = plain(wanted).chars().collect();
-        if goal.is_empty() || goal.len() > 64 {
-            return Vec::new();
-        }
-        let most = goal.len().div_ceil(3);
-        let mut found: Vec<(usize, usize, u32)> = Vec::new();
-        for (id, text) in (0..).zip(&self.texts) {
-            let Ok(text) = std::str::from_utf8(text) else {
-                continue;
-            };
-            let candidate: Vec<char> = plain(text).chars().collect();
-            if candidate.len().abs_diff(goal.len()) > most {
-                continue;
-            }
-            let distance = edit_distance(&goal, &candidate);
-            if distance <= most {
-                let marks = text.chars().count().abs_diff(wanted.chars().count());
-                found.push((distance, marks, id));
-            }
-        }
-        found.sort_unstable();
-        found.into_iter().take(n).map(|(_, _, id)| id).collect()
     }
 
     /// Number of tokens of each kind that occurs.
@@ -447,122 +389,5 @@ impl<'a> Vocabulary<'a> {
             left: name.contains("modern-bert") && text == b"[MASK]",
             right: false,
         }
-    }
-}
-
-/// `<0x0A>` → 10.
-fn hex_byte(text: &[u8]) -> Option<u8> {
-    let digits = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
-    match digits {
-        [a, b] => {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            u8::try_from(digit(*a)? * 16 + digit(*b)?).ok()
-        }
-        _ => None,
-    }
-}
-
-/// U+2581, the mark for a space.
-const SPACE_MARK: &[u8] = "▁".as_bytes();
-
-fn spaces(text: &[u8]) -> Cow<'_, [u8]> {
-    if !text
-        .windows(SPACE_MARK.len())
-        .any(|part| part == SPACE_MARK)
-    {
-        return Cow::Borrowed(text);
-    }
-    let mut piece = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        match rest.strip_prefix(SPACE_MARK) {
-            Some(after) => {
-                piece.push(b' ');
-                rest = after;
-            }
-            None => {
-                piece.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    Cow::Owned(piece)
-}
-
-/// GPT-2's `bytes_to_unicode` backwards: printable Latin-1 stands for itself, the other bytes
-/// for U+0100 and on in order. A character outside the alphabet stands for its own UTF-8.
-fn from_byte_alphabet(text: &[u8]) -> Cow<'_, [u8]> {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return Cow::Borrowed(text);
-    };
-    let mut piece = Vec::with_capacity(text.len());
-    for c in text.chars() {
-        let byte = match u32::from(c) {
-            code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(code),
-            code @ 0x100..=0x120 => Some(code - 0x100),
-            code @ 0x121..=0x142 => Some(code - 0x121 + 0x7f),
-            0x143 => Some(0xad),
-            _ => None,
-        };
-        match byte.and_then(|byte| u8::try_from(byte).ok()) {
-            Some(byte) => piece.push(byte),
-            None => piece.extend(c.encode_utf8(&mut [0; 4]).bytes()),
-        }
-    }
-    Cow::Owned(piece)
-}
-
-/// Levenshtein's: insertions, deletions and substitutions.
-fn edit_distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_become_pieces() {
-        assert_eq!(spaces("▁a▁▁b".as_bytes()).as_ref(), b" a  b");
-        assert_eq!(spaces(b"\xe2\x96").as_ref(), b"\xe2\x96");
-        assert_eq!(hex_byte(b"<0x0A>"), Some(10));
-        assert_eq!(hex_byte(b"<0xZZ>"), None);
-        assert_eq!(hex_byte(b"<0x+1>"), None);
-    }
-
-    #[test]
-    fn the_byte_alphabet_covers_every_byte_once() {
-        // The alphabet's own definition: printable bytes first, the rest from U+0100 on.
-        let mut next = 0x100;
-        for byte in 0..=255u8 {
-            let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-            let c = if printable {
-                char::from(byte)
-            } else {
-                next += 1;
-                char::from_u32(next - 1).unwrap()
-            };
-            let text = c.to_string();
-            assert_eq!(from_byte_alphabet(text.as_bytes()).as_ref(), [byte]);
-        }
-        assert_eq!(from_byte_alphabet("Ġbat".as_bytes()).as_ref(), b" bat");
-        assert_eq!(from_byte_alphabet("▁".as_bytes()).as_ref(), "▁".as_bytes());
-    }
-
-    #[test]
-    fn distances() {
-        let chars = |text: &str| text.chars().collect::<Vec<_>>();
-        assert_eq!(edit_distance(&chars("kitten"), &chars("sitting")), 3);
-        assert_eq!(edit_distance(&chars(""), &chars("ab")), 2);
     }
 }

@@ -1,0 +1,60 @@
+//! Texts like another: what was meant by a word that is no token.
+
+use super::Vocabulary;
+
+impl Vocabulary<'_> {
+    /// Up to `n` tokens whose texts are most like `wanted`, the most alike first. Case and the
+    /// mark for a space count less than letters.
+    pub fn nearest(&self, wanted: &str, n: usize) -> Vec<u32> {
+        let plain = |text: &str| text.trim_start_matches(['▁', 'Ġ', ' ']).to_lowercase();
+        let goal: Vec<char> = plain(wanted).chars().collect();
+        if goal.is_empty() || goal.len() > 64 {
+            return Vec::new();
+        }
+        let most = goal.len().div_ceil(3);
+        let mut found: Vec<(usize, usize, u32)> = Vec::new();
+        for (id, text) in (0..).zip(&self.texts) {
+            let Ok(text) = std::str::from_utf8(text) else {
+                continue;
+            };
+            let candidate: Vec<char> = plain(text).chars().collect();
+            if candidate.len().abs_diff(goal.len()) > most {
+                continue;
+            }
+            let distance = edit_distance(&goal, &candidate);
+            if distance <= most {
+                let marks = text.chars().count().abs_diff(wanted.chars().count());
+                found.push((distance, marks, id));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().take(n).map(|(_, _, id)| id).collect()
+    }
+}
+
+/// Levenshtein's: insertions, deletions and substitutions.
+fn edit_distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        let chars = |text: &str| text.chars().collect::<Vec<_>>();
+        assert_eq!(edit_distance(&chars("kitten"), &chars("sitting")), 3);
+        assert_eq!(edit_distance(&chars(""), &chars("ab")), 2);
+    }
+}
