@@ -18,7 +18,8 @@ struct Machine {
 /// Hides libclang from the process that it becomes, which no other notices; 77 if it may not.
 const HIDE: &str = r#"
 for file in /usr/lib/llvm*/lib/libclang* /usr/lib64/llvm*/lib/libclang* /usr/lib/*-linux-*/libclang* \
-    /usr/lib/libclang* /usr/lib64/libclang* /usr/local/lib/libclang*; do
+    /usr/lib/libclang* /usr/lib64/libclang* /usr/local/lib/libclang* \
+    /usr/include/vulkan/vulkan.hpp /usr/include/spirv/unified1/spirv.hpp /usr/local/cuda/bin/nvcc; do
     if [ -f "$file" ]; then mount --bind /dev/null "$file" || exit 77; fi
 done
 PATH=$STUBS exec /bin/sh scripts/setup "$@"
@@ -31,7 +32,9 @@ case " $* " in
 *" update "*) touch "$LOG.updated"; exit 0 ;;
 *" -y -q "*) [ -e "$LOG.updated" ] || exit 100 ;;
 esac
-for tool in c++ make cmake; do ln -sf /bin/true "$STUBS/$tool"; done
+mkdir -p "$VULKAN_SDK/include/vulkan" "$VULKAN_SDK/include/spirv/unified1"
+touch "$VULKAN_SDK/include/vulkan/vulkan.hpp" "$VULKAN_SDK/include/spirv/unified1/spirv.hpp"
+for tool in c++ make cmake glslc; do ln -sf /bin/true "$STUBS/$tool"; done
 mkdir -p "$LIBCLANG_PATH/clang/14/include"
 touch "$LIBCLANG_PATH/libclang.so" "$LIBCLANG_PATH/clang/14/include/stddef.h"
 "#;
@@ -80,6 +83,9 @@ impl Machine {
             .env("STUBS", self.path("bin"))
             .env("LOG", self.path("log"))
             .env("LIBCLANG_PATH", self.path("libclang"))
+            .env("VULKAN_SDK", self.path("vulkan"))
+            .env_remove("CUDACXX")
+            .env_remove("CUDA_PATH")
             .env_remove("CXX")
             .env_remove("BINDGEN_EXTRA_CLANG_ARGS")
             .output()
@@ -241,4 +247,97 @@ fn without_root_it_asks_sudo_then_pypi_and_else_says_what_to_install() {
         machine.asked(),
         ["sudo", "dnf install -y gcc-c++ make cmake clang-devel"]
     );
+}
+
+#[test]
+fn vulkan_is_asked_for_only_when_it_is_wanted() {
+    for (manager, packages) in [
+        ("apt-get", "glslc libvulkan-dev spirv-headers"),
+        (
+            "dnf",
+            "glslc vulkan-headers vulkan-loader-devel spirv-headers-devel",
+        ),
+        (
+            "pacman",
+            "shaderc vulkan-headers vulkan-icd-loader spirv-headers",
+        ),
+        ("zypper", "shaderc vulkan-devel spirv-headers"),
+        (
+            "apk",
+            "shaderc vulkan-headers vulkan-loader-dev spirv-headers",
+        ),
+    ] {
+        let machine = Machine::with(manager);
+        let Some((said, code)) = machine.setup(&["--vulkan", "--check"]) else {
+            return skip();
+        };
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("libclang glslc vulkan spirv\n"), "{said}");
+        assert_eq!(machine.asked(), [""; 0], "--check installs nothing");
+
+        let (said, code) = machine.setup(&["--vulkan"]).unwrap();
+        assert_eq!(code, 0, "{manager}: {said}");
+        let asked = machine.asked();
+        assert!(asked.last().unwrap().ends_with(packages), "{asked:?}");
+        assert_eq!(machine.setup(&["--vulkan", "--check"]).unwrap().1, 0);
+    }
+
+    let machine = Machine::with("dnf");
+    machine.add("id", "#!/bin/sh\necho 1000\n");
+    for tool in ["c++", "make", "cmake"] {
+        machine.add(tool, "#!/bin/sh\n");
+    }
+    let (said, code) = machine.setup(&["--vulkan"]).unwrap();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("install: clang-devel glslc"), "{said}");
+}
+
+#[test]
+fn a_cuda_toolkit_is_taken_from_where_it_is_or_put_together_from_wheels() {
+    let machine = Machine::with("apk");
+    let pip = r#"#!/bin/sh
+        case "$*" in *--version*) exit ;; esac
+        echo "python3 $*" >>"$LOG"
+        tree=${0%/bin/*}/.tools/cuda-wheels/nvidia/cu13
+        mkdir -p "$tree/bin" "$tree/lib"
+        ln -s /bin/true "$tree/bin/nvcc"
+        touch "$tree/lib/libcudart.so.13""#;
+    machine.add("python3", pip);
+    let Some((said, code)) = machine.setup(&["--cuda"]) else {
+        return skip();
+    };
+    assert_eq!(code, 0, "{said}");
+    let asked = machine.asked();
+    let wheels = asked
+        .iter()
+        .find(|line| line.starts_with("python3"))
+        .unwrap();
+    assert!(wheels.contains("/.tools/cuda-wheels "), "{wheels}");
+    for wheel in [
+        "cuda-nvcc",
+        "cuda-runtime",
+        "cublas",
+        "cuda-cccl",
+        "cuda-crt",
+        "nvvm",
+    ] {
+        let wheel = format!("nvidia-{wheel}==13.*");
+        assert!(wheels.contains(&wheel), "{wheels}");
+    }
+    let cuda = machine.path(".tools/cuda");
+    for name in ["lib64/libcudart.so", "lib/libcudart.so.13", "bin/nvcc"] {
+        assert!(cuda.join(name).exists(), "{name}");
+    }
+    let env = fs::read_to_string(machine.path(".tools/env")).unwrap();
+    let cuda = cuda.display();
+    assert!(env.contains(&format!("CUDACXX='{cuda}/bin/nvcc'")), "{env}");
+    assert!(env.contains(&format!("CUDA_PATH='{cuda}'")), "{env}");
+    assert_eq!(machine.setup(&["--cuda"]).unwrap(), (String::new(), 0));
+
+    // One that is installed is enough.
+    let machine = Machine::with("apk");
+    machine.add("nvcc", "#!/bin/sh\n");
+    let (said, code) = machine.setup(&["--cuda"]).unwrap();
+    assert_eq!(code, 0, "{said}");
+    assert!(!machine.path(".tools/cuda").exists());
 }
