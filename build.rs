@@ -15,6 +15,61 @@ fn main() {
     println!("cargo::rustc-env=MODELVE_LLAMA_VERSION={llama}");
     println!("cargo::rustc-env=MODELVE_GGML_VERSION={ggml}");
     warn_about_missing_vector_instructions();
+    if env::var_os("CARGO_FEATURE_PORTABLE").is_some() {
+        lay_out_backends().expect("the backends that llama.cpp's build left behind");
+    }
+}
+
+/// Puts the libraries of a `portable` build into `backends`, a folder beside the program and its
+/// tests, and tells the program to find there those that it is linked with.
+fn lay_out_backends() -> std::io::Result<()> {
+    match env::var("CARGO_CFG_TARGET_OS").as_deref() {
+        Ok("windows") => {}
+        Ok("macos") => {
+            for place in ["backends", "../lib/modelve"] {
+                println!("cargo::rustc-link-arg=-Wl,-rpath,@loader_path/{place}");
+            }
+        }
+        _ => println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/backends:$ORIGIN/../lib/modelve"),
+    }
+    let from = |variable: &str| Path::new(&env::var_os(variable).unwrap_or_default()).to_owned();
+    let loaded = from("DEP_LLAMA_BACKENDS_DIR");
+    let linked = from("DEP_LLAMA_GGML_CMAKE_DIR").join("..");
+    let out = from("OUT_DIR");
+    // target/debug/build/modelve-0123/out
+    let programs = out.ancestors().nth(3).unwrap_or(&out);
+    for place in [
+        programs.to_owned(),
+        programs.join("deps"),
+        programs.join("examples"),
+    ] {
+        let folder = place.join("backends");
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(&loaded)?.chain(fs::read_dir(&linked)?) {
+            let file = entry?.path();
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // Programs ask for `libllama.so.0`, whatever further names the file has.
+            let versions = name.split_once(".so.").map(|(_, numbers)| numbers);
+            let wanted = versions.is_some_and(|numbers| !numbers.contains('.'))
+                || name.ends_with(".dylib")
+                || file.parent() == Some(&loaded) && versions.is_none();
+            if wanted {
+                link(&fs::canonicalize(&file)?, &folder.join(&*name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Another name for a file, in place of what had that name.
+fn link(file: &Path, name: &Path) -> std::io::Result<()> {
+    let temporary = name.with_extension("new");
+    drop(fs::remove_file(&temporary));
+    fs::hard_link(file, &temporary).or_else(|_| fs::copy(file, &temporary).map(drop))?;
+    fs::rename(&temporary, name)?;
+    // Where both were names of one file already, renaming does nothing.
+    drop(fs::remove_file(&temporary));
+    Ok(())
 }
 
 /// Without a `rerun-if` line cargo runs this script again whenever a file of the package

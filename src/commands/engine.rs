@@ -208,11 +208,19 @@ pub fn explain(error: Error) -> anyhow::Error {
             }
             _ => "a smaller --max-tokens or --ctx-size, or a shorter prompt",
         },
+        Error::NoBackend { .. } => {
+            "unpack the program together with its `backends` folder; `modelve doctor` says what it finds"
+        }
         Error::NoGpu => {
             "build it with one: cargo build --release --features cuda (or metal, vulkan, rocm)"
         }
         Error::NoDevice { .. } => {
             "leave --device out, or build it in: cargo build --release --features cuda (or metal, vulkan, rocm)"
+        }
+        Error::Load { reason, .. } | Error::Context { reason, .. }
+            if reason.contains("allocate") =>
+        {
+            "leave layers on the processor: --gpu-layers with a smaller number, or auto"
         }
         Error::Template(_) => "leave out --chat to give the model the prompt as it is",
         Error::Gguf(_) | Error::Invalid { .. } | Error::Load { .. } => {

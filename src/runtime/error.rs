@@ -67,6 +67,12 @@ pub enum Error {
     /// No tokens at all, where at least one is needed.
     #[error("the prompt is empty and the model has no token to begin a text with")]
     EmptyPrompt,
+    /// A build that loads its backends found none that it can compute with.
+    #[error("no backend: nothing that can compute on this processor in {}", folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" or "))]
+    NoBackend {
+        /// Where backends are looked for.
+        folders: Vec<PathBuf>,
+    },
     /// Layers were to go on a GPU, and there is none.
     #[error("layers cannot be put on a GPU: this build or this machine has none")]
     NoGpu,

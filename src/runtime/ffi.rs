@@ -24,17 +24,19 @@ thread_local! {
 pub(super) fn start() {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
     BACKEND.get_or_init(|| {
+        let none = super::backends::backends().is_empty();
         // SAFETY: `on_log` has the signature llama.cpp wants, lives as long as the program and
         // uses no user data.
         unsafe {
             sys::llama_log_set(Some(on_log), ptr::null_mut());
             sys::ggml_log_set(Some(on_log), ptr::null_mut());
         }
-        // An error means that other code of this process has started it: as good for us.
-        let backend = LlamaBackend::init().ok();
-        #[cfg(feature = "portable")]
-        llama_cpp_2::llama_backend::load_backends();
-        backend
+        // Without any backend llama.cpp would look for one where it was built and in the current
+        // folder. An error means that other code of this process has started it: as good for us.
+        match none {
+            true => None,
+            false => LlamaBackend::init().ok(),
+        }
     });
 }
 
@@ -107,6 +109,8 @@ pub struct Device {
     pub gpu: bool,
     /// Free memory in bytes, as the device reports it.
     pub free: u64,
+    /// All of its memory, in bytes.
+    pub total: u64,
 }
 
 /// The devices this build can use, as ggml lists them.
@@ -131,6 +135,7 @@ pub fn devices() -> Vec<Device> {
                     gpu: kind == sys::GGML_BACKEND_DEVICE_TYPE_GPU
                         || kind == sys::GGML_BACKEND_DEVICE_TYPE_IGPU,
                     free: free as u64,
+                    total: total as u64,
                 }
             })
             .collect()

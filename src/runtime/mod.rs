@@ -6,8 +6,7 @@
 //!
 //! - [`complete`]: texts from prompts, many at once.
 //!
-//! The only unsafe code is in `ffi.rs` and `context_ffi.rs`; files are checked before llama.cpp
-//! sees them.
+//! The only unsafe code is in the `*ffi.rs` files; files are checked before llama.cpp sees them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -39,6 +38,8 @@
 //! }
 //! ```
 
+pub mod backends;
+mod backends_ffi;
 mod cancel;
 pub mod chat;
 mod check;
@@ -67,7 +68,7 @@ pub use error::{Error, Refusal, Result, Token};
 pub use ffi::{Device, devices, on_abort, system_info};
 pub use generate::complete;
 pub use grammar::Grammar;
-pub use model::{GpuLayers, LoadOptions, Model, Weights};
+pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
 pub use observe::{NamedTensor, Observer};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
 pub use session::{Entry, Session, Want};

@@ -121,7 +121,7 @@ impl Model {
     pub fn load_checked(checked: Checked, options: &LoadOptions) -> Result<Model> {
         let start = Instant::now();
         let Checked { path, gguf, facts } = checked;
-        let (gpu_layers, device) = place_layers(&facts, &gguf, options)?;
+        let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
         let rope = facts.rope_boundary.map(|original| Rope {
             original,
             short_context: original.max(1).next_multiple_of(CONTEXT_STEP),
@@ -137,18 +137,31 @@ impl Model {
             .into_iter()
             .collect();
         let cancel = options.cancel.clone();
-        let raw = ffi::load_model(
-            &path,
-            &gguf,
-            ffi::LoadParams {
-                extent: ffi::Extent::Everything,
-                repack: options.weights == Weights::Repacked,
-                gpu_layers,
-                device: options.device.as_deref(),
-                overrides: &overrides,
-                progress: &mut |_| !cancel.is_set(),
-            },
-        );
+        let raw = loop {
+            let raw = ffi::load_model(
+                &path,
+                &gguf,
+                ffi::LoadParams {
+                    extent: ffi::Extent::Everything,
+                    repack: options.weights == Weights::Repacked,
+                    gpu_layers,
+                    device: options.device.as_deref(),
+                    overrides: &overrides,
+                    progress: &mut |_| !cancel.is_set(),
+                },
+            );
+            // What a device calls free it may not give: then half as many layers are tried.
+            match &raw {
+                Err(error) if gpu_layers > 0 && fewer_may_do(options, error) => {
+                    tracing::warn!("{gpu_layers} layers do not fit on {device}: {error}");
+                    gpu_layers /= 2;
+                }
+                _ => break raw,
+            }
+        };
+        if gpu_layers == 0 {
+            device = "CPU".to_owned();
+        }
         if options.cancel.is_set() {
             return Err(Error::Cancelled);
         }
@@ -245,11 +258,23 @@ impl Checked {
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
+
+    /// How many layers would go to a GPU, and the name of the device that would compute.
+    ///
+    /// # Errors
+    /// A device that is not there; no device at all.
+    pub fn place(&self, options: &LoadOptions) -> Result<(u32, String)> {
+        place_layers(&self.facts, &self.gguf, options)
+    }
 }
 
 /// Layers for the GPU and the name of the device that computes.
 fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u32, String)> {
     let devices = ffi::devices();
+    if devices.iter().all(|device| device.gpu) {
+        let folders = super::backends::folders();
+        return Err(Error::NoBackend { folders });
+    }
     let all = facts.n_layer + 1;
     let gpus = || devices.iter().filter(|device| device.gpu);
     let chosen = match &options.device {
@@ -292,4 +317,11 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
         None => "CPU".to_owned(),
     };
     Ok((count, name))
+}
+
+/// Whether a load failed for want of a device's memory, and how much of it to use is left open.
+fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
+    options.gpu_layers == GpuLayers::Auto
+        && !options.cancel.is_set()
+        && matches!(error, Error::Load { reason, .. } if reason.contains("allocate"))
 }

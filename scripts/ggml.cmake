@@ -1,0 +1,22 @@
+# Read by llama.cpp's build right after `project(ggml)`: `.cargo/config.toml` names this file.
+
+if(GGML_BACKEND_DL)
+    # The bindings ask for the building machine's instructions whenever rustc does; ggml refuses
+    # that together with libraries for every CPU.
+    set(GGML_NATIVE OFF CACHE BOOL "" FORCE)
+
+    # One CPU library instead of all, for who is after a GPU's library only and in a hurry.
+    if("$ENV{MODELVE_CPU_VARIANTS}" STREQUAL "one")
+        set(GGML_CPU_ALL_VARIANTS OFF CACHE BOOL "" FORCE)
+    endif()
+
+    # No path of this machine in what other machines run; it is the same folder, below the prefix.
+    set(GGML_BACKEND_DIR "backends" CACHE PATH "" FORCE)
+
+    # Libraries look for each other where they lie, wherever that is.
+    if(APPLE)
+        set(CMAKE_INSTALL_RPATH "@loader_path" CACHE STRING "" FORCE)
+    else()
+        set(CMAKE_INSTALL_RPATH "$ORIGIN" CACHE STRING "" FORCE)
+    endif()
+endif()

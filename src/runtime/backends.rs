@@ -1,0 +1,263 @@
+//! Which backends there are, where their libraries lie, and why one is missing.
+//!
+//! Most builds have their backends inside. With the feature `portable` they are libraries in a
+//! folder beside the program: for the processor one per set of instructions, of which the best
+//! is taken, and any number for GPUs; what is dropped into the folder is used.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use super::backends_ffi as ffi;
+
+/// A backend, or a library that should have been one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// ggml's name for it, such as `CPU` or `Vulkan`; for a library that does not load, what its
+    /// file is called after.
+    pub name: String,
+    /// The file it came from; none: it is part of the program.
+    pub library: Option<PathBuf>,
+    /// Devices it found, those of no use included.
+    pub devices: usize,
+    /// What it said about itself when it did not load or found nothing.
+    pub problem: Option<String>,
+}
+
+impl Backend {
+    /// What would help, where that is known.
+    pub fn remedy(&self) -> Option<&'static str> {
+        let problem = self.problem.as_deref()?;
+        REMEDIES
+            .iter()
+            .find(|(word, _)| problem.contains(word))
+            .map(|(_, remedy)| *remedy)
+    }
+}
+
+/// Words of a loader or a backend, and what to do about them.
+const REMEDIES: [(&str, &str); 8] = [
+    (
+        "libvulkan",
+        "install the Vulkan loader (libvulkan1) and a driver (mesa-vulkan-drivers, or the GPU maker's)",
+    ),
+    ("libcuda.so", "install NVIDIA's driver"),
+    (
+        "libcudart",
+        "put NVIDIA's libcudart.so.13 beside it (`scripts/setup --cuda` fetches it)",
+    ),
+    (
+        "libcublas",
+        "put NVIDIA's libcublas.so.13 and libcublasLt.so.13 beside it (`scripts/setup --cuda` fetches them)",
+    ),
+    (
+        "CUDA",
+        "it needs an NVIDIA GPU and a driver for CUDA 13 (580 or later)",
+    ),
+    (
+        "hip",
+        "install AMD's ROCm, the version this library was built with",
+    ),
+    (
+        "API version",
+        "take the library from the same version of modelve",
+    ),
+    (
+        "undefined symbol",
+        "take the library from the same version of modelve",
+    ),
+];
+
+/// The backends of this program, found and loaded by the first call.
+pub fn backends() -> &'static [Backend] {
+    static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
+    BACKENDS.get_or_init(find)
+}
+
+/// Folders in which libraries are looked for: none in a build that has its backends inside.
+pub fn folders() -> Vec<PathBuf> {
+    #[cfg(feature = "portable")]
+    return libraries::folders();
+    #[cfg(not(feature = "portable"))]
+    Vec::new()
+}
+
+#[cfg(not(feature = "portable"))]
+fn find() -> Vec<Backend> {
+    let mut found = Vec::new();
+    let said = ffi::listen(|| found = ffi::registered());
+    let backends = found.into_iter().map(|(name, devices)| Backend {
+        problem: (devices == 0).then(|| about(&said, &name)),
+        name,
+        library: None,
+        devices,
+    });
+    backends.collect()
+}
+
+#[cfg(feature = "portable")]
+use libraries::find;
+
+/// What was said about a backend that found no device.
+fn about(said: &[String], name: &str) -> String {
+    let name = name.to_lowercase();
+    let line = said
+        .iter()
+        .find(|line| line.to_lowercase().contains(&name) && !line.contains("loaded"));
+    match line {
+        // The name of the C function says nothing to a reader.
+        Some(line) => match line.split_once(": ") {
+            Some((function, rest)) if !function.contains(' ') => rest.to_owned(),
+            _ => line.clone(),
+        },
+        None => "it found no device".to_owned(),
+    }
+}
+
+#[cfg(feature = "portable")]
+mod libraries {
+    use std::ffi::CString;
+    use std::path::{Path, PathBuf};
+    use std::{env, fs};
+
+    use super::{Backend, about, ffi};
+
+    /// Beside the program, wherever it was unpacked, and in `lib/modelve` where it was installed
+    /// into a `bin`. Never the current folder, where anybody may have put a library.
+    pub fn folders() -> Vec<PathBuf> {
+        let program = env::current_exe().and_then(fs::canonicalize);
+        let Some(beside) = program
+            .ok()
+            .and_then(|path| Some(path.parent()?.to_owned()))
+        else {
+            return Vec::new();
+        };
+        let mut folders = vec![beside.join("backends")];
+        if let Some(prefix) = beside.parent().filter(|_| beside.ends_with("bin")) {
+            folders.push(prefix.join("lib/modelve"));
+        }
+        folders
+    }
+
+    pub fn find() -> Vec<Backend> {
+        let Some(folder) = folders().into_iter().find(|folder| folder.is_dir()) else {
+            return Vec::new();
+        };
+        let mut backends = loaded(&folder);
+        for (name, path) in files(&folder) {
+            // The processor has many libraries, of which one is wanted.
+            let variant = name.split('-').next() == Some("cpu");
+            let known = |backend: &Backend| {
+                backend.library.as_ref() == Some(&path)
+                    || (variant && backend.name.eq_ignore_ascii_case("cpu"))
+            };
+            if !backends.iter().any(known) {
+                backends.push(unfit(name, path));
+            }
+        }
+        backends
+    }
+
+    /// Loads what can be loaded. Where from is known from what ggml says, and only from that.
+    fn loaded(folder: &Path) -> Vec<Backend> {
+        let Ok(path) = CString::new(folder.as_os_str().as_encoded_bytes()) else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        let said = ffi::listen(|| {
+            ffi::load_folder(&path);
+            found = ffi::registered();
+        });
+        let place = |name: &str| {
+            let words = format!("loaded {name} backend from ");
+            let line = said.iter().find_map(|line| line.split_once(&words));
+            line.map(|(_, path)| PathBuf::from(path))
+        };
+        let backends = found.into_iter().map(|(name, devices)| Backend {
+            library: place(&name),
+            problem: (devices == 0).then(|| about(&said, &name)),
+            name,
+            devices,
+        });
+        backends.collect()
+    }
+
+    /// A library that ggml passed over without a word, asked again.
+    fn unfit(name: String, path: PathBuf) -> Backend {
+        let mut said = Vec::new();
+        if let Ok(library) = CString::new(path.as_os_str().as_encoded_bytes()) {
+            said = ffi::listen(|| ffi::load_one(&library));
+        }
+        let shown = path.display().to_string();
+        let line = said.iter().find(|line| line.contains(&shown));
+        let problem = match line.and_then(|line| line.split_once(&shown)) {
+            Some((_, reason)) => reason.trim_start_matches(": ").trim().to_owned(),
+            None => "it does not load".to_owned(),
+        };
+        Backend {
+            name,
+            library: Some(path),
+            devices: 0,
+            problem: Some(problem),
+        }
+    }
+
+    /// The libraries in a folder that are backends, by what they are called after, in its order.
+    fn files(folder: &Path) -> Vec<(String, PathBuf)> {
+        let (prefix, suffix) = match cfg!(windows) {
+            true => ("ggml-", ".dll"),
+            false => ("libggml-", ".so"),
+        };
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| {
+                let file = entry.file_name();
+                let name = file.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?;
+                (name != "base").then(|| (name.to_owned(), entry.path()))
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_is_a_backend_of_every_build() {
+        let cpu = backends().iter().find(|backend| backend.name == "CPU");
+        let cpu = cpu.expect("a backend for the processor");
+        assert_eq!((cpu.devices, &cpu.problem), (1, &None));
+        assert_eq!(cpu.library.is_some(), cfg!(feature = "portable"));
+    }
+
+    #[test]
+    fn what_is_missing_has_a_remedy() {
+        let lacks = |problem: &str| Backend {
+            name: "x".to_owned(),
+            library: None,
+            devices: 0,
+            problem: Some(problem.to_owned()),
+        };
+        let missing = "libvulkan.so.1: cannot open shared object file: No such file or directory";
+        assert!(lacks(missing).remedy().unwrap().contains("libvulkan1"));
+        let old = "incompatible API version (backend: 1, current: 2)";
+        assert!(lacks(old).remedy().unwrap().contains("same version"));
+        assert_eq!(lacks("it found no device").remedy(), None);
+    }
+
+    #[test]
+    fn a_backend_without_devices_is_quoted() {
+        let said = [
+            "load_backend: loaded CUDA backend from /x/libggml-cuda.so".to_owned(),
+            "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+                .to_owned(),
+        ];
+        assert_eq!(
+            about(&said, "CUDA"),
+            "failed to initialize CUDA: no CUDA-capable device is detected"
+        );
+        assert_eq!(about(&said, "Vulkan"), "it found no device");
+    }
+}
