@@ -1,14 +1,18 @@
 //! `modelve doctor`: what this build can do on this machine.
 
+mod auto;
+
 use std::io::Write;
 
+use comfy_table::Cell;
 use serde::Serialize;
 
+use self::auto::Auto;
 use crate::human;
 use crate::memory::Memory;
 use crate::model;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
-use crate::runtime;
+use crate::runtime::{self, backends};
 use crate::store::Store;
 use crate::table::{Columns, cell, plain};
 
@@ -31,12 +35,16 @@ struct Report {
     ggml: &'static str,
     target: &'static str,
     backends: Vec<&'static str>,
+    libraries: Vec<Library>,
     devices: Vec<Device>,
+    cpu_variant: Option<String>,
     features: Vec<Features>,
     threads: u32,
     memory: Option<Memory>,
     store: Option<String>,
     default_model: String,
+    auto: Option<Auto>,
+    auto_unknown: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,6 +53,17 @@ struct Device {
     description: String,
     gpu: bool,
     free_bytes: Option<u64>,
+    total_bytes: Option<u64>,
+}
+
+/// A backend that is a library of its own, or one that did not find what it needs.
+#[derive(Debug, Serialize)]
+struct Library {
+    backend: String,
+    path: Option<String>,
+    devices: usize,
+    problem: Option<String>,
+    remedy: Option<&'static str>,
 }
 
 /// What one backend makes use of.
@@ -77,7 +96,15 @@ fn report() -> Report {
             true => Some(device.free),
             false => memory.map(|memory| memory.available),
         },
+        total_bytes: match device.gpu {
+            true => Some(device.total),
+            false => memory.map(|memory| memory.total),
+        },
     });
+    let (auto, auto_unknown) = match Auto::of_default() {
+        Ok(auto) => (Some(auto), None),
+        Err(reason) => (None, Some(reason)),
+    };
     let default_model = std::env::var("MODELVE_MODEL").ok();
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -85,8 +112,10 @@ fn report() -> Report {
         llama_cpp: env!("MODELVE_LLAMA_VERSION"),
         ggml: env!("MODELVE_GGML_VERSION"),
         target: env!("MODELVE_TARGET"),
-        backends: backends(),
+        backends: compiled(),
+        libraries: libraries(),
         devices: devices.collect(),
+        cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
         threads: runtime::host::threads(),
         memory,
@@ -96,11 +125,40 @@ fn report() -> Report {
         default_model: default_model
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| model::DEFAULT.to_owned()),
+        auto,
+        auto_unknown,
     }
 }
 
-/// What was compiled in.
-fn backends() -> Vec<&'static str> {
+/// Backends worth a line: what was loaded, and what has a problem.
+fn libraries() -> Vec<Library> {
+    backends::backends()
+        .iter()
+        .filter(|backend| backend.library.is_some() || backend.problem.is_some())
+        .map(|backend| Library {
+            backend: backend.name.clone(),
+            path: backend
+                .library
+                .as_ref()
+                .map(|path| path.display().to_string()),
+            devices: backend.devices,
+            problem: backend.problem.clone(),
+            remedy: backend.remedy(),
+        })
+        .collect()
+}
+
+/// Which of the processor's libraries was loaded: `haswell` of `libggml-cpu-haswell.so`.
+fn cpu_variant() -> Option<String> {
+    let cpu = backends::backends()
+        .iter()
+        .find(|backend| backend.name == "CPU")?;
+    let stem = cpu.library.as_ref()?.file_stem()?.to_str()?;
+    Some(stem.split_once("ggml-cpu-")?.1.to_owned())
+}
+
+/// What was compiled in, or built as a library beside the program.
+fn compiled() -> Vec<&'static str> {
     let compiled = [
         ("cpu", true),
         ("metal", cfg!(feature = "metal")),
@@ -150,10 +208,26 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
     let mut add = |name: &str, value| rows.add([cell(name, DIM), value]);
     add("built for", plain(report.target));
     add("backends", plain(report.backends.join(", ")));
+    for library in &report.libraries {
+        for (name, line) in library_lines(library) {
+            add(name, line);
+        }
+    }
+    if report.devices.iter().all(|device| device.gpu) {
+        let folders = backends::folders();
+        let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
+        let line = format!(
+            "none for the processor in {}; unpack the program together with that folder",
+            folders.join(" or ")
+        );
+        add("library", cell(human::escape(line.as_bytes()), WARN));
+    }
     for device in &report.devices {
         // The processor's has a line of its own.
-        let memory = match device.free_bytes {
-            Some(free) if device.gpu => format!(", {} free", human::bytes(free)),
+        let memory = match (device.free_bytes, device.total_bytes) {
+            (Some(free), Some(total)) if device.gpu => {
+                format!(", {} free of {}", human::bytes(free), human::bytes(total))
+            }
             _ => String::new(),
         };
         let text = format!("{}: {}{memory}", device.name, device.description.trim());
@@ -163,6 +237,9 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
             anstyle::Style::new()
         };
         add("device", cell(human::escape(text.as_bytes()), style));
+    }
+    if let Some(variant) = &report.cpu_variant {
+        add("CPU variant", plain(variant));
     }
     for features in &report.features {
         let name = format!("{} features", features.backend);
@@ -191,7 +268,58 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
         "default model",
         cell(human::escape(report.default_model.as_bytes()), ACCENT),
     );
+    for (name, line) in auto_lines(report) {
+        add(name, plain(human::escape(line.as_bytes())));
+    }
     Ok(write!(out, "{}", rows.lines())?)
+}
+
+fn library_lines(library: &Library) -> Vec<(&'static str, Cell)> {
+    let path = library.path.as_deref().unwrap_or("in the program");
+    let state = match (&library.problem, library.devices) {
+        (Some(problem), _) => problem.clone(),
+        (None, 1) => "1 device".to_owned(),
+        (None, n) => format!("{n} devices"),
+    };
+    let text = format!("{}: {path}: {state}", library.backend);
+    let style = match library.problem {
+        Some(_) => WARN,
+        None => anstyle::Style::new(),
+    };
+    let mut lines = vec![("library", cell(human::escape(text.as_bytes()), style))];
+    if let Some(remedy) = library.remedy {
+        lines.push(("", cell(remedy.to_owned(), DIM)));
+    }
+    lines
+}
+
+fn auto_lines(report: &Report) -> Vec<(&'static str, String)> {
+    let Some(auto) = &report.auto else {
+        let reason = report.auto_unknown.as_deref().unwrap_or_default();
+        return vec![("auto", format!("not known: {reason}"))];
+    };
+    let weights = match auto.repacked_from_tokens {
+        Some(n) => format!("repacked for answers of {n} tokens or more, else in place"),
+        None => "in place".to_owned(),
+    };
+    vec![
+        (
+            "auto: layers",
+            format!(
+                "{} of {} on a GPU, {} computes: {}",
+                auto.gpu_layers, auto.layers, auto.device, auto.gpu_why
+            ),
+        ),
+        ("auto: weights", format!("{weights}: {}", auto.weights_why)),
+        (
+            "auto: context",
+            format!(
+                "up to {} tokens: {}",
+                human::count(auto.longest_text),
+                auto.context_why
+            ),
+        ),
+    ]
 }
 
 #[cfg(test)]

@@ -1,0 +1,173 @@
+//! What `auto` would choose for the default model, and why.
+
+use serde::Serialize;
+
+use crate::commands;
+use crate::human;
+use crate::model::Located;
+use crate::runtime::weights::{self, Work};
+use crate::runtime::{Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host};
+
+/// The choices for a model that is here.
+#[derive(Debug, Serialize)]
+pub struct Auto {
+    /// The file.
+    pub path: String,
+    /// Layers for a GPU, and the device that computes.
+    pub gpu_layers: u32,
+    /// Layers there are, the output included.
+    pub layers: u32,
+    pub device: String,
+    pub gpu_why: String,
+    /// Tokens of an answer from which on the weights are repacked; none: never.
+    pub repacked_from_tokens: Option<usize>,
+    pub weights_why: String,
+    /// The longest text that fits the memory, in tokens.
+    pub longest_text: u64,
+    pub context_why: String,
+}
+
+impl Auto {
+    /// For the model that commands take when they are not told one; else why not.
+    pub fn of_default() -> Result<Self, String> {
+        let path = match commands::locate(None).map_err(|error| error.to_string())? {
+            Located::Gguf(path) => path,
+            Located::Checkpoint(path) => {
+                return Err(format!("{} is a checkpoint", path.display()));
+            }
+        };
+        let checked = Model::inspect(&path).map_err(|error| error.to_string())?;
+        let facts = checked.facts();
+        let (gpu_layers, device, gpu_why) = layers(&checked);
+        let (repacked_from_tokens, weights_why) = repacking(facts, host::free_memory());
+        let (longest_text, context_why) = longest(facts, host::free_memory());
+        Ok(Self {
+            path: path.display().to_string(),
+            gpu_layers,
+            layers: facts.n_layer + 1,
+            device,
+            gpu_why,
+            repacked_from_tokens,
+            weights_why,
+            longest_text,
+            context_why,
+        })
+    }
+}
+
+fn layers(checked: &Checked) -> (u32, String, String) {
+    let facts = checked.facts();
+    let all = facts.n_layer + 1;
+    let options = LoadOptions {
+        gpu_reserve: context::kv_bytes(facts, KvType::F16, 512),
+        ..LoadOptions::default()
+    };
+    match checked.place(&options) {
+        Err(error) => (0, "none".to_owned(), error.to_string()),
+        Ok((0, device)) if crate::runtime::devices().iter().all(|device| !device.gpu) => (
+            0,
+            device,
+            "there is no GPU that this build can use".to_owned(),
+        ),
+        Ok((count, device)) => {
+            let size = human::bytes(facts.tensor_bytes);
+            let why = match count == all {
+                true => format!("the weights ({size}) and a cache for 512 tokens fit"),
+                false => format!("that many fit, of {size} of weights"),
+            };
+            (count, device, why)
+        }
+    }
+}
+
+/// From how many tokens on a lone prompt's answer is worth repacking for.
+fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
+    let chosen = |max_tokens, free| {
+        let work = Work {
+            prompt_tokens: 8,
+            max_tokens,
+            prompts: 1,
+            parallel: 1,
+        };
+        weights::choose(facts, work, free) == Weights::Repacked
+    };
+    const MOST: usize = 1 << 16;
+    if !chosen(MOST, free) {
+        let why = match chosen(MOST, None) {
+            true => "there is no memory for a rearranged copy",
+            false => "a copy rearranged for the processor is not known to pay for this type",
+        };
+        return (None, why.to_owned());
+    }
+    // The longer the answer, the more a faster pass is worth.
+    let (mut never, mut always) = (0, MOST);
+    while always - never > 1 {
+        let middle = (never + always) / 2;
+        match chosen(middle, free) {
+            true => always = middle,
+            false => never = middle,
+        }
+    }
+    let why = "rearranging takes time at the start, and passes are faster after it".to_owned();
+    (Some(always), why)
+}
+
+fn longest(facts: &Facts, free: Option<u64>) -> (u64, String) {
+    let trained = u64::from(facts.n_ctx_train);
+    match context::check_fit(facts, KvType::F16, trained, free, facts.tensor_bytes) {
+        Err(Error::Memory(refusal)) => (refusal.largest, refusal.to_string()),
+        _ => (
+            trained,
+            "what the model was trained on; memory is taken for what a request needs".to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgmlType;
+
+    fn phi3(ty: GgmlType) -> Facts {
+        Facts {
+            weights: vec![(ty, 2 << 30)],
+            tensor_bytes: 2 << 30,
+            kv_values: (32 * 3072, 32 * 3072),
+            kv_exact: true,
+            n_ctx_train: 131_072,
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn repacking_begins_where_it_is_chosen() {
+        let facts = phi3(GgmlType::Q4_K);
+        let tokens = repacking(&facts, None).0.unwrap();
+        let work = |max_tokens| Work {
+            prompt_tokens: 8,
+            max_tokens,
+            prompts: 1,
+            parallel: 1,
+        };
+        let chosen = |tokens| weights::choose(&facts, work(tokens), None);
+        assert_eq!(chosen(tokens), Weights::Repacked);
+        assert_eq!(chosen(tokens - 1), Weights::Mapped);
+    }
+
+    #[test]
+    fn what_keeps_the_weights_in_place_is_said() {
+        let (from, why) = repacking(&phi3(GgmlType::Q4_K), Some(1 << 20));
+        assert!(from.is_none() && why.contains("no memory"), "{why}");
+        let (from, why) = repacking(&phi3(GgmlType::F32), None);
+        assert!(from.is_none() && why.contains("this type"), "{why}");
+    }
+
+    #[test]
+    fn the_longest_text_is_what_fits() {
+        let facts = phi3(GgmlType::Q4_K);
+        assert_eq!(longest(&facts, None).0, 131_072);
+        let (tokens, why) = longest(&facts, Some(4 << 30));
+        assert!((1..131_072).contains(&tokens), "{tokens}");
+        assert!(why.contains(&tokens.to_string()), "{why}");
+    }
+}
