@@ -57,3 +57,23 @@ pub enum Command {
     #[command(hide = true)]
     Man(man::Args),
 }
+
+impl Command {
+    /// Whether the command lets a model compute.
+    pub fn computes(&self) -> bool {
+        match self {
+            Command::Complete(_)
+            | Command::Next(_)
+            | Command::Score(_)
+            | Command::Lens(_)
+            | Command::Attention(_)
+            | Command::Compare(_) => true,
+            Command::Convert(_)
+            | Command::Meta(_)
+            | Command::Vocab(_)
+            | Command::Doctor(_)
+            | Command::Completions(_)
+            | Command::Man(_) => false,
+        }
+    }
+}

@@ -17,6 +17,10 @@ pub use crate::store::{Store, store_path, tiny_path};
 /// The model when nobody names one.
 pub const DEFAULT: &str = "microsoft/Phi-3-mini-128k-instruct:Q4_K_M";
 
+/// What a MODEL argument may be, for who gave something else.
+pub const KINDS: &str =
+    "a model is a .gguf file, a checkpoint folder, a Hub id such as org/name:Q4_K_M, or `tiny`";
+
 /// What a MODEL argument says, before anything is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
@@ -129,16 +133,16 @@ impl Error {
             Error::NoSuchPath { near, .. } if !near.is_empty() => {
                 Some(format!("did you mean {}?", near.join(" or ")))
             }
-            Error::NoSuchPath { .. } => Some(
-                "a model is a .gguf file, a checkpoint folder, a Hub id such as org/name:Q4_K_M, or `tiny`"
-                    .to_owned(),
-            ),
+            Error::NoSuchPath { .. } => Some(KINDS.to_owned()),
             Error::NoModel { .. } => {
                 Some("name a .gguf file, or a folder as it is on the Hub".to_owned())
             }
             Error::SeveralInFolder { folder, names } => {
                 let first = names.first()?;
-                Some(format!("name one of them: {}", folder.join(first).display()))
+                Some(format!(
+                    "name one of them: {}",
+                    folder.join(first).display()
+                ))
             }
             Error::NoFirstPart { .. } => None,
             Error::NotHere { id, near } if !near.is_empty() => Some(format!(

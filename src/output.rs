@@ -55,26 +55,31 @@ impl Output {
 
     /// One value as indented JSON and a newline.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut self.inner, value)?;
+        serde_json::to_writer_pretty(&mut *self, value)?;
         writeln!(self.inner)
     }
 
     /// One value as JSON on one line, flushed, for results that come one by one.
     pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.inner, value)?;
+        serde_json::to_writer(&mut *self, value)?;
         writeln!(self.inner)?;
-        self.inner.flush()
+        self.flush()
     }
 }
 
 impl Write for Output {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write(buf)
+        self.inner.write(buf).map_err(named)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        self.inner.flush().map_err(named)
     }
+}
+
+/// Errors say where they are; the kind tells a reader that went away.
+fn named(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 
 /// Columns of the terminal; `None` where standard output is none, and lines may be as long as

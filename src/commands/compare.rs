@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::open;
 use super::probing::{
     Form, interrupted, percent, quoted, read_stdin, session, show, tail, told, work,
 };
@@ -123,7 +124,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let room = windows.size.min(prompt.ids.len());
         let settings = compare::settings(args.engine.settings(&cancel));
         let session = session(&args.engine, &model, room, settings)?;
-        let file = Gguf::open(&path)?;
+        let file = open(&path)?;
         sides.push(Side {
             name: path.display().to_string(),
             bytes: file.size_bytes(),

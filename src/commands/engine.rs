@@ -223,9 +223,11 @@ pub fn explain(error: Error) -> anyhow::Error {
             "leave layers on the processor: --gpu-layers with a smaller number, or auto"
         }
         Error::Template(_) => "leave out --chat to give the model the prompt as it is",
-        Error::Gguf(_) | Error::Invalid { .. } | Error::Load { .. } => {
-            "make the file again: modelve convert"
-        }
+        Error::Gguf(unread) => match commands::gguf_hint(unread) {
+            Some(hint) => hint,
+            None => return error.into(),
+        },
+        Error::Invalid { .. } | Error::Load { .. } => "make the file again: modelve convert",
         _ => return error.into(),
     };
     hinted(error, hint)

@@ -14,14 +14,15 @@ pub mod next;
 pub mod probing;
 pub mod score;
 pub mod vocab;
+mod waiting;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
 use crate::cli::{Cli, Command};
-use crate::gguf::Gguf;
+use crate::gguf::{self, Gguf, Problem};
 use crate::hint::hinted;
 use crate::model::{self, Located};
 use crate::output::Output;
@@ -56,6 +57,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             .with_max_level(tracing::Level::DEBUG)
             .try_init();
     }
+    if cli.command.as_ref().is_some_and(Command::computes) {
+        waiting::suit_the_machine();
+    }
     match cli.command {
         None => Ok(()),
         Some(Command::Convert(args)) => convert::run(&args),
@@ -81,11 +85,28 @@ pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
     })
 }
 
+/// Opens a GGUF file.
+pub fn open(path: &Path) -> anyhow::Result<Gguf> {
+    Gguf::open(path).map_err(|error| match gguf_hint(&error) {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
+    })
+}
+
+/// What to do about a GGUF file that cannot be read.
+pub fn gguf_hint(error: &gguf::Error) -> Option<&'static str> {
+    match error.problem {
+        Problem::Io(_) => None,
+        Problem::Magic(_) => Some(model::KINDS),
+        _ => Some("make the file again: modelve convert"),
+    }
+}
+
 /// Opens a model that has to be a GGUF, and says where it lies.
 pub fn open_gguf(model: Option<&str>) -> anyhow::Result<(PathBuf, Gguf)> {
     match locate(model)? {
         Located::Gguf(path) => {
-            let gguf = Gguf::open(&path)?;
+            let gguf = open(&path)?;
             Ok((path, gguf))
         }
         Located::Checkpoint(path) => {

@@ -33,7 +33,7 @@ Examples:
 
 /// Flags of `modelve complete`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
     /// Prompts; `-` reads JSON lines from standard input, each a string or an object with "prompt"
     pub prompt: Vec<String>,
@@ -74,7 +74,7 @@ pub struct Args {
     stats: bool,
 
     /// 0 takes the likeliest token, 1 draws as the model believes [default: 0, or 1 with another sampling flag]
-    #[arg(long, value_name = "T", help_heading = "Sampling")]
+    #[arg(long, value_name = "T", help_heading = "Sampling", value_parser = temperature)]
     temp: Option<f32>,
 
     /// Draw from the K likeliest tokens
@@ -82,15 +82,15 @@ pub struct Args {
     top_k: Option<u32>,
 
     /// Draw from the likeliest tokens that make up this probability
-    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
     top_p: Option<f32>,
 
     /// Draw from tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
     min_p: Option<f32>,
 
     /// Draw from the most typical tokens that make up this probability
-    #[arg(long, value_name = "P", help_heading = "Sampling")]
+    #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
     typical_p: Option<f32>,
 
     /// Divide the logits of the last 64 tokens
@@ -98,7 +98,8 @@ pub struct Args {
         long,
         value_name = "X",
         help_heading = "Sampling",
-        default_value_t = 1.0
+        default_value_t = 1.0,
+        value_parser = divisor
     )]
     repeat_penalty: f32,
 
@@ -108,7 +109,7 @@ pub struct Args {
         value_name = "X",
         help_heading = "Sampling",
         default_value_t = 0.0,
-        allow_negative_numbers = true
+        value_parser = finite
     )]
     presence_penalty: f32,
 
@@ -118,7 +119,7 @@ pub struct Args {
         value_name = "X",
         help_heading = "Sampling",
         default_value_t = 0.0,
-        allow_negative_numbers = true
+        value_parser = finite
     )]
     frequency_penalty: f32,
 
@@ -135,7 +136,7 @@ pub struct Args {
     ignore_eos: bool,
 
     /// Add to one token's logit, such as 29889=-100 or 42=+3 (repeatable)
-    #[arg(long, value_name = "ID=±X", help_heading = "Sampling", value_parser = parse_bias)]
+    #[arg(long, value_name = "ID=±X", help_heading = "Sampling", value_parser = parse_bias, allow_hyphen_values = true)]
     logit_bias: Vec<(Token, f32)>,
 
     /// Follow a grammar (GBNF)
@@ -150,6 +151,31 @@ pub struct Args {
     /// Answer in JSON that fits a schema
     #[arg(long, value_name = "FILE", help_heading = "Sampling")]
     json_schema: Option<PathBuf>,
+}
+
+/// A finite number for which `fits` holds; else `what` says what is wanted.
+fn number(text: &str, what: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|&x: &f32| x.is_finite() && fits(x));
+    number.ok_or_else(|| what.to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "a number of 0 or more", |x| x >= 0.0)
+}
+
+fn divisor(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |x| x > 0.0)
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    number(text, "a number", |_| true)
 }
 
 fn parse_bias(text: &str) -> Result<(Token, f32), String> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use regex::Regex;
 
 use crate::checkpoint::Checkpoint;
@@ -110,8 +110,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // What would stop the conversion is said before gigabytes are fetched for it.
     let known_output = place.output(args.output.as_deref(), recipe, None)?;
     if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run) {
+        if args.output.is_some() {
+            expect_folder(output)?;
+        }
         let checked = convert::check_name(output, args.force).map_err(Into::into);
-        exists_hint(checked, output)?;
+        output_hint(checked, output)?;
     }
     let cancel = cancel_on_signals()?;
     let found = place.find(args.offline, args.dry_run, progress.as_ref(), &cancel)?;
@@ -165,7 +168,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         &options,
         progress.as_ref(),
     );
-    exists_hint(interrupted(written), &output)?;
+    output_hint(interrupted(written), &output)?;
     convert::check(&plan, &output)?;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -269,6 +272,18 @@ fn open_imatrix(path: &Path) -> anyhow::Result<Imatrix> {
     })
 }
 
+/// Folders of the store are made; those that a user names must be there.
+fn expect_folder(output: &Path) -> anyhow::Result<()> {
+    match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
+            let folder = folder.display();
+            let error = anyhow!("cannot write {}: no folder {folder}", output.display());
+            Err(hinted(error, format!("mkdir -p {folder}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Ctrl-C and termination set the flag. A file that grows past the limit of the process is an
 /// error of the write, not the end of the process.
 fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
@@ -289,20 +304,20 @@ fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
     }
 }
 
-fn exists_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T> {
-    let exists = |error: &anyhow::Error| {
-        let error = error.downcast_ref::<convert::Error>();
-        matches!(error, Some(convert::Error::Exists { .. }))
-    };
-    match result {
-        Err(error) if exists(&error) => Err(error).with_hint(|| {
-            format!(
+fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T> {
+    result.map_err(|error| {
+        let hint = match error.downcast_ref::<convert::Error>() {
+            Some(convert::Error::Exists { .. }) => format!(
                 "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
                 output.display()
-            )
-        }),
-        other => other,
-    }
+            ),
+            Some(convert::Error::OutputIsInput { .. }) => {
+                "give the output a name of its own: -o FILE.gguf".to_owned()
+            }
+            _ => return error,
+        };
+        hinted(error, hint)
+    })
 }
 
 fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {

@@ -13,8 +13,7 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::locate;
-use crate::gguf::Gguf;
+use super::{locate, open};
 use crate::hint::Usage;
 use crate::human;
 use crate::memory::Memory;
@@ -116,7 +115,7 @@ fn of_gguf(
     path: &Path,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let gguf = Gguf::open(path)?;
+    let gguf = open(path)?;
     let show = args.show(filter);
     if !args.json && (args.wants_tensors() || args.wants_kv()) {
         if args.wants_kv() {

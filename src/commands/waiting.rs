@@ -1,0 +1,43 @@
+//! How threads wait for each other while a model computes.
+//!
+//! After every operation of a graph the threads wait for the slowest of them. OpenMP's runtime
+//! lets them spin for milliseconds before they sleep, which is best as long as each has a core
+//! to itself. On a machine with other work they spin away the very time in which the thread they
+//! wait for could run: a small model became a hundred times slower. The runtime learns how to
+//! wait from the environment, before `main`, so the program starts itself anew.
+
+use std::env;
+
+use crate::runtime::host;
+
+/// OpenMP's own variable, and that of GNU's runtime. Who sets one of them has decided.
+const DECIDES: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
+
+/// Lets threads sleep while they wait if the machine is busy with other work. Must be called
+/// before anything is read or written: it may begin the program again.
+pub(super) fn suit_the_machine() {
+    let decided = DECIDES.iter().any(|name| env::var_os(name).is_some());
+    if !decided && host::is_busy() {
+        begin_again();
+    }
+}
+
+/// Returns only where that is not possible; the program then goes on as it is.
+#[cfg(unix)]
+fn begin_again() {
+    use std::os::unix::process::CommandExt;
+
+    let Ok(program) = env::current_exe() else {
+        return;
+    };
+    let mut arguments = env::args_os();
+    let mut command = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let error = command.args(arguments).env(DECIDES[0], "passive").exec();
+    tracing::debug!("cannot begin again: {error}");
+}
+
+#[cfg(not(unix))]
+fn begin_again() {}
