@@ -341,6 +341,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
         }
     }
 
+    check_projections(&file, n_layer)?;
     let mut weights: Vec<(GgmlType, u64)> = Vec::new();
     let tied = gguf.tensor("output.weight").is_none();
     for tensor in gguf.tensors() {
@@ -405,6 +406,22 @@ fn check_experts(file: &File<'_>, n_layer: u64) -> Result<()> {
     file.fault(format!(
         "{arch}.expert_count is {experts} with {used} used, in {groups} groups of which {groups_used} are used"
     ))
+}
+
+/// llama.cpp loads a Phi-3 without queries, keys or values and then computes with what is not
+/// there.
+fn check_projections(file: &File<'_>, n_layer: u64) -> Result<()> {
+    if file.arch != "phi3" {
+        return Ok(());
+    }
+    for layer in 0..n_layer {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let has = |part: &str| file.gguf.tensor(&name(part)).is_some();
+        if !has("attn_qkv") && !["attn_q", "attn_k", "attn_v"].into_iter().all(has) {
+            return file.fault(format!("tensor {} is missing", name("attn_qkv")));
+        }
+    }
+    Ok(())
 }
 
 fn check_rope_scaling(file: &File<'_>) -> Result<()> {

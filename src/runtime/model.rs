@@ -124,7 +124,9 @@ impl Model {
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
         let rope = facts.rope_boundary.map(|original| Rope {
             original,
-            short_context: original.max(1).next_multiple_of(CONTEXT_STEP),
+            short_context: (original.max(1))
+                .checked_next_multiple_of(CONTEXT_STEP)
+                .unwrap_or(u32::MAX - CONTEXT_STEP + 1),
         });
         // llama.cpp compares the boundary with the padded size of the context: a boundary
         // between two steps is moved up to the next, and sessions stop at the true one.

@@ -2,17 +2,19 @@
 
 use std::process::Command;
 
-/// argv: columns, a text to wait for or nothing, the program and its arguments. Sizes the
-/// terminal before the program starts, presses Ctrl-C once when the text is on the screen,
-/// prints what came to the screen and exits as the program did (128 and more: by a signal).
+/// argv: columns, a list of texts to wait for and keys to press then, the program and its
+/// arguments. Sizes the terminal before the program starts, waits for each text in what came
+/// since the one before, prints what came to the screen and exits as the program did (128 and
+/// more: by a signal). After two minutes it gives up.
 const SCRIPT: &str = "\
-import fcntl, os, pty, struct, sys, termios
-columns, awaited = int(sys.argv[1]), sys.argv[2].encode()
+import fcntl, json, os, pty, signal, struct, sys, termios
+columns, steps = int(sys.argv[1]), json.loads(sys.argv[2])
+signal.alarm(120)
 pid, terminal = pty.fork()
 if pid == 0:
     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 40, columns, 0, 0))
     os.execvp(sys.argv[3], sys.argv[3:])
-shown = b''
+shown, seen = b'', 0
 while True:
     try:
         data = os.read(terminal, 65536)
@@ -21,19 +23,27 @@ while True:
     if not data:
         break
     shown += data
-    if awaited and awaited in shown:
-        os.write(terminal, b'\\x03')
-        awaited = b''
+    while steps and (at := shown.find(steps[0][0].encode(), seen)) >= 0:
+        text, keys = steps.pop(0)
+        seen = at + len(text.encode())
+        os.write(terminal, keys.encode())
 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 sys.stdout.buffer.write(shown)
 sys.exit(code if code >= 0 else 128 - code)
 ";
 
-/// What a command left on a terminal of so many columns, and its exit code. `None`: there is no
-/// Python to make a terminal with.
+/// What a command left on a terminal of so many columns, and its exit code. Ctrl-C is pressed
+/// once when a text appears, if one is given. `None`: there is no Python to make a terminal with.
 pub fn run(command: &Command, columns: u16, ctrl_c_at: &str) -> Option<(String, i32)> {
+    let keys = [(ctrl_c_at, "\x03")];
+    converse(command, columns, &keys[usize::from(ctrl_c_at.is_empty())..])
+}
+
+/// The same, with a list of texts to wait for, one after another, and keys to press then.
+pub fn converse(command: &Command, columns: u16, steps: &[(&str, &str)]) -> Option<(String, i32)> {
     let mut terminal = Command::new("python3");
-    terminal.args(["-c", SCRIPT, &columns.to_string(), ctrl_c_at]);
+    let steps = serde_json::to_string(steps).unwrap();
+    terminal.args(["-c", SCRIPT, &columns.to_string(), &steps]);
     terminal.arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {

@@ -1,8 +1,10 @@
 //! Prompts typed at a terminal, one after another, with the model kept loaded.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use rustyline::Editor;
-use rustyline::config::Configurer as _;
+use rustyline::config::{Behavior, Config, Configurer as _};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 
@@ -16,7 +18,13 @@ use crate::store::Store;
 
 /// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
-    let mut editor: Editor<(), FileHistory> = Editor::new().context("cannot edit lines here")?;
+    let mut config = Config::builder();
+    if !std::io::stdout().is_terminal() {
+        // Questions belong on the terminal, wherever the answers go.
+        config = config.behavior(Behavior::PreferTerm);
+    }
+    let mut editor: Editor<(), FileHistory> =
+        Editor::with_config(config.build()).context("cannot edit lines here")?;
     editor.set_auto_add_history(true);
     let history = Store::from_env()
         .ok()

@@ -1,0 +1,143 @@
+//! Ends that come from outside: Ctrl-C, a reader that goes away.
+
+use super::*;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn interrupt(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+}
+
+/// Waits until a process has computed for so many clock ticks (of 10 ms): it has loaded its
+/// model long since.
+#[cfg(target_os = "linux")]
+fn wait_for_ticks(child: &Child, ticks: u64) {
+    let deadline = Instant::now() + Duration::from_secs(100);
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1;
+        // The 14th field of all.
+        let used: u64 = fields.split_whitespace().nth(11).unwrap().parse().unwrap();
+        if used >= ticks {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it does not compute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_stops_in_the_middle_of_a_prompt() {
+    let prompt = "the ball hit the bat ".repeat(2000);
+    let file = files().small.with_file_name("long.txt");
+    std::fs::write(&file, &prompt).unwrap();
+    for json in [false, true] {
+        let child = modelve(&files().large)
+            .args(["--threads", "1", "--file"])
+            .arg(&file)
+            .args(json.then_some("--json"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for_ticks(&child, 50);
+        interrupt(&child);
+        let asked = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            asked.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            asked.elapsed()
+        );
+        assert_eq!(output.status.code(), Some(130));
+        if json {
+            let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(object["finish_reason"], "cancelled");
+            assert_eq!(object["usage"]["completion_tokens"], 0);
+            assert_eq!(object["timing"]["first_token_s"], Value::Null);
+        } else {
+            assert_eq!(output.stdout, b"\n");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_at_any_moment_ends_it() {
+    use std::os::unix::process::ExitStatusExt;
+    for wait in [0, 3, 6, 10, 15, 25, 50, 100, 200] {
+        let child = modelve(&files().large)
+            .args(["the ball", "-n", "100000", "--ignore-eos", "--threads", "1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        // Before the program has said what to do with it, the signal ends the process.
+        let ended = output.status.code() == Some(130) || output.status.signal() == Some(2);
+        assert!(ended, "after {wait} ms: {output:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let mut child = small()
+        .args(["the ball", "-n", "3000", "--ignore-eos"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 5];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_prints_what_there_is() {
+    let large = &files().large;
+    for json in [false, true] {
+        let mut command = modelve(large);
+        command.args(["the ball", "-n", "100000", "--ignore-eos", "--threads", "1"]);
+        let mut child = command
+            .args(json.then_some("--json"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if json {
+            std::thread::sleep(Duration::from_millis(1500));
+        } else {
+            child
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut [0; 8])
+                .unwrap();
+        }
+        let asked = Instant::now();
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            asked.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            asked.elapsed()
+        );
+        assert_eq!(output.status.code(), Some(130));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+        if json {
+            let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(object["finish_reason"], "cancelled");
+            assert!(object["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+        }
+    }
+}

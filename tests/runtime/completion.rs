@@ -1,0 +1,194 @@
+//! Completing many prompts, across the RoPE boundary, until cancelled.
+
+use super::*;
+
+fn greedy(model: &Model, prompts: Vec<Vec<i32>>, options: &Options) -> (Vec<Vec<i32>>, Report) {
+    let mut out = vec![Vec::new(); prompts.len()];
+    let report = complete(model, prompts, options, &mut |event| {
+        if let Event::Done { index, completion } = event {
+            out[index] = completion.steps.iter().map(|step| step.token).collect();
+        }
+        ControlFlow::Continue(())
+    });
+    (out, report.unwrap())
+}
+
+fn exact_options(max_tokens: usize) -> Options {
+    Options {
+        max_tokens,
+        ignore_end: true,
+        settings: exact(),
+        ..Options::default()
+    }
+}
+
+/// Greedy tokens by the plainest means: every token from a context of its own, whose size is
+/// the text's.
+fn fresh_runs(model: &Model, prompt: &[i32], n: usize) -> Vec<i32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..n {
+        let long = tokens.len() > model.rope().unwrap().original as usize;
+        let n_ctx = if long { 1024 } else { 256 };
+        let mut session = Session::new(model, &Settings { n_ctx, ..exact() }).unwrap();
+        let mut best = 0;
+        let mut pick = |_: usize, row: &[f32]| {
+            let ends = |id: usize| model.vocab().is_end(id as i32);
+            let ids = (0..row.len()).filter(|&id| !ends(id));
+            best = ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32;
+        };
+        session.feed(0, &tokens, Want::Last, &mut pick).unwrap();
+        tokens.push(best);
+    }
+    tokens.split_off(prompt.len())
+}
+
+#[test]
+fn a_text_that_crosses_the_rope_boundary_goes_on_as_a_fresh_run_would() {
+    let model = tiny();
+    let prompt: Vec<i32> = (0..250).map(|i| 260 + i * 7 % 120).collect();
+    let (texts, report) = greedy(&model, vec![prompt.clone()], &exact_options(20));
+    assert_eq!(texts[0], fresh_runs(&model, &prompt, 20));
+    let regimes: Vec<_> = report
+        .contexts
+        .iter()
+        .map(|c| (c.n_ctx, c.long_rope))
+        .collect();
+    assert_eq!(regimes, [(256, Some(false)), (512, Some(true))]);
+    // Beside others, which stay short or begin long, it is the same.
+    let long: Vec<i32> = (0..300).map(|i| 260 + i * 11 % 120).collect();
+    let prompts = vec![
+        vec![270, 280],
+        prompt.clone(),
+        long.clone(),
+        prompt[..240].to_vec(),
+    ];
+    let (together, report) = greedy(&model, prompts.clone(), &exact_options(20));
+    for (prompt, text) in prompts.iter().zip(&together) {
+        assert_eq!(
+            *text,
+            fresh_runs(&model, prompt, 20),
+            "prompt of {}",
+            prompt.len()
+        );
+    }
+    assert_eq!(report.contexts.len(), 2);
+}
+
+#[test]
+fn a_larger_limit_does_not_change_a_short_answer() {
+    let model = tiny();
+    let prompt = vec![270, 280, 290];
+    let (expected, _) = greedy(&model, vec![prompt.clone()], &exact_options(30));
+    for ctx_size in [64, 257, 4096] {
+        let options = Options {
+            ctx_size: Some(ctx_size),
+            ..exact_options(30)
+        };
+        let (texts, report) = greedy(&model, vec![prompt.clone()], &options);
+        assert_eq!(texts, expected);
+        assert_eq!(report.contexts[0].n_ctx, 256);
+        assert_eq!(report.contexts[0].long_rope, Some(false));
+    }
+}
+
+#[test]
+fn a_beginning_that_prompts_share_is_computed_once() {
+    let model = tiny();
+    let system: Vec<i32> = (0..50).map(|i| 262 + i).collect();
+    let prompts: Vec<Vec<i32>> = (0..6)
+        .map(|i| [&system[..], &[300 + i, 320 - i]].concat())
+        .collect();
+    let (together, report) = greedy(&model, prompts.clone(), &exact_options(8));
+    assert_eq!(report.prefilled, 50 + 6 * 2);
+    for (prompt, text) in prompts.into_iter().zip(&together) {
+        let (alone, report) = greedy(&model, vec![prompt], &exact_options(8));
+        assert_eq!(alone[0], *text);
+        assert_eq!(report.prefilled, 52);
+    }
+}
+
+#[test]
+fn many_prompts_take_turns_in_a_small_context() {
+    let model = tiny();
+    let prompts: Vec<Vec<i32>> = (0..500)
+        .map(|i| {
+            (0..1 + i % 9)
+                .map(|k| 260 + (i * 13 + k * 5) % 140)
+                .collect()
+        })
+        .collect();
+    let (texts, report) = greedy(&model, prompts.clone(), &exact_options(4));
+    assert!(texts.iter().all(|text| text.len() == 4));
+    assert!(report.contexts[0].n_seq >= 20 && report.contexts[0].n_ctx == 256);
+    assert!(report.calls < 500, "{} calls", report.calls);
+    for i in [0, 250, 499] {
+        let (alone, _) = greedy(&model, vec![prompts[i].clone()], &exact_options(4));
+        assert_eq!(alone[0], texts[i]);
+    }
+}
+
+#[test]
+fn what_the_vocabulary_lacks_is_refused_before_anything_is_computed() {
+    let model = tiny();
+    for token in [-1, model.vocab().len() as i32, i32::MAX, i32::MIN] {
+        let prompts = vec![vec![270], vec![271, token]];
+        let mut heard = 0;
+        let outcome = complete(&model, prompts, &exact_options(4), &mut |_| {
+            heard += 1;
+            ControlFlow::Continue(())
+        });
+        assert!(
+            matches!(outcome, Err(Error::TokenRange { token: t, .. }) if t == token),
+            "{outcome:?}"
+        );
+        assert_eq!(heard, 0);
+    }
+}
+
+#[test]
+fn a_load_that_is_cancelled_ends() {
+    let file = file(|path| Tiny::default().write(path));
+    let options = LoadOptions::default();
+    options.cancel.set();
+    let outcome = Model::load(&file.path, &options);
+    assert!(matches!(outcome, Err(Error::Cancelled)), "{outcome:?}");
+    options.cancel.clear();
+    Model::load(&file.path, &options).unwrap();
+}
+
+#[test]
+fn cancelling_gives_what_there_is() {
+    let model = tiny();
+    let cancel = Cancel::new();
+    let settings = Settings {
+        cancel: cancel.clone(),
+        ..exact()
+    };
+    let options = Options {
+        settings,
+        ..exact_options(100)
+    };
+    let mut tokens = 0;
+    let mut ends = Vec::new();
+    complete(&model, vec![vec![270]; 40], &options, &mut |event| {
+        match event {
+            Event::Token { .. } => {
+                tokens += 1;
+                if tokens == 60 {
+                    cancel.set();
+                }
+            }
+            Event::Done { index, completion } => {
+                ends.push((index, completion.finish, completion.steps.len()))
+            }
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(ends.len(), 40);
+    assert!(
+        ends.iter()
+            .all(|(_, finish, _)| *finish == Finish::Cancelled)
+    );
+    assert!(ends[0].2 >= 1 && tokens < 100, "{tokens}");
+}
