@@ -257,6 +257,8 @@ struct Looking<'a> {
     answers: Vec<(usize, Choice)>,
     cells: Vec<Cell>,
     rows: Vec<f32>,
+    /// As many threads as the session may use.
+    pool: rayon::ThreadPool,
 }
 
 impl<'a> Looking<'a> {
@@ -269,8 +271,12 @@ impl<'a> Looking<'a> {
         let gguf = Gguf::open(model.path())?;
         let cap = gguf.arch("final_logit_softcapping");
         let cap = cap.and_then(|cap| cap.as_f64()).filter(|&cap| cap > 0.0);
-        let unembed = Unembed::new(gguf, threads.unwrap_or_else(host::threads))
-            .map_err(|what| unsupported(model, &what))?;
+        let threads = threads.unwrap_or_else(host::threads);
+        let unembed = Unembed::new(gguf, threads).map_err(|what| unsupported(model, &what))?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
+        let pool = pool
+            .build()
+            .map_err(|error| RuntimeError::Setting(format!("no threads: {error}")))?;
         let facts = model.facts();
         if unembed.n_embd() != facts.n_embd as usize
             || unembed.n_vocab() != model.vocab().len() as usize
@@ -291,6 +297,7 @@ impl<'a> Looking<'a> {
             answers: Vec::new(),
             cells: Vec::new(),
             rows: Vec::new(),
+            pool,
         })
     }
 
@@ -335,29 +342,22 @@ impl<'a> Looking<'a> {
 
         let (model, options) = (self.model, self.options);
         let vocab = model.vocab();
-        let references: Vec<Reference> = finals
-            .par_iter()
-            .map(|logits| Distribution::new(logits).reference())
-            .collect();
+        let references: Vec<Reference> = self.pool.install(|| {
+            let rows = finals.par_iter();
+            rows.map(|row| Distribution::new(row).reference()).collect()
+        });
         for (&row, logits) in wanted.iter().zip(&finals) {
             let distribution = Distribution::new(logits);
             let choice = Choice::new(vocab, &distribution, distribution.best());
             self.answers.push((start + row, choice));
         }
+        let place = |layer: usize, i: usize| (layer, start + wanted[i]);
         if self.layers.contains(&last) {
-            let done: Vec<Cell> = finals
-                .par_iter()
-                .enumerate()
-                .map(|(i, logits)| {
-                    cell(
-                        vocab,
-                        options,
-                        (last, start + wanted[i]),
-                        logits,
-                        &references[i],
-                    )
-                })
-                .collect();
+            let done: Vec<Cell> = self.pool.install(|| {
+                let rows = finals.par_iter().zip(&references).enumerate();
+                rows.map(|(i, (logits, end))| cell(vocab, options, place(last, i), logits, end))
+                    .collect()
+            });
             self.cells.extend(done);
         }
         for (layer, layer_states) in watched.iter().zip(&states).take(watched.len() - 1) {
@@ -365,21 +365,15 @@ impl<'a> Looking<'a> {
                 let mut chunk = chunk.to_vec();
                 self.unembed(&mut chunk)?;
                 let n_vocab = self.unembed.n_vocab();
-                let done: Vec<Cell> = self
-                    .rows
-                    .par_chunks_exact(n_vocab)
-                    .enumerate()
-                    .map(|(i, logits)| {
-                        let i = part * ROWS + i;
-                        cell(
-                            vocab,
-                            options,
-                            (*layer, start + wanted[i]),
-                            logits,
-                            &references[i],
-                        )
+                let done: Vec<Cell> = self.pool.install(|| {
+                    let rows = self.rows.par_chunks_exact(n_vocab);
+                    let rows = rows.zip(&references[part * ROWS..]).enumerate();
+                    rows.map(|(i, (logits, end))| {
+                        let place = place(*layer, part * ROWS + i);
+                        cell(vocab, options, place, logits, end)
                     })
-                    .collect();
+                    .collect()
+                });
                 self.cells.extend(done);
             }
         }
