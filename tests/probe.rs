@@ -38,18 +38,21 @@ fn random_model() -> (tempfile::TempDir, Model) {
 fn next_token_logprobs_are_those_of_transformers() {
     for fixture in both() {
         let model = fixture.model();
-        let mut session = Session::new(&model, &exact()).unwrap();
         let n = fixture.ids.len();
-        let answer = next(&mut session, &prompt(&fixture, n), 352, &[]).unwrap();
-        let expected = Distribution::new(&fixture.lens[2][n - 1]);
-        assert_eq!(answer.top.len(), 352);
-        for choice in &answer.top {
-            let difference = choice.logprob - expected.logprob(choice.id);
-            assert!(difference.abs() < 1e-3, "{difference}");
+        for n_batch in [512, 3] {
+            let settings = Settings { n_batch, ..exact() };
+            let mut session = Session::new(&model, &settings).unwrap();
+            let answer = next(&mut session, &prompt(&fixture, n), 352, &[], &mut |_| {}).unwrap();
+            let expected = Distribution::new(&fixture.lens[2][n - 1]);
+            assert_eq!(answer.top.len(), 352);
+            for choice in &answer.top {
+                let difference = choice.logprob - expected.logprob(choice.id);
+                assert!(difference.abs() < 1e-3, "{difference}");
+            }
+            let sum: f64 = answer.top.iter().map(|choice| choice.prob).sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+            assert!((answer.entropy_bits - expected.entropy_bits()).abs() < 1e-3);
         }
-        let sum: f64 = answer.top.iter().map(|choice| choice.prob).sum();
-        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
-        assert!((answer.entropy_bits - expected.entropy_bits()).abs() < 1e-3);
     }
 }
 
@@ -145,7 +148,7 @@ fn a_candidate_of_several_tokens_is_their_product() {
     let mut session = Session::new(&model, &exact()).unwrap();
     let text = Prompt::new(model.vocab(), "the ball hit the bat").unwrap();
     let words = ["cave hit".to_owned(), "of".to_owned(), ", and".to_owned()];
-    let answer = next(&mut session, &text, 3, &words).unwrap();
+    let answer = next(&mut session, &text, 3, &words, &mut |_| {}).unwrap();
     for candidate in &answer.candidates {
         let spelled: String = candidate.pieces.iter().map(|p| &**p).collect();
         assert_eq!(candidate.text.trim_start(), spelled.trim_start());
@@ -156,7 +159,7 @@ fn a_candidate_of_several_tokens_is_their_product() {
                 text: String::new(),
                 ids: ids.clone(),
             };
-            let step = next(&mut session, &here, 0, &[]).unwrap();
+            let step = next(&mut session, &here, 0, &[], &mut |_| {}).unwrap();
             sum += Distribution::new(&step.logits).logprob(id);
             ids.push(id);
         }
@@ -168,7 +171,13 @@ fn a_candidate_of_several_tokens_is_their_product() {
     }
     assert_eq!(answer.candidates[0].ids.len(), 2);
     assert_eq!(&*answer.candidates[0].pieces[0], " cave");
-    let empty = next(&mut session, &text, 3, &["of".to_owned(), String::new()]);
+    let empty = next(
+        &mut session,
+        &text,
+        3,
+        &["of".to_owned(), String::new()],
+        &mut |_| {},
+    );
     assert!(matches!(empty, Err(Error::EmptyCandidate { index: 2 })));
     // Directly after an opening mark there is no space.
     let open = Prompt::new(model.vocab(), "the (").unwrap();
@@ -208,7 +217,9 @@ fn a_tree_holds_what_walking_it_step_by_step_gives() {
     let (n_seq, _) = shape.room();
     let mut session = Session::new(&model, &Settings { n_seq, ..exact() }).unwrap();
     let text = Prompt::new(model.vocab(), "the ball hit").unwrap();
-    let branches = tree(&mut session, &text, shape).unwrap();
+    let words = ["hit the cave".to_owned()];
+    let root = next(&mut session, &text, 3, &words, &mut |_| {}).unwrap();
+    let branches = tree(&mut session, &root, shape).unwrap();
     let mut alone = Session::new(&model, &exact()).unwrap();
     check(&mut alone, &text.ids, &branches, 0.0, 3);
     assert_eq!(branches.len(), 3);
@@ -218,7 +229,7 @@ fn a_tree_holds_what_walking_it_step_by_step_gives() {
             text: String::new(),
             ids: ids.to_vec(),
         };
-        let step = next(session, &here, 3, &[]).unwrap();
+        let step = next(session, &here, 3, &[], &mut |_| {}).unwrap();
         for (branch, choice) in branches.iter().zip(&step.top) {
             assert_eq!(branch.choice.id, choice.id);
             assert!((branch.choice.logprob - choice.logprob).abs() < 1e-4);
@@ -378,8 +389,8 @@ fn attention_is_that_of_transformers() {
                         assert_eq!(layer.heads[head.head], head.habits);
                     }
                 }
-                let mean: f32 = found.mean()[n - 1].iter().sum();
-                assert!((mean - 1.0).abs() < 1e-5);
+                let mean: f32 = found.last_row().iter().sum();
+                assert!((mean - 1.0).abs() < 1e-5 && found.complete);
             }
         }
         let mut session = Session::new(&model, &attention::settings(&model, n, exact())).unwrap();
@@ -387,7 +398,7 @@ fn attention_is_that_of_transformers() {
             let options = attention::Options {
                 layer,
                 head,
-                overview: false,
+                ..attention::Options::default()
             };
             attention::attention(&mut session, &text, options, &mut |_| {})
         };
@@ -400,6 +411,53 @@ fn attention_is_that_of_transformers() {
             ask(None, Some(4)),
             Err(Error::NoHead { head: 4, n_head: 4 })
         ));
+    }
+}
+
+#[test]
+fn attention_that_is_cut_short_is_that_of_the_tokens_done() {
+    let [fixture, _] = both();
+    let model = fixture.model();
+    let text = prompt(&fixture, 20);
+    for rows in [attention::Rows::All, attention::Rows::Last] {
+        let options = attention::Options {
+            overview: true,
+            rows,
+            ..attention::Options::default()
+        };
+        let look = |n: usize, stop_at: usize| {
+            let settings = Settings {
+                n_batch: 8,
+                cancel: Cancel::new(),
+                ..attention::settings(&model, 20, exact())
+            };
+            let mut session = Session::new(&model, &settings).unwrap();
+            let text = Prompt {
+                ids: text.ids[..n].to_vec(),
+                ..text.clone()
+            };
+            let stop = &mut |done| {
+                if done == stop_at {
+                    settings.cancel.set()
+                }
+            };
+            attention::attention(&mut session, &text, options, stop).unwrap()
+        };
+        let (cut, whole) = (look(20, 16), look(16, 0));
+        assert!(!cut.complete && whole.complete);
+        assert_eq!((&cut.ids, cut.last_row().len()), (&whole.ids, 16));
+        let kept = if rows == attention::Rows::All { 16 } else { 1 };
+        for (a, b) in cut.heads.iter().zip(&whole.heads) {
+            assert_eq!(a.weights.len(), kept);
+            for (a, b) in a.weights.iter().flatten().zip(b.weights.iter().flatten()) {
+                assert!((a - b).abs() < 1e-5);
+            }
+        }
+        for (a, b) in cut.overview.iter().zip(&whole.overview) {
+            for (a, b) in a.heads.iter().zip(&b.heads) {
+                assert!((a.entropy_bits - b.entropy_bits).abs() < 1e-4);
+            }
+        }
     }
 }
 

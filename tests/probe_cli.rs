@@ -237,6 +237,40 @@ fn a_swap_does_not_depend_on_the_windows() {
 }
 
 #[test]
+fn a_prompt_says_the_same_beside_a_longer_one() {
+    // Beyond 256 tokens this model takes its long RoPE factors.
+    let bench = Bench::new();
+    let long = "the ball hit the bat and ".repeat(60);
+    let exact = ["--kv-type", "f32", "--flash-attn", "off", "--json"];
+    let short = "the ball hit the cave";
+    let ask = |texts: &[&str], command: &str| {
+        let found = bench.lines(&[&[command], texts, &exact].concat());
+        assert_eq!(found.len(), texts.len());
+        found
+    };
+    let (alone, beside) = (ask(&[short], "next"), ask(&[&long, short], "next"));
+    assert!(beside[0]["ids"].as_array().unwrap().len() > 256);
+    assert_eq!(alone[0]["top"], beside[1]["top"]);
+    let score = |texts: &[&str]| {
+        let window = ["--window", "300"];
+        bench.lines(&[&["score"], texts, &window, &exact].concat())
+    };
+    assert_eq!(
+        score(&[short])[0]["tokens"],
+        score(&[&long, short])[1]["tokens"]
+    );
+}
+
+#[test]
+fn a_smaller_context_makes_smaller_windows() {
+    let bench = Bench::new();
+    let text = "the ball hit the bat and ".repeat(20);
+    let found = &bench.lines(&["score", &text, "--ctx-size", "32", "--json"])[0];
+    assert_eq!(found["windows"]["size"], 32);
+    assert!(found["n_scored"].as_u64().unwrap() > 64);
+}
+
+#[test]
 fn refusals_are_clear() {
     let bench = Bench::new();
     let small = bench.dir.path().join("small.gguf");
@@ -249,7 +283,14 @@ fn refusals_are_clear() {
     );
     parts.write(&small);
     let (a, b) = (bench.model.to_str().unwrap(), small.to_str().unwrap());
-    let cases: [(&[&str], &str, i32); 12] = [
+    let cases: [(&[&str], &str, i32); 15] = [
+        (&["score", "t"], "a single token", 2),
+        (
+            &["attention", "the ball", "--head", "9"],
+            "head 9 of a layer with 4",
+            2,
+        ),
+        (&["lens", "the", "--positions", "7"], "position 7 of 1", 2),
         (&["next", ""], "the prompt is empty", 2),
         (&["lens", ""], "the prompt is empty", 2),
         (&["score", ""], "text 1 is empty", 2),
@@ -266,12 +307,12 @@ fn refusals_are_clear() {
         (
             &["next", "the", "--force", "ball cave"],
             "is not one token but",
-            1,
+            2,
         ),
         (
             &["next", "the", "--force", "123456"],
             "token 123456 is outside the vocabulary",
-            1,
+            2,
         ),
         (&["next", "the", "--tree", "20x9"], "nodes", 2),
         (
@@ -282,7 +323,7 @@ fn refusals_are_clear() {
         (
             &["attention", "the ball", "--layer", "99"],
             "layer 99 of a model with 2 layers",
-            1,
+            2,
         ),
         (
             &["attention", "the ball", "--flash-attn", "on"],
@@ -316,11 +357,15 @@ fn pages_hold_the_data_and_come_whole() {
     for call in calls {
         let page = bench.dir.path().join("page.html");
         let html = ["--html", page.to_str().unwrap()];
-        bench.command(&[call, &html].concat()).assert().success();
+        let shown = bench.lines(&[call, &html, &["--json"]].concat());
         let text = std::fs::read_to_string(&page).unwrap();
         let data = text.split_once(r#"id="data">"#).unwrap().1;
         let data = data.split_once("</script>").unwrap().0;
-        serde_json::from_str::<Value>(data).unwrap();
+        let expected = match call[0] {
+            "lens" | "attention" => shown[0].clone(),
+            _ => Value::Array(shown),
+        };
+        assert_eq!(serde_json::from_str::<Value>(data).unwrap(), expected);
         assert!(text.ends_with("</html>\n"));
     }
     let nowhere = bench.dir.path().join("no/such/page.html");

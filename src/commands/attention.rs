@@ -2,17 +2,21 @@
 
 use std::io::Write;
 
+use anyhow::anyhow;
+
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{
-    Form, bar, load, one_prompt, pad, percent, quoted, session, tail, told, write_page, wrote,
+    Form, bar, interrupted, load, one_prompt, pad, percent, quoted, session, tail, told,
+    write_page, wrote,
 };
-use crate::hint::Usage;
+use crate::hint::{Usage, hinted};
+use crate::human;
 use crate::output::{ACCENT, BOLD, DIM, Output};
 use crate::probe::Prompt;
-use crate::probe::attention::{self, Attention, Options};
+use crate::probe::attention::{self, Attention, Options, Rows};
 use crate::probe::html::Page;
 use crate::progress::{self, Unit};
-use crate::runtime::FlashAttention;
+use crate::runtime::{FlashAttention, Model, host};
 use crate::table::{Columns, plain};
 
 /// Flags of `modelve attention`.
@@ -57,19 +61,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Usage(what.to_owned()).into());
     }
     let model = load(&args.engine, text.len(), &cancel)?;
-    let prompt = Prompt::new(model.vocab(), &text)?;
+    let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
     let n = prompt.ids.len();
-    let mut session = session(
-        &args.engine,
-        &model,
-        n,
-        attention::settings(&model, n, base),
-    )?;
     let options = Options {
         layer: args.layer,
         head: args.head,
         overview: args.layer.is_none() || args.form.html.is_some(),
+        // Text tells where the last token looks; JSON and pages tell of every token.
+        rows: match args.form.json || args.form.html.is_some() {
+            true => Rows::All,
+            false => Rows::Last,
+        },
     };
+    check_memory(&model, n, options)?;
+    let settings = attention::settings(&model, n, base);
+    let mut session = session(&args.engine, &model, n, settings)?;
     let progress = progress::stderr(false);
     progress.start("looking", Unit::Items("tokens"), n as u64, 0);
     let mut before = 0;
@@ -98,7 +104,27 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         wrote(&mut out, &args.form)?;
     }
     out.flush()?;
-    Ok(())
+    interrupted(found.complete)
+}
+
+/// Weights of many heads over a long prompt are more than a machine has: says so beforehand.
+fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()> {
+    let need = attention::bytes(model, n, options);
+    match host::free_memory() {
+        Some(free) if need > free => {
+            let error = anyhow!(
+                "the weights over {} tokens take {}, and {} are free",
+                human::count(n as u64),
+                human::bytes(need),
+                human::bytes(free)
+            );
+            Err(hinted(
+                error,
+                "--head H keeps one head; without --json and --html only the last token's weights are kept",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()> {
@@ -214,11 +240,10 @@ fn strongest(row: &[f32], n: usize) -> Vec<(usize, f32)> {
 
 /// Where the last token looks.
 fn print_looks(out: &mut Output, found: &Attention, title: &str) -> std::io::Result<()> {
-    let mean = found.mean();
-    let Some(last) = mean.last() else {
+    let last = &found.last_row();
+    let Some(from) = found.pieces.last().map(|piece| quoted(piece)) else {
         return Ok(());
     };
-    let from = quoted(&found.pieces[mean.len() - 1]);
     writeln!(
         out,
         "{}",

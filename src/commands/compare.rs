@@ -108,16 +108,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             model: Some(name.clone()),
             ..args.engine.clone()
         };
-        let path = engine.locate()?;
+        // A checkpoint is best compared as exact as it is.
+        let path = engine.locate(" -q F16")?;
         // An estimate of no work leaves the weights in the mapped file.
         let model = engine.load_file(&path, work(0), &cancel)?;
         let (prompt, windows) = match &reading {
             Some(reading) => reading,
             None => {
-                let mut read = Prompt::plain(model.vocab(), &text)?;
+                let mut read = Prompt::plain(model.vocab(), &text).map_err(told)?;
                 read.ids
                     .truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
-                let windows = windows(&model, args.window, args.stride, WINDOW)?;
+                let windows = windows(&args.engine, &model, args.window, args.stride, WINDOW)?;
                 reading.insert((read, windows))
             }
         };
@@ -294,6 +295,15 @@ fn swap(
     Ok(())
 }
 
+/// So many digits after the point, unless none of them would tell anything.
+fn digits(value: f64, after: usize) -> String {
+    let least = 10f64.powi(1 - after as i32);
+    match value == 0.0 || value >= least {
+        true => format!("{value:.after$}"),
+        false => format!("{value:.1e}"),
+    }
+}
+
 fn file_name(path: &str) -> &str {
     Path::new(path)
         .file_name()
@@ -331,9 +341,9 @@ fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
         rows.add([
             cell(name(&result.b), ACCENT),
             plain(human::bytes(result.bytes_b)),
-            plain(format!("{:.5}", result.kl_mean)),
-            plain(format!("{:.5}", result.kl_error)),
-            plain(format!("{:.3}", result.kl_max)),
+            plain(digits(result.kl_mean, 5)),
+            plain(digits(result.kl_error, 5)),
+            plain(digits(result.kl_max, 3)),
             plain(percent(result.same_top)),
             plain(format!("{:.4}", result.perplexity_b)),
             plain(format!("{:.1}", result.speed_b)),
@@ -394,7 +404,7 @@ fn print_one(out: &mut Output, result: &Comparison, named: bool) -> std::io::Res
         let room = output::width().saturating_sub(72).clamp(16, 60);
         for worst in &result.worst {
             rows.add([
-                plain(format!("{:.3}", worst.kl)),
+                plain(digits(worst.kl, 3)),
                 plain(worst.position),
                 plain(tail(&worst.context, room)),
                 plain(says(&worst.top_a)),
@@ -429,7 +439,11 @@ const SHOWN: usize = 12;
 
 fn print_tensors(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
     if result.tensors.is_empty() {
-        return writeln!(out, "the weights are the same");
+        // After Ctrl-C nobody has looked.
+        return match result.complete {
+            true => writeln!(out, "the weights are the same"),
+            false => Ok(()),
+        };
     }
     writeln!(out, "\n{}", out.paint(BOLD, "weights that differ most"))?;
     let mut rows = Columns::new(out, &["relative error>", "tensor", "types"]);

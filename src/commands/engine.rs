@@ -145,12 +145,13 @@ impl EngineArgs {
 
     /// Finds, checks and loads the model for the work ahead, of which an estimate will do.
     pub fn load(&self, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
-        let path = self.locate()?;
+        let path = self.locate("")?;
         self.load_file(&path, work, cancel)
     }
 
-    /// Where the GGUF file is.
-    pub fn locate(&self) -> anyhow::Result<PathBuf> {
+    /// Where the GGUF file is. To make one of a checkpoint, `modelve convert` is advised with
+    /// these `flags`.
+    pub fn locate(&self, flags: &str) -> anyhow::Result<PathBuf> {
         match commands::locate(self.model.as_deref())? {
             Located::Gguf(path) => Ok(path),
             Located::Checkpoint(path) => {
@@ -158,7 +159,7 @@ impl EngineArgs {
                 let error = anyhow!("{path} is a checkpoint, which llama.cpp cannot run");
                 Err(hinted(
                     error,
-                    format!("make a GGUF of it: modelve convert {path}"),
+                    format!("make a GGUF of it: modelve convert {path}{flags}"),
                 ))
             }
         }

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = one_prompt(args.prompt.as_deref())?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.len(), &cancel)?;
-    let prompt = Prompt::new(model.vocab(), &text)?;
+    let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
     let n = prompt.ids.len();
     let n_layer = model.facts().n_layer as usize;
     let list = |text: &Option<String>, len, what| match text {
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         positions: list(&args.positions, n, "position")?,
         top: args.top,
         token: token
-            .map(|token| one_token(model.vocab(), token))
+            .map(|token| one_token(model.vocab(), token).map_err(told))
             .transpose()?,
     };
     let settings = lens::settings(&model, args.engine.settings(&cancel));

@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{Form, bar, load, pad, percent, prompts, quoted, session, show, tail, told};
+use super::probing::{
+    Form, Sessions, bar, interrupted, load, pad, percent, prompts, quoted, show, tail, told,
+};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
 use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
 use crate::probe::tree::{Branch, Shape, tree};
 use crate::probe::{Prompt, piece};
+use crate::progress::{self, Unit};
 use crate::runtime::{Settings, Token, Vocab};
 
 /// Flags of `modelve next`.
@@ -31,14 +34,8 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub top: usize,
 
-    /// Words or texts to give the probability of, wherever they rank, separated by commas
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT,…",
-        value_delimiter = ',',
-        allow_hyphen_values = true
-    )]
+    /// Words or texts to give the probability of, wherever they rank, separated by commas (`\,` is a comma)
+    #[arg(short, long, value_name = "TEXT,…", allow_hyphen_values = true)]
     pub candidates: Vec<String>,
 
     /// Go on from this token, by text or id; may be given several times
@@ -72,7 +69,8 @@ fn shape(text: &str) -> Result<Shape, String> {
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = prompts(&args.prompts)?;
-    if let Some(i) = args.candidates.iter().position(String::is_empty) {
+    let candidates = split(&args.candidates);
+    if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(Usage(format!("candidate {} is empty", i + 1)).into());
     }
     let cancel = cancel_on_ctrl_c()?;
@@ -83,37 +81,78 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         asked.push(forced(vocab, text, &args.force)?);
     }
 
-    // One session serves all: as long as the longest prompt with what is tried after it.
-    let mut longest = 0;
-    for prompt in &asked {
-        for (i, text) in args.candidates.iter().enumerate() {
-            let ids = candidate_ids(vocab, prompt, text, i + 1)?;
-            longest = longest.max(prompt.ids.len() + ids.len());
-        }
-        longest = longest.max(prompt.ids.len());
-    }
     let (n_seq, nodes) = args.tree.map_or((1, 0), Shape::room);
+    let mut rooms = Vec::with_capacity(asked.len());
+    for prompt in &asked {
+        let mut tried = 0;
+        for (i, text) in candidates.iter().enumerate() {
+            let ids = candidate_ids(vocab, prompt, text, i + 1).map_err(told)?;
+            // The last token of a candidate is only asked for.
+            tried = tried.max(ids.len() - 1);
+        }
+        rooms.push(prompt.ids.len() + tried.max(nodes as usize));
+    }
+    let longest = rooms.iter().copied().max().unwrap_or(0);
     let settings = Settings {
         n_seq,
         n_outputs: longest.min(64) as u32 + n_seq,
         ..args.engine.settings(&cancel)
     };
-    let mut session = session(&args.engine, &model, longest + nodes as usize, settings)?;
+    let mut sessions = Sessions::new(&args.engine, &model, settings, rooms.iter().copied());
 
+    let progress = progress::stderr(false);
+    let total: usize = asked.iter().map(|prompt| prompt.ids.len()).sum();
+    progress.start("reading", Unit::Items("tokens"), total as u64, 0);
     let mut results: Vec<Next> = Vec::with_capacity(asked.len());
-    for prompt in &asked {
-        let mut result =
-            next::next(&mut session, prompt, args.top, &args.candidates).map_err(told)?;
+    for (prompt, &room) in asked.iter().zip(&rooms) {
+        let mut before = 0;
+        let mut ask = || -> anyhow::Result<Next> {
+            let session = sessions.of(room)?;
+            let result = next::next(session, prompt, args.top, &candidates, &mut |done| {
+                progress.advance((done - before) as u64);
+                before = done;
+            });
+            let mut result = result.map_err(told)?;
+            if let Some(shape) = args.tree {
+                result.tree = Some(tree(session, &result, shape).map_err(told)?);
+            }
+            Ok(result)
+        };
+        let mut result = match ask() {
+            Ok(result) => result,
+            Err(_) if cancel.is_set() && !results.is_empty() => break,
+            Err(error) => {
+                progress.finish();
+                return Err(error);
+            }
+        };
         if let Some(first) = results.first() {
             result.moved = moved(vocab, &first.logits, &result.logits, args.top.max(1));
         }
-        if let Some(shape) = args.tree {
-            result.tree = Some(tree(&mut session, prompt, shape).map_err(told)?);
-        }
         results.push(result);
     }
+    progress.finish();
 
-    show(&args.form, Page::Next, &results, |out| print(out, &results))
+    show(&args.form, Page::Next, &results, |out| print(out, &results))?;
+    interrupted(results.len() == asked.len())
+}
+
+/// Candidates at commas; one behind a backslash is a comma of the candidate.
+fn split(given: &[String]) -> Vec<String> {
+    let mut candidates = Vec::new();
+    for text in given {
+        let mut one = String::new();
+        let mut chars = text.chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' if chars.next_if_eq(&',').is_some() => one.push(','),
+                ',' => candidates.push(std::mem::take(&mut one)),
+                c => one.push(c),
+            }
+        }
+        candidates.push(one);
+    }
+    candidates
 }
 
 /// A prompt with the forced tokens after it.
@@ -123,7 +162,7 @@ fn forced(vocab: &Vocab, text: &str, force: &[String]) -> anyhow::Result<Prompt>
     }
     let tokens: Vec<Token> = force
         .iter()
-        .map(|token| one_token(vocab, token))
+        .map(|token| one_token(vocab, token).map_err(told))
         .collect::<Result<_, _>>()?;
     let mut prompt = if text.is_empty() && !tokens.is_empty() {
         Prompt {
@@ -131,7 +170,7 @@ fn forced(vocab: &Vocab, text: &str, force: &[String]) -> anyhow::Result<Prompt>
             ids: vocab.tokenize("", true, true)?,
         }
     } else {
-        Prompt::new(vocab, text)?
+        Prompt::new(vocab, text).map_err(told)?
     };
     for token in tokens {
         prompt.text.push_str(&piece(vocab, token));
@@ -289,6 +328,15 @@ fn print_branches(out: &mut Output, branches: &[Branch], above: &str) -> std::io
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn candidates_are_cut_at_commas() {
+        let split = |text: &str| split(&[text.to_owned()]);
+        assert_eq!(split("boundary, ground"), ["boundary", " ground"]);
+        assert_eq!(split(r"\, and,a\b"), [", and", r"a\b"]);
+        assert_eq!(split("a,,b"), ["a", "", "b"]);
+        assert_eq!(split(""), [""]);
+    }
 
     #[test]
     fn shapes_as_people_write_them() {

@@ -42,10 +42,21 @@ pub fn work(bytes: usize) -> Work {
     }
 }
 
-/// An error of a probe with the hint that belongs to it; after Ctrl-C only that.
+/// An error of a probe with the hint that belongs to it; after Ctrl-C only that. What was asked
+/// wrongly is an error of usage.
 pub fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Runtime(error) => explain(error),
+        Error::EmptyPrompt
+        | Error::TextTooShort
+        | Error::EmptyCandidate { .. }
+        | Error::NotOneToken { .. }
+        | Error::NoToken { .. }
+        | Error::NoLayer { .. }
+        | Error::NoHead { .. }
+        | Error::NoPosition { .. }
+        | Error::Window { .. }
+        | Error::Tree { .. } => Usage(error.to_string()).into(),
         error => error.into(),
     }
 }
@@ -78,6 +89,59 @@ pub fn session(
     }
     let n_ctx = u32::try_from(n_ctx).unwrap_or(u32::MAX);
     Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
+}
+
+/// Sessions for texts of several lengths: one for those that the model computes with its short
+/// RoPE factors, one for those it computes with the long ones. So a text gets the same answer
+/// alone and beside a longer one.
+pub struct Sessions<'a> {
+    engine: &'a EngineArgs,
+    model: &'a Model,
+    settings: Settings,
+    /// Tokens of the longest text of each kind.
+    rooms: [usize; 2],
+    made: [Option<Session>; 2],
+}
+
+impl<'a> Sessions<'a> {
+    /// For texts that need so many tokens each; nothing is made before it is needed.
+    pub fn new(
+        engine: &'a EngineArgs,
+        model: &'a Model,
+        settings: Settings,
+        rooms: impl Iterator<Item = usize>,
+    ) -> Self {
+        let mut sessions = Sessions {
+            engine,
+            model,
+            settings,
+            rooms: [0; 2],
+            made: [None, None],
+        };
+        for room in rooms {
+            let kind = sessions.kind(room);
+            sessions.rooms[kind] = sessions.rooms[kind].max(room);
+        }
+        sessions
+    }
+
+    fn kind(&self, room: usize) -> usize {
+        let rope = self.model.rope();
+        usize::from(rope.is_some_and(|rope| room > rope.original as usize))
+    }
+
+    /// The session for a text that needs `room` tokens.
+    pub fn of(&mut self, room: usize) -> anyhow::Result<&mut Session> {
+        let kind = self.kind(room);
+        let made = match self.made[kind].take() {
+            Some(made) => made,
+            None => {
+                let room = self.rooms[kind].max(room);
+                session(self.engine, self.model, room, self.settings.clone())?
+            }
+        };
+        Ok(self.made[kind].insert(made))
+    }
 }
 
 /// After what is done has been printed: the error that says it is not all.

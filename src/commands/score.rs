@@ -7,7 +7,7 @@ use anstyle::{Ansi256Color, Style};
 use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{Form, interrupted, load, read_stdin, session, show, tail, told};
+use super::probing::{Form, Sessions, interrupted, load, read_stdin, show, tail, told};
 use crate::hint::Usage;
 use crate::human;
 use crate::output::{self, BOLD, DIM, Output};
@@ -70,16 +70,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let prompts = texts
         .iter()
         .map(|text| Prompt::plain(model.vocab(), text))
-        .collect::<Result<Vec<_>, _>>()?;
-    let longest = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
-    let windows = windows(&model, args.window, args.stride, WINDOW)?;
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(told)?;
+    let windows = windows(&args.engine, &model, args.window, args.stride, WINDOW)?;
     let n_batch = 512;
     let settings = Settings {
         n_batch,
         n_outputs: n_batch,
         ..args.engine.settings(&cancel)
     };
-    let mut session = session(&args.engine, &model, windows.size.min(longest), settings)?;
+    let room = |prompt: &Prompt| windows.size.min(prompt.ids.len());
+    let rooms = prompts.iter().map(room);
+    let mut sessions = Sessions::new(&args.engine, &model, settings, rooms);
 
     let total: usize = prompts.iter().map(|p| p.ids.len()).sum();
     let progress = progress::stderr(args.form.json && !std::io::stderr().is_terminal());
@@ -87,7 +89,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut scores: Vec<Score> = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
         let mut before = 0;
-        let result = score::score(&mut session, prompt, windows, &mut |done| {
+        let session = sessions
+            .of(room(prompt))
+            .inspect_err(|_| progress.finish())?;
+        let result = score::score(session, prompt, windows, &mut |done| {
             progress.advance((done - before) as u64);
             before = done;
         });
@@ -113,6 +118,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The windows that the flags and the model make.
 pub(super) fn windows(
+    engine: &EngineArgs,
     model: &Model,
     size: Option<usize>,
     stride: Option<usize>,
@@ -122,7 +128,8 @@ pub(super) fn windows(
         .rope()
         .map_or(usize::MAX, |rope| rope.original as usize);
     let trained = model.facts().n_ctx_train as usize;
-    let size = size.unwrap_or_else(|| default.min(trained).min(short));
+    let allowed = engine.ctx_size.map_or(trained, |size| size as usize);
+    let size = size.unwrap_or_else(|| default.min(allowed).min(short));
     let stride = stride.unwrap_or(size / 2);
     let windows = Windows { size, stride };
     windows.check().map_err(|error| Usage(error.to_string()))?;
@@ -187,7 +194,13 @@ fn heat(bits: f64) -> Option<Style> {
 }
 
 fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
-    for (at, token) in score.tokens.iter().enumerate() {
+    // What was not reached before Ctrl-C has not been judged.
+    let judged = score.tokens.iter().rposition(|t| t.logprob.is_some());
+    let shown = match score.complete {
+        true => score.tokens.len(),
+        false => judged.map_or(0, |last| last + 1),
+    };
+    for (at, token) in score.tokens[..shown].iter().enumerate() {
         // Some tokenizers put a space before the text.
         let piece = match token.piece.strip_prefix(' ') {
             Some(rest) if at == 0 && !score.text.starts_with(' ') => rest,
@@ -205,7 +218,7 @@ fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
             }
         }
     }
-    writeln!(out)
+    writeln!(out, "{}", if score.complete { "" } else { " …" })
 }
 
 fn print_tokens(out: &mut Output, score: &Score) -> std::io::Result<()> {
@@ -231,12 +244,13 @@ fn print_totals(out: &mut Output, score: &Score) -> std::io::Result<()> {
         n_scored, windows, ..
     } = score;
     let line = format!(
-        "perplexity {:.3}, {:.3} bits per token, {:.3} per byte, log-probability {:.2}, {} tokens scored",
+        "perplexity {:.3}, {:.3} bits per token, {:.3} per byte, log-probability {:.2}, {} token{} scored",
         score.perplexity,
         score.bits_per_token,
         score.bits_per_byte,
         score.total_logprob,
-        human::count(*n_scored as u64)
+        human::count(*n_scored as u64),
+        if *n_scored == 1 { "" } else { "s" }
     );
     writeln!(out, "{}", out.paint(BOLD, line))?;
     if score.tokens.len() > windows.size {

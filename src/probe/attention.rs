@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 
 use serde::{Serialize, Serializer};
 
-use super::{Error, Piece, Prompt, Result};
+use super::{Error, Piece, Prompt, Result, piece};
 use crate::runtime::{
-    FlashAttention, Model, NamedTensor, Observer, Session, Settings, Token, Want,
+    Error as RuntimeError, FlashAttention, Model, NamedTensor, Observer, Session, Settings, Token,
+    Want,
 };
 
 /// Attention of one layer, and how all heads of the model behave.
@@ -27,6 +28,9 @@ pub struct Attention {
     /// All heads of all layers, if asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overview: Vec<LayerHabits>,
+    /// Whether the prompt was read to the end. Where not, `ids` are the tokens that were, which
+    /// attend to each other as they would without those that follow.
+    pub complete: bool,
 }
 
 /// One head.
@@ -66,6 +70,16 @@ pub struct Habits {
     pub to_previous: f64,
 }
 
+/// Which rows of weights to keep: all of a head are as many as the tokens squared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// Where every token looks.
+    #[default]
+    All,
+    /// Where the last token looks.
+    Last,
+}
+
 /// What to look at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -75,6 +89,22 @@ pub struct Options {
     pub head: Option<usize>,
     /// Whether to tell the habits of all heads of all layers.
     pub overview: bool,
+    /// Which rows of weights to keep.
+    pub rows: Rows,
+}
+
+/// Bytes of the weights that [`attention`] keeps over a prompt of `tokens`.
+pub fn bytes(model: &Model, tokens: usize, options: Options) -> u64 {
+    let heads = match options.head {
+        Some(_) => 1,
+        None => u64::from(model.facts().n_head.max(1)),
+    };
+    let rows = match options.rows {
+        Rows::All => tokens as u64,
+        Rows::Last => 1,
+    };
+    let row = 4 * tokens as u64;
+    heads.saturating_mul(rows).saturating_mul(row)
 }
 
 /// Bytes of one layer's weights for one batch, roughly, at most.
@@ -130,6 +160,7 @@ struct Watch {
     layer: usize,
     head: Option<usize>,
     overview: bool,
+    keep: Rows,
     /// Tokens before this batch.
     start: usize,
     n: usize,
@@ -140,7 +171,30 @@ struct Watch {
     sums: Vec<Vec<Sums>>,
 }
 
+type Small = (Vec<Vec<Sums>>, Vec<Vec<Vec<f32>>>);
+
 impl Watch {
+    /// What does not grow with the prompt's length squared, and cannot be cut off later.
+    fn small(&self) -> Small {
+        let weights = match self.keep {
+            Rows::All => Vec::new(),
+            Rows::Last => self.weights.clone(),
+        };
+        (self.sums.clone(), weights)
+    }
+
+    /// As it was when `done` tokens were, which are then all there are.
+    fn back_to(&mut self, (sums, weights): Small, done: usize) {
+        self.sums = sums;
+        if self.keep == Rows::Last {
+            self.weights = weights;
+        }
+        for kept in &mut self.weights {
+            kept.truncate(done);
+            kept.iter_mut().for_each(|row| row.truncate(done));
+        }
+    }
+
     fn layer_of(&self, name: &str) -> Option<usize> {
         let layer: usize = name.strip_prefix("kq_soft_max-")?.parse().ok()?;
         let wanted = layer < self.sums.len() && (self.overview || layer == self.layer);
@@ -177,6 +231,9 @@ impl Observer for Watch {
                 if layer == self.layer && self.head.is_none_or(|wanted| wanted == head) {
                     let mut kept = row.to_vec();
                     kept.resize(self.n, 0.0);
+                    if self.keep == Rows::Last {
+                        self.weights[head].clear();
+                    }
                     self.weights[head].push(kept);
                 }
             }
@@ -186,7 +243,9 @@ impl Observer for Watch {
 }
 
 /// Watches one layer's heads over a prompt, and with [`Options::overview`] all others pass by.
-/// Only the weights asked for are kept. The session is made with [`settings`].
+/// Only the weights asked for are kept. The session is made with [`settings`]. When its
+/// [`Cancel`](crate::runtime::Cancel) is set, the attention of the tokens done is returned, and
+/// [`Attention::complete`] is false.
 ///
 /// # Errors
 /// [`Error::NoLayer`], [`Error::NoHead`]; [`Error::Unsupported`] for a model whose graph has no
@@ -208,6 +267,7 @@ pub fn attention(
         layer,
         head: options.head,
         overview: options.overview,
+        keep: options.rows,
         start: 0,
         n,
         n_head: 0,
@@ -216,12 +276,22 @@ pub fn attention(
     };
     session.reset();
     let n_batch = session.settings().n_batch as usize;
-    for (number, chunk) in prompt.ids.chunks(n_batch).enumerate() {
-        watch.start = number * n_batch;
+    let mut done = 0;
+    for chunk in prompt.ids.chunks(n_batch) {
+        watch.start = done;
+        // Some layers may have seen a part of a batch that is then given up.
+        let before = watch.small();
         // In the last layer queries without logits are dropped before attention in some
         // architectures, after it in others: ask for all.
-        session.feed_observed(0, chunk, Want::All, &mut watch, &mut |_, _| {})?;
-        on_progress(watch.start + chunk.len());
+        match session.feed_observed(0, chunk, Want::All, &mut watch, &mut |_, _| {}) {
+            Err(RuntimeError::Cancelled) if done > 0 => {
+                watch.back_to(before, done);
+                break;
+            }
+            result => result?,
+        }
+        done += chunk.len();
+        on_progress(done);
     }
     let n_head = watch.n_head;
     if n_head == 0 {
@@ -259,12 +329,16 @@ pub fn attention(
     }
     Ok(Attention {
         prompt: prompt.text.clone(),
-        ids: prompt.ids.clone(),
-        pieces: prompt.pieces(model.vocab()),
+        ids: prompt.ids[..done].to_vec(),
+        pieces: prompt.ids[..done]
+            .iter()
+            .map(|&id| piece(model.vocab(), id))
+            .collect(),
         n_layers: n_layer,
         layer,
         heads,
         overview,
+        complete: done == n,
     })
 }
 
@@ -284,16 +358,13 @@ impl Attention {
         dropped
     }
 
-    /// The mean over the heads kept: `[query][key]`.
-    pub fn mean(&self) -> Vec<Vec<f32>> {
-        let n = self.ids.len();
-        let mut mean = vec![vec![0.0; n]; n];
+    /// Where the last token looks, in the mean over the heads kept.
+    pub fn last_row(&self) -> Vec<f32> {
+        let mut mean = vec![0.0; self.ids.len()];
         let share = 1.0 / self.heads.len().max(1) as f32;
-        for head in &self.heads {
-            for (sums, row) in mean.iter_mut().zip(&head.weights) {
-                for (sum, weight) in sums.iter_mut().zip(row) {
-                    *sum += weight * share;
-                }
+        for row in self.heads.iter().filter_map(|head| head.weights.last()) {
+            for (sum, weight) in mean.iter_mut().zip(row) {
+                *sum += weight * share;
             }
         }
         mean

@@ -172,7 +172,7 @@ pub fn compare(
     windows.check()?;
     let n = text.ids.len();
     if n < 2 {
-        return Err(Error::TextTooShort { tokens: n });
+        return Err(Error::TextTooShort);
     }
     let Some((first, others)) = sides.split_first_mut() else {
         return Ok(Vec::new());

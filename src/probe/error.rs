@@ -16,11 +16,8 @@ pub enum Error {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A text of which no token has anything before it.
-    #[error("the text has {tokens} tokens: there is nothing before its first token to score it by")]
-    TextTooShort {
-        /// Its tokens.
-        tokens: usize,
-    },
+    #[error("the text is a single token, and nothing is before it to judge it by")]
+    TextTooShort,
     /// A candidate without a token.
     #[error("candidate {index} is empty")]
     EmptyCandidate {

@@ -20,7 +20,7 @@
 //! let model = Model::load("model.gguf".as_ref(), &LoadOptions::default())?;
 //! let mut session = Session::new(&model, &Settings::default())?;
 //! let prompt = Prompt::new(model.vocab(), "The ball hit the bat, and")?;
-//! let next = next::next(&mut session, &prompt, 5, &[])?;
+//! let next = next::next(&mut session, &prompt, 5, &[], &mut |_| {})?;
 //! for choice in &next.top {
 //!     println!("{:?} {:.1} %", choice.piece, 100.0 * choice.prob);
 //! }
@@ -152,11 +152,26 @@ fn digits<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_f64(short)
 }
 
-/// The logits after `ids`, alone in sequence 0.
-fn logits_after(session: &mut Session, ids: &[Token]) -> Result<Vec<f32>> {
+/// The logits after `ids`, alone in sequence 0. `on_progress` is told how many tokens are done.
+fn logits_after(
+    session: &mut Session,
+    ids: &[Token],
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f32>> {
     session.reset();
+    let step = session.settings().n_batch as usize;
     let mut row = Vec::new();
-    session.feed(0, ids, Want::Last, &mut |_, logits| row = logits.to_vec())?;
+    let mut done = 0;
+    for part in ids.chunks(step) {
+        done += part.len();
+        let want = if done == ids.len() {
+            Want::Last
+        } else {
+            Want::None
+        };
+        session.feed(0, part, want, &mut |_, logits| row = logits.to_vec())?;
+        on_progress(done);
+    }
     Ok(row)
 }
 

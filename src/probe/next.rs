@@ -62,7 +62,8 @@ pub struct Moved {
 
 /// What the model expects after `prompt`: the `top` likeliest tokens, and the probability of
 /// each of `candidates` (see [`candidate_ids`]). The session needs room for the prompt and the
-/// longest candidate.
+/// longest candidate; it is left with the prompt in it. `on_progress` is told how many tokens of
+/// the prompt are done.
 ///
 /// # Errors
 /// [`Error::EmptyCandidate`]; a prompt that does not fit.
@@ -71,6 +72,7 @@ pub fn next(
     prompt: &Prompt,
     top: usize,
     candidates: &[String],
+    on_progress: &mut dyn FnMut(usize),
 ) -> Result<Next> {
     let model = session.model().clone();
     let vocab = model.vocab();
@@ -79,7 +81,7 @@ pub fn next(
         .enumerate()
         .map(|(i, text)| candidate_ids(vocab, prompt, text, i + 1))
         .collect::<Result<Vec<_>>>()?;
-    let logits = logits_after(session, &prompt.ids)?;
+    let logits = logits_after(session, &prompt.ids, on_progress)?;
     let distribution = Distribution::new(&logits);
     let mut judged = Vec::with_capacity(candidates.len());
     for (text, ids) in candidates.iter().zip(wanted) {
@@ -145,16 +147,19 @@ pub fn candidate_ids(
     let apart = first.is_alphanumeric()
         && last.is_some_and(|c| !c.is_whitespace() && !"([{\"'“‘-/<".contains(c));
     let space = if apart { " " } else { "" };
-    let whole = vocab.tokenize(format!("{}{space}{text}", prompt.text), true, true)?;
-    let ids = match whole.strip_prefix(&prompt.ids[..]) {
-        Some(ids) => ids.to_vec(),
-        // The tokenizer joins what meets at the seam, but the prompt's tokens are settled.
-        None => vocab.tokenize(text, false, true)?,
-    };
-    if ids.is_empty() {
-        return Err(Error::EmptyCandidate { index });
+    // Where the tokenizer joins what meets at the seam, or would cut the prompt elsewhere, the
+    // prompt's tokens are settled: then the text is what it is after a line feed.
+    let line = ("\n", vocab.tokenize("\n", true, true)?);
+    for (before, ids) in [(prompt.text.as_str(), &prompt.ids), (line.0, &line.1)] {
+        let whole = vocab.tokenize(format!("{before}{space}{text}"), true, true)?;
+        if let Some(ids) = whole.strip_prefix(&ids[..]).filter(|ids| !ids.is_empty()) {
+            return Ok(ids.to_vec());
+        }
     }
-    Ok(ids)
+    match vocab.tokenize(text, false, true)? {
+        ids if ids.is_empty() => Err(Error::EmptyCandidate { index }),
+        ids => Ok(ids),
+    }
 }
 
 /// The one token that `text` names: an id, the text of a token, or the text after a space.

@@ -149,7 +149,7 @@ pub fn score(
     let ids = &text.ids;
     let n = ids.len();
     if n < 2 {
-        return Err(Error::TextTooShort { tokens: n });
+        return Err(Error::TextTooShort);
     }
     let mut scores: Vec<Option<(f64, usize)>> = vec![None; n];
     let mut complete = true;

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::math::Distribution;
-use super::{Choice, Error, Prompt, Result, logits_after};
-use crate::runtime::{Entry, Session, Token, Vocab};
+use super::next::Next;
+use super::{Choice, Error, Result};
+use crate::runtime::{Entry, Session, Token, Vocab, Want};
 
 /// A continuation by one token, and how it goes on.
 #[derive(Debug, Clone, Serialize)]
@@ -63,16 +64,21 @@ impl Shape {
 }
 
 /// Walks the `width` likeliest tokens at every node down to `depth`. The branches of a node are
-/// computed in one batch and share the cache of what is above them. The session needs
-/// [`Shape::room`].
+/// computed in one batch and share the cache of what is above them. The root is what
+/// [`next`](super::next::next) said, whose prompt is still in the session; the session needs
+/// [`Shape::room`] besides.
 ///
 /// # Errors
 /// [`Error::Tree`]; a session with too little room.
-pub fn tree(session: &mut Session, prompt: &Prompt, shape: Shape) -> Result<Vec<Branch>> {
+pub fn tree(session: &mut Session, root: &Next, shape: Shape) -> Result<Vec<Branch>> {
     shape.check()?;
-    let logits = logits_after(session, &prompt.ids)?;
+    if session.len(0) != root.ids.len() {
+        // A memory that could not be taken back after candidates: begin again.
+        session.reset();
+        session.feed(0, &root.ids, Want::None, &mut |_, _| {})?;
+    }
     let model = session.model().clone();
-    grow(session, model.vocab(), shape, 0, 0, 0.0, &logits)
+    grow(session, model.vocab(), shape, 0, 0, 0.0, &root.logits)
 }
 
 /// The branches below the node that sequence `seq` ends with, which is `above` tokens down.
