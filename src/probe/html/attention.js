@@ -1,69 +1,140 @@
 const n = data.ids.length;
+const heads = data.heads;
 const mean = Array.from({ length: n }, () => new Float64Array(n));
-for (const head of data.heads) {
-  head.weights.forEach((row, q) => row.forEach((w, k) => { mean[q][k] += w / data.heads.length; }));
+for (const head of heads) {
+  head.weights.forEach((row, q) => row.forEach((w, k) => { mean[q][k] += w / heads.length; }));
 }
-let current = data.heads.length === 1 ? data.heads[0].head : "mean";
+// -1 is the mean of all.
+let current = heads.length === 1 ? 0 : -1;
 let query = n - 1;
-const weights = () => (current === "mean" ? mean : data.heads.find((h) => String(h.head) === String(current)).weights);
+let hover = null;
+const weightsOf = (i) => (i < 0 ? mean : heads[i].weights);
+const nameOf = (i) => (i < 0 ? "mean of " + heads.length + " heads" : "head " + heads[i].head);
+
+// A map as an image, one pixel a weight: made once for each head and colour scheme.
+const images = new Map();
+function image(i) {
+  const key = i + " " + dark.matches;
+  if (images.has(key)) return images.get(key);
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = n;
+  const pixels = new ImageData(n, n), w = weightsOf(i), table = heatTable();
+  for (let q = 0; q < n; q++) {
+    for (let k = 0; k <= q; k++) {
+      const c = 3 * Math.round(255 * Math.sqrt(Math.min(1, w[q][k]))), at = 4 * (q * n + k);
+      pixels.data[at] = table[c];
+      pixels.data[at + 1] = table[c + 1];
+      pixels.data[at + 2] = table[c + 2];
+      pixels.data[at + 3] = 255;
+    }
+  }
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  images.set(key, canvas);
+  return canvas;
+}
 
 const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, spelled(piece)));
 const text = el("div", { class: "text", role: "group", "aria-label": "tokens; arrow keys walk, Enter asks where a token looks" }, spans);
-const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "map of weights: rows look at columns; arrow keys walk" });
-const box = el("div", { class: "map", style: "display:inline-block;max-width:100%" }, canvas);
-const note = el("p", { class: "soft" });
+const looks = el("p", { class: "soft", id: "looks" });
 const habits = el("p", { class: "soft" });
+const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "map of weights: rows look at columns; arrow keys walk" });
+const box = el("div", { class: "map square" }, canvas);
 
-function side() { return Math.max(1, Math.min(24, Math.floor(Math.min(box.parentElement ? box.parentElement.clientWidth - 30 : 600, 760) / n))); }
+// Tokens are written along the map while there is room for them.
+const labelled = n <= 48;
+let left = 0, top_ = 0, side = 1;
+function measure() {
+  const room = Math.max(120, box.parentElement.clientWidth - 2 - (labelled ? 24 : 0));
+  left = labelled ? Math.min(96, Math.floor(room * 0.28)) : 0;
+  top_ = labelled ? 74 : 0;
+  side = Math.min(26, (Math.min(room, 900) - left) / n);
+  if (side > 3) side = Math.floor(side);
+}
 
-let hover = null;
 function draw() {
-  const w = weights(), s = side(), scale = devicePixelRatio || 1;
-  canvas.width = n * s * scale;
-  canvas.height = n * s * scale;
-  canvas.style.width = canvas.style.height = n * s + "px";
+  measure();
+  const scale = devicePixelRatio || 1, wide = n * side;
+  // The last of the slanted labels needs room to its right.
+  const right = labelled ? 24 : 0;
+  canvas.width = Math.round((left + wide + right) * scale);
+  canvas.height = Math.round((top_ + wide) * scale);
+  canvas.style.width = left + wide + right + "px";
+  canvas.style.height = top_ + wide + "px";
   const g = canvas.getContext("2d");
-  const css = getComputedStyle(document.documentElement);
   g.setTransform(scale, 0, 0, scale, 0, 0);
-  const small = document.createElement("canvas");
-  small.width = small.height = n;
-  const image = new ImageData(n, n);
-  for (let q = 0; q < n; q++) {
-    for (let k = 0; k < n; k++) {
-      const c = k > q ? heat(0) : heat(Math.sqrt(w[q][k]));
-      image.data.set([c[0], c[1], c[2], k > q ? 90 : 255], 4 * (q * n + k));
-    }
-  }
-  small.getContext("2d").putImageData(image, 0, 0);
-  g.imageSmoothingEnabled = false;
-  g.drawImage(small, 0, 0, n * s, n * s);
+  g.imageSmoothingEnabled = side < 1.5;
+  g.drawImage(image(current), left, top_, wide, wide);
+  if (labelled) label(g);
   g.lineWidth = 2;
-  g.strokeStyle = css.getPropertyValue("--accent");
-  g.strokeRect(0, query * s, n * s, s);
-  if (hover) { g.strokeStyle = css.getPropertyValue("--focus"); g.strokeRect(hover[1] * s, hover[0] * s, s, s); }
-  const row = w[query], most = Math.max(1e-9, ...row);
+  g.strokeStyle = colour("--accent");
+  g.strokeRect(left + 1, top_ + query * side, wide - 2, Math.max(side, 2));
+  if (hover) {
+    g.strokeStyle = colour("--focus");
+    g.strokeRect(left + hover[1] * side, top_ + hover[0] * side, Math.max(side, 2), Math.max(side, 2));
+  }
+}
+
+function label(g) {
+  g.font = "11px ui-monospace, 'DejaVu Sans Mono', monospace";
+  g.textBaseline = "middle";
+  for (let i = 0; i < n; i++) {
+    const name = clip(g, shown(data.pieces[i]), left - 10);
+    g.fillStyle = colour(hover && hover[0] === i ? "--focus" : i === query ? "--accent" : "--soft");
+    g.textAlign = "right";
+    g.fillText(name, left - 6, top_ + (i + 0.5) * side);
+    g.fillStyle = colour(hover && hover[1] === i ? "--focus" : "--soft");
+    g.save();
+    g.translate(left + (i + 0.5) * side, top_ - 5);
+    g.rotate(-Math.PI / 3);
+    g.textAlign = "left";
+    g.fillText(clip(g, shown(data.pieces[i]), 74), 0, 0);
+    g.restore();
+  }
+}
+
+// The text, coloured by where the token looks.
+function tell() {
+  const row = weightsOf(current)[query];
+  let most = 1e-9;
+  for (let k = 0; k <= query; k++) most = Math.max(most, row[k]);
   spans.forEach((span, i) => {
     const c = heat(i > query ? 0 : row[i] / most);
     span.style.background = i > query ? "none" : rgb(c);
     span.style.color = i > query ? "var(--soft)" : ink(c);
-    span.style.textDecoration = i === query ? "underline" : "none";
+    span.classList.toggle("asked", i === query);
   });
-  note.textContent = "where \u201c" + shown(data.pieces[query]) + "\u201d (position " + query + ") looks; pick another token to ask it";
-  const head = data.heads.find((h) => String(h.head) === String(current));
-  habits.textContent = head ? "entropy " + fixed(head.entropy_bits, 2) + " bits, on the first token " + percent(head.to_first) + ", on the previous " + percent(head.to_previous)
-    : "mean of " + data.heads.length + " heads";
+  looks.replaceChildren("where ", el("code", {}, shown(data.pieces[query])), " at position " + query + " looks: ",
+    ...strongest(row).flatMap(([k, w]) => [el("code", {}, shown(data.pieces[k])), " " + percent(w) + "  "]));
+  const head = heads[current];
+  habits.textContent = nameOf(current) + (head ? ": entropy " + fixed(head.entropy_bits, 2) + " bits, on the first token " + percent(head.to_first) +
+    ", on the token before " + percent(head.to_previous) : "");
 }
+
+function strongest(row) {
+  const order = [];
+  for (let k = 0; k <= query; k++) order.push([k, row[k]]);
+  return order.sort((a, b) => b[1] - a[1]).slice(0, 3).filter((x) => x[1] > 0);
+}
+
+function choose(i) {
+  current = i;
+  headSelect.value = i;
+  thumbs.forEach((thumb, t) => thumb.classList.toggle("chosen", t - (heads.length > 1 ? 1 : 0) === i));
+  draw();
+  tell();
+}
+function ask(q) { query = q; draw(); tell(); }
 
 walk(text, spans, (i) => [el("b", {}, shown(data.pieces[i])), el("div", {}, "position " + i),
-  el("div", {}, i > query ? "comes later" : percent(weights()[query][i]) + " of what " + shown(data.pieces[query]) + " looks at")],
-  (i) => { query = i; draw(); });
+  el("div", {}, i > query ? "comes later" : percent(weightsOf(current)[query][i]) + " of what " + shown(data.pieces[query]) + " looks at")], ask);
 
 function describe(q, k) {
-  return [el("b", {}, shown(data.pieces[q]) + " \u2192 " + shown(data.pieces[k])), el("div", {}, "positions " + q + " \u2192 " + k + ": " + (k > q ? "comes later" : percent(weights()[q][k])))];
+  return [el("b", {}, shown(data.pieces[q]) + " \u2192 " + shown(data.pieces[k])),
+    el("div", {}, "positions " + q + " \u2192 " + k + ": " + (k > q ? "comes later" : percent(weightsOf(current)[q][k])))];
 }
 function at(event) {
-  const r = canvas.getBoundingClientRect(), s = r.width / n;
-  const k = Math.floor((event.clientX - r.left) / s), q = Math.floor((event.clientY - r.top) / s);
+  const r = canvas.getBoundingClientRect();
+  const k = Math.floor((event.clientX - r.left - left) / side), q = Math.floor((event.clientY - r.top - top_) / side);
   return q >= 0 && q < n && k >= 0 && k < n ? [q, k] : null;
 }
 canvas.addEventListener("mousemove", (event) => {
@@ -72,56 +143,78 @@ canvas.addEventListener("mousemove", (event) => {
   if (hover) showTip(event.clientX, event.clientY, describe(...hover)); else showTip();
 });
 for (const leave of ["mouseleave", "blur"]) canvas.addEventListener(leave, () => { hover = null; draw(); showTip(); });
-canvas.addEventListener("click", (event) => { const p = at(event); if (p) { query = p[0]; draw(); } });
+canvas.addEventListener("click", (event) => { const p = at(event); if (p) ask(p[0]); });
 canvas.addEventListener("keydown", (event) => {
   const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
-  if (!step) return;
+  let to = hover || [query, query];
+  if (step) to = hover ? [to[0] + step[0], to[1] + step[1]] : to;
+  else if (event.key === "Home") to = [to[0], 0];
+  else if (event.key === "End") to = [to[0], to[0]];
+  else return;
   event.preventDefault();
-  hover = hover ? hover.map((v, i) => Math.max(0, Math.min(n - 1, v + step[i]))) : [query, query];
-  query = hover[0];
-  draw();
-  const r = canvas.getBoundingClientRect(), s = r.width / n;
-  showTip(r.left + (hover[1] + 1) * s, r.top + (hover[0] + 1) * s, describe(...hover));
+  hover = to.map((v) => Math.max(0, Math.min(n - 1, v)));
+  ask(hover[0]);
+  const r = canvas.getBoundingClientRect();
+  showTip(r.left + left + (hover[1] + 1) * side, r.top + top_ + (hover[0] + 1) * side, describe(...hover));
 });
 
-const [headLabel, headSelect] = select("Head:", [["mean", "mean of all"], ...data.heads.map((h) => [h.head, "head " + h.head])], (value) => { current = value; draw(); });
-headSelect.value = current;
-const turn = (by) => { headSelect.selectedIndex = (headSelect.selectedIndex + by + headSelect.length) % headSelect.length; current = headSelect.value; draw(); };
+const choices = [...(heads.length > 1 ? [-1] : []), ...heads.keys()];
+const [headLabel, headSelect] = select("Head:", choices.map((i) => [i, nameOf(i)]), (value) => choose(Number(value)));
+const turn = (by) => choose(choices[(choices.indexOf(current) + by + choices.length) % choices.length]);
 
+// All heads at a glance.
+const thumbs = choices.map((i, t) => el("figure", { "data-i": t }, el("canvas", { width: 96, height: 96 }), el("figcaption", {}, i < 0 ? "mean" : String(heads[i].head))));
+const gallery = el("div", { class: "gallery", role: "group", "aria-label": "maps of all heads; arrow keys walk, Enter chooses" }, thumbs);
+function paintThumbs() {
+  thumbs.forEach((thumb, t) => {
+    const g = thumb.firstChild.getContext("2d");
+    g.clearRect(0, 0, 96, 96);
+    g.imageSmoothingEnabled = n > 96;
+    g.drawImage(image(choices[t]), 0, 0, 96, 96);
+  });
+}
+walk(gallery, thumbs, (t) => {
+  const head = heads[choices[t]];
+  return [el("b", {}, nameOf(choices[t])), head ? el("div", {}, "entropy " + fixed(head.entropy_bits, 2) + " bits, first token " + percent(head.to_first) + ", token before " + percent(head.to_previous)) : null].filter(Boolean);
+}, (t) => choose(choices[t]));
+
+const overview = el("div");
 main.append(el("h1", {}, "Where do the heads look?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
   el("div", { class: "tools" }, el("b", {}, "layer " + data.layer + " of 0 to " + (data.n_layers - 1)), headLabel,
     el("button", { onclick: () => turn(-1), "aria-label": "head before" }, "\u2039"), el("button", { onclick: () => turn(1), "aria-label": "next head" }, "\u203a"), legend("0", "1")),
-  habits, el("section", { class: "panel" }, note, text), el("h2", {}, "Map"), el("p", { class: "soft" }, "rows look at columns"), el("div", {}, box));
+  el("div", { class: "heads" },
+    el("section", { class: "panel" }, looks, text),
+    el("div", {}, heads.length > 1 ? [el("h2", {}, "Heads of layer " + data.layer), gallery] : null),
+    overview,
+    el("div", { class: "beside" }, habits, box, el("p", { class: "soft" }, "A row is a token that looks, a column one that is looked at; a click asks the row's token. Colours follow the square root of the weight."))));
 
 if (data.overview) {
   const METRICS = { to_first: "weight on the first token", to_previous: "weight on the token before", entropy_bits: "entropy" };
   let metric = "to_first";
-  const width = Math.max(...data.overview.map((l) => l.heads.length));
   const places = data.overview.flatMap((l) => l.heads.map((h, i) => ({ layer: l.layer, head: i, ...h })));
-  const items = places.map((p, i) => el("div", { "data-i": i, style: "height:16px;border-radius:2px" }));
-  const grid = el("div", { role: "group", "aria-label": "heads of all layers; arrow keys walk", style: "display:grid;gap:1px;grid-template-columns:2.4em repeat(" + width + ",minmax(5px,26px))" });
-  data.overview.forEach((l) => {
-    grid.append(el("span", { class: "soft", style: "line-height:16px;font-size:11px" }, String(l.layer)));
-    for (let h = 0; h < width; h++) {
-      const i = places.findIndex((p) => p.layer === l.layer && p.head === h);
-      grid.append(i < 0 ? el("div") : items[i]);
-    }
-  });
+  const items = places.map((p, i) => el("div", { "data-i": i, class: p.layer === data.layer ? "shown" : null }));
+  const width = Math.max(...data.overview.map((l) => l.heads.length));
+  const grid = el("div", { class: "grid", role: "group", "aria-label": "heads of all layers; arrow keys walk", style: "grid-template-columns:2.2em repeat(" + width + ",minmax(4px,24px))" });
+  let next = 0;
+  for (const l of data.overview) {
+    grid.append(el("span", {}, String(l.layer)), ...Array.from({ length: width }, (_, h) => (h < l.heads.length ? items[next++] : el("div"))));
+  }
   const paint = () => { const most = Math.max(1e-9, ...places.map((q) => q[metric])); places.forEach((p, i) => { items[i].style.background = rgb(heat(p[metric] / most)); }); };
   const [label] = select("Colour:", Object.entries(METRICS), (value) => { metric = value; paint(); });
   walk(grid, items, (i) => {
     const p = places[i];
     return [el("b", {}, "layer " + p.layer + ", head " + p.head), el("div", {}, "entropy " + fixed(p.entropy_bits, 2) + " bits"),
-      el("div", {}, "first token " + percent(p.to_first) + ", previous " + percent(p.to_previous))];
+      el("div", {}, "first token " + percent(p.to_first) + ", token before " + percent(p.to_previous))];
   }, (i) => {
-    const p = places[i];
-    if (p.layer === data.layer && data.heads.some((h) => h.head === p.head)) { headSelect.value = p.head; current = String(p.head); draw(); }
-  });
+    const chosen = places[i].layer === data.layer ? heads.findIndex((h) => h.head === places[i].head) : -1;
+    if (chosen >= 0) choose(chosen);
+  }, width);
   paint();
   dark.addEventListener("change", paint);
-  main.append(el("h2", {}, "All heads"), el("p", { class: "soft" }, "rows are layers, columns heads; a click on one of layer " + data.layer + " shows its map"),
+  overview.append(el("h2", {}, "Heads of all layers"), el("p", { class: "soft" }, "Rows are layers, columns heads, numbers means over the tokens. A click in layer " + data.layer + " shows its map."),
     el("div", { class: "tools" }, label, legend("low", "high")), grid);
 }
-draw();
+choose(current);
+paintThumbs();
 addEventListener("resize", draw);
-dark.addEventListener("change", draw);
+dark.addEventListener("change", () => { draw(); tell(); paintThumbs(); });

@@ -49,6 +49,21 @@ function heat(t) {
   return stops[i].map((a, k) => Math.round(a + (stops[i + 1][k] - a) * (x - i)));
 }
 
+// 256 of those colours, one after the other, for pixels.
+function heatTable() {
+  return Uint8Array.from(Array.from({ length: 256 }, (_, i) => heat(i / 255)).flat());
+}
+
+function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
+
+// At most so many pixels of a text on a canvas.
+function clip(g, text, width) {
+  if (g.measureText(text).width <= width) return text;
+  let s = text;
+  while (s.length > 1 && g.measureText(s + "\u2026").width > width) s = s.slice(0, -1);
+  return s + "\u2026";
+}
+
 function rgb(c) { return "rgb(" + c.join(",") + ")"; }
 
 // What can be read on that colour.
@@ -86,8 +101,9 @@ function showTip(x, y, nodes) {
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") showTip(); });
 
-// Makes a row of many small elements one stop of the Tab key: arrows, Home and End walk it.
-function walk(box, items, describe, choose) {
+// Makes many small elements one stop of the Tab key: arrows, Home and End walk them, in rows of
+// `wide` where they stand in rows.
+function walk(box, items, describe, choose, wide = 1) {
   let at = -1;
   const go = (i, pointer) => {
     if (i < 0 || i >= items.length) return;
@@ -116,7 +132,7 @@ function walk(box, items, describe, choose) {
     if (i !== undefined) { go(i, true); if (choose) choose(i); }
   });
   box.addEventListener("keydown", (event) => {
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
+    const to = { ArrowRight: at + 1, ArrowDown: at + wide, ArrowLeft: at - 1, ArrowUp: at - wide, Home: 0, End: items.length - 1 }[event.key];
     if (to !== undefined) { go(Math.max(0, Math.min(items.length - 1, to))); event.preventDefault(); }
     else if ((event.key === "Enter" || event.key === " ") && choose && at >= 0) { choose(at); event.preventDefault(); }
   });

@@ -3,7 +3,8 @@ const size = (bytes) => (bytes >= 2 ** 30 ? (bytes / 2 ** 30).toFixed(2) + " GiB
 
 // Quality against size: one point per file.
 function scatter(points) {
-  const W = 640, H = 320, L = 64, R = 110, T = 14, B = 40;
+  const W = innerWidth < 560 ? 350 : 600, H = 320, L = 52, R = 34, T = 22, B = 44;
+  const ticks = W < 560 ? 2 : 4;
   const ns = "http://www.w3.org/2000/svg";
   const node = (name, attributes, text) => {
     const e = document.createElementNS(ns, name);
@@ -15,15 +16,21 @@ function scatter(points) {
   const mostX = Math.max(...points.map((p) => p.size)) * 1.05, mostY = Math.max(1e-9, ...points.map((p) => p.kl)) * 1.1;
   const x = (v) => L + (W - L - R) * v / mostX, y = (v) => H - B - (H - T - B) * v / mostY;
   svg.append(node("line", { x1: L, y1: H - B, x2: W - R, y2: H - B, class: "axis" }), node("line", { x1: L, y1: T, x2: L, y2: H - B, class: "axis" }));
+  for (let i = 0; i <= ticks; i++) {
+    svg.append(node("text", { x: x(mostX * i / ticks), y: H - B + 16, "text-anchor": "middle", class: "soft" }, size(mostX * i / ticks)));
+  }
   for (let i = 0; i <= 4; i++) {
-    svg.append(node("text", { x: x(mostX * i / 4), y: H - B + 16, "text-anchor": "middle", class: "soft" }, size(mostX * i / 4)));
+    svg.append(node("line", { x1: L, y1: y(mostY * i / 4), x2: W - R, y2: y(mostY * i / 4), class: "axis", "stroke-dasharray": i ? "2 4" : "none" }));
     svg.append(node("text", { x: L - 6, y: y(mostY * i / 4) + 4, "text-anchor": "end", class: "soft" }, (mostY * i / 4).toPrecision(2)));
   }
-  svg.append(node("text", { x: L, y: H - 6, class: "soft" }, "size of the file; up: mean KL divergence in nats"));
+  svg.append(node("text", { x: L, y: H - 6, class: "soft" }, "across: size of the file; up: mean KL in nats"));
   for (const p of points) {
-    const dot = node("circle", { cx: x(p.size), cy: y(p.kl), r: 6 });
-    dot.append(node("title", {}, p.name + ": " + size(p.size) + ", KL " + p.kl.toPrecision(3)));
-    svg.append(dot, node("text", { x: x(p.size) + 9, y: y(p.kl) - 8 }, p.name));
+    const dot = node("circle", { cx: x(p.size), cy: y(p.kl), r: 6, tabindex: 0, "aria-label": p.name });
+    const tell = () => { const r = dot.getBoundingClientRect(); showTip(r.right, r.bottom, [el("b", {}, p.name), el("div", {}, size(p.size) + ", mean KL " + p.kl.toPrecision(3))]); };
+    for (const event of ["mouseenter", "focus"]) dot.addEventListener(event, tell);
+    for (const event of ["mouseleave", "blur"]) dot.addEventListener(event, () => showTip());
+    const end = x(p.size) > W * 0.7;
+    svg.append(dot, node("text", { x: x(p.size) + (end ? -10 : 10), y: y(p.kl) - 9, "text-anchor": end ? "end" : "start" }, p.name));
   }
   return svg;
 }
@@ -31,17 +38,18 @@ function scatter(points) {
 main.append(el("h1", {}, "What did quantization change?"),
   el("p", { class: "soft" }, "against " + data[0].a + " over " + data[0].n_tokens + " tokens"));
 const points = [{ name: short(data[0].a), size: data[0].bytes_a, kl: 0 }, ...data.map((c) => ({ name: short(c.b), size: c.bytes_b, kl: c.kl_mean }))];
-main.append(el("section", { class: "panel" }, scatter(points)),
-  table(["model", "size>", "mean KL>", "\u00b1>", "perplexity>", "same first choice>", "tokens/s>"], [
-    [short(data[0].a), size(data[0].bytes_a), "0", "", fixed(data[0].perplexity_a, 4), "", fixed(data[0].speed_a, 1)],
-    ...data.map((c) => [short(c.b), size(c.bytes_b), c.kl_mean.toPrecision(4), c.kl_error.toPrecision(2), fixed(c.perplexity_b, 4), percent(c.same_top), fixed(c.speed_b, 1)])]));
+main.append(el("div", { class: "columns", style: "margin-top:12px;align-items:center" }, el("section", { class: "panel" }, scatter(points)),
+  table(["model", "size>", "mean KL>", "\u00b1>", "perplexity>", "same choice>", "tokens/s>"], [
+    [short(data[0].a), size(data[0].bytes_a), "0", "", data[0].perplexity_a.toPrecision(5), "", fixed(data[0].speed_a, 1)],
+    ...data.map((c) => [short(c.b), size(c.bytes_b), c.kl_mean.toPrecision(4), c.kl_error.toPrecision(2), c.perplexity_b.toPrecision(5), percent(c.same_top), fixed(c.speed_b, 1)])])));
 
 for (const c of data) {
   const said = (choice) => el("code", {}, shown(choice.piece) + " " + percent(choice.prob));
   const parts = [el("h1", {}, short(c.b))];
   if (c.parting) {
     parts.push(el("h2", {}, "Where greedy texts part"), el("p", {}, el("code", {}, c.parting.prompt), " ", el("code", { class: "soft" }, c.parting.same),
-      c.parting.a ? [" then ", el("code", {}, shown(c.parting.a.piece)), " or ", el("code", {}, shown(c.parting.b.piece))] : " and no further"));
+      c.parting.a ? [" then ", el("code", {}, shown(c.parting.a.piece)), " or ", el("code", {}, shown(c.parting.b.piece))] : null,
+      el("span", { class: "soft" }, c.parting.a ? "" : " (the same for " + c.parting.n_same + " tokens)")));
   }
   parts.push(el("h2", {}, "Where it got worst"), table(["KL>", "position>", "after", "first file says", "this one says", "text goes on"],
     c.worst.map((w) => [fixed(w.kl, 3), String(w.position), el("td", { class: "wide" }, "\u2026" + w.context), said(w.top_a), said(w.top_b), el("code", {}, shown(w.piece))])));

@@ -1,35 +1,78 @@
 const layers = [...new Set(data.cells.map((c) => c.layer))].sort((a, b) => a - b);
 const positions = data.answers.map((a) => a.position);
 const cells = new Map(data.cells.map((c) => [c.layer + " " + c.position, c]));
-const LEFT = 46, TOP = 26, WIDE = 76, HIGH = 22;
-const mostKl = Math.max(1e-9, ...data.cells.map((c) => c.kl_to_final || 0).slice(0, 100000).sort((a, b) => a - b).slice(-1));
-const mostEntropy = Math.max(1e-9, ...positions.map((p) => Math.max(...layers.map((l) => cells.get(l + " " + p).entropy_bits || 0))));
+const LEFT = 46, TOP = 26, HIGH = 22;
+// Columns are as wide as lets whole ones fill the map.
+let WIDE = 80;
+const largest = (of) => data.cells.reduce((most, cell) => Math.max(most, of(cell) || 0), 1e-9);
+const mostKl = largest((c) => c.kl_to_final), mostEntropy = largest((c) => c.entropy_bits);
+const mostRank = Math.max(2, largest((c) => c.token_rank));
 const METRICS = {
   prob: ["probability of what it says", (c) => c.top[0].prob, "0", "1"],
   entropy: ["entropy", (c) => c.entropy_bits / mostEntropy, "0", mostEntropy.toFixed(1) + " bits"],
   kl: ["divergence from the end", (c) => Math.sqrt(c.kl_to_final / mostKl), "0", mostKl.toFixed(1) + " bits"],
 };
-if (data.token) METRICS.token = ["rank of " + shown(data.token.piece), (c) => 1 - Math.log(c.token_rank) / Math.log(32000), "32,000", "1"];
+if (data.token) METRICS.token = ["rank of " + shown(data.token.piece), (c) => 1 - Math.log(c.token_rank) / Math.log(mostRank), String(mostRank), "1"];
 let metric = data.token ? "token" : "prob";
 let here = null, pinned = null;
 
 const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "layers by positions; arrow keys walk, Enter pins" });
-const spacer = el("div", { style: "height:1px;margin-top:-1px;width:" + (LEFT + positions.length * WIDE) + "px" });
+const spacer = el("div", { style: "height:1px;margin-top:-1px" });
 const box = el("div", { class: "map" }, canvas, spacer);
-const detail = el("section", { class: "panel", style: "margin-top:14px", "aria-live": "polite" });
+const strip = el("canvas", { class: "strip", title: "all positions; a click goes there" });
+const detail = el("section", { class: "panel", id: "detail", style: "margin-top:14px", "aria-live": "polite" });
 const legendBox = el("span");
-const [metricLabel] = select("Colour:", Object.entries(METRICS).map(([k, v]) => [k, v[0]]).sort((a) => (a[0] === metric ? -1 : 1)), (value) => { metric = value; draw(); });
+const [metricLabel] = select("Colour:", Object.entries(METRICS).map(([k, v]) => [k, v[0]]).sort((a) => (a[0] === metric ? -1 : 1)), choose);
 
 function cellAt(i, j) { return cells.get(layers[j] + " " + positions[i]); }
 
-function clip(g, text, width) {
-  if (g.measureText(text).width <= width) return text;
-  let s = text;
-  while (s.length > 1 && g.measureText(s + "\u2026").width > width) s = s.slice(0, -1);
-  return s + "\u2026";
+function fit() {
+  const room = Math.max(60, box.clientWidth - LEFT);
+  WIDE = room / Math.max(1, Math.min(positions.length, Math.floor(room / 76)));
+  WIDE = Math.min(WIDE, 120);
+  spacer.style.width = LEFT + positions.length * WIDE + "px";
 }
 
+// All positions in a strip of one pixel a layer or more, where they do not fit the map.
+let stripImage = null;
+function drawStrip() {
+  const width = box.clientWidth, all = positions.length * WIDE + LEFT > width + 1;
+  strip.style.display = all ? "block" : "none";
+  if (!all) return;
+  const height = Math.max(28, Math.min(64, 2 * layers.length)), scale = devicePixelRatio || 1;
+  if (!stripImage) {
+    stripImage = document.createElement("canvas");
+    stripImage.width = positions.length;
+    stripImage.height = layers.length;
+    const pixels = new ImageData(positions.length, layers.length), table = heatTable();
+    positions.forEach((_, i) => layers.forEach((_, j) => {
+      const c = 3 * Math.round(255 * Math.min(1, Math.max(0, METRICS[metric][1](cellAt(i, j)) || 0)));
+      pixels.data.set([table[c], table[c + 1], table[c + 2], 255], 4 * (j * positions.length + i));
+    }));
+    stripImage.getContext("2d").putImageData(pixels, 0, 0);
+  }
+  strip.width = Math.round(width * scale);
+  strip.height = Math.round(height * scale);
+  strip.style.width = width + "px";
+  strip.style.height = height + "px";
+  const g = strip.getContext("2d");
+  g.scale(scale, scale);
+  g.imageSmoothingEnabled = positions.length > width;
+  g.drawImage(stripImage, 0, 0, width, height);
+  g.strokeStyle = colour("--focus");
+  g.lineWidth = 2;
+  const of = width / (positions.length * WIDE);
+  g.strokeRect(box.scrollLeft * of + 1, 1, Math.max(4, (box.clientWidth - LEFT) * of) - 2, height - 2);
+}
+const goto_ = (event) => {
+  const r = strip.getBoundingClientRect();
+  box.scrollLeft = (event.clientX - r.left) / r.width * positions.length * WIDE - (box.clientWidth - LEFT) / 2;
+};
+strip.addEventListener("pointerdown", (event) => { strip.setPointerCapture(event.pointerId); goto_(event); });
+strip.addEventListener("pointermove", (event) => { if (event.buttons) goto_(event); });
+
 function draw() {
+  fit();
   const width = Math.min(box.clientWidth, LEFT + positions.length * WIDE);
   const height = TOP + layers.length * HIGH;
   const scale = devicePixelRatio || 1;
@@ -40,8 +83,6 @@ function draw() {
     canvas.style.height = height + "px";
   }
   const g = canvas.getContext("2d");
-  const css = getComputedStyle(document.documentElement);
-  const colour = (name) => css.getPropertyValue(name).trim();
   g.setTransform(scale, 0, 0, scale, 0, 0);
   g.clearRect(0, 0, width, height);
   g.font = "12px ui-monospace, 'DejaVu Sans Mono', monospace";
@@ -77,7 +118,14 @@ function draw() {
   g.fillStyle = colour("--soft");
   layers.forEach((layer, j) => g.fillText(String(layer), 10, TOP + j * HIGH + HIGH / 2));
   g.fillText("layer", 4, TOP / 2);
+  drawStrip();
+}
+
+function choose(value) {
+  metric = value;
+  stripImage = null;
   legendBox.replaceChildren(legend(METRICS[metric][2], METRICS[metric][3]));
+  draw();
 }
 
 function describe(i, j) {
@@ -103,10 +151,13 @@ function pin(i, j) {
     el("h1", {}, "After ", el("code", {}, shown(data.pieces[positions[i]])), " at position " + positions[i]),
     el("p", { class: "soft" }, "the answer ", el("code", {}, shown(answer.piece)), " (" + percent(answer.prob) + ") leads first after layer " +
       (answer.first_layer ?? "\u2013") + ", to the end from layer " + (answer.settled_layer ?? "\u2013")),
-    table(["layer>", "entropy>", "KL to end>", "says"], layers.map((layer, k) => {
+    table(["layer>", "says", "entropy>", "KL to end>", ...(data.token ? ["rank of " + shown(data.token.piece) + ">"] : [])], layers.map((layer, k) => {
       const cell = cellAt(i, k);
-      return [String(layer), fixed(cell.entropy_bits, 2), fixed(cell.kl_to_final, 3),
-        el("code", {}, cell.top.slice(0, 5).map((c) => shown(c.piece) + " " + percent(c.prob)).join("   "))];
+      return [String(layer),
+        el("td", { class: "says" }, cell.top.slice(0, 5).map((c) => {
+          const tint = heat(c.prob);
+          return el("span", { class: c.id === answer.id ? "final" : null, style: "background:" + rgb(tint) + ";color:" + ink(tint) }, shown(c.piece), el("small", {}, percent(c.prob)));
+        })), fixed(cell.entropy_bits, 2), fixed(cell.kl_to_final, 3), ...(data.token ? [String(cell.token_rank)] : [])];
     })));
 }
 
@@ -141,12 +192,12 @@ canvas.addEventListener("keydown", (event) => {
 });
 box.addEventListener("scroll", draw);
 addEventListener("resize", draw);
-dark.addEventListener("change", draw);
+dark.addEventListener("change", () => { stripImage = null; draw(); });
 
 main.append(el("h1", {}, "What would each layer say?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
   el("p", { class: "soft" }, "Each cell is the likeliest next token if the model stopped after that layer; an edge marks the final answer. Hover for the likeliest five, click for the whole column."),
-  el("div", { class: "tools" }, metricLabel, legendBox), box, detail);
-draw();
+  el("div", { class: "tools" }, metricLabel, legendBox), strip, box, detail);
+choose(metric);
 if (positions.length) pin(positions.length - 1, layers.length - 1);
 box.scrollLeft = box.scrollWidth;
 draw();

@@ -20,8 +20,8 @@ function scored(score) {
         el("div", {}, fixed(bitsOf(token), 2) + " bits, probability " + percent(Math.exp(token.logprob)) + ", rank " + token.rank)];
   });
   const worst = tokens.map((token, i) => [bitsOf(token), i]).filter((x) => x[0] != null).sort((a, b) => b[0] - a[0]).slice(0, 8);
-  return el("section", { class: "panel" }, text,
-    table(["perplexity>", "bits per token>", "bits per byte>", "log-probability>", "tokens scored>"],
+  return el("section", { class: "panel" }, data.length > 1 ? el("p", { class: "soft" }, "text " + (data.indexOf(score) + 1)) : null, text,
+    table(["perplexity>", "bits/token>", "bits/byte>", "log-prob>", "tokens>"],
       [[fixed(score.perplexity, 3), fixed(score.bits_per_token, 3), fixed(score.bits_per_byte, 3), fixed(score.total_logprob, 2), String(score.n_scored)]]),
     el("h2", {}, "Most surprising"),
     table(["bits>", "rank>", "token", "after"], worst.map(([bits, i]) => [fixed(bits, 2), String(tokens[i].rank), el("code", {}, shown(tokens[i].piece)),
@@ -31,7 +31,7 @@ function scored(score) {
 main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));
 if (data.length > 1) {
   const order = [...data].sort((a, b) => b.total_logprob - a.total_logprob);
-  main.append(el("h2", {}, "Likeliest first"), table(["log-probability>", "bits per token>", "perplexity>", "text"],
-    order.map((s) => [fixed(s.total_logprob, 2), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
+  main.append(el("h2", {}, "Likeliest first"), table(["text>", "log-probability>", "bits per token>", "perplexity>", ""],
+    order.map((s) => [String(data.indexOf(s) + 1), fixed(s.total_logprob, 2), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
 }
-data.forEach((score) => main.append(el("h2", {}, data.length > 1 ? "Text" : ""), scored(score)));
+main.append(el("div", { class: "columns", style: "margin-top:18px" }, data.map(scored)));
