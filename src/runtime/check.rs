@@ -105,6 +105,9 @@ impl Alphabet {
 /// The largest number of layers llama.cpp has arrays for.
 const MAX_LAYERS: u64 = 512;
 
+/// Where data may begin in memory: at multiples of ggml's `TENSOR_ALIGNMENT`.
+const ALIGNMENT: u64 = 32;
+
 struct File<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
@@ -443,6 +446,13 @@ fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
             ty.name()
         ));
     };
+    // ggml asserts it of every buffer, and weights are used where they lie in the file.
+    if !tensor.offset.is_multiple_of(ALIGNMENT) {
+        return file.fault(format!(
+            "tensor {name} begins at byte {}, not at a multiple of {ALIGNMENT}",
+            tensor.offset
+        ));
+    }
     let vector = shape.iter().skip(1).all(|&n| n == 1);
     // Norms, biases and RoPE factors are added and multiplied value by value.
     if vector && *ty != GgmlType::F32 {

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn rejects_files_that_lie() {
     type Spoil = fn(&mut tiny_gguf::Parts);
-    let cases: [(&str, Spoil); 18] = [
+    let cases: [(&str, Spoil); 20] = [
         ("repeats the token", |p| {
             let (mut texts, _, _) = tiny_gguf::vocabulary();
             texts[300] = format!("{}\0b", texts[301]);
@@ -77,6 +77,12 @@ fn rejects_files_that_lie() {
                 .unwrap();
             norm.2 = GgmlType::F16;
             norm.3.truncate(norm.3.len() / 2);
+        }),
+        ("not at a multiple of 32", |p| {
+            p.set("general.alignment", Value::U32(1))
+        }),
+        ("tensor blk.1.attn_qkv.weight is missing", |p| {
+            p.tensors.retain(|t| t.0 != "blk.1.attn_qkv.weight")
         }),
         ("tensor 'blk.1.ffn_down.weight' not found", |p| {
             p.tensors.retain(|t| t.0 != "blk.1.ffn_down.weight")

@@ -1,15 +1,18 @@
 //! `modelve convert` from outside: what it writes, and that it writes all or nothing.
 #![allow(clippy::print_stderr)]
 
-#[path = "support/hub_server.rs"]
+mod ends;
+#[path = "../support/hub_server.rs"]
 #[allow(dead_code)]
 mod hub_server;
-#[path = "support/synthetic.rs"]
+mod refusal;
+#[path = "../support/synthetic.rs"]
 #[allow(dead_code)]
 mod synthetic;
-#[path = "support/terminal.rs"]
+#[path = "../support/terminal.rs"]
+#[allow(dead_code)]
 mod terminal;
-#[path = "support/toy.rs"]
+#[path = "../support/toy.rs"]
 mod toy;
 
 use std::fs;
@@ -256,77 +259,6 @@ fn verifying_measures_every_tensor() {
     assert_eq!(errors.last(), Some(&0.0), "norms are exact");
 }
 
-#[test]
-fn rejects_what_makes_no_sense() {
-    let bench = Bench::new();
-    let said = bench.bad(&["in", "-q", "Q4", "-o", "out/x"], 2);
-    assert!(
-        said.contains("Q4_K_M") && said.contains("--list-quants"),
-        "{said}"
-    );
-    let said = bench.bad(&["in", "--tensor-type", "ffn=Q4_K_M", "-o", "out/x"], 2);
-    assert!(said.contains("a recipe"), "{said}");
-    let said = bench.bad(&["in", "--tensor-type", "nothing=Q8_0", "-o", "out/x"], 1);
-    assert!(said.contains("nothing"), "{said}");
-    let said = bench.bad(&["in/config.json", "-o", "out/x"], 2);
-    assert!(said.contains("is a file"), "{said}");
-    let said = bench.bad(&["./absent", "-o", "out/x"], 2);
-    assert!(said.contains("does not exist"), "{said}");
-}
-
-#[test]
-fn the_output_may_not_be_an_input() {
-    let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
-    let before = bench.sha256("in/model.safetensors");
-    fs::hard_link(bench.path("in/model.safetensors"), bench.path("link.gguf")).unwrap();
-    std::os::unix::fs::symlink("in/tokenizer.model", bench.path("symlink.gguf")).unwrap();
-    for output in [
-        "in/model.safetensors",
-        "link.gguf",
-        "symlink.gguf",
-        "in/config.json",
-    ] {
-        let said = bench.bad(&["in", "--force", "-o", output], 1);
-        assert!(said.contains("one of the files to convert"), "{said}");
-    }
-    assert_eq!(bench.sha256("in/model.safetensors"), before);
-}
-
-#[test]
-fn what_is_no_file_is_not_replaced_by_one() {
-    let bench = Bench::new();
-    let pipe = bench.path("pipe");
-    Command::new("mkfifo").arg(&pipe).status().unwrap();
-    for force in [&[][..], &["--force"]] {
-        let said = bench.bad(&[&["in", "-o", "pipe"], force].concat(), 1);
-        assert!(said.contains("pipe is not a regular file"), "{said}");
-        let said = bench.bad(&[&["in", "-o", "out/new/"], force].concat(), 1);
-        assert!(said.contains("out/new/: cannot write"), "{said}");
-    }
-    let kind = fs::metadata(&pipe).unwrap().file_type();
-    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
-}
-
-#[test]
-fn a_folder_that_cannot_be_written_is_said() {
-    let bench = Bench::new();
-    // Not even root makes files there.
-    let said = bench.bad(&["in", "-o", "/proc/x.gguf"], 1);
-    assert!(said.contains("/proc/x.gguf"), "{said}");
-    let said = bench.bad(&["in", "-o", "absent/x.gguf"], 1);
-    assert!(said.contains("absent/x.gguf"), "{said}");
-    let mut permissions = fs::metadata(bench.path("out")).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(bench.path("out"), permissions).unwrap();
-    if fs::write(bench.path("out/probe"), "").is_ok() {
-        fs::remove_file(bench.path("out/probe")).unwrap();
-        eprintln!("skipped: this user writes to read-only folders");
-        return;
-    }
-    let said = bench.bad(&["in", "-o", "out/x.gguf"], 1);
-    assert!(said.contains("ermission denied"), "{said}");
-}
-
 /// Overwrites one bf16 weight of a checkpoint in one file.
 fn poison(bench: &Bench, tensor: &str, index: u64, weight: [u8; 2]) {
     let path = bench.path("in/model.safetensors");
@@ -337,210 +269,6 @@ fn poison(bench: &Bench, tensor: &str, index: u64, weight: [u8; 2]) {
     let at = (8 + len + begin + 2 * index) as usize;
     bytes[at..at + 2].copy_from_slice(&weight);
     fs::write(path, bytes).unwrap();
-}
-
-#[test]
-fn rejects_weights_that_are_no_numbers() {
-    for quant in ["Q4_K_M", "Q4_0", "BF16", "IQ4_NL"] {
-        let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
-        // Row 300, column 7 of a matrix of 256 columns.
-        let tensor = "model.layers.5.mlp.gate_up_proj.weight";
-        poison(&bench, tensor, 300 * 256 + 7, [0xc0, 0x7f]);
-        let said = bench.bad(&["in", "-q", quant, "-o", "out/x"], 1);
-        assert!(said.contains("blk.5.ffn_up.weight"), "{said}");
-        assert!(said.contains("NaN at row 300, column 7"), "{said}");
-    }
-    let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
-    poison(&bench, "lm_head.weight", 0, [0x80, 0x7f]);
-    let said = bench.bad(&["in", "-o", "out/x"], 1);
-    assert!(said.contains("inf at row 0, column 0"), "{said}");
-}
-
-#[test]
-fn rejects_tensors_that_are_not_those_of_the_architecture() {
-    let other = |config: Value, said: &str| {
-        let bench = Bench::new();
-        fs::write(bench.path("in/config.json"), config.to_string()).unwrap();
-        let error = bench.bad(&["in", "-o", "out/x"], 1);
-        assert!(error.contains(said), "{error}");
-    };
-    other(
-        toy::config(|c| c["num_hidden_layers"] = json!(9)),
-        "lacks the tensor `model.layers.8",
-    );
-    other(
-        toy::config(|c| c["num_hidden_layers"] = json!(7)),
-        "does not know: model.layers.7",
-    );
-    other(
-        toy::config(|c| c["intermediate_size"] = json!(128)),
-        "config.json asks for",
-    );
-    other(
-        toy::config(|c| c["architectures"] = json!(["Gemma"])),
-        "supported: Phi3ForCausalLM",
-    );
-    other(
-        toy::config(|c| c["vocab_size"] = json!(4)),
-        "asks for [4, 256]",
-    );
-}
-
-#[test]
-fn a_shard_that_ends_early_is_named() {
-    let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
-    let shard = bench.path("in/model.safetensors");
-    let len = fs::metadata(&shard).unwrap().len();
-    let file = fs::OpenOptions::new().write(true).open(&shard).unwrap();
-    file.set_len(len - 1).unwrap();
-    let said = bench.bad(&["in", "-o", "out/x"], 1);
-    assert!(
-        said.contains("model.safetensors") && said.contains("truncated"),
-        "{said}"
-    );
-}
-
-#[test]
-fn a_disk_that_is_too_small_is_left_alone() {
-    let bench = Bench::new();
-    let program = bench.command(&[]).get_program().to_owned();
-    // A disk of 1 MiB that this test alone sees; the shell says what lies on it in the end.
-    let script = "mount -t tmpfs -o size=1m none out || exit 77
-        \"$0\" convert in -q F32 -o out/x.gguf; code=$?; ls -A out; exit $code";
-    let output = Command::new("unshare")
-        .current_dir(bench.dir.path())
-        .args(["--mount", "--map-root-user", "sh", "-c", script])
-        .arg(program)
-        .output();
-    let output = match output {
-        Ok(output) if ![Some(77), None].contains(&output.status.code()) => output,
-        _ => return eprintln!("skipped: this user may not mount a disk of its own"),
-    };
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("unshare") {
-        return eprintln!("skipped: this user may not mount a disk of its own");
-    }
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("out has 1.00 MiB free; "), "{said}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{said}");
-}
-
-#[test]
-fn a_full_disk_leaves_nothing_and_is_said() {
-    let bench = Bench::new();
-    // 1 MiB: less than the file, more than its header. The shell hands its limit down.
-    let program = bench.command(&[]).get_program().to_owned();
-    let output = Command::new("bash")
-        .current_dir(bench.dir.path())
-        .args([
-            "-c",
-            "ulimit -f 1024; exec \"$0\" convert in -q F32 -o out/x.gguf",
-        ])
-        .arg(program)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said} {:?}", output.status);
-    assert!(
-        said.contains("out/x.gguf") && said.contains("too large"),
-        "{said}"
-    );
-    assert_eq!(bench.outputs(), [""; 0]);
-}
-
-/// A checkpoint that takes a while, being encoded by the slowest encoder on one thread.
-fn slow() -> Bench {
-    let config = toy::config(|c| {
-        c["hidden_size"] = json!(512);
-        c["intermediate_size"] = json!(2048);
-    });
-    Bench::of(&config, Dtype::Bf16, 1 << 40)
-}
-
-/// Starts a conversion and waits until its temporary file is there.
-fn started(bench: &Bench) -> std::process::Child {
-    let arguments = ["in", "-q", "IQ4_NL", "-o", "out/x.gguf", "--threads", "1"];
-    let mut command = bench.command(&arguments);
-    let child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while bench.outputs().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "nothing begins");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child
-}
-
-#[test]
-fn killed_at_any_moment_it_leaves_no_model_and_the_next_run_cleans_up() {
-    let bench = slow();
-    for wait in [0, 30, 150] {
-        let mut child = started(&bench);
-        std::thread::sleep(Duration::from_millis(wait));
-        child.kill().unwrap();
-        assert_eq!(
-            child.wait().unwrap().signal(),
-            Some(9),
-            "it was too fast to be killed"
-        );
-        let left = bench.outputs();
-        assert!(left.iter().all(|name| name.ends_with(".part")), "{left:?}");
-    }
-    bench.good(&["in", "-q", "Q4_0", "-o", "out/x.gguf"]);
-    assert_eq!(bench.outputs(), ["x.gguf"]);
-}
-
-#[test]
-fn interrupted_it_cleans_up_and_says_so() {
-    let bench = slow();
-    for signal in ["INT", "TERM"] {
-        let child = started(&bench);
-        let id = child.id().to_string();
-        Command::new("kill")
-            .args(["-s", signal, &id])
-            .status()
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(130), "{said}");
-        assert!(said.contains("interrupted"), "{said}");
-        assert_eq!(bench.outputs(), [""; 0]);
-    }
-}
-
-#[test]
-fn ctrl_c_at_the_terminal_ends_the_bar_and_leaves_nothing() {
-    let bench = slow();
-    let arguments = ["in", "-q", "IQ4_NL", "-o", "out/x.gguf", "--threads", "1"];
-    let mut command = bench.command(&arguments);
-    command.env("TERM", "xterm");
-    // The bar as it is drawn first: a share of the whole, with the speed.
-    let Some((shown, code)) = terminal::run(&command, 100, " MiB, ") else {
-        return eprintln!("skipped: no python3 to make a terminal with");
-    };
-    assert_eq!(code, 130, "{shown}");
-    assert!(
-        shown.contains("converting") && shown.contains("left"),
-        "{shown}"
-    );
-    let said = terminal::lines(&shown).pop().unwrap_or_default();
-    assert!(said.ends_with("interrupted"), "{shown}");
-    assert_eq!(bench.outputs(), [""; 0], "{shown}");
-}
-
-#[test]
-fn an_existing_model_survives_a_conversion_that_fails() {
-    let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
-    bench.good(&["in", "-o", "out/x.gguf"]);
-    let before = bench.sha256("out/x.gguf");
-    poison(&bench, "lm_head.weight", 9, [0xc0, 0x7f]);
-    let output = bench.run(&["in", "--force", "-o", "out/x.gguf"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(bench.outputs(), ["x.gguf"]);
-    assert_eq!(bench.sha256("out/x.gguf"), before);
 }
 
 #[test]
@@ -635,24 +363,6 @@ fn the_environment_says_who_asks_the_hub_and_whether_it_is_asked() {
     let (code, said) = convert(&[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(code, Some(0), "{said}");
     assert!(server.requests().is_empty(), "nobody was asked");
-}
-
-#[test]
-fn an_importance_matrix_of_the_old_format_is_said_to_be_one() {
-    let bench = Bench::new();
-    // 1 entry, a name of 5 bytes: how llama.cpp's .dat files begin.
-    fs::write(bench.path("old.dat"), b"\x01\0\0\0\x05\0\0\0blk.0").unwrap();
-    let said = bench.bad(&["in", "--imatrix", "old.dat", "-o", "out/x"], 1);
-    assert!(said.contains("not a GGUF file"), "{said}");
-    assert!(
-        said.contains("llama-imatrix --in-file old.dat -o"),
-        "{said}"
-    );
-    let said = bench.bad(&["in", "--imatrix", "absent.gguf", "-o", "out/x"], 1);
-    assert!(
-        said.contains("absent.gguf") && !said.contains("old format"),
-        "{said}"
-    );
 }
 
 /// gguf-py, the reference reader, agrees on every key, tensor and type.
