@@ -45,7 +45,7 @@ fn measures_the_built_in_model_without_peers() {
         "Q4_K_M: launch to first token",
         "Q4_0: launch to first token",
         "compare Q4_K_M with Q4_0",
-        "Q4_K_M: 16 tokens from launch, other programs",
+        "other programs, Q4_K_M: 16 tokens from launch",
     ];
     assert_eq!(names, expected, "{said}");
     for row in rows {

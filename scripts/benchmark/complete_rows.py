@@ -35,7 +35,7 @@ def rows(bench, quant, model):
         peer(IN_PLACE, ["-c", "256", "--no-repack"], [PROMPT], SHORT),
         peer(COPIED, ["-c", "256"], [PROMPT], SHORT),
         peer("llama-completion -c 4096", ["-c", "4096"], [PROMPT], SHORT),
-    ], limit=limits.generate(bench.limits, weights, SHORT))
+    ], limit=limits.generate(bench.limits, weights, SHORT), long=True, runs=bench.options.runs or 3)
     best = better(short, IN_PLACE, COPIED)
     flags = ["-c", "256"] if best == COPIED else ["-c", "256", "--no-repack"]
     auto_keeps_up(bench, short, f"{quant}, {SHORT} tokens")
@@ -52,7 +52,7 @@ def rows(bench, quant, model):
     six = bench.row(section, f"{quant}: six prompts, {SHORT} tokens each", [
         Contender("modelve complete, one command", [[*ours, "-n", SHORT, *PROMPTS]]),
         peer(f"six runs of llama-completion {' '.join(flags)}", flags, PROMPTS, SHORT),
-    ], limit=limits.generate(bench.limits, weights, SHORT), runs=bench.options.runs or 2)
+    ], limit=limits.generate(bench.limits, weights, SHORT), long=True)
     bench.promise(f"{quant}: six prompts: time, of six runs of llama-completion", run.ratio(six, "modelve", "six runs"), 0.6)
 
     many = 64 if bench.quick else 256
@@ -129,7 +129,7 @@ def keeps_up(bench, result, what):
 def other_programs(bench, checkpoint, model):
     """The same 16 tokens by programs that take long; llama.cpp's own with no flags among them."""
     tools = bench.tools
-    name = f"Q4_K_M: {SHORT} tokens from launch, other programs"
+    name = f"other programs, Q4_K_M: {SHORT} tokens from launch"
     if not bench.wanted(name):
         return
     offline = {"HF_HUB_OFFLINE": "1"}

@@ -18,7 +18,7 @@ def rows(bench, checkpoint, model):
     if not bench.wanted(NAME):
         return
     say(NAME)
-    layers = [point for point in (layer_point(bench, checkpoint, share) for share in (4, 2, 1)) if point]
+    layers = [point for point in (layer_point(bench, checkpoint, share) for share in (1, 2, 4)) if point]
     prompts = [point for point in (prompt_point(bench, model, n) for n in PROMPTS) if point]
     words = (layer_words(layers) if len(layers) > 1 else []) + (prompt_words(prompts) if len(prompts) > 1 else [])
     for sentence in words:
@@ -29,11 +29,12 @@ def rows(bench, checkpoint, model):
     bench.report.write()
 
 
-def layer_point(bench, checkpoint, share):
-    """Convert and complete a model of 1/share of the checkpoint's layers; best of three for a quick run."""
-    layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"] // share
+def layer_point(bench, checkpoint, quarters):
+    """Convert and complete a model of some quarters of the checkpoint's layers."""
+    whole = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
+    layers = whole // 4 * quarters
     folder, output = checkpoint, bench.work / "curve.gguf"
-    if share > 1:
+    if layers != whole:
         folder = bench.work / "curve"
         generator = bench.tools.example("make_checkpoint")
         if not generator.exists():
@@ -45,7 +46,7 @@ def layer_point(bench, checkpoint, share):
     converted = best(bench, [bench.tools.modelve, "convert", folder, "-q", "Q4_K_M", "-o", output, "--force"])
     completed = best(bench, [bench.tools.modelve, "complete", "-m", output, "--ignore-eos", "--json", "-n", TOKENS, "Today is"])
     output.unlink(missing_ok=True)
-    if share > 1:
+    if folder != checkpoint:
         shutil.rmtree(folder)
     if not converted or not completed:
         return None
@@ -118,9 +119,9 @@ def panels(layers, prompts):
         {"title": "Peak memory by layers", "x": "layers", "y": "MB",
          "lines": [series(layers, "layers", "complete_mb", "complete"), series(layers, "layers", "convert_mb", "convert")]},
         {"title": "Time of one token by layers", "x": "layers", "y": "ms", "lines": [series(layers, "layers", "ms_per_token", "complete")]},
-        {"title": "Time of one token by prompts at once", "x": "prompts at once", "y": "ms, from launch", "doubling": True,
+        {"title": "Time of one token by prompts", "x": "prompts at once", "y": "ms, from launch", "doubling": True,
          "lines": [series(prompts, "prompts", "ms_per_token", "complete")]},
-        {"title": "Peak memory by prompts at once", "x": "prompts at once", "y": "MB", "doubling": True,
+        {"title": "Peak memory by prompts", "x": "prompts at once", "y": "MB", "doubling": True,
          "lines": [series(prompts, "prompts", "mb", "complete")]},
         {"title": "Time of all prompts", "x": "prompts at once", "y": "seconds, from launch", "doubling": True,
          "lines": [series(prompts, "prompts", "s", "complete")]},

@@ -15,6 +15,8 @@ LAUNCH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))
 # Memory that must stay free while a command runs that may want all of it.
 RESERVE = 600e6
 TIMEOUT = 1800
+# A second run of what took this many times as long as the fastest would tell nothing new.
+FAR = 1.3
 
 
 @dataclass
@@ -149,19 +151,26 @@ def count(contender):
         contender.runs.append(run)
 
 
-def take_turns(contenders, runs, warm_up=True):
+def take_turns(contenders, runs, long=False):
     """One warm-up each, then A B A B …
 
     Those marked `once` run once, in the middle: what they are compared with ran before and
-    after them."""
+    after them. A `long` row has no warm-up, and who is far behind after a turn is not run again."""
     for contender in contenders:
-        if warm_up and not contender.once and not contender.reason:
+        if not long and not contender.once and not contender.reason:
             contender.reason = once(contender).error
     middle = (runs - 1) // 2
     for turn in range(runs):
         for contender in contenders:
-            if not contender.reason and (not contender.once or turn == middle):
+            if contender.reason or (contender.once and turn != middle):
+                continue
+            if not (long and contender.runs and contender is not contenders[0] and far_behind(contender, contenders)):
                 count(contender)
+
+
+def far_behind(contender, contenders):
+    fastest = min(other.runs[0].wall_s for other in contenders if other.runs)
+    return contender.runs[0].wall_s > FAR * fastest
 
 
 def spread(values):

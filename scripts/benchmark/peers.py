@@ -13,7 +13,7 @@ DRIVERS = Path(__file__).resolve().parent / "drivers"
 LLAMA_CPP_PYTHON = "0.3.36"
 MISTRALRS = "0.9.5"
 CANDLE_EXAMPLES = "0.11.1"
-PYTHON_PACKAGES = ["gguf", "numpy", "torch", "transformers", "sentencepiece", "safetensors", "optimum-quanto", "accelerate"]
+PYTHON_PACKAGES = ["gguf", "numpy", "torch", "transformers", "sentencepiece", "protobuf", "safetensors", "optimum-quanto", "accelerate"]
 LLAMA_TOOLS = ["llama-quantize", "llama-completion", "llama-bench", "llama-tokenize", "llama-perplexity"]
 FAILURES = (OSError, subprocess.CalledProcessError, StopIteration, ValueError)
 

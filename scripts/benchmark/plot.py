@@ -67,6 +67,5 @@ def chart(panel):
         for (x, y), (_, value) in zip(points, line["points"]):
             yield f'<circle class="dot{index}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{value:.4g} {escape(panel["y"])}</title></circle>'
         if len(panel["lines"]) > 1:
-            x, y = points[-1]
-            below = y < TOP + 30
-            yield f'<text x="{x:.1f}" y="{y + (18 if below else -8):.1f}" text-anchor="end">{escape(line["name"])}</text>'
+            x, y = LEFT + 8, HEIGHT - BOTTOM - 12 - 15 * index
+            yield f'<path class="line{index}" d="M{x} {y - 4}h24"/><text x="{x + 30}" y="{y}">{escape(line["name"])}</text>'

@@ -32,12 +32,11 @@ class Bench:
     def row(self, section, name, contenders, limit=None, unit="s", runs=None, long=False, note=""):
         """Measures a row unless --only leaves it out; None then. The first contender is modelve.
 
-        A `long` row has no warm-up and fewer runs."""
+        A `long` row has no warm-up and two runs, unless `runs` or --runs says otherwise."""
         if not self.wanted(name):
             return None
         say(name)
-        runs = runs or self.options.runs or (2 if long else 3)
-        measure.take_turns(contenders, runs, warm_up=not long)
+        measure.take_turns(contenders, runs or self.options.runs or (2 if long else 3), long)
         return self.add(section, name, [measure.summary(contender) for contender in contenders], limit, unit, note)
 
     def add(self, section, name, figures, limit=None, unit="s", note=""):
