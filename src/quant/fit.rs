@@ -271,80 +271,90 @@ pub(super) fn symmetric<S: Simd, const N: usize>(
     }
 }
 
-/// What [`descend`] found, beside the levels.
-pub(super) struct Descent<S: Simd> {
-    /// Scale.
-    pub(super) scale: S::F,
-    /// Lanes whose last sweep changed a level: more sweeps may change more.
-    pub(super) moving: S::M,
+/// What [`descend`] keeps of each weight, a sub-block per lane; made once for many fits.
+pub(super) struct Descent<S: Simd, const N: usize> {
+    /// Its level, shifted to 0..2·half after the fit.
+    pub(super) levels: [S::F; N],
+    /// What it adds to Σwlx and Σwl².
+    shares: [[S::F; 2]; N],
+}
+
+impl<S: Simd, const N: usize> Descent<S, N> {
+    #[inline(always)]
+    pub(super) fn new(s: S) -> Self {
+        let zero = s.splat(0.0);
+        Descent {
+            levels: [zero; N],
+            shares: [[zero; 2]; N],
+        }
+    }
+}
+
+/// What a weight x at level l adds to Σwlx and Σwl², with w = x².
+#[inline(always)]
+fn share<S: Simd>(x: S::F, l: S::F) -> [S::F; 2] {
+    let w = x * x;
+    [w * x * l, w * l * l]
 }
 
 /// Fits x ≈ scale · l with l in −half..half to a small Σ x² · (scale · l − x)², by moving one
 /// level at a time: with the others fixed, the best level of x_i is round(x_i · Σ'wl² / Σ'wlx),
 /// the sums without x_i, and it is taken if it raises the gain (Σwlx)² / Σwl². At most `sweeps`
-/// over the weights. Levels go to `levels`, already shifted to 0..2·half. (`make_q3_quants`,
-/// which does five.)
+/// over the weights. Returns the scale and the lanes whose last sweep changed a level: more sweeps
+/// may change more. (`make_q3_quants`, which does five.)
 #[inline(always)]
 pub(super) fn descend<S: Simd, const N: usize>(
     s: S,
     x: &[S::F; N],
     half: f32,
     sweeps: u32,
-    levels: &mut [S::F; N],
-) -> Descent<S> {
+    descent: &mut Descent<S, N>,
+) -> (S::F, S::M) {
     let zero = s.splat(0.0);
     let (extreme, magnitude) = extreme(s, x);
     let all_zero = s.lt(magnitude, s.splat(ALL_ZERO));
     let rate = s.splat(-half) / extreme;
     let (mut sum_lx, mut sum_l2) = (zero, zero);
-    let (mut w, mut wx) = ([zero; N], [zero; N]);
-    // What each weight adds to the sums under its level.
-    let (mut wlx, mut wl2) = ([zero; N], [zero; N]);
+    let Descent { levels, shares } = descent;
     for i in 0..N {
-        let l = symmetric_level(s, x[i], rate, half);
-        levels[i] = l;
-        w[i] = x[i] * x[i];
-        wx[i] = w[i] * x[i];
-        wlx[i] = wx[i] * l;
-        wl2[i] = w[i] * l * l;
-        sum_lx = sum_lx + wlx[i];
-        sum_l2 = sum_l2 + wl2[i];
+        levels[i] = symmetric_level(s, x[i], rate, half);
+        shares[i] = share::<S>(x[i], levels[i]);
+        sum_lx = sum_lx + shares[i][0];
+        sum_l2 = sum_l2 + shares[i][1];
     }
     let mut square = sum_lx * sum_lx;
     let mut moving = s.lt(zero, zero);
     for sweep in 1..=sweeps {
         moving = s.lt(zero, zero);
         for i in 0..N {
-            let rest_lx = sum_lx - wlx[i];
-            let rest_l2 = sum_l2 - wl2[i];
+            let (rest_lx, rest_l2) = (sum_lx - shares[i][0], sum_l2 - shares[i][1]);
             let new = nearest_within(s, x[i] * rest_l2 / rest_lx, -half, half - 1.0);
-            let (new_wlx, new_wl2) = (wx[i] * new, w[i] * new * new);
-            let (new_lx, new_l2) = (rest_lx + new_wlx, rest_l2 + new_wl2);
+            let [new_lx, new_l2] = share::<S>(x[i], new);
+            let (new_lx, new_l2) = (rest_lx + new_lx, rest_l2 + new_l2);
             let new_square = new_lx * new_lx;
             let take = s.lt(zero, rest_lx)
                 & s.ne(new, levels[i])
                 & s.lt(zero, new_l2)
                 & s.lt(square * new_l2, new_square * sum_l2);
-            levels[i] = s.select(take, new, levels[i]);
+            // Not a choice between the two, which becomes a masked store, slow on some CPUs.
+            levels[i] = levels[i] + s.select(take, new - levels[i], zero);
             sum_lx = s.select(take, new_lx, sum_lx);
             sum_l2 = s.select(take, new_l2, sum_l2);
             square = s.select(take, new_square, square);
-            if sweep < sweeps {
-                wlx[i] = s.select(take, new_wlx, wlx[i]);
-                wl2[i] = s.select(take, new_wl2, wl2[i]);
-            }
             moving = moving | take;
         }
-        if !s.any(moving) {
+        if sweep == sweeps || !s.any(moving) {
             break;
+        }
+        for i in 0..N {
+            shares[i] = share::<S>(x[i], levels[i]);
         }
     }
     for l in levels.iter_mut() {
         *l = s.select(all_zero, zero, *l + s.splat(half));
     }
     let scale = s.select(s.lt(zero, sum_l2), sum_lx / sum_l2, zero);
-    let scale = s.select(all_zero, zero, scale);
-    Descent { scale, moving }
+    (s.select(all_zero, zero, scale), moving)
 }
 
 /// Σ w · (x − l / rate)². The `FIRST` levels go through a byte, later ones through a bound.

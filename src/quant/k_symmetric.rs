@@ -10,7 +10,7 @@
 //! the level nearest to it under the stored scale; where that is 0 the first fit's level stays.
 
 use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares, weigh};
-use super::fit::{self, ALL_ZERO};
+use super::fit::{self, ALL_ZERO, Descent};
 use super::float16::nearest;
 use super::k_affine::{pack_high_bit, pack_pairs};
 use super::lanes::Simd;
@@ -217,12 +217,12 @@ impl Format for Q3K {
 /// The levels of a super-block's descents, for sub-blocks whose stored scale is 0.
 #[inline(always)]
 fn descended_levels<S: Simd>(s: S, x: &[f32; SUPER], levels: &mut [u8; SUPER]) {
-    let (mut column, mut l) = ([s.splat(0.0); SUB], [s.splat(0.0); SUB]);
+    let (mut column, mut descent) = ([s.splat(0.0); SUB], Descent::new(s));
     let mut bytes = [0; 16];
     for group in (0..PER).step_by(S::LANES) {
         s.columns(&x[group * SUB..], SUB, &mut column);
-        fit::descend(s, &column, Q3_HALF, 5, &mut l);
-        for (i, l) in l.iter().enumerate() {
+        fit::descend(s, &column, Q3_HALF, 5, &mut descent);
+        for (i, l) in descent.levels.iter().enumerate() {
             s.store_bytes(s.truncate(*l), &mut bytes);
             for (lane, level) in bytes[..S::LANES].iter().enumerate() {
                 levels[(group + lane) * SUB + i] = *level;
@@ -239,30 +239,28 @@ fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
     let four = Pair(Pair(s));
     let lanes = Pair::<Pair<S>>::LANES;
     let (zero, one) = (four.splat(0.0), four.splat(1.0));
-    let (mut x, mut l) = ([zero; SUB], [zero; SUB]);
+    let (mut x, mut descent) = ([zero; SUB], Descent::new(four));
     let mut again = [0usize; SUBS + 1];
     let mut count = 0;
     let mut column = [0.0; 64];
     for group in (0..batch.len / SUB).step_by(lanes) {
         four.columns(&batch.x[group * SUB..], SUB, &mut x);
-        let fit = fit::descend(four, &x, Q3_HALF, 1, &mut l);
-        four.store(fit.scale, &mut scratch.scale[group..]);
-        four.store(four.select(fit.moving, one, zero), &mut column);
+        let (scale, moving) = fit::descend(four, &x, Q3_HALF, 1, &mut descent);
+        four.store(scale, &mut scratch.scale[group..]);
+        four.store(four.select(moving, one, zero), &mut column);
         for (lane, moving) in column[..lanes].iter().enumerate() {
             again[count] = group + lane;
             count += usize::from(*moving != 0.0);
         }
     }
-    let two = Pair(s);
-    let (mut x, mut l) = ([two.splat(0.0); SUB], [two.splat(0.0); SUB]);
-    let mut dense = [0.0; 32 * SUB];
-    for subs in again[..count].chunks(Pair::<S>::LANES) {
+    let mut dense = [0.0; 64 * SUB];
+    for subs in again[..count].chunks(lanes) {
         for (sub, dense) in subs.iter().zip(dense.as_chunks_mut::<SUB>().0) {
             dense.copy_from_slice(&batch.x[sub * SUB..][..SUB]);
         }
-        two.columns(&dense, SUB, &mut x);
-        let fit = fit::descend(two, &x, Q3_HALF, 5, &mut l);
-        two.store(fit.scale, &mut column);
+        four.columns(&dense, SUB, &mut x);
+        let (scale, _) = fit::descend(four, &x, Q3_HALF, 5, &mut descent);
+        four.store(scale, &mut column);
         for (sub, scale) in subs.iter().zip(column) {
             scratch.scale[*sub] = scale;
         }
