@@ -2,9 +2,9 @@
 //! beside what the memory lets through.
 //!
 //! `cargo bench --profile dev --bench quant -- Q4_K` for one type, without compiling llama.cpp for
-//! another profile. `imatrix` searches with an importance
-//! matrix. `memory` reads as many bytes as the weights have and writes as many as the blocks
-//! have, from and to buffers larger than the caches, and does nothing else.
+//! another profile. `imatrix` searches with an importance matrix. `memory` reads as many bytes as
+//! the weights have and writes as many as the blocks have, from and to buffers larger than the
+//! caches, and does nothing else.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};

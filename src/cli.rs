@@ -23,7 +23,7 @@ pub struct Cli {
     #[arg(short = 'V', long, action = ArgAction::SetTrue)]
     pub version: bool,
 
-    /// Show llama.cpp's own log on standard error
+    /// Show llama.cpp's own log, and what encodes each type, on standard error
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     pub verbose: bool,
 }

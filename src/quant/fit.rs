@@ -45,7 +45,7 @@ pub(super) struct Affine<S: Simd> {
 #[inline(always)]
 fn nearest_within<S: Simd>(s: S, v: S::F, low: f32, high: f32) -> S::F {
     let mantissa = s.bits(v + s.splat(ROUNDER)) & s.int(0x007f_ffff);
-    let sum = s.from_bits(mantissa | s.int(0x4b00_0000));
+    let sum = s.of_bits(mantissa | s.int(0x4b00_0000));
     let sum = s.min(s.max(sum, s.splat(ROUNDER + low)), s.splat(ROUNDER + high));
     sum - s.splat(ROUNDER)
 }

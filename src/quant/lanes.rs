@@ -108,7 +108,7 @@ pub(super) trait Simd: Copy {
     /// The bits of each f32.
     fn bits(self, v: Self::F) -> Self::I;
     /// The f32 of these bits.
-    fn from_bits(self, v: Self::I) -> Self::F;
+    fn of_bits(self, v: Self::I) -> Self::F;
     /// Per lane the table's entry whose number is the low five bits of `index`.
     fn lookup(self, table: &[i8; 32], index: Self::I) -> Self::F;
     /// 16 v.
@@ -217,7 +217,7 @@ mod tests {
                         ints(s.nearest(va)),
                         ints(s.truncate(va)),
                         ints(s.round_away(va)),
-                        floats(s.from_bits(s.bits(va))),
+                        floats(s.of_bits(s.bits(va))),
                         floats(s.lookup(&table, s.nearest(va))),
                         i64::from(s.any(s.lt(va, vb))),
                         i64::from(s.all(s.ne(va, vb))),

@@ -52,7 +52,7 @@ fn peak_of<S: Simd>(s: S, peak: S::I, v: S::F) -> S::I {
 /// Is each |v| whose bits went into `peak` a number?
 #[inline(always)]
 fn is_finite<S: Simd>(s: S, peak: S::I) -> bool {
-    s.all(s.lt(s.from_bits(peak), s.splat(f32::INFINITY)))
+    s.all(s.lt(s.of_bits(peak), s.splat(f32::INFINITY)))
 }
 
 /// Widens `STEP` two-byte weights.

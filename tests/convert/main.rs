@@ -155,6 +155,25 @@ fn the_output_is_where_a_user_looks_for_it() {
 }
 
 #[test]
+fn verbose_says_what_encodes_each_type() {
+    let bench = Bench::new();
+    let convert = ["in", "-o", "out/m.gguf", "-q", "Q8_0", "--verbose"];
+    let output = bench
+        .command(&convert)
+        .env("MODELVE_ISA", "plain")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let expected = match cfg!(target_arch = "x86_64") {
+        true => "Q8_0: encoded by plain code",
+        // There ggml may have been compiled to fuse what we do not.
+        false => "Q8_0: encoded by",
+    };
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
 fn metadata_keeps_the_name_and_every_stop_token() {
     let bench = Bench::new();
     bench.good(&["in", "-o", "out/x.gguf"]);

@@ -73,7 +73,7 @@ impl Simd for Avx2 {
             I(_mm256_cvttps_epi32(_mm256_add_ps(v.0, half)))
         };
         bits(v: F) -> I = I(_mm256_castps_si256(v.0));
-        from_bits(v: I) -> F = F(_mm256_castsi256_ps(v.0));
+        of_bits(v: I) -> F = F(_mm256_castsi256_ps(v.0));
         times16(v: I) -> I = I(_mm256_slli_epi32::<4>(v.0));
         float(v: I) -> F = F(_mm256_cvtepi32_ps(v.0));
         imax(a: I, b: I) -> I = I(_mm256_max_epi32(a.0, b.0));

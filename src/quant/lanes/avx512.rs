@@ -73,7 +73,7 @@ impl Simd for Avx512 {
             I(_mm512_cvttps_epi32(_mm512_add_ps(v.0, half)))
         };
         bits(v: F) -> I = I(_mm512_castps_si512(v.0));
-        from_bits(v: I) -> F = F(_mm512_castsi512_ps(v.0));
+        of_bits(v: I) -> F = F(_mm512_castsi512_ps(v.0));
         times16(v: I) -> I = I(_mm512_slli_epi32::<4>(v.0));
         float(v: I) -> F = F(_mm512_cvtepi32_ps(v.0));
         imax(a: I, b: I) -> I = I(_mm512_max_epi32(a.0, b.0));

@@ -66,7 +66,7 @@ impl Simd for Neon {
         truncate(v: F) -> I = I(vcvtq_s32_f32(v.0));
         round_away(v: F) -> I = I(vcvtaq_s32_f32(v.0));
         bits(v: F) -> I = I(vreinterpretq_s32_f32(v.0));
-        from_bits(v: I) -> F = F(vreinterpretq_f32_s32(v.0));
+        of_bits(v: I) -> F = F(vreinterpretq_f32_s32(v.0));
         times16(v: I) -> I = I(vshlq_n_s32::<4>(v.0));
         float(v: I) -> F = F(vcvtq_f32_s32(v.0));
         imax(a: I, b: I) -> I = I(vmaxq_s32(a.0, b.0));

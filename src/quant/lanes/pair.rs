@@ -55,7 +55,7 @@ impl<S: Simd> Simd for Pair<S> {
         truncate(v: Self::F) -> Self::I;
         round_away(v: Self::F) -> Self::I;
         bits(v: Self::F) -> Self::I;
-        from_bits(v: Self::I) -> Self::F;
+        of_bits(v: Self::I) -> Self::F;
         times16(v: Self::I) -> Self::I;
         float(v: Self::I) -> Self::F;
         imax(a: Self::I, b: Self::I) -> Self::I;

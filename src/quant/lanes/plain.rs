@@ -196,7 +196,7 @@ impl Simd for Plain {
         I(lanes!(0, i => v.0[i].to_bits() as i32))
     }
     #[inline(always)]
-    fn from_bits(self, v: I) -> F {
+    fn of_bits(self, v: I) -> F {
         F(lanes!(0.0, i => f32::from_bits(v.0[i] as u32)))
     }
     #[inline(always)]
