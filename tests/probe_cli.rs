@@ -120,6 +120,13 @@ fn score_judges_texts_files_and_standard_input_alike() {
         .success();
     let piped: Value = serde_json::from_slice(&piped.get_output().stdout).unwrap();
     assert_eq!(&piped, score);
+    let piped = bench
+        .command(&["score", "--file", "-", "--json"])
+        .write_stdin(text)
+        .assert()
+        .success();
+    let piped: Value = serde_json::from_slice(&piped.get_output().stdout).unwrap();
+    assert_eq!(&piped, score);
     let shown = bench
         .command(&["score", text, "the ball"])
         .assert()
@@ -161,6 +168,30 @@ fn lens_and_attention_have_their_schemas() {
         assert_eq!(row.len(), n);
         assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-4);
     }
+}
+
+#[test]
+fn the_overview_names_the_heads_that_stand_out() {
+    let bench = Bench::new();
+    let text = "the ball hit the bat and";
+    let found = &bench.lines(&["attention", text, "--json"])[0];
+    let mut best = (0, 0, 0.0);
+    for layer in found["overview"].as_array().unwrap() {
+        for (head, habits) in layer["heads"].as_array().unwrap().iter().enumerate() {
+            let weight = habits["to_previous"].as_f64().unwrap();
+            if weight > best.2 {
+                best = (layer["layer"].as_u64().unwrap(), head, weight);
+            }
+        }
+    }
+    let shown = bench.command(&["attention", text]).assert().success();
+    let shown = String::from_utf8(shown.get_output().stdout.clone()).unwrap();
+    let (layer, head, _) = best;
+    let line = format!("most on the token before: layer {layer}, head {head},");
+    assert!(shown.contains(&line), "{shown}{line}");
+    // Two layers, three measures, a block for each of four heads.
+    let blocks = shown.chars().filter(|c| ('▁'..='█').contains(c)).count();
+    assert_eq!(blocks, 2 * 3 * 4, "{shown}");
 }
 
 #[test]

@@ -11,13 +11,13 @@ use super::probing::{
 };
 use crate::hint::{Usage, hinted};
 use crate::human;
-use crate::output::{ACCENT, BOLD, DIM, Output};
+use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::Prompt;
-use crate::probe::attention::{self, Attention, Options, Rows};
+use crate::probe::attention::{self, Attention, Habits, Options, Rows};
 use crate::probe::html::Page;
 use crate::progress::{self, Unit};
 use crate::runtime::{FlashAttention, Model, host};
-use crate::table::{Columns, plain};
+use crate::table::{Columns, cell, plain};
 
 /// Flags of `modelve attention`.
 #[derive(Debug, clap::Args)]
@@ -140,55 +140,90 @@ fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()
             &format!("layer {}, mean of its heads", found.layer),
         );
     }
-    let title = format!("layers and heads over {} tokens, means", found.ids.len());
+    print_overview(out, found)
+}
+
+/// What is told of a head: a name, the number, and what fills a block.
+type Measure = (&'static str, fn(&Habits) -> f64, f64);
+
+/// Every head of every layer as a block, and the heads that stand out.
+fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
+    let n = found.ids.len();
+    let title = format!("all heads over {n} tokens: means, and a block for each head");
     writeln!(out, "{}", out.paint(BOLD, title))?;
-    let header = [
-        "layer>",
-        "entropy bits>",
-        "to first>",
-        "to previous>",
-        "sharpest head>",
-        "its bits>",
-        "previous-token head>",
-        "its weight>",
+    let most = (n as f64).log2().max(1.0);
+    let measures: [Measure; 3] = [
+        ("entropy", |head| head.entropy_bits, most),
+        ("to first", |head| head.to_first, 1.0),
+        ("to previous", |head| head.to_previous, 1.0),
     ];
+    let heads = found.overview.iter().map(|layer| layer.heads.len()).max();
+    // A terminal that is too narrow for the blocks gets the means.
+    let blocks = 3 * (heads.unwrap_or(0) + 2) + 40 <= output::width();
+    let mut header = vec!["layer>".to_owned()];
+    for (name, ..) in &measures {
+        header.push(format!("{name}>"));
+        header.extend(blocks.then(|| "by head".to_owned()));
+    }
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut rows = Columns::new(out, &header);
     for layer in &found.overview {
-        let heads = &layer.heads;
-        let mean = |of: &dyn Fn(usize) -> f64| {
-            (0..heads.len()).map(of).sum::<f64>() / heads.len().max(1) as f64
-        };
-        let order = |of: &dyn Fn(usize) -> f64| {
-            (0..heads.len())
-                .min_by(|&a, &b| of(a).total_cmp(&of(b)))
-                .unwrap_or(0)
-        };
-        let sharp = order(&|h| heads[h].entropy_bits);
-        let previous = order(&|h| -heads[h].to_previous);
-        let number = |head: usize, of: &dyn Fn(usize) -> String| match heads.is_empty() {
-            true => "–".to_owned(),
-            false => of(head),
-        };
-        rows.add([
-            plain(layer.layer),
-            plain(format!("{:.2}", mean(&|h| heads[h].entropy_bits))),
-            plain(percent(mean(&|h| heads[h].to_first))),
-            plain(percent(mean(&|h| heads[h].to_previous))),
-            plain(number(sharp, &|h| h.to_string())),
-            plain(number(sharp, &|h| format!("{:.2}", heads[h].entropy_bits))),
-            plain(number(previous, &|h| h.to_string())),
-            plain(number(previous, &|h| percent(heads[h].to_previous))),
-        ]);
+        let mut row = vec![plain(layer.layer)];
+        for (i, (_, of, most)) in measures.iter().enumerate() {
+            let values = layer.heads.iter().map(of);
+            let mean = values.clone().sum::<f64>() / layer.heads.len().max(1) as f64;
+            row.push(plain(match i {
+                0 => format!("{mean:.2}"),
+                _ => percent(mean),
+            }));
+            let shown = blocks.then(|| values.map(|value| block(value / most)).collect::<String>());
+            row.extend(shown.map(|shown| cell(shown, ACCENT)));
+        }
+        rows.add(row);
     }
     out.write_all(rows.lines().as_bytes())?;
-    writeln!(
-        out,
-        "{}",
-        out.paint(
-            DIM,
-            "--layer L shows one layer's heads, --html FILE draws maps"
-        )
-    )
+    let all = || {
+        let layers = found.overview.iter();
+        layers.flat_map(|layer| {
+            layer
+                .heads
+                .iter()
+                .enumerate()
+                .map(move |(h, x)| (layer.layer, h, x))
+        })
+    };
+    let places = [
+        (
+            "sharpest",
+            all().min_by(|a, b| a.2.entropy_bits.total_cmp(&b.2.entropy_bits)),
+        ),
+        (
+            "most on the first token",
+            all().max_by(|a, b| a.2.to_first.total_cmp(&b.2.to_first)),
+        ),
+        (
+            "most on the token before",
+            all().max_by(|a, b| a.2.to_previous.total_cmp(&b.2.to_previous)),
+        ),
+    ];
+    for ((name, place), (_, of, _)) in places.into_iter().zip(measures) {
+        let Some((layer, head, habits)) = place else {
+            continue;
+        };
+        let value = match name {
+            "sharpest" => format!("{:.2} bits", of(habits)),
+            _ => percent(of(habits)).trim().to_owned(),
+        };
+        writeln!(out, "{name}: layer {layer}, head {head}, {value}")?;
+    }
+    let hint = "--layer L shows one layer's heads, --html FILE draws maps";
+    writeln!(out, "{}", out.paint(DIM, hint))
+}
+
+/// A block as high as a share of 1.
+fn block(share: f64) -> char {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    BLOCKS[((share.clamp(0.0, 1.0) * 7.0).round()) as usize]
 }
 
 fn print_heads(out: &mut Output, found: &Attention) -> std::io::Result<()> {

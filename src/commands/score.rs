@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     pub texts: Vec<String>,
 
-    /// Score a file; may be given several times
+    /// Score a file, `-` standard input; may be given several times
     #[arg(short, long, value_name = "FILE")]
     pub file: Vec<PathBuf>,
 
@@ -145,6 +145,10 @@ fn texts(args: &Args) -> anyhow::Result<Vec<String>> {
         });
     }
     for path in &args.file {
+        if path.as_os_str() == "-" {
+            texts.push(read_stdin()?);
+            continue;
+        }
         let bytes =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let text = String::from_utf8(bytes)

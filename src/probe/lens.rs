@@ -101,8 +101,8 @@ pub struct Cell {
 
 /// Bytes of states and logits that are held at once, roughly.
 const HELD: usize = 96 << 20;
-/// Rows of logits computed at once.
-const ROWS: usize = 96;
+/// Bytes of the logits of layers that are computed at once, roughly.
+const ROWS_HELD: usize = 32 << 20;
 
 /// Settings for a session of [`lens`]: observed, and with a batch of which all layers' states
 /// can be held.
@@ -360,22 +360,32 @@ impl<'a> Looking<'a> {
             });
             self.cells.extend(done);
         }
-        for (layer, layer_states) in watched.iter().zip(&states).take(watched.len() - 1) {
-            for (part, chunk) in layer_states.chunks(ROWS * n_embd).enumerate() {
-                let mut chunk = chunk.to_vec();
-                self.unembed(&mut chunk)?;
-                let n_vocab = self.unembed.n_vocab();
-                let done: Vec<Cell> = self.pool.install(|| {
-                    let rows = self.rows.par_chunks_exact(n_vocab);
-                    let rows = rows.zip(&references[part * ROWS..]).enumerate();
-                    rows.map(|(i, (logits, end))| {
-                        let place = place(*layer, part * ROWS + i);
-                        cell(vocab, options, place, logits, end)
-                    })
-                    .collect()
-                });
-                self.cells.extend(done);
+        let n_vocab = self.unembed.n_vocab();
+        let others = 0..watched.len() - 1;
+        let rows: Vec<(usize, usize)> = others
+            .flat_map(|at| (0..wanted.len()).map(move |i| (at, i)))
+            .collect();
+        // Rows of many layers together: the output matrix is unpacked once for all of them.
+        for part in rows.chunks((ROWS_HELD / (4 * n_vocab)).clamp(16, 1024)) {
+            let mut chunk = Vec::with_capacity(part.len() * n_embd);
+            for &(at, i) in part {
+                chunk.extend_from_slice(&states[at][i * n_embd..][..n_embd]);
             }
+            self.unembed(&mut chunk)?;
+            let done: Vec<Cell> = self.pool.install(|| {
+                let rows = self.rows.par_chunks_exact(n_vocab).zip(part);
+                rows.map(|(logits, &(at, i))| {
+                    cell(
+                        vocab,
+                        options,
+                        place(watched[at], i),
+                        logits,
+                        &references[i],
+                    )
+                })
+                .collect()
+            });
+            self.cells.extend(done);
         }
         Ok(())
     }
@@ -390,12 +400,14 @@ impl<'a> Looking<'a> {
         }
         let scale = self.scale.unwrap_or(1.0);
         if scale != 1.0 {
-            self.rows.par_iter_mut().for_each(|x| *x *= scale);
+            let rows = &mut self.rows;
+            self.pool
+                .install(|| rows.par_iter_mut().for_each(|x| *x *= scale));
         }
         if let Some(cap) = self.cap {
-            self.rows
-                .par_iter_mut()
-                .for_each(|x| *x = cap * (*x / cap).tanh());
+            let rows = &mut self.rows;
+            let capped = |x: &mut f32| *x = cap * (*x / cap).tanh();
+            self.pool.install(|| rows.par_iter_mut().for_each(capped));
         }
         Ok(())
     }
@@ -407,12 +419,14 @@ impl<'a> Looking<'a> {
             let cap = self.cap.take();
             self.unembed(&mut state.to_vec())?;
             self.cap = cap;
-            let target = logits.iter().map(|&x| match cap {
-                Some(cap) => cap * (x / cap).clamp(-0.999_999, 0.999_999).atanh(),
-                None => x,
-            });
             let (mut along, mut square) = (0.0, 0.0);
-            for (&x, y) in self.rows.iter().zip(target) {
+            for (&x, &logit) in self.rows.iter().zip(logits) {
+                // Near its cap a logit no longer tells what it was.
+                let y = match cap {
+                    Some(cap) if (logit / cap).abs() > 0.99 => continue,
+                    Some(cap) => cap * (logit / cap).atanh(),
+                    None => logit,
+                };
                 along += f64::from(x) * f64::from(y);
                 square += f64::from(x) * f64::from(x);
             }

@@ -33,7 +33,7 @@ function image(i) {
   return canvas;
 }
 
-const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, spelled(piece)));
+const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, written(piece, i, data.prompt)));
 const text = el("div", { class: "text", role: "group", "aria-label": "tokens; arrow keys walk, Enter asks where a token looks" }, spans);
 const looks = el("p", { class: "soft", id: "looks" });
 const habits = el("p", { class: "soft" });

@@ -30,6 +30,12 @@ function spelled(piece) {
   return piece.bytes.map((b) => "<0x" + b.toString(16).toUpperCase().padStart(2, "0") + ">").join("");
 }
 
+// A piece as it stands in its text: some tokenizers put a space before the first.
+function written(piece, i, text) {
+  const spelling = spelled(piece);
+  return i === 0 && !text.startsWith(" ") ? spelling.replace(/^ /, "") : spelling;
+}
+
 // A piece with its spaces and line feeds visible.
 function shown(piece) {
   return spelled(piece).replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";

@@ -38,10 +38,10 @@ function scatter(points) {
 main.append(el("h1", {}, "What did quantization change?"),
   el("p", { class: "soft" }, "against " + data[0].a + " over " + data[0].n_tokens + " tokens"));
 const points = [{ name: short(data[0].a), size: data[0].bytes_a, kl: 0 }, ...data.map((c) => ({ name: short(c.b), size: c.bytes_b, kl: c.kl_mean }))];
-main.append(el("div", { class: "columns", style: "margin-top:12px;align-items:center" }, el("section", { class: "panel" }, scatter(points)),
-  table(["model", "size>", "mean KL>", "\u00b1>", "perplexity>", "same choice>", "tokens/s>"], [
-    [short(data[0].a), size(data[0].bytes_a), "0", "", data[0].perplexity_a.toPrecision(5), "", fixed(data[0].speed_a, 1)],
-    ...data.map((c) => [short(c.b), size(c.bytes_b), c.kl_mean.toPrecision(4), c.kl_error.toPrecision(2), c.perplexity_b.toPrecision(5), percent(c.same_top), fixed(c.speed_b, 1)])])));
+main.append(el("div", { class: "split" }, el("section", { class: "panel" }, scatter(points)),
+  table(["model", "size>", "mean KL>", "perplexity>", "same choice>", "tokens/s>"], [
+    [short(data[0].a), size(data[0].bytes_a), "0", data[0].perplexity_a.toPrecision(5), "", fixed(data[0].speed_a, 1)],
+    ...data.map((c) => [short(c.b), size(c.bytes_b), c.kl_mean.toPrecision(3) + " \u00b1 " + c.kl_error.toPrecision(1), c.perplexity_b.toPrecision(5), percent(c.same_top), fixed(c.speed_b, 1)])])));
 
 for (const c of data) {
   const said = (choice) => el("code", {}, shown(choice.piece) + " " + percent(choice.prob));

@@ -3,7 +3,7 @@ const bitsOf = (token) => (token.logprob == null ? null : -token.logprob / Math.
 
 function scored(score) {
   const tokens = score.tokens;
-  const spans = tokens.map((token, i) => el("span", { "data-i": i }, spelled(token.piece)));
+  const spans = tokens.map((token, i) => el("span", { "data-i": i }, written(token.piece, i, score.text)));
   const paint = () => tokens.forEach((token, i) => {
     const bits = bitsOf(token);
     const c = heat(bits == null ? 0 : Math.pow(Math.min(1, bits / HOT), 0.8));
@@ -31,7 +31,7 @@ function scored(score) {
 main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));
 if (data.length > 1) {
   const order = [...data].sort((a, b) => b.total_logprob - a.total_logprob);
-  main.append(el("h2", {}, "Likeliest first"), table(["text>", "log-probability>", "bits per token>", "perplexity>", ""],
+  main.append(el("h2", {}, "Likeliest first"), table(["text>", "log-prob>", "bits/token>", "perplexity>", ""],
     order.map((s) => [String(data.indexOf(s) + 1), fixed(s.total_logprob, 2), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
 }
 main.append(el("div", { class: "columns", style: "margin-top:18px" }, data.map(scored)));
