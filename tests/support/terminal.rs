@@ -58,7 +58,9 @@ pub fn converse(command: &Command, columns: u16, steps: &[(&str, &str)]) -> Opti
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.is_empty(), "{said}");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    Some((shown, output.status.code()?))
+    let code = output.status.code();
+    let code = code.unwrap_or_else(|| panic!("it did not end in two minutes: {shown}"));
+    Some((shown, code))
 }
 
 /// The lines of a screen without colours and spaces at their ends.
