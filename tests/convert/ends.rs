@@ -28,29 +28,46 @@ fn started(bench: &Bench) -> std::process::Child {
     child
 }
 
-#[test]
-fn a_disk_that_is_too_small_is_left_alone() {
-    let bench = Bench::new();
+/// Converts onto a disk that this test alone sees, and says how it ended, what it said, and
+/// what lies on the disk then. `None`: this user may not mount one.
+fn onto_a_disk(bench: &Bench, options: &str) -> Option<(i32, String, String)> {
     let program = bench.command(&[]).get_program().to_owned();
-    // A disk of 1 MiB that this test alone sees; the shell says what lies on it in the end.
-    let script = "mount -t tmpfs -o size=1m none out || exit 77
+    let script = "mount -t tmpfs -o \"$1\" none out || exit 77
         \"$0\" convert in -q F32 -o out/x.gguf; code=$?; ls -A out; exit $code";
     let output = Command::new("unshare")
         .current_dir(bench.dir.path())
         .args(["--mount", "--map-root-user", "sh", "-c", script])
         .arg(program)
-        .output();
-    let output = match output {
-        Ok(output) if ![Some(77), None].contains(&output.status.code()) => output,
-        _ => return eprintln!("skipped: this user may not mount a disk of its own"),
+        .arg(options)
+        .output()
+        .ok()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (said, left) = (text(&output.stderr), text(&output.stdout));
+    let code = output.status.code().filter(|&code| code != 77)?;
+    (!said.contains("unshare")).then_some((code, said, left))
+}
+
+const NO_DISK: &str = "skipped: this user may not mount a disk of its own";
+
+#[test]
+fn a_disk_that_is_too_small_is_left_alone() {
+    let Some((code, said, left)) = onto_a_disk(&Bench::new(), "size=1m") else {
+        return eprintln!("{NO_DISK}");
     };
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("unshare") {
-        return eprintln!("skipped: this user may not mount a disk of its own");
-    }
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(code, 1, "{said}");
     assert!(said.contains("out has 1.00 MiB free; "), "{said}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{said}");
+    assert_eq!(left, "", "{said}");
+}
+
+#[test]
+fn a_disk_that_is_only_read_is_left_alone() {
+    let Some((code, said, left)) = onto_a_disk(&Bench::new(), "size=64m,ro") else {
+        return eprintln!("{NO_DISK}");
+    };
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("out/x.gguf"), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert_eq!(left, "", "{said}");
 }
 
 #[test]

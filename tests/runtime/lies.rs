@@ -51,6 +51,8 @@ fn spoiled(spoil: impl FnOnce(&mut Parts)) -> Parts {
     parts
 }
 
+type Reshape = fn(&[u64]) -> Vec<u64>;
+
 #[test]
 fn tensors_that_lie_about_their_types_and_shapes() {
     assert!(use_it("none", &sound()));
@@ -72,7 +74,7 @@ fn tensors_that_lie_about_their_types_and_shapes() {
             });
             use_it(&format!("{name} of type {ty}"), &lie);
         }
-        let shapes: [fn(&[u64]) -> Vec<u64>; 6] = [
+        let shapes: [Reshape; 6] = [
             |shape| shape.iter().rev().copied().collect(),
             |shape| shape.iter().map(|n| n / 2).collect(),
             |shape| vec![shape.iter().product()],
