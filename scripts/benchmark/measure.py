@@ -13,7 +13,7 @@ from pathlib import Path
 
 LAUNCH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
 # Memory that must stay free while a command runs that may want all of it.
-RESERVE = 600e6
+RESERVE = 200e6
 TIMEOUT = 1800
 # A second run of what took this many times as long as the fastest would tell nothing new.
 FAR = 1.3
@@ -123,6 +123,9 @@ def once(contender):
     total = Run()
     for path in contender.outputs:
         Path(path).unlink(missing_ok=True)
+    if contender.outputs:
+        # What others wrote reaches the disk now, not while this runs.
+        os.sync()
     read_through(contender.warm)
     for command in contender.steps:
         run = step(command, contender.env, contender.greedy)
