@@ -314,7 +314,12 @@ fn refusals_are_clear() {
     );
     parts.write(&small);
     let (a, b) = (bench.model.to_str().unwrap(), small.to_str().unwrap());
-    let cases: [(&[&str], &str, i32); 15] = [
+    let cases: [(&[&str], &str, i32); 16] = [
+        (
+            &["attention", "the ball", "--kv-type", "q8_0"],
+            "a quantized KV cache needs fused attention",
+            2,
+        ),
         (&["score", "t"], "a single token", 2),
         (
             &["attention", "the ball", "--head", "9"],
@@ -400,13 +405,6 @@ fn pages_hold_the_data_and_come_whole() {
         assert!(text.ends_with("</html>\n"));
     }
     let nowhere = bench.dir.path().join("no/such/page.html");
-    let (said, _) = {
-        let arguments = ["next", "the ball", "--html", nowhere.to_str().unwrap()];
-        let out = bench.command(&arguments).assert().failure();
-        (
-            String::from_utf8(out.get_output().stderr.clone()).unwrap(),
-            (),
-        )
-    };
+    let (said, _) = bench.refusal(&["next", "the ball", "--html", nowhere.to_str().unwrap()]);
     assert!(said.contains("cannot write"), "{said}");
 }

@@ -54,10 +54,15 @@ const MOST_WEIGHTS: usize = 6_000_000;
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = one_prompt(args.prompt.as_deref())?;
+    args.form.check()?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
         let what = "fused attention keeps no weights to show: leave out --flash-attn on";
+        return Err(Usage(what.to_owned()).into());
+    }
+    if base.kv_type.is_quantized() {
+        let what = "a quantized KV cache needs fused attention, which keeps no weights to show: leave out --kv-type";
         return Err(Usage(what.to_owned()).into());
     }
     let model = load(&args.engine, text.len(), &cancel)?;

@@ -97,6 +97,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Usage("--swap takes two models".to_owned()).into());
     }
     let text = text(args)?;
+    args.form.check()?;
     let cancel = cancel_on_ctrl_c()?;
     let progress = progress::stderr(false);
     let progress = progress.as_ref();
@@ -157,6 +158,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     // The weights are read through mappings of their own: let go of the models first.
     drop(sides);
+    // No threads given is as many as there are cores.
+    let threads = args.engine.threads.unwrap_or(0) as usize;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()?;
     for (i, result) in results.iter_mut().enumerate() {
         if cancel.is_set() {
             result.complete = false;
@@ -164,7 +170,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         progress.start("decoding weights", Unit::Bytes, files[0].size_bytes(), 0);
         let advance = |bytes| progress.advance(bytes);
-        result.tensors = tensor_errors(&files[0], &files[i + 1], &cancel, &advance);
+        let (a, b) = (&files[0], &files[i + 1]);
+        result.tensors = pool.install(|| tensor_errors(a, b, &cancel, &advance));
         progress.finish();
     }
     if let (Some(n), [result]) = (args.swap, &mut results[..]) {
@@ -441,7 +448,7 @@ fn print_tensors(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
     if result.tensors.is_empty() {
         // After Ctrl-C nobody has looked.
         return match result.complete {
-            true => writeln!(out, "the weights are the same"),
+            true => writeln!(out, "tensors of the same name and shape are equal"),
             false => Ok(()),
         };
     }

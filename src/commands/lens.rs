@@ -58,6 +58,7 @@ pub struct Args {
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = one_prompt(args.prompt.as_deref())?;
+    args.form.check()?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.len(), &cancel)?;
     let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
@@ -253,15 +254,18 @@ fn print_leads(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let Some(answer) = lens.answers.last() else {
         return Ok(());
     };
-    let first = answer
-        .first_layer
-        .map_or("none looked at".to_owned(), |l| l.to_string());
+    let leads = match answer.first_layer {
+        Some(layer) => format!(
+            "leads first after layer {layer} of 0 to {}",
+            lens.n_layers - 1
+        ),
+        None => "leads after none of the layers looked at".to_owned(),
+    };
     writeln!(
         out,
-        "answer after {}: {} at {}, leads first after layer {first} of 0 to {}",
+        "answer after {}: {} at {}, {leads}",
         quoted(&lens.pieces[answer.position]),
         out.paint(ACCENT, quoted(&answer.choice.piece)),
         percent(answer.choice.prob).trim(),
-        lens.n_layers - 1
     )
 }

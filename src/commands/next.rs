@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(Usage(format!("candidate {} is empty", i + 1)).into());
     }
+    args.form.check()?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
     let vocab = model.vocab();

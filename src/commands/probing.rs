@@ -27,6 +27,33 @@ pub struct Form {
     pub html: Option<PathBuf>,
 }
 
+impl Form {
+    /// Finds out before the work whether a page can be written where it is to go.
+    ///
+    /// # Errors
+    /// A folder that is not there or cannot be written.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.html.as_deref().map_or(Ok(()), |path| {
+            beside(path).map(drop).with_context(|| cannot_write(path))
+        })
+    }
+}
+
+/// A temporary file in the folder of `path`.
+fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    tempfile::Builder::new()
+        .prefix(".modelve-")
+        .tempfile_in(folder)
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
 /// Loads the model for texts of so many bytes in all.
 pub fn load(engine: &EngineArgs, bytes: usize, cancel: &Cancel) -> anyhow::Result<Model> {
     engine.load(work(bytes), cancel)
@@ -252,20 +279,14 @@ pub fn show<T: Serialize>(
 /// Writes a page beside its final name and renames it.
 pub fn write_page(path: &Path, page: Page, data: &impl Serialize) -> anyhow::Result<()> {
     let text = page.render(data)?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".modelve-")
-            .tempfile_in(folder)?;
+        let mut file = beside(path)?;
         file.write_all(text.as_bytes())?;
         make_readable(file.path())?;
         file.persist(path)?;
         Ok(())
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write().with_context(|| cannot_write(path))
 }
 
 /// Temporary files are born private.

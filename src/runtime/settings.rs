@@ -34,8 +34,8 @@ impl KvType {
         }
     }
 
-    /// Whether values are stored in blocks that share a scale.
-    pub(super) fn is_quantized(self) -> bool {
+    /// Whether values are stored in blocks that share a scale, which only fused attention reads.
+    pub fn is_quantized(self) -> bool {
         matches!(self, KvType::Q8_0 | KvType::Q4_0)
     }
 }

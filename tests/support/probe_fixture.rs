@@ -1,6 +1,8 @@
 //! The small random Phi-3 checkpoints of `scripts/make_probe_fixtures.py` as F32 GGUF files, and
 //! what transformers computes from them.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::path::{Path, PathBuf};
 
 use modelve::gguf::{Array, GgmlType, Value};
