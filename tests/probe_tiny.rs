@@ -128,7 +128,7 @@ fn probes_say_what_transformers_says() {
         let row = row(layer, position);
         let (mut difference, mut square) = (0.0, 0.0);
         for choice in &cell.top {
-            if choice.id as usize % SAMPLED == 0 {
+            if (choice.id as usize).is_multiple_of(SAMPLED) {
                 let logprob = f64::from(row[choice.id as usize / SAMPLED]);
                 difference += (choice.logprob - logprob).powi(2);
                 square += logprob.powi(2);
