@@ -11,7 +11,11 @@ if(GGML_BACKEND_DL)
     endif()
 
     # No path of this machine in what other machines run; it is the same folder, below the prefix.
-    set(GGML_BACKEND_DIR "backends" CACHE PATH "" FORCE)
+    # (As a PATH cmake would complete it.)
+    set(GGML_BACKEND_DIR "backends" CACHE STRING "" FORCE)
+
+    # A part of llama.cpp that fetches models would be linked with the machine's OpenSSL.
+    set(LLAMA_OPENSSL OFF CACHE BOOL "" FORCE)
 
     # Libraries look for each other where they lie, wherever that is.
     if(APPLE)

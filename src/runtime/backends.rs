@@ -35,10 +35,19 @@ impl Backend {
 }
 
 /// Words of a loader or a backend, and what to do about them.
-const REMEDIES: [(&str, &str); 8] = [
+const REMEDIES: [(&str, &str); 10] = [
     (
         "libvulkan",
         "install the Vulkan loader (libvulkan1) and a driver (mesa-vulkan-drivers, or the GPU maker's)",
+    ),
+    (
+        "No devices found",
+        "install the GPU's driver (for Vulkan mesa-vulkan-drivers, or the GPU maker's)",
+    ),
+    // What Vulkan's does where there is a loader but no driver.
+    (
+        "returned NULL",
+        "install the GPU's driver (for Vulkan mesa-vulkan-drivers, or the GPU maker's)",
     ),
     ("libcuda.so", "install NVIDIA's driver"),
     (
@@ -91,7 +100,17 @@ fn find() -> Vec<Backend> {
         library: None,
         devices,
     });
-    backends.collect()
+    let mut backends: Vec<_> = backends.collect();
+    // Vulkan's alone does not register without a driver.
+    if cfg!(feature = "vulkan") && !backends.iter().any(|backend| backend.name == "Vulkan") {
+        backends.push(Backend {
+            name: "Vulkan".to_owned(),
+            library: None,
+            devices: 0,
+            problem: Some("No devices found: Vulkan does not start".to_owned()),
+        });
+    }
+    backends
 }
 
 #[cfg(feature = "portable")]
