@@ -45,6 +45,39 @@ fn the_doctor_knows_devices_features_and_memory() {
 }
 
 #[test]
+fn the_doctor_says_what_auto_would_choose_and_why() {
+    let report = |model: &str| -> Json {
+        let mut command = Command::cargo_bin("modelve").unwrap();
+        command
+            .env("MODELVE_MODEL", model)
+            .args(["doctor", "--json"]);
+        serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap()
+    };
+    let told = report("tiny");
+    let auto = &told["auto"];
+    assert_eq!(
+        (&auto["layers"], &auto["longest_text"]),
+        (&7.into(), &1024.into())
+    );
+    let gpu = told["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|d| d["gpu"] == true);
+    assert_eq!(auto["gpu_layers"].as_u64().unwrap() > 0, gpu, "{auto}");
+    assert!(auto["repacked_from_tokens"].as_u64().unwrap() > 1);
+    for why in ["gpu_why", "weights_why", "context_why"] {
+        assert!(auto[why].as_str().unwrap().len() > 20, "{why}");
+    }
+    assert_eq!(told["auto_unknown"], Json::Null);
+
+    let told = report("/nowhere/there-is-none.gguf");
+    assert_eq!(told["auto"], Json::Null);
+    let reason = told["auto_unknown"].as_str().unwrap();
+    assert!(reason.contains("there-is-none.gguf"), "{reason}");
+}
+
+#[test]
 fn completions_and_manual_pages_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&["completions", shell]);
