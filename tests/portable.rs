@@ -191,7 +191,9 @@ fn a_gpus_library_is_dropped_into_the_folder() {
         let report = unpacked.doctor();
         let libraries = report["libraries"].as_array().unwrap();
         let path = to.canonicalize().unwrap();
-        let library = libraries.iter().find(|l| l["path"] == path.to_str());
+        let library = libraries
+            .iter()
+            .find(|l| l["path"] == path.to_str().unwrap());
         let library = library.unwrap_or_else(|| panic!("{gpu} in {report}"));
         if library["devices"] == 0 {
             assert!(library["problem"].is_string(), "{library}");
