@@ -9,7 +9,7 @@
 //! Byte i of a block's 16 holds the code of weight i low and of weight i + 16 high. In IQ4_XS each
 //! 32 weights have a scale of 6 bits; low nibbles lie two to a byte, upper bits from bit 0 on.
 //!
-//! Encoding fits each 32 weights alone ([`fit`], a block per lane). In IQ4_XS the scales are
+//! Encoding fits each 32 weights alone ([`fit()`], a block per lane). In IQ4_XS the scales are
 //! then divided by their largest and rounded. Last, each weight takes the level nearest to it
 //! under that scale; both divide by the scale before it is rounded to f16.
 

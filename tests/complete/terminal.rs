@@ -59,6 +59,32 @@ fn it_asks_answers_remembers_and_ends_with_ctrl_d() {
 
 #[test]
 #[allow(clippy::print_stderr)]
+fn ctrl_c_stops_the_answer_and_the_next_question_is_heard() {
+    let home = tempfile::tempdir().unwrap();
+    let (texts, _, _) = tiny_gguf::vocabulary();
+    let id = texts
+        .iter()
+        .position(|text| text == "\u{2581}ball")
+        .unwrap();
+    let beginning = " ball ball";
+    let mut command = asking(&files().large, home.path(), "100000");
+    command.args(["--logit-bias", &format!("{id}=1000")]);
+    let keys = [
+        (READY, "the\r"),
+        (beginning, CTRL_C),
+        (READY, "the\r"),
+        (beginning, CTRL_C),
+        (READY, CTRL_D),
+    ];
+    let Some((shown, code)) = converse(&command, 200, &keys) else {
+        return eprintln!("{NO_TERMINAL}");
+    };
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.matches(beginning).count() >= 2, "{shown:?}");
+}
+
+#[test]
+#[allow(clippy::print_stderr)]
 fn a_mistake_does_not_end_the_conversation() {
     let home = tempfile::tempdir().unwrap();
     let mut command = asking(&files().small, home.path(), "6");

@@ -1,12 +1,13 @@
 //! Prompts typed at a terminal, one after another, with the model kept loaded.
 
 use std::io::IsTerminal as _;
+use std::mem;
 
 use anyhow::Context as _;
 use rustyline::Editor;
-use rustyline::config::{Behavior, Config, Configurer as _};
+use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
+use rustyline::history::{FileHistory, History as _};
 
 use super::Job;
 use super::prompts::Prompt;
@@ -23,18 +24,17 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         // Questions belong on the terminal, wherever the answers go.
         config = config.behavior(Behavior::PreferTerm);
     }
-    let mut editor: Editor<(), FileHistory> =
-        Editor::with_config(config.build()).context("cannot edit lines here")?;
-    editor.set_auto_add_history(true);
-    let history = Store::from_env()
+    let config = config.auto_add_history(true).build();
+    let mut history = FileHistory::with_config(&config);
+    let file = Store::from_env()
         .ok()
         .map(|store| store.root().join("history"));
-    if let Some(path) = &history {
+    if let Some(path) = &file {
         // There is none the first time.
-        let _ = editor.load_history(path);
+        let _ = history.load(path);
     }
     loop {
-        let line = match editor.readline("> ") {
+        let line = match ask(&config, &mut history)? {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => break,
@@ -46,14 +46,28 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         answer(job, line)?;
         job.cancel.clear();
     }
-    if let Some(path) = &history {
+    if let Some(path) = &file {
         let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all);
         // History is a convenience: a full or read-only disk is no reason to fail.
         if saved.is_ok() {
-            let _ = editor.save_history(path);
+            let _ = history.save(path);
         }
     }
     Ok(())
+}
+
+/// A line from the terminal. The editor lives only as long as that takes: while it does, SIGINT
+/// is its own and would not stop an answer.
+fn ask(
+    config: &Config,
+    history: &mut FileHistory,
+) -> anyhow::Result<Result<String, ReadlineError>> {
+    let mut editor: Editor<(), FileHistory> =
+        Editor::with_history(config.clone(), mem::take(history))
+            .context("cannot edit lines here")?;
+    let line = editor.readline("> ");
+    mem::swap(editor.history_mut(), history);
+    Ok(line)
 }
 
 fn answer(job: &Job<'_>, line: String) -> anyhow::Result<()> {
