@@ -8,7 +8,7 @@ from .measure import step
 SECTION, PARTS = "Encoders, one core", "Parts without weights"
 # At least this many times as fast as ggml's own on AVX-512, half of it on AVX2.
 BARS = {"Q4_K": 8, "Q5_K": 8, "Q6_K": 5, "Q2_K": 5, "Q3_K": 5, "Q4_0": 2, "Q8_0": 2}
-OTHERS = ["Q4_1", "Q5_0", "Q5_1"]
+OTHERS = ["Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
 SCALE = {"K": 1e-3, "M": 1.0, "G": 1e3, "ns": 1e-3, "µs": 1.0, "ms": 1e3, "s": 1e6}
 CASE = re.compile(r"^([│ ]*)[├╰]─ (.+?) {2,}")
 TIME = re.compile(r"([\d.]+) (ns|µs|ms|s) ")
