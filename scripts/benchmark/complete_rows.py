@@ -35,7 +35,7 @@ def rows(bench, quant, model):
         peer(IN_PLACE, ["-c", "256", "--no-repack"], [PROMPT], SHORT),
         peer(COPIED, ["-c", "256"], [PROMPT], SHORT),
         peer("llama-completion -c 4096", ["-c", "4096"], [PROMPT], SHORT),
-    ], limit=limits.generate(bench.limits, weights, SHORT), long=True, runs=bench.options.runs or 3)
+    ], limit=limits.generate(bench.limits, weights, SHORT), long=True, runs=bench.options.runs or 7)
     best = better(short, IN_PLACE, COPIED)
     flags = ["-c", "256"] if best == COPIED else ["-c", "256", "--no-repack"]
     auto_keeps_up(bench, short, f"{quant}, {SHORT} tokens")

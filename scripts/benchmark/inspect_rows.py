@@ -32,7 +32,7 @@ def rows(bench, model):
     line = bench.row(SECTION, "encode a line", [
         Contender("modelve vocab --encode", [[*vocab, "--encode", run.LINE]]),
         run.contender(bench, "llama-tokenize", ["llama_cpp"], [[*tokenize, "-p", run.LINE]]),
-    ], limit=start, runs=bench.options.runs or 9)
+    ], limit=start, runs=bench.options.runs or 25)
     promise("vocab --encode of a line: time, of llama-tokenize", run.ratio(line, "modelve", "llama-tokenize"), 1.0)
     text = bench.work / "text.txt"
     text.write_text((run.LINE + "\n") * (1_000_000 // (len(run.LINE) + 1)))

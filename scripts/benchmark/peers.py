@@ -169,11 +169,11 @@ def versions(tools):
     """Name and version of what is measured, as far as it is there."""
     found = {"modelve": first_line([tools.modelve, "--version"]).removeprefix("modelve ")}
     if tools.llama_cpp:
-        found["llama.cpp"] = f"of llama-cpp-python {LLAMA_CPP_PYTHON}; {first_line([tools.llama('llama-completion'), '--version'])}"
+        found["llama.cpp"] = f"{LLAMA_CPP_PYTHON} as in llama-cpp-python"
     script = "import sys, importlib.metadata as m\nfor n in sys.argv[1:]:\n  try: print(n, m.version(n), end='; ')\n  except Exception: pass"
     for python, names in [(tools.python, PYTHON_PACKAGES), (tools.mistralrs, ["mistralrs"])]:
         if python:
-            for pair in first_line([python, "-c", script, *names]).split("; "):
+            for pair in first_line([python, "-c", script, *names]).rstrip("; ").split("; "):
                 name, _, version = pair.partition(" ")
                 if version:
                     found[name] = version
