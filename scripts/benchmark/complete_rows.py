@@ -3,7 +3,7 @@
 import json
 import os
 
-from . import limits, run
+from . import limits, table
 from .measure import Contender
 from .peers import DRIVERS, FAILURES, call
 
@@ -23,7 +23,7 @@ def rows(bench, quant, model):
     weights = model.stat().st_size
 
     def peer(name, flags, prompts, tokens, **more):
-        return run.contender(bench, name, ["llama_cpp"], [[*theirs, *flags, "-n", tokens, "-p", p] for p in prompts], **more)
+        return table.contender(bench, name, ["llama_cpp"], [[*theirs, *flags, "-n", tokens, "-p", p] for p in prompts], **more)
 
     def three(arguments, **more):
         return [Contender("modelve complete", [[*ours, *arguments]], **more),
@@ -41,10 +41,10 @@ def rows(bench, quant, model):
     auto_keeps_up(bench, short, f"{quant}, {SHORT} tokens")
     # Promised of the type that is the default.
     promise = bench.promise if quant == "Q4_K_M" else lambda *_, **__: None
-    promise(f"{quant}: {SHORT} tokens from launch: time, of {best}", run.ratio(short, "modelve", best), 1.05)
+    promise(f"{quant}: {SHORT} tokens from launch: time, of {best}", table.ratio(short, "modelve", best), 1.05)
     promise(f"{quant}: {SHORT} tokens from launch: time, of llama-completion -c 4096",
-            run.ratio(short, "modelve", "llama-completion -c 4096"), 0.5)
-    promise(f"{quant}: {SHORT} tokens from launch: memory, of {best}", run.ratio(short, "modelve", best, "peak_mb"), 1.1)
+            table.ratio(short, "modelve", "llama-completion -c 4096"), 0.5)
+    promise(f"{quant}: {SHORT} tokens from launch: memory, of {best}", table.ratio(short, "modelve", best, "peak_mb"), 1.1)
 
     bench.row(section, f"{quant}: launch to first token", [
         Contender("modelve complete -n 1", [[*ours, "-n", "1", PROMPT]]),
@@ -55,7 +55,7 @@ def rows(bench, quant, model):
         Contender("modelve complete, one command", [[*ours, "-n", SHORT, *PROMPTS]]),
         peer(f"six runs of llama-completion {' '.join(flags)}", flags, PROMPTS, SHORT),
     ], limit=limits.generate(bench.limits, weights, SHORT), long=True)
-    promise(f"{quant}: six prompts: time, of six runs of llama-completion", run.ratio(six, "modelve", "six runs"), 0.6)
+    promise(f"{quant}: six prompts: time, of six runs of llama-completion", table.ratio(six, "modelve", "six runs"), 0.6)
 
     many = 64 if bench.quick else 256
     result = bench.row(section, f"{quant}: {many} tokens generated", [
@@ -67,27 +67,27 @@ def rows(bench, quant, model):
 
     size = 200 if bench.quick else 512
     result = bench.row(section, f"{quant}: prefill of {size}", [
-        Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", run.long_text(bench, model, size)]], figure=prefill_per_s),
+        Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", table.long_text(bench, model, size)]], figure=prefill_per_s),
         *llama_bench(bench, model, "pp", ["-p", size, "-n", "0", "--no-warmup"]),
     ], unit="tokens/s", long=True)
     keeps_up(promise, result, f"{quant}: prefill of {size}")
 
     size = 100 if bench.quick else 440
-    prompt = run.long_text(bench, model, size)
+    prompt = table.long_text(bench, model, size)
     result = bench.row(section, f"{quant}: {SHORT} tokens after a prompt of {size}, from launch", three(["-n", SHORT, prompt]), long=True)
     auto_keeps_up(bench, result, f"{quant}, a prompt of {size} tokens")
 
     if not bench.quick and quant == "Q4_K_M":
         size = 4000
         bench.row(section, f"{quant}: prefill of {size}", [
-            Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", run.long_text(bench, model, size)]], figure=prefill_per_s),
+            Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", table.long_text(bench, model, size)]], figure=prefill_per_s),
             llama_bench(bench, model, "pp", ["-p", size, "-n", "0", "--no-warmup"])[1],
         ], unit="tokens/s", long=True, runs=1)
 
 
 def llama_bench(bench, model, test, flags):
     tool = [bench.tools.llama("llama-bench"), "-m", model, "-t", bench.threads, "-o", "json", "-r", "1", *flags]
-    return [run.contender(bench, f"llama-bench {test}, {name}", ["llama_cpp"], [[*tool, "--repack", repack]], figure=average)
+    return [table.contender(bench, f"llama-bench {test}, {name}", ["llama_cpp"], [[*tool, "--repack", repack]], figure=average)
             for name, repack in [("repacked", "1"), ("not repacked", "0")]]
 
 
@@ -108,24 +108,24 @@ def average(measured):
 
 def better(result, one, other):
     """The name of the faster of two contenders."""
-    a, b = run.value(run.find(result, one)), run.value(run.find(result, other))
+    a, b = table.value(table.find(result, one)), table.value(table.find(result, other))
     return other if a is not None and b is not None and b < a else one
 
 
 def auto_keeps_up(bench, result, what):
     """`--weights auto` against the better of the two choices, by the time from launch."""
-    both = [run.value(run.find(result, name), "wall_s") for name in (MAPPED, REPACKED)]
+    both = [table.value(table.find(result, name), "wall_s") for name in (MAPPED, REPACKED)]
     if None not in both:
-        auto = run.value(run.find(result, "modelve complete"), "wall_s")
+        auto = table.value(table.find(result, "modelve complete"), "wall_s")
         bench.promise(f"--weights auto, of the better choice: {what}", auto / min(both), 1.05)
 
 
 def keeps_up(promise, result, what):
     """Tokens per second against the better of llama-bench's two ways."""
-    rates = [run.value(figure) for figure in (result or {}).get("contenders", []) if figure["name"].startswith("llama-bench")]
+    rates = [table.value(figure) for figure in (result or {}).get("contenders", []) if figure["name"].startswith("llama-bench")]
     rates = [rate for rate in rates if rate]
     if rates:
-        promise(f"{what}: tokens/s, of llama-bench's better", run.value(run.find(result, "modelve")) / max(rates), 0.97, least=True)
+        promise(f"{what}: tokens/s, of llama-bench's better", table.value(table.find(result, "modelve")) / max(rates), 0.97, least=True)
 
 
 def other_programs(bench, checkpoint, model):
@@ -136,22 +136,22 @@ def other_programs(bench, checkpoint, model):
         return
     offline = {"HF_HUB_OFFLINE": "1"}
     tokenizer, no_tokenizer = fast_tokenizer(bench, checkpoint)
-    quanto = run.contender(bench, "transformers + quanto int4 (Python)", ["quanto"],
+    quanto = table.contender(bench, "transformers + quanto int4 (Python)", ["quanto"],
                            [[tools.python, DRIVERS / "quanto_complete.py", checkpoint, SHORT, PROMPT]], once=True, greedy=True, env=offline)
-    mistralrs = run.contender(bench, "mistral.rs (Python wheel)", ["mistralrs"],
+    mistralrs = table.contender(bench, "mistral.rs (Python wheel)", ["mistralrs"],
                               [[tools.mistralrs, DRIVERS / "mistralrs_complete.py", model, SHORT, PROMPT]], once=True, greedy=True, env=offline)
-    candle = run.contender(bench, "candle quantized-phi", ["candle"], [
+    candle = table.contender(bench, "candle quantized-phi", ["candle"], [
         [tools.candle, "--model", model, "--tokenizer", tokenizer, "--which", "phi-3", "--cpu", "--prompt", PROMPT,
          "-n", SHORT, "--temperature", "0", "--repeat-penalty", "1"]], once=True, greedy=True, env={"RAYON_NUM_THREADS": str(bench.threads)})
     candle.reason = candle.reason or no_tokenizer
-    no_flags = run.contender(bench, "llama-completion, no flags", ["llama_cpp"], [
+    no_flags = table.contender(bench, "llama-completion, no flags", ["llama_cpp"], [
         [tools.llama("llama-completion"), "-m", model, "-no-cnv", "-n", SHORT, "--temp", "0", "-p", PROMPT]], once=True, greedy=True)
     result = bench.row("Completing, other programs", name, [
         Contender("modelve complete", [[tools.modelve, "complete", "-m", model, "--ignore-eos", "-n", SHORT, PROMPT]], warm=[model]),
         candle, mistralrs, quanto, no_flags,
     ], limit=limits.generate(bench.limits, model.stat().st_size, SHORT), runs=2)
     bench.promise(f"Q4_K_M: {SHORT} tokens from launch: time, of llama-completion with no flags",
-                  run.ratio(result, "modelve", "llama-completion, no flags"), 0.1)
+                  table.ratio(result, "modelve", "llama-completion, no flags"), 0.1)
 
 
 def fast_tokenizer(bench, checkpoint):

@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from . import limits, run
+from . import limits, table
 from .measure import Contender
 from .peers import call
 
@@ -20,7 +20,7 @@ def rows(bench, checkpoint):
         ours, between, theirs = (bench.work / f"{kind}-{quant}.gguf" for kind in ["modelve", "bf16", "llama"])
         modelve = Contender("modelve convert", [[tools.modelve, "convert", checkpoint, "-q", quant, "-o", ours]], outputs=[ours])
         tree = tools.llama_cpp or ""
-        peer = run.contender(bench, "convert_hf_to_gguf.py + llama-quantize", ["llama_cpp", "python"], [
+        peer = table.contender(bench, "convert_hf_to_gguf.py + llama-quantize", ["llama_cpp", "python"], [
             [tools.python, f"{tree}/convert_hf_to_gguf.py", checkpoint, "--outtype", "bf16", "--outfile", between],
             [tools.llama("llama-quantize"), between, theirs, quant, bench.threads],
         ], outputs=[between, theirs], once=not bench.quick)
@@ -34,9 +34,9 @@ def rows(bench, checkpoint):
         models[quant] = ours
         two_steps = "convert_hf_to_gguf.py"
         name = f"convert to {quant}"
-        bench.promise(f"{name}: time, of the two llama.cpp steps", run.ratio(result, "modelve", two_steps), SHARE[quant])
-        bench.promise(f"{name}: peak memory, of the two steps", run.ratio(result, "modelve", two_steps, "peak_mb"), 0.5)
-        bench.promise(f"{name}: peak memory", run.value(run.find(result, "modelve"), "peak_mb"), PEAK_MB, "MB")
+        bench.promise(f"{name}: time, of the two llama.cpp steps", table.ratio(result, "modelve", two_steps), SHARE[quant])
+        bench.promise(f"{name}: peak memory, of the two steps", table.ratio(result, "modelve", two_steps, "peak_mb"), 0.5)
+        bench.promise(f"{name}: peak memory", table.value(table.find(result, "modelve"), "peak_mb"), PEAK_MB, "MB")
     return models
 
 

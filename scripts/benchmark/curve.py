@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from . import plot, run
+from . import plot
 from .measure import step
 from .peers import call, say
 

@@ -2,7 +2,7 @@
 
 import re
 
-from . import run
+from . import table
 from .measure import step
 
 SECTION, PARTS = "Encoders, one core", "Parts without weights"
@@ -41,7 +41,7 @@ def cases(bench, name, *arguments):
 
 
 def encoders(bench):
-    run.say("encoders")
+    table.say("encoders")
     types = ["Q4_K", "Q4_0", "Q6_K"] if bench.quick else [*BARS, *OTHERS]
     found, why = cases(bench, "quant", *types, "--skip", "imatrix")
     if why:
@@ -70,7 +70,7 @@ def memory_limit(found, kind):
 
 
 def parts(bench):
-    run.say("parts")
+    table.say("parts")
     found, why = cases(bench, "parts")
     if why:
         bench.add(PARTS, "parts", [{"name": "modelve", "not_measured": why}])

@@ -2,7 +2,7 @@
 
 import re
 
-from . import measure, run
+from . import measure, table
 from .measure import Contender
 
 SECTION = "Probes"
@@ -22,7 +22,7 @@ def cost(bench, model):
     name = f"probe {TOKENS} tokens"
     if not bench.wanted(name):
         return
-    run.say(name)
+    table.say(name)
     program = bench.tools.example("probe_cost")
     measured = measure.step([program, model, TOKENS, bench.options.runs or 2], {})
     found = WORKS.findall(measured.stdout.decode())
@@ -48,13 +48,13 @@ def compare(bench, a, b):
     """KL divergence of two files: one pass over both, or llama.cpp's two with a file of logits."""
     window, chunks = 128, 4
     text, logits = bench.work / "text-compare.txt", bench.work / "logits.bin"
-    text.write_text(run.long_text(bench, a, window * (chunks + 1)))
+    text.write_text(table.long_text(bench, a, window * (chunks + 1)))
     tool = [bench.tools.llama("llama-perplexity"), "-c", window, "-b", window, "-t", bench.threads, "--chunks", chunks,
             "--kl-divergence-base", logits]
     bench.row(SECTION, "compare Q4_K_M with Q4_0", [
         Contender("modelve compare", [[bench.tools.modelve, "compare", a, b, "--file", text, "-w", window, "-s", window - 1,
                                        "-n", (window - 1) * chunks + 1, "--greedy", "0"]]),
-        run.contender(bench, "llama-perplexity --kl-divergence, two runs", ["llama_cpp"],
+        table.contender(bench, "llama-perplexity --kl-divergence, two runs", ["llama_cpp"],
                       [[*tool, "-m", a, "-f", text], [*tool, "-m", b, "--kl-divergence"]], outputs=[logits]),
     ], long=True, runs=bench.options.runs or 1,
         note=f"{window * chunks} tokens; modelve scores every token and compares the weights of all tensors too, "
