@@ -21,6 +21,7 @@ not (grouped heads, partial rotation, tied embeddings), with the same files besi
 a context up to the original length, "long" for a larger one.
 """
 
+import io
 import json
 import random
 import re
@@ -186,12 +187,13 @@ def random_checkpoint(out, name):
     rng = random.Random(11)
     words = corpus.load()
     lines = [corpus.plain(corpus.sense_paragraph(rng, words)) for _ in range(2000)]
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(out / "tokenizer"), model_type="bpe", vocab_size=pieces, byte_fallback=True,
+        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=pieces, byte_fallback=True,
         split_digits=True, character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2,
     )
-    (out / "tokenizer.vocab").unlink()
+    (out / "tokenizer.model").write_bytes(model.getvalue())
     shift = lambda i: pieces + i - 2048 if i >= 2048 else i  # noqa: E731
     for file in ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "generation_config.json", "config.json"):
         value = json.loads((TINY / file).read_text())

@@ -12,6 +12,7 @@ factors by the size of the context, not by the length of the text.
 
 import argparse
 import bisect
+import io
 import json
 import math
 import random
@@ -97,9 +98,11 @@ def train_tokenizer(out, words):
         ask, answer = corpus.sense_question(rng, words) if rng.random() < 0.3 else corpus.world.question(rng)
         if rng.random() < 0.3:
             lines += [ask, corpus.plain(answer)]
+    # Written by us: the trainer would keep the path of the file in the model.
+    model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
-        model_prefix=str(out / "tokenizer"),
+        model_writer=model,
         model_type="bpe",
         vocab_size=PIECES,
         byte_fallback=True,
@@ -115,7 +118,7 @@ def train_tokenizer(out, words):
         num_threads=1,
         minloglevel=2,
     )
-    (out / "tokenizer.vocab").unlink()
+    (out / "tokenizer.model").write_bytes(model.getvalue())
 
     def added(text, rstrip, special):
         return {"content": text, "lstrip": False, "normalized": False, "rstrip": rstrip, "single_word": False, "special": special}
