@@ -12,15 +12,8 @@ use modelve::probe::tree::{Branch, Shape, tree};
 use modelve::probe::{Error, Prompt, attention, lens};
 use modelve::runtime::Cancel;
 use modelve::runtime::{LoadOptions, Model, Session, Settings};
-use probe_fixture::{Fixture, both, exact};
+use probe_fixture::{both, exact, prompt};
 use tiny_gguf::Tiny;
-
-fn prompt(fixture: &Fixture, n: usize) -> Prompt {
-    Prompt {
-        text: String::new(),
-        ids: fixture.ids[..n].to_vec(),
-    }
-}
 
 fn random_model() -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();

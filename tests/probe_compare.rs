@@ -12,17 +12,10 @@ use modelve::probe::math::Distribution;
 use modelve::probe::score::Windows;
 use modelve::probe::swap::{Baseline, Parts};
 use modelve::probe::weights::tensor_errors;
-use modelve::probe::{Error, Prompt, compare};
+use modelve::probe::{Error, compare};
 use modelve::runtime::{Cancel, LoadOptions, Model, Session, Settings};
-use probe_fixture::{Fixture, both, exact};
+use probe_fixture::{both, exact, prompt};
 use tiny_gguf::Tiny;
-
-fn prompt(fixture: &Fixture, n: usize) -> Prompt {
-    Prompt {
-        text: String::new(),
-        ids: fixture.ids[..n].to_vec(),
-    }
-}
 
 fn side(name: &str, path: &std::path::Path) -> Side {
     let model = Model::load(path, &LoadOptions::default()).unwrap();

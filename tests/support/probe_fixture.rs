@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use modelve::gguf::{Array, GgmlType, Value};
+use modelve::probe::Prompt;
 use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Settings};
 use safetensors::SafeTensors;
 
@@ -23,6 +24,14 @@ pub struct Fixture {
     pub lens: Vec<Vec<Vec<f32>>>,
     /// `[layer][head][query][key]`
     pub attention: Vec<Vec<Vec<Vec<f32>>>>,
+}
+
+/// The first `n` tokens.
+pub fn prompt(fixture: &Fixture, n: usize) -> Prompt {
+    Prompt {
+        text: String::new(),
+        ids: fixture.ids[..n].to_vec(),
+    }
 }
 
 /// The computation that is nearest to the reference.

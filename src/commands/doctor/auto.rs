@@ -80,17 +80,20 @@ fn layers(checked: &Checked) -> (u32, String, String) {
     }
 }
 
+/// An answer of so many tokens to a short prompt.
+fn lone(max_tokens: usize) -> Work {
+    Work {
+        prompt_tokens: 8,
+        max_tokens,
+        prompts: 1,
+        parallel: 1,
+    }
+}
+
 /// From how many tokens on a lone prompt's answer is worth repacking for.
 fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
-    let chosen = |max_tokens, free| {
-        let work = Work {
-            prompt_tokens: 8,
-            max_tokens,
-            prompts: 1,
-            parallel: 1,
-        };
-        weights::choose(facts, work, free) == Weights::Repacked
-    };
+    let chosen =
+        |max_tokens, free| weights::choose(facts, lone(max_tokens), free) == Weights::Repacked;
     const MOST: usize = 1 << 16;
     if !chosen(MOST, free) {
         let why = match chosen(MOST, None) {
@@ -143,13 +146,7 @@ mod tests {
     fn repacking_begins_where_it_is_chosen() {
         let facts = phi3(GgmlType::Q4_K);
         let tokens = repacking(&facts, None).0.unwrap();
-        let work = |max_tokens| Work {
-            prompt_tokens: 8,
-            max_tokens,
-            prompts: 1,
-            parallel: 1,
-        };
-        let chosen = |tokens| weights::choose(&facts, work(tokens), None);
+        let chosen = |tokens| weights::choose(&facts, lone(tokens), None);
         assert_eq!(chosen(tokens), Weights::Repacked);
         assert_eq!(chosen(tokens - 1), Weights::Mapped);
     }
