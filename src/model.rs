@@ -212,7 +212,8 @@ pub fn locate(model: Option<&str>) -> Result<Located, Error> {
     match ModelRef::parse_or_default(model) {
         ModelRef::Path(path) => {
             let store = Store::from_env().ok();
-            let known = store.map_or_else(Vec::new, |store| known(&store, &Cache::from_env()));
+            let mut known = store.map_or_else(Vec::new, |store| known(&store, &Cache::from_env()));
+            known.push("tiny".to_owned());
             locate_path(&path, &known)
         }
         ModelRef::Hub(id) => locate_hub(&id, &Store::from_env()?, &Cache::from_env()),
@@ -331,10 +332,17 @@ fn known(store: &Store, cache: &Cache) -> Vec<String> {
 fn not_here(id: &HubId, store: &Store, cache: &Cache) -> Error {
     let mut near: Vec<String> = near(&id.repo, &known(store, cache), |known| known);
     near.retain(|repo| *repo != id.repo);
+    near.extend(paths_like(&id.repo));
     Error::NotHere {
         id: id.clone(),
         near,
     }
+}
+
+/// Models and folders on this machine whose path is like `text`, which may be a mistyped path
+/// even if it could be a Hub id.
+pub fn paths_like(text: &str) -> Vec<String> {
+    near_paths(Path::new(text), &[])
 }
 
 /// Files beside a mistyped path, and Hub models with a name like it.

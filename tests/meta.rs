@@ -433,6 +433,15 @@ fn hostile_metadata_neither_breaks_the_summary_nor_reaches_the_terminal() {
 }
 
 #[test]
+fn the_model_may_be_named_as_for_the_other_commands() {
+    let (_dir, model) = write(&Tiny::default().parts());
+    let mut named = Command::cargo_bin("modelve").unwrap();
+    named.args(["meta", "-m"]).arg(&model);
+    assert_eq!(stdout(&mut named), stdout(&mut meta(&model)));
+    named.arg(&model).assert().code(2);
+}
+
+#[test]
 fn errors_name_the_file_and_exit_with_1_usage_with_2() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("broken.gguf");

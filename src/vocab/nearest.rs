@@ -21,7 +21,7 @@ impl Vocabulary<'_> {
             if candidate.len().abs_diff(goal.len()) > most {
                 continue;
             }
-            let distance = edit_distance(&goal, &candidate);
+            let distance = strsim::generic_levenshtein(&goal, &candidate);
             if distance <= most {
                 let marks = text.chars().count().abs_diff(wanted.chars().count());
                 found.push((distance, marks, id));
@@ -29,32 +29,5 @@ impl Vocabulary<'_> {
         }
         found.sort_unstable();
         found.into_iter().take(n).map(|(_, _, id)| id).collect()
-    }
-}
-
-/// Levenshtein's: insertions, deletions and substitutions.
-fn edit_distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        let chars = |text: &str| text.chars().collect::<Vec<_>>();
-        assert_eq!(edit_distance(&chars("kitten"), &chars("sitting")), 3);
-        assert_eq!(edit_distance(&chars(""), &chars("ab")), 2);
     }
 }

@@ -21,6 +21,27 @@ fn rejects_what_makes_no_sense() {
 }
 
 #[test]
+fn a_mistyped_folder_is_guessed_whatever_it_looks_like() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("models/my-phi3")).unwrap();
+    // This could be a Hub id.
+    let said = bench.bad(&["models/my-phi", "--offline", "-o", "out/x"], 1);
+    assert!(said.contains("did you mean models/my-phi3?"), "{said}");
+    let said = bench.bad(&["./models/my-ph3", "-o", "out/x"], 2);
+    assert!(said.contains("did you mean ./models/my-phi3?"), "{said}");
+}
+
+#[test]
+fn a_file_of_another_kind_is_not_offered_for_replacement() {
+    let bench = Bench::new();
+    fs::write(bench.path("notes.txt"), "mine").unwrap();
+    let said = bench.bad(&["in", "-o", "notes.txt"], 1);
+    assert!(said.contains("notes.txt exists"), "{said}");
+    assert!(said.contains("no GGUF file: give the output"), "{said}");
+    assert_eq!(fs::read(bench.path("notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
 fn the_output_may_not_be_an_input() {
     let bench = Bench::of(&toy::config(|_| {}), Dtype::Bf16, 1 << 40);
     let before = bench.sha256("in/model.safetensors");

@@ -14,7 +14,7 @@ use regex::Regex;
 use crate::checkpoint::Checkpoint;
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
-use crate::gguf::{GgmlType, Problem};
+use crate::gguf::{GgmlType, Gguf, Problem};
 use crate::hint::{Interrupted, Usage, WithHint, hinted};
 use crate::output::Output;
 use crate::progress;
@@ -307,10 +307,15 @@ fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
 fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T> {
     result.map_err(|error| {
         let hint = match error.downcast_ref::<convert::Error>() {
-            Some(convert::Error::Exists { .. }) => format!(
-                "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
-                output.display()
-            ),
+            Some(convert::Error::Exists { .. }) => match Gguf::open(output) {
+                Ok(_) => format!(
+                    "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
+                    output.display()
+                ),
+                Err(_) => {
+                    "it is no GGUF file: give the output a name of its own, -o FILE.gguf".to_owned()
+                }
+            },
             Some(convert::Error::OutputIsInput { .. }) => {
                 "give the output a name of its own: -o FILE.gguf".to_owned()
             }

@@ -11,7 +11,7 @@ use crate::arch::{self, Description};
 use crate::convert::Provenance;
 use crate::hint::{Interrupted, Usage, hinted};
 use crate::hub::{self, FetchOptions, HubId, Wanted};
-use crate::model::ModelRef;
+use crate::model::{self, ModelRef};
 use crate::progress::Progress;
 use crate::quant::mix::Recipe;
 use crate::store::store_path;
@@ -43,7 +43,7 @@ impl Place {
                 };
                 let error = Usage(format!("{} {what}", path.display()));
                 let hint = "name a checkpoint folder, or a Hub id such as org/name";
-                Err(hinted(error, hint))
+                Err(hinted(error, or_like(&path.to_string_lossy(), hint)))
             }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
@@ -144,11 +144,15 @@ impl Place {
         };
         let fetched = fetched.map_err(|error| {
             let hint = error.hint();
-            let said = match &error {
-                hub::Error::Interrupted { .. } => {
-                    anyhow::Error::new(Interrupted).context(error.to_string())
-                }
-                _ => anyhow::Error::new(error).context(format!("cannot fetch {id}")),
+            let (said, hint) = match &error {
+                hub::Error::Interrupted { .. } => (
+                    anyhow::Error::new(Interrupted).context(error.to_string()),
+                    hint,
+                ),
+                _ => (
+                    anyhow::Error::new(error).context(format!("cannot fetch {id}")),
+                    hint.map(|hint| or_like(&id.repo, &hint)),
+                ),
             };
             match hint {
                 Some(hint) => hinted(said, hint),
@@ -164,6 +168,14 @@ impl Place {
                 commit: Some(fetched.commit),
             },
         })
+    }
+}
+
+/// A hint, and before it the folders that may have been meant.
+fn or_like(text: &str, hint: &str) -> String {
+    match model::paths_like(text).as_slice() {
+        [] => hint.to_owned(),
+        near => format!("did you mean {}? otherwise {hint}", near.join(" or ")),
     }
 }
 

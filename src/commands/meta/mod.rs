@@ -38,6 +38,16 @@ pub struct Args {
     /// A .gguf file, a checkpoint folder, a Hub id, or `tiny`
     pub model: Option<String>,
 
+    /// The same, as the commands take it whose arguments are prompts or tokens
+    #[arg(
+        short = 'm',
+        long = "model",
+        value_name = "MODEL",
+        hide = true,
+        conflicts_with = "model"
+    )]
+    pub named: Option<String>,
+
     /// Say in plain words what each part is for
     #[arg(long)]
     pub explain: bool,
@@ -78,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => None,
     };
     let mut out = Output::stdout();
-    match locate(args.model.as_deref())? {
+    match locate(args.model.as_deref().or(args.named.as_deref()))? {
         Located::Gguf(path) => of_gguf(args, filter.as_ref(), &path, &mut out)?,
         Located::Checkpoint(folder) => of_checkpoint(args, filter.as_ref(), &folder, &mut out)?,
     }
