@@ -32,6 +32,11 @@ fn main() {
             "the feature `cuda` needs NVIDIA's CUDA toolkit and `nvcc` was not found; set CUDA_PATH to an installed toolkit, or run `scripts/setup --cuda`",
         );
     }
+    if wanted("CUDA") && !wanted("PORTABLE") && lacks_static_cublas() {
+        refuse(
+            "the feature `cuda` by itself links cuBLAS into the program, and the toolkit at CUDA_PATH has no libcublas_static.a (NVIDIA's wheels never do); use `--features portable,cuda`",
+        );
+    }
     if wanted("VULKAN") && !on_path("glslc") && !below("VULKAN_SDK", "bin/glslc") {
         refuse(
             "the feature `vulkan` needs the shader compiler `glslc` and the Vulkan headers; run `scripts/setup --vulkan`, or set VULKAN_SDK",
@@ -53,6 +58,19 @@ fn has_nvcc() -> bool {
         || below("CUDA_PATH", "bin/nvcc")
         || on_path("nvcc")
         || Path::new("/usr/local/cuda/bin/nvcc").exists()
+}
+
+/// Whether the toolkit that `CUDA_PATH` names holds shared libraries alone.
+fn lacks_static_cublas() -> bool {
+    let linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
+    let folders = [
+        "lib64",
+        "lib",
+        "targets/x86_64-linux/lib",
+        "targets/sbsa-linux/lib",
+    ];
+    let has = |folder: &&str| below("CUDA_PATH", &format!("{folder}/libcublas_static.a"));
+    linux && env::var_os("CUDA_PATH").is_some() && !folders.iter().any(|folder| has(&folder))
 }
 
 fn rocm_is_there() -> bool {
