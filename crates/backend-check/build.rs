@@ -69,8 +69,8 @@ fn lacks_static_cublas() -> bool {
         "targets/x86_64-linux/lib",
         "targets/sbsa-linux/lib",
     ];
-    let has = |folder: &&str| below("CUDA_PATH", &format!("{folder}/libcublas_static.a"));
-    linux && env::var_os("CUDA_PATH").is_some() && !folders.iter().any(|folder| has(&folder))
+    let has = |folder: &str| below("CUDA_PATH", &format!("{folder}/libcublas_static.a"));
+    linux && env::var_os("CUDA_PATH").is_some() && !folders.iter().any(|folder| has(folder))
 }
 
 fn rocm_is_there() -> bool {

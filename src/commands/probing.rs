@@ -61,12 +61,7 @@ pub fn load(engine: &EngineArgs, bytes: usize, cancel: &Cancel) -> anyhow::Resul
 
 /// What to expect of texts of so many bytes: a token is some three of them.
 pub fn work(bytes: usize) -> Work {
-    Work {
-        prompt_tokens: bytes / 3 + 1,
-        max_tokens: 0,
-        prompts: 1,
-        parallel: 1,
-    }
+    Work::one(bytes / 3 + 1, 0)
 }
 
 /// An error of a probe with the hint that belongs to it; after Ctrl-C only that. What was asked

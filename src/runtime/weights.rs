@@ -23,6 +23,18 @@ pub struct Work {
     pub parallel: usize,
 }
 
+impl Work {
+    /// One prompt of so many tokens, and so many to generate.
+    pub fn one(prompt_tokens: usize, max_tokens: usize) -> Self {
+        Work {
+            prompt_tokens,
+            max_tokens,
+            prompts: 1,
+            parallel: 1,
+        }
+    }
+}
+
 /// Tokens in a decode call.
 const SIZES: [f64; 11] = [1., 2., 4., 6., 8., 16., 32., 64., 128., 256., 512.];
 
@@ -114,42 +126,36 @@ mod tests {
         }
     }
 
-    fn one(prompt_tokens: usize, max_tokens: usize) -> Work {
-        Work {
-            prompt_tokens,
-            max_tokens,
-            prompts: 1,
-            parallel: 32,
-        }
-    }
-
     #[test]
     fn short_answers_start_at_once() {
         for ty in [GgmlType::Q4_K, GgmlType::Q4_0] {
-            assert_eq!(choose(&phi3(ty), one(6, 16), None), Weights::Mapped);
+            assert_eq!(choose(&phi3(ty), Work::one(6, 16), None), Weights::Mapped);
         }
     }
 
     #[test]
     fn long_work_with_q4_0_pays_for_repacking() {
         let facts = phi3(GgmlType::Q4_0);
-        assert_eq!(choose(&facts, one(6, 256), None), Weights::Repacked);
-        assert_eq!(choose(&facts, one(440, 16), None), Weights::Repacked);
+        assert_eq!(choose(&facts, Work::one(6, 256), None), Weights::Repacked);
+        assert_eq!(choose(&facts, Work::one(440, 16), None), Weights::Repacked);
         // Unless there is no room for the copy.
-        assert_eq!(choose(&facts, one(440, 16), Some(1 << 30)), Weights::Mapped);
+        assert_eq!(
+            choose(&facts, Work::one(440, 16), Some(1 << 30)),
+            Weights::Mapped
+        );
     }
 
     #[test]
     fn long_answers_pay_for_repacking_q4_k_too() {
         let facts = phi3(GgmlType::Q4_K);
-        assert_eq!(choose(&facts, one(6, 256), None), Weights::Repacked);
-        assert_eq!(choose(&facts, one(6, 64), None), Weights::Mapped);
+        assert_eq!(choose(&facts, Work::one(6, 256), None), Weights::Repacked);
+        assert_eq!(choose(&facts, Work::one(6, 64), None), Weights::Mapped);
     }
 
     #[test]
     fn a_long_prompt_with_q4_k_stays_mapped() {
         assert_eq!(
-            choose(&phi3(GgmlType::Q4_K), one(440, 16), None),
+            choose(&phi3(GgmlType::Q4_K), Work::one(440, 16), None),
             Weights::Mapped
         );
     }

@@ -273,15 +273,9 @@ impl Args {
 
     /// What lies ahead, before there is a tokenizer to tell exactly.
     fn work(&self, prompts: &[prompts::Prompt], interactive: bool) -> Work {
-        let parallel = Options::default().parallel as usize;
         if interactive {
             // Several questions are likely, and nobody waits for the first one's tokens yet.
-            return Work {
-                prompt_tokens: 64,
-                max_tokens: 4 * self.max_tokens,
-                prompts: 1,
-                parallel,
-            };
+            return Work::one(64, self.max_tokens.saturating_mul(4));
         }
         let system = self.system.as_ref().map_or(0, String::len);
         let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
@@ -290,7 +284,7 @@ impl Args {
             prompt_tokens: bytes / 4 + prompts.len(),
             max_tokens: self.max_tokens,
             prompts: prompts.len(),
-            parallel,
+            parallel: Options::default().parallel as usize,
         }
     }
 

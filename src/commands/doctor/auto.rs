@@ -80,20 +80,14 @@ fn layers(checked: &Checked) -> (u32, String, String) {
     }
 }
 
-/// An answer of so many tokens to a short prompt.
-fn lone(max_tokens: usize) -> Work {
-    Work {
-        prompt_tokens: 8,
-        max_tokens,
-        prompts: 1,
-        parallel: 1,
-    }
-}
+/// The short prompt that answers are thought of after, in tokens.
+const PROMPT: usize = 8;
 
 /// From how many tokens on a lone prompt's answer is worth repacking for.
 fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
-    let chosen =
-        |max_tokens, free| weights::choose(facts, lone(max_tokens), free) == Weights::Repacked;
+    let chosen = |max_tokens, free| {
+        weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
+    };
     const MOST: usize = 1 << 16;
     if !chosen(MOST, free) {
         let why = match chosen(MOST, None) {
@@ -146,7 +140,7 @@ mod tests {
     fn repacking_begins_where_it_is_chosen() {
         let facts = phi3(GgmlType::Q4_K);
         let tokens = repacking(&facts, None).0.unwrap();
-        let chosen = |tokens| weights::choose(&facts, lone(tokens), None);
+        let chosen = |tokens| weights::choose(&facts, Work::one(PROMPT, tokens), None);
         assert_eq!(chosen(tokens), Weights::Repacked);
         assert_eq!(chosen(tokens - 1), Weights::Mapped);
     }
