@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::path::Path;
 
 use super::error::{Error, Result, Token};
@@ -198,26 +199,17 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
         return file.fault(format!("{key} has {} entries", tokens.len()));
     }
 
-    // llama.cpp asserts that texts are distinct: as C strings, and with a name by their index
-    // for empty ones.
-    let hasher = foldhash::quality::RandomState::default();
-    let mut seen: HashSet<Cow<'_, [u8]>, _> =
-        HashSet::with_capacity_and_hasher(tokens.len(), hasher);
+    let hasher = foldhash::fast::RandomState::default();
+    let mut hashes = Vec::with_capacity(tokens.len());
     let mut has_byte = [false; 256];
+    let (mut end, mut assistant) = (None, None);
     for (id, token) in tokens.iter().enumerate() {
         let ValueRef::String(text) = token else {
             return file.fault(format!("{key}[{id}] is not a string"));
         };
-        let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
-        let name = match text {
-            [] => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
-            text => Cow::Borrowed(text),
-        };
-        if !seen.insert(name) {
-            let text = String::from_utf8_lossy(text);
-            return file.fault(format!("{key}[{id}] repeats the token {text:?}"));
-        }
-        match text {
+        let name = token_name(id, text);
+        hashes.push(hasher.hash_one(&*name));
+        match &*name {
             [byte] => has_byte[*byte as usize] = true,
             [b'<', b'0', b'x', digits @ .., b'>'] if digits.len() == 2 => {
                 let digits = std::str::from_utf8(digits).ok();
@@ -225,14 +217,29 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
                     has_byte[byte as usize] = true;
                 }
             }
+            b"<|end|>" => end = Some(id),
+            b"<|assistant|>" => assistant = Some(id),
             _ => {}
         }
     }
-    let stop_tokens = stop_tokens(gguf, &tokens);
+    // llama.cpp asserts that names are distinct. Equal hashes, which nearly always mean equal
+    // names, are rare enough to look at every name again: a set of them all would cost every
+    // start milliseconds.
+    hashes.sort_unstable();
+    if hashes.windows(2).any(|pair| pair[0] == pair[1]) {
+        let mut seen = HashSet::new();
+        for (id, name) in token_names(&tokens).enumerate() {
+            if let Some(name) = seen.replace(name) {
+                let text = String::from_utf8_lossy(&name);
+                return file.fault(format!("{key}[{id}] repeats the token {text:?}"));
+            }
+        }
+    }
+    let stop_tokens = stop_tokens(gguf, tokens.len(), end.and(assistant));
     let missing: Vec<u8> = (0..=255).filter(|&b| !has_byte[b as usize]).collect();
     let alphabet = Alphabet {
         missing: (kind == "llama" && !missing.is_empty())
-            .then(|| (missing, seen.into_iter().map(Cow::into_owned).collect())),
+            .then(|| (missing, token_names(&tokens).map(Cow::into_owned).collect())),
     };
     Ok(Facts {
         arch,
@@ -244,9 +251,25 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     })
 }
 
-fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> StopTokens {
+/// What llama.cpp calls a token: its text as a C string, and something made of its index
+/// where that is empty.
+fn token_name(id: usize, text: &[u8]) -> Cow<'_, [u8]> {
+    match text.split(|&byte| byte == 0).next().unwrap_or_default() {
+        [] => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
+        name => Cow::Borrowed(name),
+    }
+}
+
+fn token_names<'a>(tokens: &ArrayRef<'a>) -> impl Iterator<Item = Cow<'a, [u8]>> {
+    let texts = tokens.iter().map_while(|token| token.as_bytes());
+    texts.enumerate().map(|(id, text)| token_name(id, text))
+}
+
+/// `phi3_turn` is a token that files of other making do not count among those that end a text:
+/// it begins a turn that nobody asked for, and is a stop token of the checkpoint's.
+fn stop_tokens(gguf: &Gguf, n_tokens: usize, phi3_turn: Option<usize>) -> StopTokens {
     let id = |value: ValueRef<'_>| {
-        let id = value.as_u64().filter(|&id| id < tokens.len() as u64)?;
+        let id = value.as_u64().filter(|&id| id < n_tokens as u64)?;
         Token::try_from(id).ok()
     };
     let stated = gguf
@@ -256,16 +279,10 @@ fn stop_tokens(gguf: &Gguf, tokens: &ArrayRef<'_>) -> StopTokens {
         .iter()
         .flat_map(|list| list.iter().filter_map(id))
         .collect();
-    if !stated.is_empty() {
-        return StopTokens::Exactly(stated);
+    match stated.is_empty() {
+        false => StopTokens::Exactly(stated),
+        true => StopTokens::Besides(phi3_turn.map(|id| id as Token).into_iter().collect()),
     }
-    // In Phi-3 files of other making: it begins a turn that nobody asked for, and is a stop
-    // token of the checkpoint's.
-    let find = |name: &[u8]| tokens.iter().position(|t| t.as_bytes() == Some(name));
-    StopTokens::Besides(match (find(b"<|end|>"), find(b"<|assistant|>")) {
-        (Some(_), Some(assistant)) => vec![assistant as Token],
-        _ => Vec::new(),
-    })
 }
 
 /// Checks everything before a model is loaded whole.
