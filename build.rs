@@ -45,6 +45,7 @@ fn lay_out_backends() -> std::io::Result<()> {
     ] {
         let folder = place.join("backends");
         fs::create_dir_all(&folder)?;
+        remove_links_to_nothing(&place)?;
         for entry in fs::read_dir(&loaded)?.chain(fs::read_dir(&linked)?) {
             let file = entry?.path();
             let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -56,6 +57,18 @@ fn lay_out_backends() -> std::io::Result<()> {
             if wanted {
                 link(&fs::canonicalize(&file)?, &folder.join(&*name))?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// The bindings leave links here whose targets they do not copy, and fail over their own links
+/// when they are built again, with other features.
+fn remove_links_to_nothing(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_symlink() && !path.exists() {
+            fs::remove_file(path)?;
         }
     }
     Ok(())

@@ -24,3 +24,8 @@ if(GGML_BACKEND_DL)
         set(CMAKE_INSTALL_RPATH "$ORIGIN" CACHE STRING "" FORCE)
     endif()
 endif()
+
+if(GGML_VULKAN)
+    # Headers of distributions older than what llama.cpp is written for.
+    include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/vulkan-compat")
+endif()

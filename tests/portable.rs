@@ -71,6 +71,10 @@ fn modelve(program: &Path) -> Command {
         .env_remove("LD_LIBRARY_PATH")
         .env("NO_COLOR", "1")
         .current_dir("/");
+    // ggml leaves out devices that are a processor in truth unless they are asked for.
+    if std::env::var_os("GGML_VK_VISIBLE_DEVICES").is_none() {
+        command.env("GGML_VK_VISIBLE_DEVICES", "0");
+    }
     command
 }
 

@@ -221,10 +221,8 @@ pub fn explain(error: Error) -> anyhow::Error {
         Error::NoDevice { .. } => {
             "leave --device out, or build it in: cargo build --release --features cuda (or metal, vulkan, rocm)"
         }
-        Error::Load { reason, .. } | Error::Context { reason, .. }
-            if reason.contains("allocate") =>
-        {
-            "leave layers on the processor: --gpu-layers with a smaller number, or auto"
+        error if error.is_for_want_of_memory() => {
+            "leave more layers on the processor: --gpu-layers with a smaller number, 0 for none"
         }
         Error::Template(_) => "leave out --chat to give the model the prompt as it is",
         Error::Gguf(unread) => match commands::gguf_hint(unread) {

@@ -132,4 +132,6 @@ pub struct ContextReport {
     pub n_seq: u32,
     /// How long it took to make.
     pub made_in: Duration,
+    /// Whether its KV cache lies in a device's memory.
+    pub cache_offloaded: bool,
 }

@@ -47,15 +47,13 @@ pub fn check_fit(
     }))
 }
 
-/// [`check_fit`] for a loaded model; on a GPU the device itself is the judge.
+/// [`check_fit`] for a loaded model whose cache is in the host's memory.
 pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
-    if model.gpu_layers() > 0 {
-        return Ok(());
-    }
-    // Mapped weights count as available until they are read; copies are taken already.
+    // Mapped weights count as available until they are read; copies are taken already, and what
+    // a device holds is not here.
     let weights = match model.weights() {
-        Weights::Mapped => model.facts().tensor_bytes,
-        Weights::Repacked => 0,
+        Weights::Mapped if model.gpu_layers() == 0 => model.facts().tensor_bytes,
+        _ => 0,
     };
     let n_ctx = u64::from(settings.n_ctx);
     check_fit(

@@ -106,6 +106,19 @@ pub enum Error {
     Cancelled,
 }
 
+impl Error {
+    /// Whether llama.cpp declined because a device gave it no memory. Its words are all that
+    /// tells.
+    pub fn is_for_want_of_memory(&self) -> bool {
+        match self {
+            Error::Load { reason, .. } | Error::Context { reason, .. } => {
+                reason.contains("allocate")
+            }
+            _ => false,
+        }
+    }
+}
+
 /// `Result` with the runtime's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -189,6 +189,7 @@ impl Run<'_> {
             long_rope: session.uses_long_rope(),
             n_seq: settings.n_seq,
             made_in: session.made_in(),
+            cache_offloaded: session.cache_offloaded(),
         });
 
         let mut active: Vec<Active> = Vec::new();

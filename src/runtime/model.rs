@@ -325,5 +325,5 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
 fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
     options.gpu_layers == GpuLayers::Auto
         && !options.cancel.is_set()
-        && matches!(error, Error::Load { reason, .. } if reason.contains("allocate"))
+        && error.is_for_want_of_memory()
 }

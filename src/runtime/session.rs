@@ -53,6 +53,7 @@ pub struct Session {
     /// Tokens in each sequence.
     lengths: Vec<usize>,
     batch: Batch,
+    cache_offloaded: bool,
     made_in: Duration,
 }
 
@@ -101,12 +102,14 @@ impl Session {
         };
         settings.n_ctx = padded;
         settings.n_batch = settings.n_batch.clamp(1, padded);
-        context::check_memory(model, &settings)?;
+        // Of its own memory a device is the judge.
+        let offload = model.gpu_layers() > 0;
+        if !offload {
+            context::check_memory(model, &settings)?;
+        }
         let threads = settings.threads.unwrap_or_else(host::threads).clamp(1, 512);
-        let raw = Context::new(
-            &model.inner.raw,
-            model.vocab().len(),
-            ContextParams {
+        let make = |offload| {
+            let params = ContextParams {
                 n_ctx: padded,
                 n_batch: settings.n_batch,
                 n_seq: settings.n_seq,
@@ -116,16 +119,27 @@ impl Session {
                 kv_type: settings.kv_type,
                 flash_attention: settings.flash_attention,
                 observe: settings.observe,
-                offload: model.gpu_layers() > 0,
+                offload,
                 cancel: settings.cancel.clone(),
-            },
-        )?;
+            };
+            Context::new(&model.inner.raw, model.vocab().len(), params)
+        };
+        let (raw, cache_offloaded) = match make(offload) {
+            // The weights left no room on the device: the cache is kept, and used, on the CPU.
+            Err(error) if offload && error.is_for_want_of_memory() => {
+                tracing::warn!("the KV cache stays on the CPU: {error}");
+                context::check_memory(model, &settings)?;
+                (make(false)?, false)
+            }
+            made => (made?, offload),
+        };
         Ok(Session {
             context: raw,
             model: model.clone(),
             lengths: vec![0; settings.n_seq as usize],
             settings,
             batch: Batch::default(),
+            cache_offloaded,
             made_in: start.elapsed(),
         })
     }
@@ -143,6 +157,11 @@ impl Session {
     /// How long making the context took.
     pub fn made_in(&self) -> Duration {
         self.made_in
+    }
+
+    /// Whether the KV cache lies in a device's memory: layers are on it, and it had the room.
+    pub fn cache_offloaded(&self) -> bool {
+        self.cache_offloaded
     }
 
     /// Tokens the KV cache holds.

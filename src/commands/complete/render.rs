@@ -275,10 +275,14 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
             Some(false) => ", short RoPE factors",
             None => "",
         };
+        let place = match context.cache_offloaded {
+            false if model.gpu_layers() > 0 => " on the CPU, for want of room on the device",
+            _ => "",
+        };
         line(
             "context",
             format!(
-                "{} tokens, {} of {:?} KV cache, {} at once{rope}, made in {:.2} s",
+                "{} tokens, {} of {:?} KV cache{place}, {} at once{rope}, made in {:.2} s",
                 context.n_ctx,
                 human::bytes(context.kv_bytes),
                 job.options.settings.kv_type,
