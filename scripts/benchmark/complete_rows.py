@@ -21,6 +21,7 @@ def rows(bench, quant, model):
     ours = [tools.modelve, "complete", "-m", model, "--ignore-eos"]
     theirs = [tools.llama("llama-completion"), "-m", model, "-t", bench.threads, *PLAIN]
     weights = model.stat().st_size
+    products = table.products_per_token(bench, model)
 
     def peer(name, flags, prompts, tokens, **more):
         return table.contender(bench, name, ["llama_cpp"], [[*theirs, *flags, "-n", tokens, "-p", p] for p in prompts], **more)
@@ -57,11 +58,13 @@ def rows(bench, quant, model):
     ], limit=limits.generate(bench.limits, weights, SHORT), long=True)
     promise(f"{quant}: six prompts: time, of six runs of llama-completion", table.ratio(six, "modelve", "six runs"), 0.6)
 
+    # What lies so close together takes more turns to tell apart.
+    turns = bench.options.runs or 4
     many = 64 if bench.quick else 256
     result = bench.row(section, f"{quant}: {many} tokens generated", [
         *three(["-n", many, "--json", PROMPT], figure=tokens_per_s),
         *llama_bench(bench, model, "tg", ["-p", "0", "-n", many]),
-    ], unit="tokens/s", limit=limits.generation_rate(bench.limits, weights), long=True)
+    ], unit="tokens/s", limit=limits.generation_rate(bench.limits, weights), long=True, runs=turns)
     auto_keeps_up(bench, result, f"{quant}, {many} tokens")
     keeps_up(promise, result, f"{quant}: {many} tokens")
 
@@ -69,12 +72,13 @@ def rows(bench, quant, model):
     result = bench.row(section, f"{quant}: prefill of {size}", [
         Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", table.long_text(bench, model, size)]], figure=prefill_per_s),
         *llama_bench(bench, model, "pp", ["-p", size, "-n", "0", "--no-warmup"]),
-    ], unit="tokens/s", long=True)
+    ], unit="tokens/s", limit=limits.prefill_rate(bench.limits, products), long=True, runs=turns)
     keeps_up(promise, result, f"{quant}: prefill of {size}")
 
     size = 100 if bench.quick else 440
     prompt = table.long_text(bench, model, size)
-    result = bench.row(section, f"{quant}: {SHORT} tokens after a prompt of {size}, from launch", three(["-n", SHORT, prompt]), long=True)
+    result = bench.row(section, f"{quant}: {SHORT} tokens after a prompt of {size}, from launch", three(["-n", SHORT, prompt]),
+                       limit=limits.prefill_and_generate(bench.limits, products, size, weights, SHORT), long=True, runs=turns)
     auto_keeps_up(bench, result, f"{quant}, a prompt of {size} tokens")
 
     if not bench.quick and quant == "Q4_K_M":
@@ -82,7 +86,7 @@ def rows(bench, quant, model):
         bench.row(section, f"{quant}: prefill of {size}", [
             Contender("modelve complete -n 1", [[*ours, "-n", "1", "--json", table.long_text(bench, model, size)]], figure=prefill_per_s),
             llama_bench(bench, model, "pp", ["-p", size, "-n", "0", "--no-warmup"])[1],
-        ], unit="tokens/s", long=True, runs=1)
+        ], unit="tokens/s", limit=limits.prefill_rate(bench.limits, products), long=True, runs=1)
 
 
 def llama_bench(bench, model, test, flags):
@@ -114,18 +118,17 @@ def better(result, one, other):
 
 def auto_keeps_up(bench, result, what):
     """`--weights auto` against the better of the two choices, by the time from launch."""
-    both = [table.value(table.find(result, name), "wall_s") for name in (MAPPED, REPACKED)]
-    if None not in both:
-        auto = table.value(table.find(result, "modelve complete"), "wall_s")
-        bench.promise(f"--weights auto, of the better choice: {what}", auto / min(both), 1.05)
+    ratios = [table.ratio(result, "modelve complete", name, "wall_s") for name in (MAPPED, REPACKED)]
+    if None not in ratios:
+        bench.promise(f"--weights auto, of the better choice: {what}", max(ratios), 1.05)
 
 
 def keeps_up(promise, result, what):
     """Tokens per second against the better of llama-bench's two ways."""
-    rates = [table.value(figure) for figure in (result or {}).get("contenders", []) if figure["name"].startswith("llama-bench")]
-    rates = [rate for rate in rates if rate]
-    if rates:
-        promise(f"{what}: tokens/s, of llama-bench's better", table.value(table.find(result, "modelve")) / max(rates), 0.97, least=True)
+    ratios = [figure["ratio"] for figure in (result or {}).get("contenders", [])
+              if figure["name"].startswith("llama-bench") and "ratio" in figure]
+    if ratios:
+        promise(f"{what}: tokens/s, of llama-bench's better", min(ratios), 0.97, least=True)
 
 
 def other_programs(bench, checkpoint, model):

@@ -40,7 +40,7 @@ def rows(bench, model):
     bench.row(SECTION, "encode 1 MB of text", [
         Contender("modelve vocab --json --encode -", [["sh", "-c", encode, tools.modelve, model, text]]),
         table.contender(bench, "llama-tokenize --ids", ["llama_cpp"], [[*tokenize, "-f", text, "--ids"]]),
-    ])
+    ], limit=start)
 
 
 def seconds(result):

@@ -57,9 +57,17 @@ def process_start():
     return statistics.median(run.wall_s for run in runs), statistics.median(run.peak_mb for run in runs)
 
 
-def gather(work, threads, quick):
+def multiply_rate(program):
+    """Products of 8-bit numbers that all cores add up per second; None where nothing tells."""
+    told = measure.step([program], {})
+    return float(told.stdout) if not told.error and told.stdout.strip() else None
+
+
+def gather(work, threads, quick, multiply):
+    """`multiply` is the program that measures what the processor multiplies."""
     start, floor = process_start()
     return {
+        "products_per_s": multiply_rate(multiply),
         "read_bytes_per_s": read_bandwidth(threads),
         "write_bytes_per_s": write_speed(work, (64 if quick else 2048) << 20),
         "process_start_s": start,
@@ -86,6 +94,24 @@ def generation_rate(limits, weights):
     """Tokens per second of one stream."""
     speed = limits["read_bytes_per_s"]
     return {"what": f"{speed / 1e9:.1f} GB/s over {size(weights)} of weights", "value": speed / weights}
+
+
+def prefill_rate(limits, products):
+    """Tokens per second: every token is multiplied with all weights, `products` of them."""
+    rate = limits["products_per_s"]
+    return rate and {"what": f"{rate / 1e9:.0f} billion 8-bit products/s over {products / 1e6:,.0f} million a token", "value": rate / products}
+
+
+def prefill(limits, products, tokens):
+    """Seconds: a prompt is bound by arithmetic."""
+    rate = prefill_rate(limits, products)
+    return rate and {"what": f"{tokens} tokens at {rate['value']:.0f}/s", "value": tokens / rate["value"]}
+
+
+def prefill_and_generate(limits, products, tokens, weights, passes):
+    """Seconds: a prompt, bound by arithmetic, then tokens, bound by memory."""
+    first, then = prefill(limits, products, tokens), generate(limits, weights, passes)
+    return first and {"what": f"{first['what']}; {then['what']}", "value": first["value"] + then["value"]}
 
 
 def convert(limits, written, encode_s, threads):

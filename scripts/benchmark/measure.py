@@ -177,8 +177,8 @@ def far_behind(contender, contenders):
 
 
 def spread(values):
-    """Median, minimum and maximum."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    """Median, minimum and maximum, and what they are of, turn by turn."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "turns": values}
 
 
 def summary(contender):

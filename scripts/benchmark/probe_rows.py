@@ -2,7 +2,7 @@
 
 import re
 
-from . import measure, table
+from . import limits, measure, table
 from .measure import Contender
 
 SECTION = "Probes"
@@ -32,13 +32,18 @@ def cost(bench, model):
         return
     seconds = {work: float(value) for work, value, _ in found}
     prefill = seconds["prefill"]
+    unembedding = float(UNEMBEDDING.search(measured.stdout.decode()).group(1))
     for work, value in seconds.items():
         figure = {"name": f"modelve, {value / prefill:.2f} × the prefill", "figure": measure.spread([value])}
         if work == "prefill":
             figure = {"name": "modelve, one process for this and the next rows", "figure": measure.spread([value]),
                       "cpu_s": measure.spread([measured.cpu_s]), "peak_mb": measure.spread([measured.peak_mb])}
-        bench.add(SECTION, f"{work}, {TOKENS} tokens", [figure])
-    unembedding = float(UNEMBEDDING.search(measured.stdout.decode()).group(1))
+        limit = {"what": "the prefill of the same tokens", "value": prefill}
+        if work == "prefill":
+            limit = limits.prefill(bench.limits, table.products_per_token(bench, model), TOKENS)
+        elif work == "lens":
+            limit = {"what": f"the prefill and {unembedding:.2f} × its multiplications", "value": (1 + unembedding) * prefill}
+        bench.add(SECTION, f"{work}, {TOKENS} tokens", [figure], limit=limit)
     bench.promise(f"score of {TOKENS} tokens: time, of their prefill", seconds["score"] / prefill, 1.15)
     bench.promise(f"lens of {TOKENS} tokens: time, of their prefill (2 × and {unembedding:.2f} × for the unembedding)",
                   seconds["lens"] / prefill, 2 + unembedding)
@@ -56,6 +61,6 @@ def compare(bench, a, b):
                                        "-n", (window - 1) * chunks + 1, "--greedy", "0"]]),
         table.contender(bench, "llama-perplexity --kl-divergence, two runs", ["llama_cpp"],
                       [[*tool, "-m", a, "-f", text], [*tool, "-m", b, "--kl-divergence"]], outputs=[logits]),
-    ], long=True, runs=bench.options.runs or 1,
+    ], limit=limits.prefill(bench.limits, table.products_per_token(bench, a), 2 * window * chunks), long=True, runs=bench.options.runs or 1,
         note=f"{window * chunks} tokens; modelve scores every token and compares the weights of all tensors too, "
              "llama-perplexity scores the second half of each window and keeps a file of logits")

@@ -8,7 +8,7 @@ from .peers import call, say
 
 def everything(bench):
     say(f"machine: {bench.threads} threads; measuring its limits")
-    bench.limits = bench.report.limits = limits.gather(bench.work, bench.threads, bench.quick)
+    bench.limits = bench.report.limits = limits.gather(bench.work, bench.threads, bench.quick, bench.tools.example("multiply_rate"))
     encoder_rows.rows(bench)
     checkpoint = find_checkpoint(bench)
     measure.read_through(checkpoint.glob("*.safetensors"))

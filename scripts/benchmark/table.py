@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 
 from . import measure
@@ -49,10 +50,10 @@ class Bench:
             if measured:
                 result["near"] = limit["value"] / measured if unit == "s" else measured / limit["value"]
         for peer in figures[1:]:
-            if value(peer) and value(figures[0]):
-                peer["ratio"] = value(figures[0]) / value(peer)
-                if "peak_mb" in peer and "peak_mb" in figures[0]:
-                    peer["memory_ratio"] = figures[0]["peak_mb"]["median"] / peer["peak_mb"]["median"]
+            for name, key in [("ratio", None), ("memory_ratio", "peak_mb")]:
+                found = over(figures[0], peer, key)
+                if found is not None:
+                    peer[name] = found
         for figure in figures:
             say("  " + describe(figure, unit))
         self.report.rows.append(result)
@@ -67,11 +68,17 @@ class Bench:
                 {"promise": text, "bound": bound, "least": least, "unit": unit, "measured": measured, "holds": holds})
 
 
-def value(figure, key=None):
-    """The median by which a contender is compared; None if it was not measured."""
+def spread(figure, key=None):
+    """By what a contender is compared; None if it was not measured."""
     if figure is None or "not_measured" in figure:
         return None
-    return figure[key or ("figure" if "figure" in figure else "wall_s")]["median"]
+    return figure.get(key or ("figure" if "figure" in figure else "wall_s"))
+
+
+def value(figure, key=None):
+    """The median of it."""
+    found = spread(figure, key)
+    return found and found["median"]
 
 
 def find(result, name):
@@ -83,8 +90,19 @@ def find(result, name):
 
 def ratio(result, ours, theirs, key=None):
     """One contender over another in the same row; None unless both were measured."""
-    a, b = value(find(result, ours), key), value(find(result, theirs), key)
-    return a / b if a is not None and b else None
+    return over(find(result, ours), find(result, theirs), key)
+
+
+def over(ours, theirs, key=None):
+    """The median of the ratios turn by turn, so that a machine that slows down touches both sides;
+    the ratio of the medians where one of them had fewer turns."""
+    a, b = spread(ours, key), spread(theirs, key)
+    if not a or not b or not b["median"]:
+        return None
+    turns = [a.get("turns", []), b.get("turns", [])]
+    if len(turns[0]) == len(turns[1]) > 0 and all(turns[1]):
+        return statistics.median(x / y for x, y in zip(*turns))
+    return a["median"] / b["median"]
 
 
 def describe(figure, unit):
@@ -109,6 +127,13 @@ def long_text(bench, model, size):
     command = [bench.tools.modelve, "vocab", "-m", model, "--json", "--no-bos", "--encode", LINE + " " + LINE]
     ids = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["ids"]
     return " ".join([LINE] * max(1, round(2 * size / len(ids))))
+
+
+def products_per_token(bench, model):
+    """Multiplications of a token in a prompt, of which only the last has logits: the matrices of all layers."""
+    told = subprocess.run([bench.tools.modelve, "meta", model, "--json"], capture_output=True, check=True).stdout
+    return sum(tensor["n_elements"] for tensor in json.loads(told)["tensors"]
+               if tensor["name"].startswith("blk.") and len(tensor["shape"]) == 2)
 
 
 def contender(bench, name, needs, steps, **more):
