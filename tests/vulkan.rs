@@ -76,6 +76,37 @@ fn greedy_text_is_the_same_with_any_number_of_layers_on_it() {
     assert_eq!(complete(&[]), expected, "auto");
 }
 
+#[test]
+fn every_cache_type_works_on_it_or_is_refused_in_words() {
+    if device().is_none() {
+        return;
+    }
+    for (kv_type, attention) in [
+        ("f32", "off"),
+        ("f32", "on"),
+        ("f16", "off"),
+        ("f16", "on"),
+        ("q8_0", "auto"),
+        ("q4_0", "on"),
+        ("q4_0", "off"),
+    ] {
+        let mut command = modelve();
+        command.args(["complete", "-m", "tiny", "-n", "8", "--gpu-layers", "all"]);
+        command.args(["--kv-type", kv_type, "--flash-attn", attention, "Today is"]);
+        let output = command.output().unwrap();
+        if (kv_type, attention) == ("q4_0", "off") {
+            assert_eq!(output.status.code(), Some(1));
+            assert!(said(&output).contains("needs flash attention"));
+            continue;
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.contains("a great day"),
+            "{kv_type} {attention}: {output:?}"
+        );
+    }
+}
+
 /// The small model in 32 bits. Of quantized weights the CPU's kernels are the less exact ones:
 /// they round what they multiply them with to 8 bits, and a GPU's do not.
 fn whole(dir: &TempDir) -> PathBuf {

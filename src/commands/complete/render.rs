@@ -292,15 +292,19 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
         );
     }
     line("load", format!("{:.2} s", model.load_time().as_secs_f64()));
+    let (tokens, prefill) = (totals.prompt_tokens, totals.prefill.as_secs_f64());
     line(
         "prompts",
-        format!(
-            "{} of {} tokens, {:.2} s to the first token of the last ({:.1} tokens/s)",
-            renderer.prompts.len(),
-            totals.prompt_tokens,
-            totals.prefill.as_secs_f64(),
-            rate(totals.prompt_tokens, totals.prefill)
-        ),
+        match renderer.prompts.len() {
+            1 => format!(
+                "1 of {tokens} tokens, {prefill:.2} s to the first token ({:.1} tokens/s)",
+                rate(tokens, totals.prefill)
+            ),
+            // They were taken in a few at a time, each between the tokens of others.
+            n => {
+                format!("{n} of {tokens} tokens, {prefill:.2} s at most to the first token of one")
+            }
+        },
     );
     if let (Some(first), Some(last)) = (totals.first_token, totals.last_token) {
         let n = totals.completion_tokens;
