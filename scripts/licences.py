@@ -1,10 +1,9 @@
 """The licences of everything that a packed modelve contains, as files.
 
-usage: licences.py FOLDER [ZIG]
+usage: licences.py FOLDER
 
 FOLDER gets a folder for each crate that is part of the program (those used to build it are not),
-for llama.cpp and what it brings along, and for the C++ library if it is that of ZIG, a folder with
-a Python environment that holds the compiler. `licences.txt` lists them.
+and for llama.cpp and what it brings along. `licences.txt` lists them.
 """
 
 import json
@@ -77,12 +76,6 @@ def main():
     json_notice = out / "llama.cpp" / "nlohmann-json.txt"
     json_notice.write_text(notice(llama / "vendor" / "nlohmann" / "json.hpp"), encoding="utf-8")
     rows.append("JSON for Modern C++, part of llama.cpp: MIT")
-    zig = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    if zig and zig.is_dir():
-        for part in ("libcxx", "libcxxabi", "libunwind"):
-            for folder in zig.glob(f"lib/python*/site-packages/ziglang/lib/{part}"):
-                copy(folder, out / part)
-                rows.append(f"LLVM's {part}: Apache-2.0 with LLVM exception")
     rows.append("Rust's standard library: MIT OR Apache-2.0, the texts of LICENSE-MIT and LICENSE-APACHE")
     (out / "licences.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
     print(f"licences of {len(rows)} parts")
