@@ -146,6 +146,9 @@ def build_candle(work):
     source = next(Path(p["manifest_path"]).parent for p in packages if p["name"] == "candle-examples")
     tree = work / "candle-source"
     shutil.copytree(source, tree, dirs_exist_ok=True)
+    # By itself, and no part of what lies around it.
+    manifest = tree / "Cargo.toml"
+    manifest.write_text(manifest.read_text() + "\n[workspace]\n")
     call(["cargo", "build", "--release", "--locked", "--example", "quantized-phi", "--target-dir", tree / "target"],
          cwd=tree, env={**os.environ, "RUSTFLAGS": "-C target-cpu=native"})
     program.parent.mkdir(exist_ok=True)
