@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LAUNCH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
-# Memory that must stay free while a command runs that may want all of it.
-RESERVE = 200e6
 TIMEOUT = 1800
+# For what may take all memory, and the machine with it.
+GREEDY_TIMEOUT = 300
 # A second run of what took this many times as long as the fastest would tell nothing new.
 FAR = 1.3
 
@@ -38,8 +38,8 @@ class Contender:
     `figure` turns a run into a number of the row's unit, such as tokens per second; without it
     the figure is the wall time. `outputs` are files that the steps write; they are removed
     before a run. `warm` are files that are read before a run, so that the page cache holds
-    them. `once` is for what takes minutes: one run, no warm-up. `greedy` is stopped before it
-    takes the last of the memory. `reason` says why a contender cannot be measured."""
+    them. `once` is for what takes minutes: one run, no warm-up. `greedy` may want all memory
+    and gets less time. `reason` says why a contender cannot be measured; `at_least_s` how long it ran all the same."""
 
     name: str
     steps: list
@@ -50,54 +50,36 @@ class Contender:
     warm: list = field(default_factory=list)
     once: bool = False
     greedy: bool = False
+    at_least_s: float = 0.0
     runs: list = field(default_factory=list)
 
 
-def available():
-    """Bytes of memory that a new process can have; None where the system does not say."""
+def wait(process, timeout):
+    """Waits for the launcher; ends it and its command after `timeout` seconds, and says so."""
     try:
-        with open("/proc/meminfo") as info:
-            lines = dict(line.split(":", 1) for line in info)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
-
-
-def wait(process, watch_memory):
-    """Waits for the launcher; ends it and its command on a time-out or when memory runs out."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            process.wait(timeout=0.1 if watch_memory else deadline - time.monotonic())
-            return ""
-        except subprocess.TimeoutExpired:
-            free = available() if watch_memory else None
-            if free is not None and free < RESERVE:
-                reason = f"stopped: it left less than {RESERVE / 1e6:.0f} MB of this machine's memory"
-            elif time.monotonic() >= deadline:
-                reason = f"stopped after {TIMEOUT / 60:.0f} minutes"
-            else:
-                continue
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        process.wait(timeout=timeout)
+        return ""
+    except BaseException as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return reason
+        if isinstance(error, subprocess.TimeoutExpired):
+            return f"stopped after {timeout / 60:.0f} minutes"
+        raise
 
 
-def step(command, env, watch_memory=False):
+def step(command, env, timeout=TIMEOUT):
     """One command, as a Run."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         result = Path(folder) / "result"
+        start = time.monotonic()
         process = subprocess.Popen(
             [*LAUNCH, result, *(str(part) for part in command)], stdout=out, stderr=err, stdin=subprocess.DEVNULL,
             env={**os.environ, **env}, start_new_session=True)
-        stopped = wait(process, watch_memory)
+        stopped = wait(process, timeout)
         out.seek(0)
         run = Run(stdout=out.read())
         if stopped or not result.exists():
-            run.error = stopped or "the launcher failed"
+            run.error, run.wall_s = stopped or "the launcher failed", time.monotonic() - start
             return run
         told = json.loads(result.read_text())
         run.wall_s, run.cpu_s, run.peak_mb = told["wall_s"], told["cpu_s"], told["peak_bytes"] / 1e6
@@ -107,6 +89,8 @@ def step(command, env, watch_memory=False):
             # A backtrace says where; the line wanted is the one that says what.
             telling = [line for line in lines if "error" in line.lower()] or [line for line in lines if line] or [""]
             run.error = f"exit {told['exit']}: {telling[-1][:200]}"
+            if told["exit"] == -signal.SIGKILL:
+                run.error = f"ended by the system after {run.wall_s:.0f} s, when it held {run.peak_mb / 1e3:.1f} GB"
         return run
 
 
@@ -128,7 +112,7 @@ def once(contender):
         os.sync()
     read_through(contender.warm)
     for command in contender.steps:
-        run = step(command, contender.env, contender.greedy)
+        run = step(command, contender.env, GREEDY_TIMEOUT if contender.greedy else TIMEOUT)
         total.wall_s += run.wall_s
         total.cpu_s += run.cpu_s
         total.peak_mb = max(total.peak_mb, run.peak_mb)
@@ -144,7 +128,7 @@ def count(contender):
     """A counted run; what failed says why and is not run again."""
     run = once(contender)
     if run.error:
-        contender.reason = run.error
+        contender.reason, contender.at_least_s = run.error, run.wall_s
     elif contender.figure:
         try:
             contender.figure(run)
@@ -184,7 +168,7 @@ def spread(values):
 def summary(contender):
     """The figures of a contender, ready for JSON."""
     if not contender.runs:
-        return {"name": contender.name, "not_measured": contender.reason or "no run"}
+        return {"name": contender.name, "not_measured": contender.reason or "no run", "at_least_s": contender.at_least_s}
     result = {
         "name": contender.name,
         "wall_s": spread([run.wall_s for run in contender.runs]),
