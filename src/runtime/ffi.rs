@@ -6,7 +6,8 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
+use std::thread::{self, JoinHandle};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
@@ -20,12 +21,41 @@ thread_local! {
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
+/// it has started; nobody has to call this.
+pub fn start_ahead() -> Starting {
+    prepare();
+    // Without a thread the start comes when it is needed.
+    Starting(thread::Builder::new().spawn(start).ok())
+}
+
+/// A start on its way. Dropping it waits for the end of it: a program that ended in the middle
+/// would take apart what is being made.
+#[must_use = "dropped at once, it is waited for at once"]
+pub struct Starting(Option<JoinHandle<()>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the start needs of the thread whose heap models are read into.
+fn prepare() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(widen_heap);
+    }
+}
+
 /// Starts llama.cpp once per process and sends its log to `tracing`.
 pub(super) fn start() {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
     BACKEND.get_or_init(|| {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        widen_heap();
+        prepare();
         let none = super::backends::backends().is_empty();
         // SAFETY: `on_log` has the signature llama.cpp wants, lives as long as the program and
         // uses no user data.

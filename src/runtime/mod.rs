@@ -65,7 +65,7 @@ pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};
 pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
 pub use error::{Error, Refusal, Result, Token};
-pub use ffi::{Device, devices, on_abort, system_info};
+pub use ffi::{Device, Starting, devices, on_abort, start_ahead, system_info};
 pub use generate::complete;
 pub use grammar::Grammar;
 pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};

@@ -13,6 +13,7 @@ use super::open_gguf;
 use crate::hint::Usage;
 use crate::human;
 use crate::output::Output;
+use crate::runtime;
 use crate::vocab::{Token, Vocabulary};
 
 /// Flags of `modelve vocab`.
@@ -76,6 +77,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => None,
     };
     let (path, gguf) = open_gguf(args.model.as_deref())?;
+    let tokenizes = args.encode.is_some() || args.decode.is_some();
+    let _starting = tokenizes.then(runtime::start_ahead);
     let vocabulary = Vocabulary::new(&gguf)
         .map_err(|error| anyhow::Error::new(error).context(path.display().to_string()))?;
     let mut out = Output::stdout();
