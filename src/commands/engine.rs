@@ -212,7 +212,7 @@ pub fn explain(error: Error) -> anyhow::Error {
         Error::NoBackend { .. } => {
             "unpack the program together with its `backends` folder; `modelve doctor` says what it finds"
         }
-        Error::NoGpu if cfg!(feature = "portable") => {
+        Error::NoGpu | Error::NoDevice { .. } if cfg!(feature = "portable") => {
             "`modelve doctor` lists the libraries for GPUs, and says why one does not load"
         }
         Error::NoGpu => {
