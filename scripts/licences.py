@@ -21,7 +21,7 @@ def crates():
     host = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
     host = re.search(r"^host: (.*)$", host, re.MULTILINE).group(1)
     command = ["cargo", "metadata", "--locked", "--format-version=1", "--filter-platform", host]
-    command += ["--no-default-features", "--features", "portable"]
+    command += ["--features", "portable"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     nodes = {node["id"]: node for node in told["resolve"]["nodes"]}
     linked, left = set(), [told["resolve"]["root"]]
