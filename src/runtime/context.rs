@@ -47,8 +47,16 @@ pub fn check_fit(
     }))
 }
 
-/// [`check_fit`] for a loaded model whose cache is in the host's memory.
+/// [`check_fit`] for a loaded model; on a GPU the device itself is the judge.
 pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
+    match model.gpu_layers() {
+        0 => check_host_memory(model, settings),
+        _ => Ok(()),
+    }
+}
+
+/// [`check_fit`] for a cache in the host's memory, wherever the weights are.
+pub(super) fn check_host_memory(model: &Model, settings: &Settings) -> Result<()> {
     // Mapped weights count as available until they are read; copies are taken already, and what
     // a device holds is not here.
     let weights = match model.weights() {

@@ -102,11 +102,8 @@ impl Session {
         };
         settings.n_ctx = padded;
         settings.n_batch = settings.n_batch.clamp(1, padded);
-        // Of its own memory a device is the judge.
+        context::check_memory(model, &settings)?;
         let offload = model.gpu_layers() > 0;
-        if !offload {
-            context::check_memory(model, &settings)?;
-        }
         let threads = settings.threads.unwrap_or_else(host::threads).clamp(1, 512);
         let make = |offload| {
             let params = ContextParams {
@@ -128,7 +125,7 @@ impl Session {
             // The weights left no room on the device: the cache is kept, and used, on the CPU.
             Err(error) if offload && error.is_for_want_of_memory() => {
                 tracing::warn!("the KV cache stays on the CPU: {error}");
-                context::check_memory(model, &settings)?;
+                context::check_host_memory(model, &settings)?;
                 (make(false)?, false)
             }
             made => (made?, offload),
