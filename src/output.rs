@@ -94,10 +94,9 @@ pub fn width() -> usize {
     terminal_width().unwrap_or(100)
 }
 
-/// A line for the person at the terminal, on standard error.
-#[allow(clippy::print_stderr)]
+/// A line for the person at the terminal, on standard error; nothing where nobody reads it.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 /// <https://no-color.org>: any non-empty value means no colour.
@@ -108,7 +107,6 @@ fn colour_is_wanted() -> bool {
 
 /// Prints `error`, its causes and its hint to standard error and says how to exit:
 /// 0 when only the reader of our output went away, 2 for usage, 130 after Ctrl-C, else 1.
-#[allow(clippy::print_stderr)]
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
@@ -126,15 +124,15 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         let message = cause.to_string();
         // Wrappers often repeat their source in their own message; say everything once.
         if depth == 0 {
-            eprintln!("{} {message}", paint(BAD, "error:"));
+            note(&format!("{} {message}", paint(BAD, "error:")));
         } else if !said.contains(&message) {
-            eprintln!("  {} {message}", paint(DIM, "caused by:"));
+            note(&format!("  {} {message}", paint(DIM, "caused by:")));
         }
         said.push_str(&message);
         said.push('\n');
     }
     if let Some(hint) = Hinted::find(error) {
-        eprintln!("{} {hint}", paint(GOOD, "hint:"));
+        note(&format!("{} {hint}", paint(GOOD, "hint:")));
     }
     if interrupted {
         ExitCode::from(130)

@@ -157,3 +157,25 @@ fn ctrl_c_prints_what_there_is() {
         }
     }
 }
+
+#[test]
+fn notes_that_nobody_reads_are_no_fault() {
+    let mut child = modelve(&files().small)
+        .args(["-n", "4", "--stats", "Today is"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(!output.stdout.is_empty());
+
+    let mut child = modelve("absent.gguf".as_ref())
+        .arg("x")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
