@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`gguf`] | the file format: types, reading, writing |
 //! | [`quant`] | which type for which tensor; rows of weights to blocks |
+//! | [`matmul`] | quantized matrices times activations, on the CPU |
 //! | [`hub`] | fetching from the Hugging Face Hub: the only outbound network code |
 //! | [`store`], [`model`] | where models lie, and which one a MODEL argument means |
 //! | [`progress`] | where long work stands, on standard error |
@@ -34,6 +35,7 @@ pub mod hint;
 pub mod hub;
 pub mod human;
 pub mod map;
+pub mod matmul;
 pub mod memory;
 pub mod model;
 pub mod output;

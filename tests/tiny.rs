@@ -141,3 +141,48 @@ fn context_turns_words_of_two_senses() {
     let share = 1.0 - wrong.len() as f64 / items.len() as f64;
     assert!(share >= 0.93, "{share:.3}; not so:\n{}", wrong.join("\n"));
 }
+
+/// Log-probabilities of a short text's tokens, by the kernels that `isa` allows.
+fn scores(isa: &str, text: &str) -> Vec<f64> {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_modelve"))
+        .args(["score", "-m", "tiny", "--json", text])
+        .env("MODELVE_HOME", home.path())
+        .env("MODELVE_ISA", isa)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report.get(0).unwrap_or(&report);
+    let tokens = report["tokens"].as_array().unwrap();
+    tokens
+        .iter()
+        .filter_map(|token| token["logprob"].as_f64())
+        .collect()
+}
+
+/// Both round activations to 8 bits, and what is just above a half here may be just below it
+/// there. From exact activations either is 0.07 to 0.08 away on average.
+#[test]
+#[allow(clippy::print_stderr)]
+fn own_kernels_and_ggmls_see_the_same_text() {
+    if modelve::runtime::own_kernels().is_empty() {
+        eprintln!("skipped: this build or this CPU has no kernels of modelve's own");
+        return;
+    }
+    for text in [
+        "The bat flew out of the cave at night.",
+        "India is a large country in South Asia.",
+        "The ball hit the bat, and the player ran.",
+    ] {
+        let (ours, ggml) = (scores("avx512", text), scores("plain", text));
+        assert_eq!(ours.len(), ggml.len());
+        assert!(ours.len() > 5, "{text}");
+        assert_ne!(ours, ggml, "the kernels are in use: {text}");
+        let distance: f64 = ours.iter().zip(&ggml).map(|(a, b)| (a - b).abs()).sum();
+        let distance = distance / ours.len() as f64;
+        assert!(
+            distance < 0.05,
+            "{text}: {distance} from {ours:?} to {ggml:?}"
+        );
+    }
+}

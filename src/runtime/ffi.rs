@@ -67,7 +67,11 @@ pub(super) fn start() {
         // folder. An error means that other code of this process has started it: as good for us.
         match none {
             true => None,
-            false => LlamaBackend::init().ok(),
+            false => {
+                #[cfg(matmul)]
+                super::matmul_ffi::register();
+                LlamaBackend::init().ok()
+            }
         }
     });
 }

@@ -38,6 +38,9 @@
 //! }
 //! ```
 
+use crate::gguf::GgmlType;
+use crate::matmul::{BLOCK, Kernel};
+
 pub mod backends;
 mod backends_ffi;
 mod cancel;
@@ -51,6 +54,8 @@ mod ffi;
 mod generate;
 mod grammar;
 pub mod host;
+#[cfg(matmul)]
+mod matmul_ffi;
 mod model;
 mod observe;
 mod plan;
@@ -60,6 +65,13 @@ mod settings;
 pub mod text;
 mod vocab;
 pub mod weights;
+
+/// The types of weights that are multiplied by kernels of this program, as the file holds them.
+pub fn own_kernels() -> Vec<GgmlType> {
+    let mut types = Kernel::TYPES.to_vec();
+    types.retain(|&ty| cfg!(matmul) && Kernel::new(ty, BLOCK).is_some());
+    types
+}
 
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};

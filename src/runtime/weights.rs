@@ -1,7 +1,8 @@
 //! Whether rearranging the weights for the CPU is worth the time it takes.
 //!
 //! Repacking copies every matrix at load. Passes are then faster for some types and sizes and
-//! slower for others, so the choice depends on the work ahead. The table has the seconds of one
+//! slower for others, so the choice depends on the work ahead, unless the kernels of this program
+//! ([`crate::matmul`]) multiply the weights where they are. The table has the seconds of one
 //! decode call of n tokens, measured on a 2.3 GB model with two AVX-512 cores; as load and
 //! passes all grow with the size of the model, only their ratios matter here. One token at a time
 //! is the rate of a long generation.
@@ -66,9 +67,16 @@ const REPACKING: f64 = 3.0;
 
 /// The choice that ends the work sooner. `free` is the memory there is for a copy.
 pub fn choose(facts: &Facts, work: Work, free: Option<u64>) -> Weights {
-    let Some(&(ty, _)) = facts.weights.first() else {
-        return Weights::Mapped;
-    };
+    match facts.weights.first() {
+        // Its kernels read the file's blocks as fast as memory gives them.
+        Some((ty, _)) if super::own_kernels().contains(ty) => Weights::Mapped,
+        Some(&(ty, _)) => by_cost(ty, facts, work, free),
+        None => Weights::Mapped,
+    }
+}
+
+/// The choice for weights that ggml's kernels multiply.
+fn by_cost(ty: GgmlType, facts: &Facts, work: Work, free: Option<u64>) -> Weights {
     let costs = match ty {
         GgmlType::Q4_0 | GgmlType::IQ4_NL => &Q4_0,
         GgmlType::Q4_K => &Q4_K,
@@ -126,36 +134,48 @@ mod tests {
         }
     }
 
+    fn cheaper(ty: GgmlType, work: Work, free: Option<u64>) -> Weights {
+        by_cost(ty, &phi3(ty), work, free)
+    }
+
+    #[test]
+    fn own_kernels_need_no_copy() {
+        for ty in crate::runtime::own_kernels() {
+            let work = Work::one(440, 100_000);
+            assert_eq!(choose(&phi3(ty), work, None), Weights::Mapped, "{ty}");
+        }
+    }
+
     #[test]
     fn short_answers_start_at_once() {
         for ty in [GgmlType::Q4_K, GgmlType::Q4_0] {
-            assert_eq!(choose(&phi3(ty), Work::one(6, 16), None), Weights::Mapped);
+            assert_eq!(cheaper(ty, Work::one(6, 16), None), Weights::Mapped);
         }
     }
 
     #[test]
     fn long_work_with_q4_0_pays_for_repacking() {
-        let facts = phi3(GgmlType::Q4_0);
-        assert_eq!(choose(&facts, Work::one(6, 256), None), Weights::Repacked);
-        assert_eq!(choose(&facts, Work::one(440, 16), None), Weights::Repacked);
+        let ty = GgmlType::Q4_0;
+        assert_eq!(cheaper(ty, Work::one(6, 256), None), Weights::Repacked);
+        assert_eq!(cheaper(ty, Work::one(440, 16), None), Weights::Repacked);
         // Unless there is no room for the copy.
         assert_eq!(
-            choose(&facts, Work::one(440, 16), Some(1 << 30)),
+            cheaper(ty, Work::one(440, 16), Some(1 << 30)),
             Weights::Mapped
         );
     }
 
     #[test]
     fn long_answers_pay_for_repacking_q4_k_too() {
-        let facts = phi3(GgmlType::Q4_K);
-        assert_eq!(choose(&facts, Work::one(6, 256), None), Weights::Repacked);
-        assert_eq!(choose(&facts, Work::one(6, 64), None), Weights::Mapped);
+        let ty = GgmlType::Q4_K;
+        assert_eq!(cheaper(ty, Work::one(6, 256), None), Weights::Repacked);
+        assert_eq!(cheaper(ty, Work::one(6, 64), None), Weights::Mapped);
     }
 
     #[test]
     fn a_long_prompt_with_q4_k_stays_mapped() {
         assert_eq!(
-            choose(&phi3(GgmlType::Q4_K), Work::one(440, 16), None),
+            cheaper(GgmlType::Q4_K, Work::one(440, 16), None),
             Weights::Mapped
         );
     }

@@ -88,6 +88,15 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
     let chosen = |max_tokens, free| {
         weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
     };
+    let own = crate::runtime::own_kernels();
+    if facts
+        .weights
+        .first()
+        .is_some_and(|(ty, _)| own.contains(ty))
+    {
+        let why = "modelve's kernels multiply this type as the file holds it";
+        return (None, why.to_owned());
+    }
     const MOST: usize = 1 << 16;
     if !chosen(MOST, free) {
         let why = match chosen(MOST, None) {
@@ -138,7 +147,7 @@ mod tests {
 
     #[test]
     fn repacking_begins_where_it_is_chosen() {
-        let facts = phi3(GgmlType::Q4_K);
+        let facts = phi3(GgmlType::IQ4_NL);
         let tokens = repacking(&facts, None).0.unwrap();
         let chosen = |tokens| weights::choose(&facts, Work::one(PROMPT, tokens), None);
         assert_eq!(chosen(tokens), Weights::Repacked);
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_keeps_the_weights_in_place_is_said() {
-        let (from, why) = repacking(&phi3(GgmlType::Q4_K), Some(1 << 20));
+        let (from, why) = repacking(&phi3(GgmlType::IQ4_NL), Some(1 << 20));
         assert!(from.is_none() && why.contains("no memory"), "{why}");
         let (from, why) = repacking(&phi3(GgmlType::F32), None);
         assert!(from.is_none() && why.contains("this type"), "{why}");

@@ -39,6 +39,7 @@ struct Report {
     devices: Vec<Device>,
     cpu_variant: Option<String>,
     features: Vec<Features>,
+    own_kernels: Vec<String>,
     threads: u32,
     memory: Option<Memory>,
     store: Option<String>,
@@ -105,6 +106,7 @@ fn report() -> Report {
         Ok(auto) => (Some(auto), None),
         Err(reason) => (None, Some(reason)),
     };
+    let own_kernels = runtime::own_kernels().into_iter();
     let default_model = std::env::var("MODELVE_MODEL").ok();
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -117,6 +119,7 @@ fn report() -> Report {
         devices: devices.collect(),
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
+        own_kernels: own_kernels.map(|ty| ty.to_string()).collect(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()
@@ -244,6 +247,9 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
     for features in &report.features {
         let name = format!("{} features", features.backend);
         add(&name, plain(features.on.join(" ")));
+    }
+    if !report.own_kernels.is_empty() {
+        add("own kernels", plain(report.own_kernels.join(" ")));
     }
     add("threads", plain(report.threads));
     add(

@@ -1,0 +1,128 @@
+//! Quantized matrices times a few columns of activations, on the weights as the file holds them.
+//!
+//! A pass over several sequences reads every weight once but multiplies it once per sequence.
+//! ggml takes a quantized row apart anew for every column, so from two columns on the taking
+//! apart, not the memory, is what a pass waits for. Here a block of weights is taken apart once
+//! and multiplied with all columns.
+//!
+//! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
+//!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
+//! - Whatever the type, a block of weights becomes the same thing: 256 unsigned bytes, 16 scales
+//!   and 16 minima, one of each per 16 weights; weight = scale × byte − minimum.
+//! - The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
+//!   `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
+//!
+//! A column's result does not depend on the columns beside it, to the last bit.
+
+use crate::gguf::GgmlType;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod columns;
+#[cfg(test)]
+mod tests;
+mod tiles;
+
+pub use columns::Block;
+
+/// Weights in a [`Block`], and in a block of weights here.
+pub const BLOCK: usize = 256;
+
+/// Rows that are worked on together, see [`Kernel::multiply`].
+pub const ROWS: usize = 8;
+
+/// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
+pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
+
+/// How to multiply with weights of one type on this CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    ty: GgmlType,
+}
+
+impl Kernel {
+    /// The types there are kernels for.
+    pub const TYPES: [GgmlType; 5] = [
+        GgmlType::Q4_0,
+        GgmlType::Q8_0,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+
+    /// The kernel for rows of `width` weights; none: the type, the width or the CPU has none.
+    pub fn new(ty: GgmlType, width: usize) -> Option<Kernel> {
+        let known = Self::TYPES.contains(&ty) && width > 0 && width.is_multiple_of(BLOCK);
+        (known && is_available()).then_some(Kernel { ty })
+    }
+
+    /// Is it faster than ggml's own kernel for so many columns? For many columns of some types
+    /// ggml has kernels that are better still.
+    pub fn pays(self, n: usize) -> bool {
+        n <= 32 || matches!(self.ty, GgmlType::Q4_0 | GgmlType::Q8_0)
+    }
+
+    /// Bytes of 256 weights.
+    pub fn block_bytes(self) -> usize {
+        match self.ty {
+            GgmlType::Q4_0 => 8 * 18,
+            GgmlType::Q8_0 => 8 * 34,
+            GgmlType::Q4_K => 144,
+            GgmlType::Q5_K => 176,
+            _ => 210,
+        }
+    }
+
+    /// Rounds 256 activations to 8 bits.
+    pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // SAFETY: a `Kernel` exists only where the CPU has these instructions.
+            unsafe { avx512::pack(self.ty, numbers) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!(
+            "there is no kernel for {} and {} numbers",
+            self.ty,
+            numbers.len()
+        )
+    }
+
+    /// Where block `b` of column `c` belongs among the blocks of `n` columns of `blocks` each.
+    pub fn place(c: usize, b: usize, n: usize, blocks: usize) -> usize {
+        columns::place(c, b, n, blocks)
+    }
+
+    /// Rows of weights times `n` columns of activations: `rows` holds whole rows of
+    /// `columns.len() / n` blocks, `columns` lie as [`Kernel::place`] says.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn multiply(self, rows: &[u8], columns: &[Block], n: usize, sink: &mut Sink<'_>) {
+        assert!(n > 0 && !columns.is_empty() && columns.len().is_multiple_of(n));
+        let row_bytes = columns.len() / n * self.block_bytes();
+        assert!(rows.len().is_multiple_of(row_bytes));
+        #[cfg(target_arch = "x86_64")]
+        {
+            // SAFETY: a `Kernel` exists only where the CPU has these instructions.
+            unsafe { avx512::multiply(self.ty, rows, columns, n, sink) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!(
+            "there is no kernel for {}, {rows:?}, {n}, {:p}",
+            self.ty, sink
+        )
+    }
+}
+
+/// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
+fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        return avx512::is_available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    })
+}
