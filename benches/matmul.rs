@@ -10,10 +10,11 @@ use llama_cpp_sys_2 as sys;
 use modelve::gguf::GgmlType;
 use modelve::matmul::{BLOCK, Block, Kernel};
 use modelve::quant::{Encoder, SourceType};
+use std::fmt;
 
 const WIDTH: usize = 3072;
 const ROWS: usize = 64 << 10;
-const COLUMNS: [usize; 6] = [1, 2, 4, 6, 8, 32];
+const COLUMNS: [usize; 4] = [1, 2, 6, 32];
 
 fn main() {
     divan::main();
@@ -34,88 +35,90 @@ fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     (rows.repeat(ROWS / 64), (0..n * WIDTH).map(wave).collect())
 }
 
-fn ours(bencher: Bencher, ty: GgmlType, n: usize) {
-    let Some(kernel) = Kernel::new(ty, WIDTH) else {
-        return;
-    };
-    let (rows, x) = operands(ty, n);
-    let mut packed = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
-    bencher
-        .counter(ItemsCount::new(ROWS * WIDTH * n))
-        .bench_local(|| {
-            for (i, numbers) in x.as_chunks().0.iter().enumerate() {
-                let (column, block) = (i * BLOCK / WIDTH, i % (WIDTH / BLOCK));
-                packed[Kernel::place(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
-            }
-            let mut sum = 0.0;
-            let packed: &[Block] = black_box(&packed);
-            kernel.multiply(&rows, packed, n, &mut |_, _, values| sum += values[0]);
-            sum
-        });
+/// A type, whose kernel, and how many columns.
+#[derive(Clone, Copy)]
+struct Case {
+    ty: GgmlType,
+    ours: bool,
+    n: usize,
 }
 
-fn ggml(bencher: Bencher, ty: GgmlType, n: usize) {
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.ours { "ours" } else { "ggml" };
+        write!(f, "{} {whose} {}", self.ty, self.n)
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let types = Kernel::TYPES.into_iter();
+    types
+        .filter(|&ty| Kernel::new(ty, WIDTH).is_some())
+        .flat_map(|ty| COLUMNS.map(|n| [true, false].map(|ours| Case { ty, ours, n })))
+        .flatten()
+        .collect()
+}
+
+#[divan::bench(args = cases(), sample_count = 5, sample_size = 1)]
+fn products(bencher: Bencher<'_, '_>, case: Case) {
+    let Case { ty, ours, n } = case;
     let Some(kernel) = Kernel::new(ty, WIDTH) else {
         return;
     };
     let (rows, x) = operands(ty, n);
+    let bencher = bencher.counter(ItemsCount::new(ROWS * WIDTH * n));
+    match ours {
+        true => bencher.bench_local(|| by_kernel(kernel, black_box(&rows), &x, n)),
+        false => bencher.bench_local(|| by_ggml(kernel, ty, black_box(&rows), &x)),
+    }
+}
+
+fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
+    let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
+    for (i, numbers) in x.as_chunks().0.iter().enumerate() {
+        let (column, block) = (i * BLOCK / WIDTH, i % (WIDTH / BLOCK));
+        packed[Kernel::place(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
+    }
+    let mut sum = 0.0;
+    kernel.multiply(rows, &packed, n, &mut |_, _, values| sum += values[0]);
+    sum
+}
+
+fn by_ggml(kernel: Kernel, ty: GgmlType, rows: &[u8], x: &[f32]) -> f32 {
     let row_bytes = WIDTH / BLOCK * kernel.block_bytes();
     let mut packed = vec![0u8; 4 * x.len()];
-    bencher
-        .counter(ItemsCount::new(ROWS * WIDTH * n))
-        .bench_local(|| {
-            let mut sum = 0.0;
-            // SAFETY: rows and columns have `WIDTH` numbers, a multiple of every block; a packed
-            // column is smaller than its floats.
-            unsafe {
-                sys::ggml_cpu_init();
-                let traits = *sys::ggml_get_type_traits_cpu(ty.0 as sys::ggml_type);
-                let activations = *sys::ggml_get_type_traits_cpu(traits.vec_dot_type);
-                let (pack, dot) = (activations.from_float.unwrap(), traits.vec_dot.unwrap());
-                for (x, packed) in x.chunks(WIDTH).zip(packed.chunks_mut(4 * WIDTH)) {
-                    pack(x.as_ptr(), packed.as_mut_ptr().cast(), WIDTH as i64);
+    let mut sum = 0.0;
+    // SAFETY: rows and columns have `WIDTH` numbers, a multiple of every block; a packed column
+    // is smaller than its floats.
+    unsafe {
+        sys::ggml_cpu_init();
+        let traits = *sys::ggml_get_type_traits_cpu(ty.0 as sys::ggml_type);
+        let activations = *sys::ggml_get_type_traits_cpu(traits.vec_dot_type);
+        let (Some(pack), Some(dot)) = (activations.from_float, traits.vec_dot) else {
+            return sum;
+        };
+        for (x, packed) in x.chunks(WIDTH).zip(packed.chunks_mut(4 * WIDTH)) {
+            pack(x.as_ptr(), packed.as_mut_ptr().cast(), WIDTH as i64);
+        }
+        // As ggml does: sixteen rows, then the next column.
+        for rows in rows.chunks(16 * row_bytes) {
+            for packed in packed.chunks(4 * WIDTH) {
+                for row in rows.chunks(row_bytes) {
+                    let (mut out, row, packed) = (0.0, row.as_ptr(), packed.as_ptr());
+                    dot(
+                        WIDTH as i32,
+                        &mut out,
+                        0,
+                        row.cast(),
+                        0,
+                        packed.cast(),
+                        0,
+                        1,
+                    );
+                    sum += out;
                 }
-                // As ggml does: sixteen rows, then the next column.
-                for rows in rows.chunks(16 * row_bytes) {
-                    for packed in packed.chunks(4 * WIDTH) {
-                        for row in rows.chunks(row_bytes) {
-                            let (mut out, row, packed) = (0.0, row.as_ptr(), packed.as_ptr());
-                            dot(
-                                WIDTH as i32,
-                                &mut out,
-                                0,
-                                row.cast(),
-                                0,
-                                packed.cast(),
-                                0,
-                                1,
-                            );
-                            sum += out;
-                        }
-                    }
-                }
-            }
-            sum
-        });
-}
-
-macro_rules! types {
-    ($($ty:ident),*) => {$(
-        #[allow(non_snake_case)]
-        mod $ty {
-            use super::*;
-
-            #[divan::bench(args = COLUMNS, sample_count = 5, sample_size = 1)]
-            fn ours(bencher: Bencher, n: usize) {
-                super::ours(bencher, GgmlType::$ty, n);
-            }
-
-            #[divan::bench(args = COLUMNS, sample_count = 5, sample_size = 1)]
-            fn ggml(bencher: Bencher, n: usize) {
-                super::ggml(bencher, GgmlType::$ty, n);
             }
         }
-    )*};
+    }
+    sum
 }
-
-types!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

@@ -1,11 +1,11 @@
-"""What benches/ measures: encoders beside ggml's, and the parts that touch no weights."""
+"""What benches/ measures: encoders and kernels beside ggml's, and the parts that touch no weights."""
 
 import re
 
 from . import table
 from .measure import step
 
-SECTION, PARTS = "Encoders, one core", "Parts without weights"
+SECTION, KERNELS, PARTS = "Encoders, one core", "Matrices times columns, one core", "Parts without weights"
 # At least this many times as fast as ggml's own on AVX-512, half of it on AVX2.
 BARS = {"Q4_K": 8, "Q5_K": 8, "Q6_K": 5, "Q2_K": 5, "Q3_K": 5, "Q4_0": 2, "Q8_0": 2}
 OTHERS = ["Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
@@ -26,6 +26,8 @@ def rows(bench):
     """A row for each type; keeps nanoseconds per weight for the limit of convert."""
     if any(bench.wanted(name) for name in ["encoders", "convert"]):
         encoders(bench)
+    if bench.wanted("kernels"):
+        kernels(bench)
     if bench.wanted("parts"):
         parts(bench)
 
@@ -63,6 +65,21 @@ def encoders(bench):
                               BARS[kind] * share, least=True)
 
 
+def kernels(bench):
+    """The kernels of complete, beside ggml's product of a row and a column."""
+    table.say("kernels")
+    types = ["Q4_K", "Q6_K", "Q4_0"]
+    found, why = cases(bench, "matmul", *types)
+    if why:
+        bench.add(KERNELS, "kernels", [{"name": "modelve", "not_measured": f"{why}; there are kernels for AVX-512 with VNNI"}])
+    for name, case in found.items():
+        kind, whose, n = name.split()
+        other = found.get(f"{kind} ggml {n}")
+        if whose == "ours" and other:
+            bench.add(KERNELS, f"{kind}, {n} column{'s' if n != '1' else ''}, millions of products per second",
+                      [{"name": "modelve", "figure": case["rate"]}, {"name": "ggml's vec_dot", "figure": other["rate"]}], unit="M/s")
+
+
 def memory_limit(found, kind):
     """What one core gets through the memory: 2 bytes read and a block's share written per weight."""
     case = found.get(f"memory {kind} ggml")
@@ -90,7 +107,7 @@ def parse(text):
             outer = named.group(2)
         elif named:
             # The one group of the encoders is no part of a case's name.
-            inner = bool(named.group(1)) and outer != "encode"
+            inner = bool(named.group(1)) and outer not in ["encode", "products"]
             case = f"{outer} {named.group(2)}" if inner else named.group(2)
             found[case] = {"time": spread(times)}
         elif case and len(rates) >= 3:

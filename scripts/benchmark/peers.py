@@ -161,7 +161,7 @@ def build_candle(work):
 def build_benches(root):
     """The programs of `benches/`, by name, built in the profile that everything else uses."""
     built = subprocess.run(
-        ["cargo", "bench", "--locked", "--profile", "dev", "--no-run", "--bench", "quant", "--bench", "parts",
+        ["cargo", "bench", "--locked", "--profile", "dev", "--no-run", "--bench", "quant", "--bench", "matmul", "--bench", "parts",
          "--message-format", "json-render-diagnostics"], cwd=root, check=True, stdout=subprocess.PIPE)
     messages = [json.loads(line) for line in built.stdout.splitlines()]
     return {m["target"]["name"]: Path(m["executable"]) for m in messages
