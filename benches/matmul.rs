@@ -4,6 +4,8 @@
 //! `cargo bench --profile dev --bench matmul -- Q4_K` for one type. The weights are more than the
 //! caches hold, as in a model.
 
+#![allow(unsafe_code)]
+
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use llama_cpp_sys_2 as sys;

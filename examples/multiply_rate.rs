@@ -5,6 +5,7 @@
 //!
 //!     cargo run --example multiply_rate
 
+#![allow(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::thread;

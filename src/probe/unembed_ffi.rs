@@ -1,6 +1,8 @@
 //! From a layer's state to logits, by ggml's own kernels: final norm, then the output matrix in
 //! the type the file holds it in. The unsafe code of the probes is here.
 
+#![allow(unsafe_code)]
+
 use std::ptr;
 
 use llama_cpp_sys_2 as sys;

@@ -3,6 +3,8 @@
 //! ggml asserts, and so ends the process, on what it does not expect. Everything it would assert
 //! on is checked here before the call.
 
+#![allow(unsafe_code)]
+
 use super::Error;
 use crate::gguf::GgmlType;
 use llama_cpp_sys_2 as sys;

@@ -1,5 +1,7 @@
 //! The instruction sets that the encoders are compiled for, and the choice among them.
 
+#![allow(unsafe_code)]
+
 use super::lanes::{Task, plain};
 use std::fmt;
 

@@ -7,6 +7,8 @@
 //! multiplications and additions rounded separately. The algorithms are written once over
 //! [`Simd`]; this module's children say what its operations are on each instruction set.
 
+#![allow(unsafe_code)]
+
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Sub};
 
 #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::backends_ffi as ffi;
+use super::ffi;
 
 /// A backend, or a library that should have been one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,21 @@ pub struct Backend {
     pub devices: usize,
     /// What it said about itself when it did not load or found nothing.
     pub problem: Option<String>,
+}
+
+/// A device ggml can compute on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The name to ask for it by, such as `CPU` or `CUDA0`.
+    pub name: String,
+    /// The maker's name for it.
+    pub description: String,
+    /// Whether it has memory of its own that layers can be put into.
+    pub gpu: bool,
+    /// Free memory in bytes, as the device reports it.
+    pub free: u64,
+    /// All of its memory, in bytes.
+    pub total: u64,
 }
 
 impl Backend {

@@ -1,173 +1,122 @@
-//! Unsafe code around a model: llama.cpp's start, its log, its devices, and loading, as far as
-//! `llama-cpp-2` does not offer them. The functions here are safe to call with any arguments.
+//! All unsafe code of the runtime: the calls into llama.cpp and ggml, and what they call back.
+//! The functions here are safe to call with any arguments; what llama.cpp would assert on is
+//! checked before it is called.
 
-use std::cell::RefCell;
+#![allow(unsafe_code)]
+
+use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::{Once, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use super::backends::Device;
+use super::batch::{Batch, Limits};
+use super::cancel::Cancel;
 use super::error::{Error, Result};
+use super::log::{self, clear_errors, take_errors};
+use super::observe::{self, NamedTensor, Observer};
+use super::params::{ContextParams, Extent, LoadParams};
+use super::settings::MAX_SEQ;
+use super::start::start;
 use crate::gguf::Gguf;
 
-thread_local! {
-    /// Errors llama.cpp logged on this thread since [`take_errors`] was last called.
-    static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+/// A copy of a string of C, lossy; empty for none.
+///
+/// # Safety
+/// `text` is null or points to a zero-terminated string that lives during the call.
+unsafe fn copy(text: *const c_char) -> String {
+    match text.is_null() {
+        true => String::new(),
+        // SAFETY: the caller's promise.
+        false => unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned(),
+    }
 }
 
-/// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
-/// it has started; nobody has to call this.
-pub fn start_ahead() -> Starting {
-    prepare();
-    // Without a thread the start comes when it is needed.
-    Starting(thread::Builder::new().spawn(start).ok())
+/// Sends llama.cpp's log to [`log`].
+pub(super) fn send_log() {
+    extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+        // SAFETY: llama.cpp passes a zero-terminated string that lives during the call.
+        log::note(level, &unsafe { copy(text) });
+    }
+    // SAFETY: `on_log` has the signature llama.cpp wants, lives as long as the program and uses
+    // no user data.
+    unsafe {
+        sys::llama_log_set(Some(on_log), ptr::null_mut());
+        sys::ggml_log_set(Some(on_log), ptr::null_mut());
+    }
 }
 
-/// A start on its way. Dropping it waits for the end of it: a program that ended in the middle
-/// would take apart what is being made.
-#[must_use = "dropped at once, it is waited for at once"]
-pub struct Starting(Option<JoinHandle<()>>);
+/// What ggml says while `work` runs, a message each, debugging left out.
+///
+/// ggml's log is a setting of the process: this is for the start, before anything computes, and
+/// whoever starts llama.cpp sends the log elsewhere afterwards.
+pub(super) fn listen(work: impl FnOnce()) -> Vec<String> {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let said = || SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
+    extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+        // SAFETY: ggml passes a zero-terminated string that lives during the call.
+        let text = unsafe { copy(text) };
+        let text = text.trim_end();
+        if level != sys::GGML_LOG_LEVEL_DEBUG && !text.is_empty() {
+            tracing::debug!(target: "llama.cpp", "{text}");
+            let mut said = SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            said.push(text.to_owned());
         }
     }
+
+    // SAFETY: `on_log` has the signature ggml wants, lives as long as the program and uses no data.
+    unsafe { sys::ggml_log_set(Some(on_log), ptr::null_mut()) };
+    work();
+    std::mem::take(&mut *said())
 }
-
-/// What the start needs of the thread whose heap models are read into.
-fn prepare() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(widen_heap);
-    }
-}
-
-/// Starts llama.cpp once per process and sends its log to `tracing`.
-pub(super) fn start() {
-    static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
-    BACKEND.get_or_init(|| {
-        prepare();
-        let none = super::backends::backends().is_empty();
-        // SAFETY: `on_log` has the signature llama.cpp wants, lives as long as the program and
-        // uses no user data.
-        unsafe {
-            sys::llama_log_set(Some(on_log), ptr::null_mut());
-            sys::ggml_log_set(Some(on_log), ptr::null_mut());
-        }
-        // Without any backend llama.cpp would look for one where it was built and in the current
-        // folder. An error means that other code of this process has started it: as good for us.
-        match none {
-            true => None,
-            false => {
-                #[cfg(matmul)]
-                super::matmul_ffi::register();
-                LlamaBackend::init().ok()
-            }
-        }
-    });
-}
-
-/// Makes room on the heap in huge pages: llama.cpp keeps a vocabulary in a hundred thousand
-/// small blocks, and a page fault for every 4 KiB of them is a fifteenth of reading it.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn widen_heap() {
-    const ROOM: usize = 16 << 20;
-    const HUGE: usize = 2 << 20;
-
-    // glibc maps a block of this size apart, but the next one no longer, once the first is freed;
-    // freed itself, that one stays part of the heap.
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(ROOM)));
-    let mut room: Vec<u8> = Vec::with_capacity(ROOM);
-    let start = room.as_mut_ptr();
-    let skip = start.addr().next_multiple_of(HUGE) - start.addr();
-    // SAFETY: from `skip`, less than `HUGE`, to the end of the block at most; the advice changes
-    // no byte. A kernel without huge pages declines it, and nothing is lost.
-    let _ = unsafe {
-        let pages = start.add(skip).cast();
-        rustix::mm::madvise(pages, ROOM - HUGE, rustix::mm::Advice::LinuxHugepage)
-    };
-}
-
-extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
-    if text.is_null() {
-        return;
-    }
-    // SAFETY: llama.cpp passes a zero-terminated string that lives during the call.
-    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    let text = text.trim_end();
-    if text.is_empty() || text.trim_matches('.').is_empty() {
-        return;
-    }
-    match level {
-        sys::GGML_LOG_LEVEL_ERROR => {
-            tracing::error!(target: "llama.cpp", "{text}");
-            ERRORS.with_borrow_mut(|errors| errors.push(text.to_owned()));
-        }
-        sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: "llama.cpp", "{text}"),
-        sys::GGML_LOG_LEVEL_INFO => tracing::info!(target: "llama.cpp", "{text}"),
-        _ => tracing::debug!(target: "llama.cpp", "{text}"),
-    }
-}
-
-/// Forgets what was logged so far.
-pub(super) fn clear_errors() {
-    ERRORS.with_borrow_mut(Vec::clear);
-}
-
-/// What llama.cpp logged as an error on this thread since the last call: the first is the
-/// cause, those after it only pass it on.
-pub(super) fn take_error() -> Option<String> {
-    let first = ERRORS.with_borrow_mut(|errors| errors.drain(..).next())?;
-    // The name of the C++ function says nothing to a reader.
-    let told = first.split_once(": error loading model: ");
-    Some(told.map_or(first.as_str(), |(_, reason)| reason).to_owned())
-}
-
-/// [`take_error`], for a place that must say something.
-pub(super) fn take_errors() -> String {
-    take_error().unwrap_or_else(|| "no reason given".to_owned())
-}
-
-static ABORT_HOOK: OnceLock<fn(&str)> = OnceLock::new();
 
 /// Calls `hook` with llama.cpp's message when it is about to abort the process over an
 /// assertion that no check here foresaw. The process ends when the hook returns, so a program
 /// that wants a tidy message and exit code ends it there itself. The first hook set stays.
 pub fn on_abort(hook: fn(&str)) {
+    static HOOK: OnceLock<fn(&str)> = OnceLock::new();
+
     extern "C" fn call(message: *const c_char) {
-        if let Some(hook) = ABORT_HOOK.get().filter(|_| !message.is_null()) {
+        if let Some(hook) = HOOK.get() {
             // SAFETY: ggml passes a zero-terminated string that lives during the call.
-            hook(&unsafe { CStr::from_ptr(message) }.to_string_lossy());
+            hook(&unsafe { copy(message) });
         }
     }
-    if ABORT_HOOK.set(hook).is_ok() {
+    if HOOK.set(hook).is_ok() {
         // SAFETY: `call` has the signature ggml wants and lives as long as the program.
         unsafe { sys::ggml_set_abort_callback(Some(call)) };
     }
 }
 
-/// A device ggml can compute on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// The name to ask for it by, such as `CPU` or `CUDA0`.
-    pub name: String,
-    /// The maker's name for it.
-    pub description: String,
-    /// Whether it has memory of its own that layers can be put into.
-    pub gpu: bool,
-    /// Free memory in bytes, as the device reports it.
-    pub free: u64,
-    /// All of its memory, in bytes.
-    pub total: u64,
+/// Asks for huge pages behind a block's capacity.
+pub(super) fn in_huge_pages(block: &mut Vec<u8>) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE: usize = 2 << 20;
+        let start = block.as_mut_ptr();
+        let skip = start.addr().next_multiple_of(HUGE) - start.addr();
+        let Some(size) = block.capacity().checked_sub(skip) else {
+            return;
+        };
+        // SAFETY: from `skip` to the end of the block; the advice changes no byte. A kernel
+        // without huge pages declines it, and nothing is lost.
+        let _ = unsafe {
+            let pages = start.add(skip).cast();
+            let advice = rustix::mm::Advice::LinuxHugepage;
+            rustix::mm::madvise(pages, size / HUGE * HUGE, advice)
+        };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = block;
 }
 
 /// The devices this build can use, as ggml lists them.
@@ -179,16 +128,12 @@ pub fn devices() -> Vec<Device> {
         (0..sys::ggml_backend_dev_count())
             .map(|i| {
                 let device = sys::ggml_backend_dev_get(i);
-                let text = |p: *const c_char| match p.is_null() {
-                    true => String::new(),
-                    false => CStr::from_ptr(p).to_string_lossy().into_owned(),
-                };
                 let (mut free, mut total) = (0, 0);
                 sys::ggml_backend_dev_memory(device, &mut free, &mut total);
                 let kind = sys::ggml_backend_dev_type(device);
                 Device {
-                    name: text(sys::ggml_backend_dev_name(device)),
-                    description: text(sys::ggml_backend_dev_description(device)),
+                    name: copy(sys::ggml_backend_dev_name(device)),
+                    description: copy(sys::ggml_backend_dev_description(device)),
                     gpu: kind == sys::GGML_BACKEND_DEVICE_TYPE_GPU
                         || kind == sys::GGML_BACKEND_DEVICE_TYPE_IGPU,
                     free: free as u64,
@@ -199,47 +144,46 @@ pub fn devices() -> Vec<Device> {
     }
 }
 
-/// What each backend of this build makes use of, in llama.cpp's words:
-/// `CPU : AVX2 = 1 | FMA = 1 | …`.
-pub fn system_info() -> String {
-    start();
-    // SAFETY: the function fills a string of its own and returns its zero-terminated bytes,
-    // which stay until the next call; the lock keeps other threads from making one.
+/// The backends that ggml knows and the number of their devices, those that are part of the
+/// program first.
+pub(super) fn registered() -> Vec<(String, usize)> {
+    // SAFETY: the registry is made by the first call; indices are below its count, and names are
+    // zero-terminated strings that live as long as their backend, which is never unloaded.
     unsafe {
-        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _guard = LOCK.lock();
-        let text = sys::llama_print_system_info();
-        match text.is_null() {
-            true => String::new(),
-            false => CStr::from_ptr(text).to_string_lossy().into_owned(),
-        }
+        (0..sys::ggml_backend_reg_count())
+            .map(|i| {
+                let backend = sys::ggml_backend_reg_get(i);
+                let devices = sys::ggml_backend_reg_dev_count(backend);
+                (copy(sys::ggml_backend_reg_name(backend)), devices)
+            })
+            .collect()
     }
 }
 
-/// How much of a model is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// The vocabulary.
-    Vocabulary,
-    /// All that the header tells: metadata, vocabulary, and a place of the right shape for
-    /// every tensor.
-    Header,
-    /// The weights, too.
-    Everything,
+/// Loads every backend that has a library in `folder`; of a backend's variants the one that suits
+/// this processor best.
+#[cfg(feature = "portable")]
+pub(super) fn load_folder(folder: &CStr) {
+    // SAFETY: a zero-terminated path; ggml opens the libraries in it and keeps nothing of it.
+    unsafe { sys::ggml_backend_load_all_from_path(folder.as_ptr()) };
 }
 
-/// How a model is read.
-pub(super) struct LoadParams<'a> {
-    pub extent: Extent,
-    /// Whether weights are rearranged for the CPU's kernels while loading.
-    pub repack: bool,
-    pub gpu_layers: u32,
-    /// The one device to put layers on; none: all GPUs.
-    pub device: Option<&'a str>,
-    /// Integers that replace the file's own.
-    pub overrides: &'a [(String, i64)],
-    /// Told how much is loaded, 0 to 1; false stops.
-    pub progress: &'a mut dyn FnMut(f32) -> bool,
+/// Loads one library, and unlike [`load_folder`] says what is wrong with it.
+#[cfg(feature = "portable")]
+pub(super) fn load_one(library: &CStr) {
+    // SAFETY: as above.
+    unsafe { sys::ggml_backend_load(library.as_ptr()) };
+}
+
+/// What each backend of this build makes use of, in llama.cpp's words:
+/// `CPU : AVX2 = 1 | FMA = 1 | …`.
+pub fn system_info() -> String {
+    static ONE: Mutex<()> = Mutex::new(());
+    start();
+    let _one = ONE.lock();
+    // SAFETY: the function fills a string of its own and returns its zero-terminated bytes,
+    // which stay until the next call; the lock keeps other threads from making one.
+    unsafe { copy(sys::llama_print_system_info()) }
 }
 
 /// Loads what `gguf` was read from; `path` is what errors call it.
@@ -326,7 +270,7 @@ pub(super) fn load_model(path: &Path, gguf: &Gguf, params: LoadParams<'_>) -> Re
     loaded.ok_or_else(|| failed(take_errors()))
 }
 
-pub(super) fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
+fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
     // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null `llama_model *`.
     unsafe { ptr::from_ref(model).cast::<*mut sys::llama_model>().read() }
 }
@@ -335,4 +279,406 @@ pub(super) fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
 pub(super) fn vocab_kind(model: &LlamaModel) -> sys::llama_vocab_type {
     // SAFETY: the model lives, and its vocabulary is never null.
     unsafe { sys::llama_vocab_type(sys::llama_model_get_vocab(model_ptr(model))) }
+}
+
+/// A llama.cpp context: KV cache, compute buffers and the last logits.
+pub(super) struct Context {
+    raw: NonNull<sys::llama_context>,
+    watch: NonNull<Watch>,
+    /// Kept alive: the context points into the flag and the model.
+    cancel: Cancel,
+    _model: Arc<LlamaModel>,
+    limits: Limits,
+    /// For each token of the last batch, whether it has logits.
+    outputs: Vec<bool>,
+}
+
+/// Where the callback finds the observer of the decode call in progress.
+#[derive(Default)]
+struct Watch {
+    observer: Option<NonNull<dyn Observer>>,
+    bytes: Vec<u8>,
+    floats: Vec<f32>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+// SAFETY: a context may be used from any one thread at a time; `&self` methods only read
+// state that `&mut self` methods write. The observer pointer is set only inside `decode`.
+unsafe impl Send for Context {}
+
+impl Context {
+    pub fn new(model: &Arc<LlamaModel>, n_vocab: u32, params: ContextParams) -> Result<Self> {
+        // Making a context changes the model now and then, so contexts are made one at a time.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _one = MAKING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        clear_errors();
+
+        let n_seq = params.n_seq.clamp(1, MAX_SEQ);
+        let n_batch = params.n_batch.clamp(1, params.n_ctx.max(1));
+        let limits = Limits {
+            n_batch,
+            n_seq,
+            // llama.cpp keeps a row for each sequence at least.
+            n_outputs: params.n_outputs.min(n_batch).max(n_seq),
+            n_vocab,
+        };
+        let watch = NonNull::from(Box::leak(Box::<Watch>::default()));
+        // SAFETY: plain data. The two pointers in it outlive the context, which is freed in
+        // `drop` before them: the flag is held by `cancel`, the box is freed after the context.
+        let raw = unsafe {
+            let mut p = sys::llama_context_default_params();
+            p.n_ctx = params.n_ctx;
+            p.n_batch = n_batch;
+            p.n_ubatch = n_batch;
+            p.n_seq_max = n_seq;
+            p.n_outputs_max = limits.n_outputs;
+            p.n_threads = params.threads as i32;
+            p.n_threads_batch = params.threads_batch as i32;
+            p.type_k = params.kv_type.ggml();
+            p.type_v = params.kv_type.ggml();
+            p.flash_attn_type = params.flash_attention.llama();
+            p.offload_kqv = params.offload;
+            p.op_offload = params.offload;
+            p.no_perf = true;
+            // One cache for all sequences: prompts of different lengths share a decode call.
+            p.kv_unified = true;
+            p.abort_callback = Some(on_poll);
+            p.abort_callback_data = params.cancel.as_ptr().cast_mut().cast();
+            if params.observe {
+                p.cb_eval = Some(on_eval);
+                p.cb_eval_user_data = watch.as_ptr().cast();
+            }
+            sys::llama_init_from_model(model_ptr(model), p)
+        };
+        let Some(raw) = NonNull::new(raw) else {
+            // SAFETY: leaked above, and nothing else points to it now.
+            drop(unsafe { Box::from_raw(watch.as_ptr()) });
+            let reason = take_errors();
+            return Err(Error::Context {
+                n_ctx: params.n_ctx,
+                reason,
+            });
+        };
+        Ok(Context {
+            raw,
+            watch,
+            cancel: params.cancel,
+            _model: Arc::clone(model),
+            limits,
+            outputs: Vec::new(),
+        })
+    }
+
+    /// Tokens the context holds, after llama.cpp's padding.
+    pub fn n_ctx(&self) -> u32 {
+        // SAFETY: the context lives; reads a field.
+        unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
+    }
+
+    /// Tokens one sequence may have: what decides between RoPE factors.
+    pub fn n_ctx_seq(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
+    }
+
+    /// What it was made for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Computes a batch. `observer` sees the graph's tensors if the context was made with
+    /// `observe`. Stops with [`Error::Cancelled`] soon after the cancel flag is raised.
+    pub fn decode(&mut self, batch: &mut Batch, observer: Option<&mut dyn Observer>) -> Result<()> {
+        self.outputs.clear();
+        batch.check(self.limits)?;
+        if self.cancel.is_set() {
+            return Err(Error::Cancelled);
+        }
+
+        clear_errors();
+        let n = batch.len();
+        let mut counts = vec![1i32; n];
+        let mut sequences: Vec<*mut i32> = batch.sequences.iter_mut().map(ptr::from_mut).collect();
+        // SAFETY: every array has n entries and outlives the call, and llama.cpp keeps none.
+        // Tokens, sequences and sizes were checked above, positions are checked by llama.cpp,
+        // which returns an error. The observer is reachable for the callback during this call
+        // only: its lifetime is erased for the pointer's sake and the pointer removed after it.
+        let status = unsafe {
+            let watch = self.watch.as_ptr();
+            (*watch).observer = observer.map(|observer| {
+                std::mem::transmute::<NonNull<dyn Observer + '_>, NonNull<dyn Observer>>(
+                    NonNull::from(observer),
+                )
+            });
+            let status = sys::llama_decode(
+                self.raw.as_ptr(),
+                sys::llama_batch {
+                    n_tokens: n as i32,
+                    token: batch.tokens.as_mut_ptr(),
+                    embd: ptr::null_mut(),
+                    pos: batch.positions.as_mut_ptr(),
+                    n_seq_id: counts.as_mut_ptr(),
+                    seq_id: sequences.as_mut_ptr(),
+                    logits: batch.outputs.as_mut_ptr(),
+                },
+            );
+            // Also waits for devices that compute on their own.
+            sys::llama_synchronize(self.raw.as_ptr());
+            (*watch).observer = None;
+            if let Some(panic) = (*watch).panic.take() {
+                resume_unwind(panic);
+            }
+            status
+        };
+        match status {
+            0 => {
+                self.outputs.extend(batch.outputs.iter().map(|&o| o != 0));
+                Ok(())
+            }
+            _ if self.cancel.is_set() => Err(Error::Cancelled),
+            1 => Err(Error::ContextFull {
+                need: n,
+                n_ctx: self.n_ctx() as usize,
+            }),
+            status => Err(Error::Decode {
+                status,
+                reason: take_errors(),
+            }),
+        }
+    }
+
+    /// The logits of the `i`-th token of the last batch, one per vocabulary entry; `None` if
+    /// they were not asked for.
+    pub fn logits(&self, i: usize) -> Option<&[f32]> {
+        if !self.outputs.get(i).copied().unwrap_or(false) {
+            return None;
+        }
+        // SAFETY: token `i` was marked as output, so llama.cpp has a row of `n_vocab` floats for
+        // it, which stays until the next decode (`&mut self`).
+        unsafe {
+            let row = sys::llama_get_logits_ith(self.raw.as_ptr(), i as i32);
+            let n = self.limits.n_vocab as usize;
+            (!row.is_null()).then(|| std::slice::from_raw_parts(row, n))
+        }
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        let memory = self.memory();
+        if !memory.is_null() {
+            // SAFETY: a live context's memory; data need not be zeroed, cells are marked free.
+            unsafe { sys::llama_memory_clear(memory, false) };
+        }
+    }
+
+    /// Forgets the positions of `seq` from `from` on. False: this kind of memory cannot.
+    pub fn truncate(&mut self, seq: u32, from: usize) -> bool {
+        let memory = self.memory();
+        if memory.is_null() || seq >= self.limits.n_seq {
+            return false;
+        }
+        let from = i32::try_from(from).unwrap_or(i32::MAX);
+        // SAFETY: a live context's memory and a sequence within its range.
+        unsafe { sys::llama_memory_seq_rm(memory, seq as i32, from, -1) }
+    }
+
+    /// Gives `to` the positions of `from` below `len`, sharing their cells.
+    pub fn copy(&mut self, from: u32, to: u32, len: usize) {
+        let memory = self.memory();
+        if !memory.is_null() && from.max(to) < self.limits.n_seq && from != to {
+            let len = i32::try_from(len).unwrap_or(i32::MAX);
+            // SAFETY: a live context's memory and sequences within its range.
+            unsafe { sys::llama_memory_seq_cp(memory, from as i32, to as i32, 0, len) };
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by `llama_init_from_model` and freed once, before the model (held by
+        // `_model`) and before the box its callback points to.
+        unsafe {
+            sys::llama_free(self.raw.as_ptr());
+            drop(Box::from_raw(self.watch.as_ptr()));
+        }
+    }
+}
+
+extern "C" fn on_poll(flag: *mut c_void) -> bool {
+    // SAFETY: `flag` is the `AtomicBool` of the context's `Cancel`, which outlives the context.
+    unsafe { (*flag.cast::<AtomicBool>()).load(Ordering::Relaxed) }
+}
+
+/// Asked twice per tensor: whether it is wanted, then, computed, with its data.
+extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_void) -> bool {
+    // SAFETY: `watch` is the context's box and `tensor` a live node of its graph; ggml calls
+    // from the decoding thread only, which holds no reference into the box.
+    let (watch, tensor) = unsafe { (&mut *watch.cast::<Watch>(), &*tensor) };
+    let Some(mut observer) = watch.observer else {
+        return !ask;
+    };
+    // SAFETY: `name` is a fixed array that ggml keeps zero-terminated; the observer is borrowed
+    // mutably by the decode call in progress, and by nobody else.
+    let (name, observer) = unsafe { (copy(tensor.name.as_ptr()), observer.as_mut()) };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        if ask {
+            return observer.wants(&name);
+        }
+        // SAFETY: a computed tensor has a buffer with `ggml_nbytes` bytes behind it, strides
+        // included; `bytes` is made as long.
+        unsafe {
+            watch.bytes.resize(sys::ggml_nbytes(tensor), 0);
+            let (bytes, len) = (watch.bytes.as_mut_ptr(), watch.bytes.len());
+            sys::ggml_backend_tensor_get(tensor, bytes.cast(), 0, len);
+        }
+        let shape = tensor.ne.map(|n| usize::try_from(n).unwrap_or(0));
+        let ty = tensor.type_;
+        if !observe::read_floats(ty, shape, tensor.nb, &watch.bytes, &mut watch.floats) {
+            return true;
+        }
+        let tensor = NamedTensor {
+            name: &name,
+            shape,
+            data: &watch.floats,
+        };
+        observer.tensor(&tensor).is_continue()
+    }));
+    result.unwrap_or_else(|panic| {
+        watch.panic = Some(panic);
+        // Neither wanted nor to be continued.
+        false
+    })
+}
+
+/// Lets ggml compute with the kernels of this program; before a model is loaded, once.
+pub(super) fn register_kernels() {
+    #[cfg(matmul)]
+    kernels::register();
+}
+
+/// What `matmul.cpp` is given.
+#[cfg(matmul)]
+mod kernels {
+    use std::slice;
+
+    use crate::gguf::GgmlType;
+    use crate::matmul::{BLOCK, Block, Kernel};
+
+    /// What `matmul.cpp` calls: its `struct modelve_matmul`.
+    #[repr(C)]
+    struct Table {
+        packed_size: extern "C" fn(i32, i64, i64) -> usize,
+        pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Block),
+        multiply:
+            unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Block, *mut u8, usize),
+    }
+
+    unsafe extern "C" {
+        fn modelve_register_matmul(table: Table);
+    }
+
+    /// See [`super::register_kernels`].
+    pub(super) fn register() {
+        let table = Table {
+            packed_size,
+            pack,
+            multiply,
+        };
+        // SAFETY: the functions have the signatures that the C++ side declares, and keep what it is
+        // told of them; [`start`](super::start) comes here once, and nothing computes yet.
+        unsafe { modelve_register_matmul(table) };
+    }
+
+    fn kernel(ty: i32, width: i64) -> Option<Kernel> {
+        Kernel::new(
+            GgmlType(u32::try_from(ty).ok()?),
+            usize::try_from(width).ok()?,
+        )
+    }
+
+    extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
+        match (kernel(ty, width), usize::try_from(n)) {
+            (Some(kernel), Ok(n)) if kernel.pays(n) => {
+                n * (width as usize / BLOCK) * size_of::<Block>()
+            }
+            _ => 0,
+        }
+    }
+
+    /// # Safety
+    /// There is a kernel for `ty` and `width`; `x` has `n` columns of `width` floats, `x_stride`
+    /// bytes apart; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
+    /// `first..first + count`, counted column by column.
+    unsafe extern "C" fn pack(
+        ty: i32,
+        width: i64,
+        n: i64,
+        x: *const u8,
+        x_stride: usize,
+        first: i64,
+        count: i64,
+        packed: *mut Block,
+    ) {
+        let Some(kernel) = kernel(ty, width) else {
+            return;
+        };
+        let blocks = width as usize / BLOCK;
+        for i in first as usize..(first + count) as usize {
+            let (column, block) = (i / blocks, i % blocks);
+            // SAFETY: a block of a column, as the caller promises, aligned as floats are; and a
+            // place that belongs to it alone, on a cache line.
+            unsafe {
+                let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
+                let place = Kernel::place(column, block, n as usize, blocks);
+                packed.add(place).write(kernel.pack(&*numbers));
+            }
+        }
+    }
+
+    /// # Safety
+    /// There is a kernel for `ty` and `width`; `rows` is a matrix of such rows, one after the other,
+    /// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
+    /// `n` columns, `out_stride` bytes apart, of which no other thread touches rows
+    /// `first..first + count`.
+    unsafe extern "C" fn multiply(
+        ty: i32,
+        width: i64,
+        n: i64,
+        rows: *const u8,
+        first: i64,
+        count: i64,
+        packed: *const Block,
+        out: *mut u8,
+        out_stride: usize,
+    ) {
+        let Some(kernel) = kernel(ty, width) else {
+            return;
+        };
+        let blocks = width as usize / BLOCK;
+        let (n, first, count) = (n as usize, first as usize, count as usize);
+        let row_bytes = blocks * kernel.block_bytes();
+        // SAFETY: the rows and blocks that the caller promises; nobody writes to either now.
+        let (rows, packed) = unsafe {
+            (
+                slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
+                slice::from_raw_parts(packed, n * blocks),
+            )
+        };
+        kernel.multiply(rows, packed, n, &mut |column, row, values| {
+            debug_assert!(row + values.len() <= count);
+            let values: &[u8] = bytemuck::cast_slice(values);
+            // SAFETY: `row` is one of the `count` rows, and no other thread touches these.
+            unsafe {
+                let start = out.add(column * out_stride + (first + row) * size_of::<f32>());
+                start.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            }
+        });
+    }
 }

@@ -3,7 +3,8 @@
 use llama_cpp_2::sampling::LlamaSampler;
 
 use super::error::{Error, Result};
-use super::ffi;
+use super::log;
+use super::start::start;
 use super::vocab::Vocab;
 
 /// A grammar in GBNF whose rule `root` the whole text follows.
@@ -59,7 +60,7 @@ impl Grammar {
             serde_json::Value::Bool(false) => return Err(fault("false allows nothing".to_owned())),
             schema => schema.to_string(),
         };
-        ffi::start();
+        start();
         let grammar = llama_cpp_2::json_schema_to_grammar(&text)
             .map_err(|_| fault("llama.cpp cannot turn it into a grammar".to_owned()))?;
         Ok(Grammar(grammar))
@@ -76,7 +77,7 @@ impl Grammar {
     pub(super) fn sampler(&self, vocab: &Vocab) -> Result<LlamaSampler> {
         LlamaSampler::grammar(vocab.raw(), &self.0, "root").map_err(|_| {
             // What its parser says goes to standard error, past the log.
-            let reason = ffi::take_error();
+            let reason = log::take_error();
             let reason =
                 reason.unwrap_or_else(|| "it does not parse or refers to nothing".to_owned());
             Error::Grammar(format!("grammar: llama.cpp cannot use it: {reason}"))

@@ -6,7 +6,7 @@
 //!
 //! - [`complete`]: texts from prompts, many at once.
 //!
-//! The only unsafe code is in the `*ffi.rs` files; files are checked before llama.cpp sees them.
+//! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -42,26 +42,26 @@ use crate::gguf::GgmlType;
 use crate::matmul::{BLOCK, Kernel};
 
 pub mod backends;
-mod backends_ffi;
+mod batch;
 mod cancel;
 pub mod chat;
 mod check;
 mod completion;
 pub mod context;
-mod context_ffi;
 mod error;
 mod ffi;
 mod generate;
 mod grammar;
 pub mod host;
-#[cfg(matmul)]
-mod matmul_ffi;
+mod log;
 mod model;
 mod observe;
+mod params;
 mod plan;
 mod sampling;
 mod session;
 mod settings;
+mod start;
 pub mod text;
 mod vocab;
 pub mod weights;
@@ -73,11 +73,12 @@ pub fn own_kernels() -> Vec<GgmlType> {
     types
 }
 
+pub use backends::Device;
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};
 pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
 pub use error::{Error, Refusal, Result, Token};
-pub use ffi::{Device, Starting, devices, on_abort, start_ahead, system_info};
+pub use ffi::{devices, on_abort, system_info};
 pub use generate::complete;
 pub use grammar::Grammar;
 pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
@@ -85,4 +86,5 @@ pub use observe::{NamedTensor, Observer};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
 pub use session::{Entry, Session, Want};
 pub use settings::{FlashAttention, KvType, Settings};
+pub use start::{Starting, start_ahead};
 pub use vocab::Vocab;

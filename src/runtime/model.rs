@@ -11,6 +11,7 @@ use super::cancel::Cancel;
 use super::check::{self, Facts};
 use super::error::{Error, Result};
 use super::ffi;
+use super::params::{Extent, LoadParams};
 use super::settings::CONTEXT_STEP;
 use super::vocab::Vocab;
 use crate::gguf::Gguf;
@@ -143,8 +144,8 @@ impl Model {
             let raw = ffi::load_model(
                 &path,
                 &gguf,
-                ffi::LoadParams {
-                    extent: ffi::Extent::Everything,
+                LoadParams {
+                    extent: Extent::Everything,
                     repack: options.weights == Weights::Repacked,
                     gpu_layers,
                     device: options.device.as_deref(),
@@ -244,8 +245,8 @@ impl Checked {
         ffi::load_model(
             &self.path,
             &self.gguf,
-            ffi::LoadParams {
-                extent: ffi::Extent::Header,
+            LoadParams {
+                extent: Extent::Header,
                 repack: false,
                 gpu_layers: 0,
                 device: None,

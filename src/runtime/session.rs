@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::context::{self, kv_bytes};
-use super::context_ffi::{Batch, Context, ContextParams};
 use super::error::{Error, Result, Token};
+use super::ffi::Context;
 use super::host;
 use super::model::Model;
 use super::observe::Observer;
+use super::params::ContextParams;
 use super::settings::{CONTEXT_STEP, FlashAttention, MAX_SEQ, Settings};
 
 /// Which tokens of a feed are to get logits.
@@ -256,7 +258,8 @@ impl Session {
                 n_ctx: self.longest(),
             });
         }
-        let (n_batch, n_outputs) = (self.context.n_batch(), self.context.n_outputs());
+        let limits = self.context.limits();
+        let (n_batch, n_outputs) = (limits.n_batch as usize, limits.n_outputs as usize);
         let mut fed = 0;
         while fed < tokens.len() {
             let mut entries: Vec<Entry> = Vec::new();

@@ -11,6 +11,7 @@ use llama_cpp_sys_2 as sys;
 use super::check::{self, Alphabet, Facts, StopTokens};
 use super::error::{Error, Result, Token};
 use super::ffi;
+use super::params::{Extent, LoadParams};
 use crate::gguf::Gguf;
 
 /// A model's vocabulary. Cheap to clone and shared by threads.
@@ -49,8 +50,8 @@ impl Vocab {
         let raw = ffi::load_model(
             path,
             gguf,
-            ffi::LoadParams {
-                extent: ffi::Extent::Vocabulary,
+            LoadParams {
+                extent: Extent::Vocabulary,
                 repack: false,
                 gpu_layers: 0,
                 device: None,

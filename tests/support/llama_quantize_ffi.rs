@@ -1,5 +1,7 @@
 //! llama.cpp's own quantizer, the reference for types and bytes.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

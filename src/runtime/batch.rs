@@ -1,0 +1,85 @@
+//! The tokens of one decode call, and what a context takes.
+
+use super::error::{Error, Result, Token};
+
+/// One decode call: parallel arrays, an entry per token.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Batch {
+    pub tokens: Vec<Token>,
+    pub positions: Vec<i32>,
+    pub sequences: Vec<i32>,
+    pub outputs: Vec<i8>,
+}
+
+/// What a context was made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Tokens of a batch.
+    pub n_batch: u32,
+    /// Sequences.
+    pub n_seq: u32,
+    /// Tokens of a batch that may have logits.
+    pub n_outputs: u32,
+    /// Entries of the vocabulary.
+    pub n_vocab: u32,
+}
+
+impl Batch {
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequences.clear();
+        self.outputs.clear();
+    }
+
+    /// Adds a token of sequence `seq` at position `pos`.
+    pub fn push(&mut self, token: Token, pos: usize, seq: u32, output: bool) {
+        self.tokens.push(token);
+        self.positions.push(i32::try_from(pos).unwrap_or(-1));
+        self.sequences.push(i32::try_from(seq).unwrap_or(-1));
+        self.outputs.push(i8::from(output));
+    }
+
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether a context can be given this: what llama.cpp would assert on.
+    pub fn check(&self, limits: Limits) -> Result<()> {
+        let n = self.len();
+        let arrays = [
+            self.positions.len(),
+            self.sequences.len(),
+            self.outputs.len(),
+        ];
+        if n == 0 || n > limits.n_batch as usize || arrays != [n; 3] {
+            return Err(Error::Setting(format!(
+                "a batch has 1 to {} tokens, not {n}",
+                limits.n_batch
+            )));
+        }
+        let outputs = self.outputs.iter().filter(|&&output| output != 0).count();
+        if outputs > limits.n_outputs as usize {
+            return Err(Error::Setting(format!(
+                "logits of {outputs} tokens at once, in a context made for {}",
+                limits.n_outputs
+            )));
+        }
+        let places = self.positions.iter().zip(&self.sequences);
+        for (&token, (&pos, &seq)) in self.tokens.iter().zip(places) {
+            if token < 0 || token as u32 >= limits.n_vocab {
+                return Err(Error::TokenRange {
+                    token,
+                    n_vocab: limits.n_vocab,
+                });
+            }
+            if pos < 0 || seq < 0 || seq as u32 >= limits.n_seq {
+                return Err(Error::Setting(format!(
+                    "no sequence {seq} with a position {pos} in a context of {} sequences",
+                    limits.n_seq
+                )));
+            }
+        }
+        Ok(())
+    }
+}

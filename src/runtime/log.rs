@@ -1,0 +1,46 @@
+//! What llama.cpp says: to `tracing`, and its errors to whoever called it.
+
+use std::cell::RefCell;
+
+use llama_cpp_sys_2 as sys;
+
+thread_local! {
+    /// Errors llama.cpp logged on this thread since [`take_errors`] was last called.
+    static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A message of llama.cpp's.
+pub(super) fn note(level: sys::ggml_log_level, text: &str) {
+    let text = text.trim_end();
+    if text.is_empty() || text.trim_matches('.').is_empty() {
+        return;
+    }
+    match level {
+        sys::GGML_LOG_LEVEL_ERROR => {
+            tracing::error!(target: "llama.cpp", "{text}");
+            ERRORS.with_borrow_mut(|errors| errors.push(text.to_owned()));
+        }
+        sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: "llama.cpp", "{text}"),
+        sys::GGML_LOG_LEVEL_INFO => tracing::info!(target: "llama.cpp", "{text}"),
+        _ => tracing::debug!(target: "llama.cpp", "{text}"),
+    }
+}
+
+/// Forgets what was logged so far.
+pub(super) fn clear_errors() {
+    ERRORS.with_borrow_mut(Vec::clear);
+}
+
+/// What llama.cpp logged as an error on this thread since the last call: the first is the
+/// cause, those after it only pass it on.
+pub(super) fn take_error() -> Option<String> {
+    let first = ERRORS.with_borrow_mut(|errors| errors.drain(..).next())?;
+    // The name of the C++ function says nothing to a reader.
+    let told = first.split_once(": error loading model: ");
+    Some(told.map_or(first.as_str(), |(_, reason)| reason).to_owned())
+}
+
+/// [`take_error`], for a place that must say something.
+pub(super) fn take_errors() -> String {
+    take_error().unwrap_or_else(|| "no reason given".to_owned())
+}
