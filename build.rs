@@ -47,7 +47,7 @@ fn kernel_sources() -> Option<PathBuf> {
 
 /// What puts the program's kernels before ggml's.
 fn compile_matmul(ggml: &Path) {
-    let source = "src/runtime/matmul.cpp";
+    let source = "src/matmul/ggml.cpp";
     cc::Build::new()
         .cpp(true)
         .std("c++17")

@@ -1,44 +1,78 @@
 //! AVX-512 with VNNI: 64 products of bytes in an instruction.
 
+#![allow(unsafe_code)]
+
 use super::columns::{Block, centre, group, is_centred};
-use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd, by_intrinsics};
+use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd};
 use super::{BLOCK, Sink};
 use crate::gguf::GgmlType;
 use crate::quant::Isa;
 use bytemuck::{cast, cast_ref};
 use std::arch::x86_64::*;
+use std::sync::OnceLock;
 
-/// Exists only where the CPU has what [`is_available`] looks for.
-#[derive(Clone, Copy)]
-struct Avx512(());
+/// Exists only where the CPU has what [`Avx512::detect`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx512(());
 
-pub(super) fn is_available() -> bool {
-    Isa::detect() == Isa::Avx512
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("f16c")
-        && is_x86_feature_detected!("fma")
+impl Avx512 {
+    /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
+    pub fn detect() -> Option<Self> {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        let available = AVAILABLE.get_or_init(|| {
+            Isa::detect() == Isa::Avx512
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("fma")
+        });
+        available.then_some(Avx512(()))
+    }
+
+    /// See [`super::Kernel::pack`].
+    pub fn pack(self, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
+        // SAFETY: `self` is a token: the CPU has the instructions.
+        unsafe { pack(self, ty, numbers) }
+    }
+
+    /// See [`super::Kernel::multiply`].
+    pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+        // SAFETY: `self` is a token: the CPU has the instructions.
+        unsafe { multiply(self, ty, rows, x, n, sink) }
+    }
 }
 
-/// See [`super::Kernel::pack`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
-pub(super) fn pack(ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
-    Avx512(()).pack(group(ty), centre(ty.0), numbers)
+fn pack(s: Avx512, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
+    s.round(group(ty), centre(ty.0), numbers)
 }
 
-/// See [`super::Kernel::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
-pub(super) fn multiply(ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
-    tiles::multiply(Avx512(()), ty, rows, x, n, sink);
+fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+    tiles::multiply(s, ty, rows, x, n, sink);
+}
+
+/// Methods of the token whose bodies are intrinsics.
+macro_rules! by_intrinsics {
+    ($($(#[$meta:meta])*
+        fn $name:ident($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
+        $(#[$meta])*
+        #[inline(always)]
+        fn $name($self $(, $arg: $ty)*) $(-> $out)? {
+            // SAFETY: `self` is a token: the CPU has the instructions.
+            #[allow(unused_unsafe)]
+            unsafe { $body }
+        }
+    )*};
 }
 
 /// 256 weights taken apart: scale × byte − minimum, or scale × (byte − centre).
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct Weights {
+pub(super) struct Weights {
     bytes: [__m512i; 4],
     scales: __m512,
     minima: __m512,
@@ -118,7 +152,7 @@ impl Avx512 {
         }
 
         /// Rounds numbers of which every `group`, 32 or 256, share a scale.
-        fn pack(self, group: usize, centre: i32, numbers: &[f32; BLOCK]) -> Block {
+        fn round(self, group: usize, centre: i32, numbers: &[f32; BLOCK]) -> Block {
             let (vectors, _) = numbers.as_chunks::<16>();
             let mut largest = [0f32; 16];
             for (largest, vectors) in largest.chunks_mut(group / 16).zip(vectors.chunks(group / 16)) {
@@ -166,19 +200,48 @@ impl Avx512 {
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
 
+        /// The words of 4 bytes of two vectors, of which `4 i + j` is the `j`-th of group `i`: first
+        /// the `j`-th of all eight groups, then the next; `j` is 0 in one result and 2 in the other.
+        fn by_place(self, p: __m512i, q: __m512i) -> [__m512i; 2] {
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+            [_mm512_permutex2var_epi32(p, first, q), _mm512_permutex2var_epi32(p, second, q)]
+        }
+
         /// 256 bytes, of which lane `i` of vector `j` is to have those from `16 i + 4 j` on.
         fn crosswise(self, bytes: [__m512i; 4]) -> [__m512i; 4] {
             let [a, b, c, d] = bytes;
-            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-            let second = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
-            let (ab, cd) = (_mm512_permutex2var_epi32(a, first, b), _mm512_permutex2var_epi32(c, first, d));
-            let (ab2, cd2) = (_mm512_permutex2var_epi32(a, second, b), _mm512_permutex2var_epi32(c, second, d));
+            let [ab, ab2] = self.by_place(a, b);
+            let [cd, cd2] = self.by_place(c, d);
             [
                 _mm512_shuffle_i64x2::<0x44>(ab, cd),
                 _mm512_shuffle_i64x2::<0xee>(ab, cd),
                 _mm512_shuffle_i64x2::<0x44>(ab2, cd2),
                 _mm512_shuffle_i64x2::<0xee>(ab2, cd2),
             ]
+        }
+
+        /// 128 bytes of nibbles, crosswise. `order` tells for each group of 16 weights which of the
+        /// eight groups of low nibbles it is, or which of high nibbles, and 16 more.
+        fn crosswise_nibbles(self, p: __m512i, q: __m512i, order: __m512i) -> [__m512i; 4] {
+            let next = _mm512_add_epi32(order, _mm512_set1_epi32(8));
+            let [first, second] = self.by_place(p, q);
+            let [low, high] = self.nibbles(first);
+            let [low2, high2] = self.nibbles(second);
+            [
+                _mm512_permutex2var_epi32(low, order, high),
+                _mm512_permutex2var_epi32(low, next, high),
+                _mm512_permutex2var_epi32(low2, order, high2),
+                _mm512_permutex2var_epi32(low2, next, high2),
+            ]
+        }
+
+        /// The weights of `Q4_K` without what `Q5_K` adds: byte `32 c + k` holds weights `64 c + k`
+        /// and `64 c + 32 + k`.
+        fn k_nibbles(self, bytes: &[u8; 128]) -> [__m512i; 4] {
+            let (p, q) = (self.vector(at(bytes, 0)), self.vector(at(bytes, 64)));
+            let order = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+            self.crosswise_nibbles(p, q, order)
         }
 
         fn floats(self, numbers: &[f32; 16]) -> __m512 {
@@ -212,25 +275,6 @@ impl Avx512 {
             [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
         }
 
-        /// 128 bytes of nibbles, of which byte `32 c + k` holds weights `64 c + k` and `64 c + 32 + k`:
-        /// the bytes of the weights, crosswise.
-        fn crosswise_nibbles(self, bytes: &[u8; 128]) -> [__m512i; 4] {
-            let (p, q) = (self.vector(at(bytes, 0)), self.vector(at(bytes, 64)));
-            // Lane 4 j + … of the first half of each: the groups of low nibbles, then those of vector j + 1.
-            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-            let second = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
-            let even = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
-            let odd = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-            let [low, high] = self.nibbles(_mm512_permutex2var_epi32(p, first, q));
-            let [low2, high2] = self.nibbles(_mm512_permutex2var_epi32(p, second, q));
-            [
-                _mm512_permutex2var_epi64(low, even, high),
-                _mm512_permutex2var_epi64(low, odd, high),
-                _mm512_permutex2var_epi64(low2, even, high2),
-                _mm512_permutex2var_epi64(low2, odd, high2),
-            ]
-        }
-
         /// Scales and minima of `Q4_K` and `Q5_K`, each for two groups of 16: the head of the
         /// block, the units of both in 16 bits and 8 × 6 bits of each.
         fn k_scales(self, head: &[u8; 16]) -> (__m512, __m512) {
@@ -256,12 +300,12 @@ impl Avx512 {
 
         fn q4_k(self, block: &[u8; 144]) -> Weights {
             let (scales, minima) = self.k_scales(at(block, 0));
-            Weights { bytes: self.crosswise_nibbles(at(block, 16)), scales, minima }
+            Weights { bytes: self.k_nibbles(at(block, 16)), scales, minima }
         }
 
         fn q5_k(self, block: &[u8; 176]) -> Weights {
             let (scales, minima) = self.k_scales(at(block, 0));
-            let mut bytes = self.crosswise_nibbles(at(block, 48));
+            let mut bytes = self.k_nibbles(at(block, 48));
             // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has weights of s = i / 2.
             let bits = _mm512_castsi256_si512(self.half_vector(at(block, 16)));
             let shift = _mm512_setr_epi32(4, 4, 3, 3, 2, 2, 1, 1, 0, 0, -1, -1, -2, -2, -3, -3);
@@ -276,19 +320,9 @@ impl Avx512 {
 
         fn q6_k(self, block: &[u8; 210]) -> Weights {
             let (p, q) = (self.vector(at(block, 0)), self.vector(at(block, 64)));
-            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-            let second = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
             // Four groups of low nibbles, four of high ones, for each half of the block.
-            let even = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-            let odd = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-            let [low, high] = self.nibbles(_mm512_permutex2var_epi32(p, first, q));
-            let [low2, high2] = self.nibbles(_mm512_permutex2var_epi32(p, second, q));
-            let mut bytes = [
-                _mm512_permutex2var_epi64(low, even, high),
-                _mm512_permutex2var_epi64(low, odd, high),
-                _mm512_permutex2var_epi64(low2, even, high2),
-                _mm512_permutex2var_epi64(low2, odd, high2),
-            ];
+            let order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+            let mut bytes = self.crosswise_nibbles(p, q, order);
             // Bits 2 g and 2 g + 1 of byte 32 h + k belong to weight 128 h + 32 g + k.
             let bits = self.vector(at(block, 128));
             let shift = _mm512_setr_epi32(4, 4, 2, 2, 0, 0, -2, -2, 4, 4, 2, 2, 0, 0, -2, -2);
@@ -315,28 +349,14 @@ impl Avx512 {
 
         fn q4_0(self, block: &[u8; 144]) -> Weights {
             let (p, q) = (self.nibbles_of_four(at(block, 0)), self.nibbles_of_four(at(block, 72)));
-            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-            let second = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
             // A low nibble belongs to the first half of a block of 32.
-            let even = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(8));
-            let [low, high] = self.nibbles(_mm512_permutex2var_epi32(p, first, q));
-            let [low2, high2] = self.nibbles(_mm512_permutex2var_epi32(p, second, q));
+            let order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             // 16 bits in every 144, each for two groups of 16.
             let at18 = [0, 0, 9, 9, 18, 18, 27, 27, 36, 36, 45, 45, 54, 54, 63, 63i16];
             let at18 = _mm512_castsi256_si512(_mm256_loadu_si256(at18.as_ptr().cast()));
             let halves = _mm512_permutex2var_epi16(self.vector(at(block, 0)), at18, self.vector(at(block, 64)));
             let scales = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-            Weights {
-                bytes: [
-                    _mm512_permutex2var_epi32(low, even, high),
-                    _mm512_permutex2var_epi32(low, odd, high),
-                    _mm512_permutex2var_epi32(low2, even, high2),
-                    _mm512_permutex2var_epi32(low2, odd, high2),
-                ],
-                scales,
-                minima: _mm512_setzero_ps(),
-            }
+            Weights { bytes: self.crosswise_nibbles(p, q, order), scales, minima: _mm512_setzero_ps() }
         }
 
         /// The weights of two blocks of `Q8_0`, plus 128.

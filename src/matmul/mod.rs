@@ -15,18 +15,21 @@
 //!
 //! A column's result does not depend on the columns beside it, to the last bit.
 
-#![allow(unsafe_code)]
-
 use crate::gguf::GgmlType;
-use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod columns;
+#[cfg(matmul)]
+mod ggml_ffi;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod tiles;
 
+#[cfg(target_arch = "x86_64")]
+use avx512::Avx512 as Cpu;
 pub use columns::Block;
 
 /// Weights in a [`Block`], and in a block of weights here.
@@ -38,10 +41,55 @@ pub const ROWS: usize = 8;
 /// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
 pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 
+/// The kernels of other processors, of which there are none.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cpu {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Cpu {
+    fn detect() -> Option<Self> {
+        None
+    }
+
+    fn pack(self, _: GgmlType, _: &[f32; BLOCK]) -> Block {
+        match self {}
+    }
+
+    fn multiply(self, _: GgmlType, _: &[u8], _: &[Block], _: usize, _: &mut Sink<'_>) {
+        match self {}
+    }
+}
+
+/// Lets ggml compute with the kernels; before a model is loaded.
+pub fn register() {
+    #[cfg(matmul)]
+    ggml_ffi::register();
+}
+
+/// The types of weights that ggml multiplies by these kernels on this CPU.
+pub fn in_use() -> impl Iterator<Item = GgmlType> {
+    let has_kernel = |ty: &GgmlType| cfg!(matmul) && Kernel::new(*ty, BLOCK).is_some();
+    Kernel::TYPES.into_iter().filter(has_kernel)
+}
+
+/// Bytes of 256 weights of a type that has a kernel.
+const fn block_bytes(ty: u32) -> usize {
+    match GgmlType(ty) {
+        GgmlType::Q4_0 => 8 * 18,
+        GgmlType::Q8_0 => 8 * 34,
+        GgmlType::Q4_K => 144,
+        GgmlType::Q5_K => 176,
+        GgmlType::Q6_K => 210,
+        _ => panic!("this type has no kernel"),
+    }
+}
+
 /// How to multiply with weights of one type on this CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
     ty: GgmlType,
+    cpu: Cpu,
 }
 
 impl Kernel {
@@ -57,7 +105,8 @@ impl Kernel {
     /// The kernel for rows of `width` weights; none: the type, the width or the CPU has none.
     pub fn new(ty: GgmlType, width: usize) -> Option<Kernel> {
         let known = Self::TYPES.contains(&ty) && width > 0 && width.is_multiple_of(BLOCK);
-        (known && is_available()).then_some(Kernel { ty })
+        let cpu = Cpu::detect().filter(|_| known)?;
+        Some(Kernel { ty, cpu })
     }
 
     /// Is it faster than ggml's own kernel for so many columns? For many columns of some types
@@ -68,28 +117,12 @@ impl Kernel {
 
     /// Bytes of 256 weights.
     pub fn block_bytes(self) -> usize {
-        match self.ty {
-            GgmlType::Q4_0 => 8 * 18,
-            GgmlType::Q8_0 => 8 * 34,
-            GgmlType::Q4_K => 144,
-            GgmlType::Q5_K => 176,
-            _ => 210,
-        }
+        block_bytes(self.ty.0)
     }
 
     /// Rounds 256 activations to 8 bits.
     pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
-        #[cfg(target_arch = "x86_64")]
-        {
-            // SAFETY: a `Kernel` exists only where the CPU has these instructions.
-            unsafe { avx512::pack(self.ty, numbers) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        unreachable!(
-            "there is no kernel for {} and {} numbers",
-            self.ty,
-            numbers.len()
-        )
+        self.cpu.pack(self.ty, numbers)
     }
 
     /// Where block `b` of column `c` belongs among the blocks of `n` columns of `blocks` each.
@@ -106,26 +139,6 @@ impl Kernel {
         assert!(n > 0 && !columns.is_empty() && columns.len().is_multiple_of(n));
         let row_bytes = columns.len() / n * self.block_bytes();
         assert!(rows.len().is_multiple_of(row_bytes));
-        #[cfg(target_arch = "x86_64")]
-        {
-            // SAFETY: a `Kernel` exists only where the CPU has these instructions.
-            unsafe { avx512::multiply(self.ty, rows, columns, n, sink) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        unreachable!(
-            "there is no kernel for {}, {rows:?}, {n}, {:p}",
-            self.ty, sink
-        )
+        self.cpu.multiply(self.ty, rows, columns, n, sink);
     }
-}
-
-/// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
-fn is_available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        return avx512::is_available();
-        #[cfg(not(target_arch = "x86_64"))]
-        false
-    })
 }

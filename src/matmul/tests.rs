@@ -1,6 +1,5 @@
 use super::*;
 use crate::quant::{self, Encoder, SourceType};
-use llama_cpp_sys_2 as sys;
 use proptest::prelude::*;
 
 const WIDTH: usize = 512;
@@ -20,7 +19,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
 
 fn encoded(ty: GgmlType, weights: &[f32], width: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(ty).unwrap();
-    let mut bytes = vec![0; weights.len() / 256 * Kernel { ty }.block_bytes()];
+    let mut bytes = vec![0; weights.len() / 256 * block_bytes(ty.0)];
     encoder
         .encode_rows(
             SourceType::F32,
@@ -52,20 +51,7 @@ fn product(ty: GgmlType, rows: &[u8], x: &[f32], width: usize) -> Option<Vec<Vec
 
 /// ggml's own product of a row and a column.
 fn by_ggml(ty: GgmlType, row: &[u8], x: &[f32]) -> f32 {
-    let mut dot = 0.0;
-    // SAFETY: `row` holds `x.len()` weights of `ty`, a multiple of 256, and the buffer has room for
-    // as many activations of any type; initialisation of the CPU backend fills ggml's tables.
-    unsafe {
-        sys::ggml_cpu_init();
-        let traits = *sys::ggml_get_type_traits_cpu(ty.0 as sys::ggml_type);
-        let activations = *sys::ggml_get_type_traits_cpu(traits.vec_dot_type);
-        let mut packed = vec![0u8; 4 * x.len()];
-        let n = x.len() as i64;
-        activations.from_float.unwrap()(x.as_ptr(), packed.as_mut_ptr().cast(), n);
-        let (row, packed) = (row.as_ptr().cast(), packed.as_ptr().cast());
-        traits.vec_dot.unwrap()(n as i32, &mut dot, 0, row, 0, packed, 0, 1);
-    }
-    dot
+    quant::ggml_ffi::product(ty, row, x).unwrap()
 }
 
 /// How far ggml's products may be from ours, over the lengths of the vectors: its scales of 32
@@ -134,6 +120,17 @@ fn a_column_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
+fn blocks_are_as_long_as_in_files() {
+    for ty in Kernel::TYPES {
+        assert_eq!(
+            ty.row_bytes(BLOCK as u64),
+            Some(block_bytes(ty.0) as u64),
+            "{ty}"
+        );
+    }
+}
+
+#[test]
 fn other_types_and_widths_have_no_kernel() {
     assert_eq!(Kernel::new(GgmlType::F16, 256), None);
     assert_eq!(Kernel::new(GgmlType::Q4_0, 288), None);
@@ -145,7 +142,7 @@ proptest! {
     #[test]
     fn any_bytes_are_multiplied(seed: u64, ty in 0..Kernel::TYPES.len()) {
         let ty = Kernel::TYPES[ty];
-        let bytes: Vec<u8> = numbers(Kernel { ty }.block_bytes(), seed)
+        let bytes: Vec<u8> = numbers(block_bytes(ty.0), seed)
             .iter().map(|x| (x * 128.0) as i32 as u8).collect();
         let x = numbers(BLOCK, !seed);
         let mut decoded = vec![0f32; BLOCK];

@@ -1,7 +1,7 @@
 //! The order in which rows and columns meet, the same for every instruction set.
 
-use super::columns::{Block, is_centred};
-use super::{ROWS, Sink};
+use super::columns::{Block, is_centred, tile as tile_of};
+use super::{ROWS, Sink, block_bytes};
 use crate::gguf::GgmlType;
 use bytemuck::Pod;
 
@@ -50,14 +50,10 @@ pub(super) trait Simd: Copy {
 }
 
 /// Bytes of 256 weights of a type.
-pub(super) const fn size<S: Simd>(ty: u32) -> usize {
-    match ty {
-        Q4_0 => 8 * 18,
-        Q8_0 => 8 * 34,
-        Q4_K => 144,
-        Q5_K => 176,
-        Q6_K => 210,
-        _ => size_of::<S::Weights>(),
+const fn size<S: Simd>(ty: u32) -> usize {
+    match is_apart(ty) {
+        true => size_of::<S::Weights>(),
+        false => block_bytes(ty),
     }
 }
 
@@ -97,7 +93,7 @@ pub(super) fn multiply<S: Simd>(
 #[inline(always)]
 fn all<S: Simd, const T: u32>(s: S, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
     let blocks = x.len() / n;
-    let tile = super::columns::tile(n);
+    let tile = tile_of(n);
     if n == tile {
         for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
             few::<S, T>(s, rows, x, n, &mut |c, rows| sink(c, i * ROWS, rows));
@@ -252,18 +248,3 @@ fn prefetch<S: Simd, const T: u32>(s: S, block: &[u8], ahead: Ahead) {
         s.prefetch(address.wrapping_add(64 * line), ahead.next);
     }
 }
-
-/// Methods of a token whose bodies are intrinsics.
-macro_rules! by_intrinsics {
-    ($($(#[$meta:meta])*
-        fn $name:ident($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
-        $(#[$meta])*
-        #[inline(always)]
-        fn $name($self $(, $arg: $ty)*) $(-> $out)? {
-            // SAFETY: `self` is a token: the CPU has the instructions.
-            #[allow(unused_unsafe)]
-            unsafe { $body }
-        }
-    )*};
-}
-pub(super) use by_intrinsics;

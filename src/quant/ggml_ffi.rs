@@ -127,6 +127,34 @@ pub(super) fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<()
     Ok(())
 }
 
+/// The product of a row of blocks and `x` by ggml's `vec_dot`, which rounds `x` first.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a type without one, [`Error::RowLength`], [`Error::Length`].
+#[cfg(test)]
+pub(crate) fn product(ty: GgmlType, row: &[u8], x: &[f32]) -> Result<f32, Error> {
+    super::expect_length("the row", row.len(), super::row_bytes(ty, x.len())?)?;
+    if !encodes(ty) || !x.len().is_multiple_of(256) {
+        return Err(Error::Unsupported(ty));
+    }
+    let mut product = 0.0;
+    // SAFETY: the type is one of ggml's; `row` holds `x.len()` weights, and the buffer has room
+    // for as many activations of any type of whole blocks. Initialisation fills ggml's tables.
+    unsafe {
+        sys::ggml_cpu_init();
+        let weights = *sys::ggml_get_type_traits_cpu(ty.0 as sys::ggml_type);
+        let activations = *sys::ggml_get_type_traits_cpu(weights.vec_dot_type);
+        let (Some(pack), Some(vec_dot)) = (activations.from_float, weights.vec_dot) else {
+            return Err(Error::Unsupported(ty));
+        };
+        let mut packed = vec![0u64; x.len()];
+        pack(x.as_ptr(), packed.as_mut_ptr().cast(), x.len() as i64);
+        let (row, packed) = (row.as_ptr().cast(), packed.as_ptr().cast());
+        vec_dot(x.len() as i32, &mut product, 0, row, 0, packed, 0, 1);
+    }
+    Ok(product)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

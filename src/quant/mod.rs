@@ -18,7 +18,7 @@ mod batch;
 mod encode;
 mod fit;
 mod float16;
-mod ggml_ffi;
+pub(crate) mod ggml_ffi;
 mod input;
 mod isa;
 mod k_affine;

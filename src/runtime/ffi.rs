@@ -21,8 +21,7 @@ use super::cancel::Cancel;
 use super::error::{Error, Result};
 use super::log::{self, clear_errors, take_errors};
 use super::observe::{self, NamedTensor, Observer};
-use super::params::{ContextParams, Extent, LoadParams};
-use super::settings::MAX_SEQ;
+use super::params::{ContextParams, LoadParams};
 use super::start::start;
 use crate::gguf::Gguf;
 
@@ -190,7 +189,11 @@ pub fn system_info() -> String {
 ///
 /// # Errors
 /// [`Error::Load`]: llama.cpp declined, or `progress` stopped it.
-pub(super) fn load_model(path: &Path, gguf: &Gguf, params: LoadParams<'_>) -> Result<LlamaModel> {
+pub(super) fn load_model(
+    path: &Path,
+    gguf: &Gguf,
+    mut params: LoadParams<'_>,
+) -> Result<LlamaModel> {
     let failed = |reason: String| Error::Load {
         path: path.to_owned(),
         reason,
@@ -205,47 +208,22 @@ pub(super) fn load_model(path: &Path, gguf: &Gguf, params: LoadParams<'_>) -> Re
     clear_errors();
 
     extern "C" fn on_progress(done: f32, data: *mut c_void) -> bool {
-        // SAFETY: `data` is the `progress` below, borrowed for the whole load, and llama.cpp
+        // SAFETY: `data` is `params.progress`, borrowed for the whole load, and llama.cpp
         // calls from the loading thread only.
         let progress = unsafe { &mut *data.cast::<&mut dyn FnMut(f32) -> bool>() };
         catch_unwind(AssertUnwindSafe(|| progress(done))).unwrap_or(false)
     }
 
-    let mut overrides: Vec<sys::llama_model_kv_override> = Vec::new();
-    for (key, value) in params.overrides {
-        // SAFETY: a plain C struct, for which all zeroes is a valid value.
-        let mut entry: sys::llama_model_kv_override = unsafe { std::mem::zeroed() };
-        entry.tag = sys::LLAMA_KV_OVERRIDE_TYPE_INT;
-        if key.len() >= entry.key.len() {
-            continue;
-        }
-        for (to, from) in entry.key.iter_mut().zip(key.bytes()) {
-            *to = from as c_char;
-        }
-        entry.__bindgen_anon_1.val_i64 = *value;
-        overrides.push(entry);
-    }
-    // llama.cpp reads up to an entry whose key is empty.
-    // SAFETY: as above.
-    overrides.push(unsafe { std::mem::zeroed() });
-
-    let mut progress = params.progress;
+    let overrides = params.overrides();
     // SAFETY: the parameters are plain data; every pointer in them (overrides, devices,
     // progress, paths) stays valid until the load call returns, and none is kept after it.
     // `LlamaModel` is `repr(transparent)` over a non-null `llama_model *` and frees it once.
     let loaded = unsafe {
         let mut p = sys::llama_model_default_params();
-        p.vocab_only = params.extent == Extent::Vocabulary;
-        if params.extent == Extent::Header {
-            p.no_alloc = true;
-            // It asserts that what is not to be read is not mapped either.
-            p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
-        }
-        p.use_extra_bufts = params.repack;
-        p.n_gpu_layers = i32::try_from(params.gpu_layers).unwrap_or(i32::MAX);
+        params.fill(&mut p);
         p.kv_overrides = overrides.as_ptr();
         p.progress_callback = Some(on_progress);
-        p.progress_callback_user_data = (&raw mut progress).cast();
+        p.progress_callback_user_data = (&raw mut params.progress).cast();
         // A list that ends at once keeps GPUs out of it altogether.
         let mut devices = [ptr::null_mut(); 2];
         match params.device.and_then(|name| CString::new(name).ok()) {
@@ -315,35 +293,13 @@ impl Context {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         clear_errors();
 
-        let n_seq = params.n_seq.clamp(1, MAX_SEQ);
-        let n_batch = params.n_batch.clamp(1, params.n_ctx.max(1));
-        let limits = Limits {
-            n_batch,
-            n_seq,
-            // llama.cpp keeps a row for each sequence at least.
-            n_outputs: params.n_outputs.min(n_batch).max(n_seq),
-            n_vocab,
-        };
+        let limits = params.limits(n_vocab);
         let watch = NonNull::from(Box::leak(Box::<Watch>::default()));
         // SAFETY: plain data. The two pointers in it outlive the context, which is freed in
         // `drop` before them: the flag is held by `cancel`, the box is freed after the context.
         let raw = unsafe {
             let mut p = sys::llama_context_default_params();
-            p.n_ctx = params.n_ctx;
-            p.n_batch = n_batch;
-            p.n_ubatch = n_batch;
-            p.n_seq_max = n_seq;
-            p.n_outputs_max = limits.n_outputs;
-            p.n_threads = params.threads as i32;
-            p.n_threads_batch = params.threads_batch as i32;
-            p.type_k = params.kv_type.ggml();
-            p.type_v = params.kv_type.ggml();
-            p.flash_attn_type = params.flash_attention.llama();
-            p.offload_kqv = params.offload;
-            p.op_offload = params.offload;
-            p.no_perf = true;
-            // One cache for all sequences: prompts of different lengths share a decode call.
-            p.kv_unified = true;
+            params.fill(limits, &mut p);
             p.abort_callback = Some(on_poll);
             p.abort_callback_data = params.cancel.as_ptr().cast_mut().cast();
             if params.observe {
@@ -555,130 +511,4 @@ extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_vo
         // Neither wanted nor to be continued.
         false
     })
-}
-
-/// Lets ggml compute with the kernels of this program; before a model is loaded, once.
-pub(super) fn register_kernels() {
-    #[cfg(matmul)]
-    kernels::register();
-}
-
-/// What `matmul.cpp` is given.
-#[cfg(matmul)]
-mod kernels {
-    use std::slice;
-
-    use crate::gguf::GgmlType;
-    use crate::matmul::{BLOCK, Block, Kernel};
-
-    /// What `matmul.cpp` calls: its `struct modelve_matmul`.
-    #[repr(C)]
-    struct Table {
-        packed_size: extern "C" fn(i32, i64, i64) -> usize,
-        pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Block),
-        multiply:
-            unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Block, *mut u8, usize),
-    }
-
-    unsafe extern "C" {
-        fn modelve_register_matmul(table: Table);
-    }
-
-    /// See [`super::register_kernels`].
-    pub(super) fn register() {
-        let table = Table {
-            packed_size,
-            pack,
-            multiply,
-        };
-        // SAFETY: the functions have the signatures that the C++ side declares, and keep what it is
-        // told of them; [`start`](super::start) comes here once, and nothing computes yet.
-        unsafe { modelve_register_matmul(table) };
-    }
-
-    fn kernel(ty: i32, width: i64) -> Option<Kernel> {
-        Kernel::new(
-            GgmlType(u32::try_from(ty).ok()?),
-            usize::try_from(width).ok()?,
-        )
-    }
-
-    extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
-        match (kernel(ty, width), usize::try_from(n)) {
-            (Some(kernel), Ok(n)) if kernel.pays(n) => {
-                n * (width as usize / BLOCK) * size_of::<Block>()
-            }
-            _ => 0,
-        }
-    }
-
-    /// # Safety
-    /// There is a kernel for `ty` and `width`; `x` has `n` columns of `width` floats, `x_stride`
-    /// bytes apart; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
-    /// `first..first + count`, counted column by column.
-    unsafe extern "C" fn pack(
-        ty: i32,
-        width: i64,
-        n: i64,
-        x: *const u8,
-        x_stride: usize,
-        first: i64,
-        count: i64,
-        packed: *mut Block,
-    ) {
-        let Some(kernel) = kernel(ty, width) else {
-            return;
-        };
-        let blocks = width as usize / BLOCK;
-        for i in first as usize..(first + count) as usize {
-            let (column, block) = (i / blocks, i % blocks);
-            // SAFETY: a block of a column, as the caller promises, aligned as floats are; and a
-            // place that belongs to it alone, on a cache line.
-            unsafe {
-                let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
-                let place = Kernel::place(column, block, n as usize, blocks);
-                packed.add(place).write(kernel.pack(&*numbers));
-            }
-        }
-    }
-
-    /// # Safety
-    /// There is a kernel for `ty` and `width`; `rows` is a matrix of such rows, one after the other,
-    /// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
-    /// `n` columns, `out_stride` bytes apart, of which no other thread touches rows
-    /// `first..first + count`.
-    unsafe extern "C" fn multiply(
-        ty: i32,
-        width: i64,
-        n: i64,
-        rows: *const u8,
-        first: i64,
-        count: i64,
-        packed: *const Block,
-        out: *mut u8,
-        out_stride: usize,
-    ) {
-        let Some(kernel) = kernel(ty, width) else {
-            return;
-        };
-        let blocks = width as usize / BLOCK;
-        let (n, first, count) = (n as usize, first as usize, count as usize);
-        let row_bytes = blocks * kernel.block_bytes();
-        // SAFETY: the rows and blocks that the caller promises; nobody writes to either now.
-        let (rows, packed) = unsafe {
-            (
-                slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
-                slice::from_raw_parts(packed, n * blocks),
-            )
-        };
-        kernel.multiply(rows, packed, n, &mut |column, row, values| {
-            debug_assert!(row + values.len() <= count);
-            let values: &[u8] = bytemuck::cast_slice(values);
-            // SAFETY: `row` is one of the `count` rows, and no other thread touches these.
-            unsafe {
-                let start = out.add(column * out_stride + (first + row) * size_of::<f32>());
-                start.copy_from_nonoverlapping(values.as_ptr(), values.len());
-            }
-        });
-    }
 }

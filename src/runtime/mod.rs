@@ -38,9 +38,6 @@
 //! }
 //! ```
 
-use crate::gguf::GgmlType;
-use crate::matmul::{BLOCK, Kernel};
-
 pub mod backends;
 mod batch;
 mod cancel;
@@ -66,14 +63,6 @@ pub mod text;
 mod vocab;
 pub mod weights;
 
-/// The types of weights that are multiplied by kernels of this program, as the file holds them.
-pub fn own_kernels() -> Vec<GgmlType> {
-    let mut types = Kernel::TYPES.to_vec();
-    types.retain(|&ty| cfg!(matmul) && Kernel::new(ty, BLOCK).is_some());
-    types
-}
-
-pub use backends::Device;
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};
 pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};

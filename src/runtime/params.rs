@@ -2,8 +2,9 @@
 
 use llama_cpp_sys_2 as sys;
 
+use super::batch::Limits;
 use super::cancel::Cancel;
-use super::settings::{FlashAttention, KvType};
+use super::settings::{FlashAttention, KvType, MAX_SEQ};
 
 /// How much of a model is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,38 @@ pub(super) struct LoadParams<'a> {
     pub progress: &'a mut dyn FnMut(f32) -> bool,
 }
 
+impl LoadParams<'_> {
+    /// All but the pointers.
+    pub fn fill(&self, p: &mut sys::llama_model_params) {
+        p.vocab_only = self.extent == Extent::Vocabulary;
+        if self.extent == Extent::Header {
+            p.no_alloc = true;
+            // It asserts that what is not to be read is not mapped either.
+            p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
+        p.use_extra_bufts = self.repack;
+        p.n_gpu_layers = i32::try_from(self.gpu_layers).unwrap_or(i32::MAX);
+    }
+
+    /// The overrides as llama.cpp reads them: up to an entry whose key is empty.
+    pub fn overrides(&self) -> Vec<sys::llama_model_kv_override> {
+        let entry = |key: &str, val_i64| {
+            let mut entry = sys::llama_model_kv_override {
+                tag: sys::LLAMA_KV_OVERRIDE_TYPE_INT,
+                key: [0; 128],
+                __bindgen_anon_1: sys::llama_model_kv_override__bindgen_ty_1 { val_i64 },
+            };
+            for (to, from) in entry.key.iter_mut().zip(key.bytes()) {
+                *to = from as std::ffi::c_char;
+            }
+            entry
+        };
+        let fits = self.overrides.iter().filter(|(key, _)| key.len() < 128);
+        let entries = fits.map(|(key, value)| entry(key, *value));
+        entries.chain([entry("", 0)]).collect()
+    }
+}
+
 /// How a context is made.
 pub(super) struct ContextParams {
     pub n_ctx: u32,
@@ -44,6 +77,40 @@ pub(super) struct ContextParams {
     pub observe: bool,
     pub offload: bool,
     pub cancel: Cancel,
+}
+
+impl ContextParams {
+    /// What a context made so takes.
+    pub fn limits(&self, n_vocab: u32) -> Limits {
+        let n_seq = self.n_seq.clamp(1, MAX_SEQ);
+        let n_batch = self.n_batch.clamp(1, self.n_ctx.max(1));
+        Limits {
+            n_batch,
+            n_seq,
+            // llama.cpp keeps a row for each sequence at least.
+            n_outputs: self.n_outputs.min(n_batch).max(n_seq),
+            n_vocab,
+        }
+    }
+
+    /// All but the pointers.
+    pub fn fill(&self, limits: Limits, p: &mut sys::llama_context_params) {
+        p.n_ctx = self.n_ctx;
+        p.n_batch = limits.n_batch;
+        p.n_ubatch = limits.n_batch;
+        p.n_seq_max = limits.n_seq;
+        p.n_outputs_max = limits.n_outputs;
+        p.n_threads = self.threads as i32;
+        p.n_threads_batch = self.threads_batch as i32;
+        p.type_k = self.kv_type.ggml();
+        p.type_v = self.kv_type.ggml();
+        p.flash_attn_type = self.flash_attention.llama();
+        p.offload_kqv = self.offload;
+        p.op_offload = self.offload;
+        p.no_perf = true;
+        // One cache for all sequences: prompts of different lengths share a decode call.
+        p.kv_unified = true;
+    }
 }
 
 impl KvType {

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use super::{backends, ffi};
+use crate::matmul;
 
 /// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
 /// it has started; nobody has to call this.
@@ -58,7 +59,7 @@ pub(super) fn start() {
         match none {
             true => None,
             false => {
-                ffi::register_kernels();
+                matmul::register();
                 LlamaBackend::init().ok()
             }
         }

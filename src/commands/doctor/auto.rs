@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::commands;
 use crate::human;
+use crate::matmul;
 use crate::model::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host};
@@ -88,12 +89,8 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
     let chosen = |max_tokens, free| {
         weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
     };
-    let own = crate::runtime::own_kernels();
-    if facts
-        .weights
-        .first()
-        .is_some_and(|(ty, _)| own.contains(ty))
-    {
+    let ty = facts.weights.first().map(|(ty, _)| *ty);
+    if matmul::in_use().any(|own| Some(own) == ty) {
         let why = "modelve's kernels multiply this type as the file holds it";
         return (None, why.to_owned());
     }

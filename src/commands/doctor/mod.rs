@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use self::auto::Auto;
 use crate::human;
+use crate::matmul;
 use crate::memory::Memory;
 use crate::model;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
@@ -106,7 +107,6 @@ fn report() -> Report {
         Ok(auto) => (Some(auto), None),
         Err(reason) => (None, Some(reason)),
     };
-    let own_kernels = runtime::own_kernels().into_iter();
     let default_model = std::env::var("MODELVE_MODEL").ok();
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -119,7 +119,7 @@ fn report() -> Report {
         devices: devices.collect(),
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
-        own_kernels: own_kernels.map(|ty| ty.to_string()).collect(),
+        own_kernels: matmul::in_use().map(|ty| ty.to_string()).collect(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()

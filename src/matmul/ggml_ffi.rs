@@ -1,0 +1,123 @@
+//! Hands the kernels to ggml, see `ggml.cpp`.
+
+#![allow(unsafe_code)]
+
+use std::slice;
+use std::sync::Once;
+
+use super::{BLOCK, Block, Kernel};
+use crate::gguf::GgmlType;
+
+/// What `ggml.cpp` calls: its `struct modelve_matmul`.
+#[repr(C)]
+struct Table {
+    packed_size: extern "C" fn(i32, i64, i64) -> usize,
+    pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Block),
+    multiply:
+        unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Block, *mut u8, usize),
+}
+
+unsafe extern "C" {
+    fn modelve_register_matmul(table: Table);
+}
+
+/// See [`super::register`].
+pub(super) fn register() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let table = Table {
+            packed_size,
+            pack,
+            multiply,
+        };
+        // SAFETY: the functions have the signatures that the C++ side declares, and keep what it
+        // is told of them; it is called once.
+        unsafe { modelve_register_matmul(table) };
+    });
+}
+
+fn kernel(ty: i32, width: i64) -> Option<Kernel> {
+    Kernel::new(
+        GgmlType(u32::try_from(ty).ok()?),
+        usize::try_from(width).ok()?,
+    )
+}
+
+extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
+    match (kernel(ty, width), usize::try_from(n)) {
+        (Some(kernel), Ok(n)) if kernel.pays(n) => {
+            n * (width as usize / BLOCK) * size_of::<Block>()
+        }
+        _ => 0,
+    }
+}
+
+/// # Safety
+/// There is a kernel for `ty` and `width`; `x` has `n` columns of `width` floats, `x_stride`
+/// bytes apart; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
+/// `first..first + count`, counted column by column.
+unsafe extern "C" fn pack(
+    ty: i32,
+    width: i64,
+    n: i64,
+    x: *const u8,
+    x_stride: usize,
+    first: i64,
+    count: i64,
+    packed: *mut Block,
+) {
+    let Some(kernel) = kernel(ty, width) else {
+        return;
+    };
+    let blocks = width as usize / BLOCK;
+    for i in first as usize..(first + count) as usize {
+        let (column, block) = (i / blocks, i % blocks);
+        // SAFETY: a block of a column, as the caller promises, aligned as floats are; and a
+        // place that belongs to it alone, on a cache line.
+        unsafe {
+            let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
+            let place = Kernel::place(column, block, n as usize, blocks);
+            packed.add(place).write(kernel.pack(&*numbers));
+        }
+    }
+}
+
+/// # Safety
+/// There is a kernel for `ty` and `width`; `rows` is a matrix of such rows, one after the other,
+/// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
+/// `n` columns, `out_stride` bytes apart, of which no other thread touches rows
+/// `first..first + count`.
+unsafe extern "C" fn multiply(
+    ty: i32,
+    width: i64,
+    n: i64,
+    rows: *const u8,
+    first: i64,
+    count: i64,
+    packed: *const Block,
+    out: *mut u8,
+    out_stride: usize,
+) {
+    let Some(kernel) = kernel(ty, width) else {
+        return;
+    };
+    let blocks = width as usize / BLOCK;
+    let (n, first, count) = (n as usize, first as usize, count as usize);
+    let row_bytes = blocks * kernel.block_bytes();
+    // SAFETY: the rows and blocks that the caller promises; nobody writes to either now.
+    let (rows, packed) = unsafe {
+        (
+            slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
+            slice::from_raw_parts(packed, n * blocks),
+        )
+    };
+    kernel.multiply(rows, packed, n, &mut |column, row, values| {
+        debug_assert!(row + values.len() <= count);
+        let values: &[u8] = bytemuck::cast_slice(values);
+        // SAFETY: `row` is one of the `count` rows, and no other thread touches these.
+        unsafe {
+            let start = out.add(column * out_stride + (first + row) * size_of::<f32>());
+            start.copy_from_nonoverlapping(values.as_ptr(), values.len());
+        }
+    });
+}
