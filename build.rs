@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
+    run_again_after_changes();
     println!("cargo::rustc-env=MODELVE_COMMIT={}", git_commit());
     println!(
         "cargo::rustc-env=MODELVE_TARGET={}",
@@ -47,11 +48,10 @@ fn kernel_sources() -> Option<PathBuf> {
 
 /// What puts the program's kernels before ggml's.
 fn compile_matmul(ggml: &Path) {
-    let source = "src/matmul/ggml.cpp";
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file(source)
+        .file("src/matmul/ggml.cpp")
         .include(ggml.join("include"))
         .include(ggml.join("src"))
         .include(ggml.join("src/ggml-cpu"))
@@ -124,24 +124,36 @@ fn link(file: &Path, name: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Without a `rerun-if` line cargo runs this script again whenever a file of the package
-/// changed, and so the stamp is that of the tree that was compiled.
-///
+/// This script runs again when a file changed or something was committed, and so the stamp is that
+/// of the tree that was compiled.
+fn run_again_after_changes() {
+    let tree = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "crates"];
+    let more = ["benches", "docs", "examples", "models", "scripts", "tests"];
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
+    let paths = tree.into_iter().chain(more).chain(log.as_deref());
+    // What is not there would count as changed each time.
+    for path in paths.filter(|path| Path::new(path).exists()) {
+        println!("cargo::rerun-if-changed={path}");
+    }
+}
+
 /// The commit that is checked out, with `+` when the tree differs from it, or `unknown`
 /// where there is no git, as in a source archive.
 fn git_commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".into();
     };
     let changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
     if changed { commit + "+" } else { commit }
+}
+
+/// What a git command prints; nothing if it fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The versions of llama.cpp and ggml, from the CMake packages that the bindings install.
