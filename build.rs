@@ -17,37 +17,30 @@ fn main() {
     println!("cargo::rustc-env=MODELVE_GGML_VERSION={ggml}");
     warn_about_missing_vector_instructions();
     println!("cargo::rustc-check-cfg=cfg(matmul)");
-    if let Some(sources) = kernel_sources() {
-        compile_matmul(&sources);
+    let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
+    // The libraries of a portable build have it inside: scripts/ggml.cmake.
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64")
+        && (portable || compile_matmul().is_some())
+    {
         println!("cargo::rustc-cfg=matmul");
     }
-    if env::var_os("CARGO_FEATURE_PORTABLE").is_some() {
+    if portable {
         lay_out_backends().expect("the backends that llama.cpp's build left behind");
     }
 }
 
-/// Where the sources of ggml's CPU backend are, if this target has kernels that it can call.
-fn kernel_sources() -> Option<PathBuf> {
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64")
-        || env::var_os("CARGO_FEATURE_PORTABLE").is_some()
-    {
-        return None;
-    }
+/// Compiles what puts the program's kernels before ggml's, if ggml's sources can be found.
+fn compile_matmul() -> Option<()> {
     // .../out/lib/cmake, beside .../out/build
     let installed = PathBuf::from(env::var_os("DEP_LLAMA_GGML_CMAKE_DIR")?);
     let cache = installed.ancestors().nth(2)?.join("build/CMakeCache.txt");
     let cache = fs::read_to_string(cache).ok()?;
     let key = "CMAKE_HOME_DIRECTORY:INTERNAL=";
     let home = cache.lines().find_map(|line| line.strip_prefix(key))?;
-    let sources = Path::new(home).join("ggml");
-    sources
-        .join("src/ggml-cpu/traits.h")
-        .exists()
-        .then_some(sources)
-}
-
-/// What puts the program's kernels before ggml's.
-fn compile_matmul(ggml: &Path) {
+    let ggml = Path::new(home).join("ggml");
+    if !ggml.join("src/ggml-cpu/traits.h").exists() {
+        return None;
+    }
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -57,6 +50,7 @@ fn compile_matmul(ggml: &Path) {
         .include(ggml.join("src/ggml-cpu"))
         .warnings(false)
         .compile("modelve_matmul");
+    Some(())
 }
 
 /// Puts the libraries of a `portable` build into `backends`, a folder beside the program and its

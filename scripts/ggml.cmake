@@ -5,6 +5,20 @@ if(GGML_BACKEND_DL)
     # that together with libraries for every CPU.
     set(GGML_NATIVE OFF CACHE BOOL "" FORCE)
 
+    # What puts the program's own kernels before ggml's becomes part of every CPU library.
+    set(modelve_kernels "${CMAKE_CURRENT_LIST_DIR}/../src/matmul/ggml.cpp")
+    function(modelve_add_kernels)
+        get_property(targets DIRECTORY src PROPERTY BUILDSYSTEM_TARGETS)
+        list(FILTER targets INCLUDE REGEX "^ggml-cpu")
+        list(FILTER targets EXCLUDE REGEX "-feats$")
+        foreach(target IN LISTS targets)
+            target_sources(${target} PRIVATE "${modelve_kernels}")
+        endforeach()
+    endfunction()
+    if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.19)
+        cmake_language(DEFER CALL modelve_add_kernels)
+    endif()
+
     # One CPU library instead of all, for who is after a GPU's library only and in a hurry.
     if("$ENV{MODELVE_CPU_VARIANTS}" STREQUAL "one")
         set(GGML_CPU_ALL_VARIANTS OFF CACHE BOOL "" FORCE)

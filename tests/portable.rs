@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use modelve::matmul;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,6 +96,8 @@ fn every_variant_of_the_processor_says_the_same() {
     let all = Unpacked::with(&variants);
     let expected = texts(&mut all.modelve());
     assert!(expected.contains("a great day to be alive"), "{expected}");
+    let by_ggml = texts(all.modelve().env("MODELVE_ISA", "plain"));
+    let own: Vec<_> = matmul::types().map(|ty| ty.to_string()).collect();
     let mut ran = 0;
     for variant in &variants {
         let one = Unpacked::with(std::slice::from_ref(variant));
@@ -113,7 +116,10 @@ fn every_variant_of_the_processor_says_the_same() {
         assert_eq!(library["problem"], Value::Null, "{variant}");
         let path = one.path("backends").canonicalize().unwrap().join(variant);
         assert_eq!(library["path"], path.to_str().unwrap());
+        assert_eq!(report["own_kernels"], Value::from(own.clone()), "{variant}");
         assert_eq!(texts(&mut one.modelve()), expected, "{variant}");
+        let plain = texts(one.modelve().env("MODELVE_ISA", "plain"));
+        assert_eq!(plain, by_ggml, "{variant}");
         ran += 1;
     }
     assert!(ran > 0);

@@ -165,7 +165,7 @@ fn scores(isa: &str, text: &str) -> Vec<f64> {
 #[test]
 #[allow(clippy::print_stderr)]
 fn own_kernels_and_ggmls_see_the_same_text() {
-    if modelve::matmul::in_use().next().is_none() {
+    if modelve::runtime::own_kernels().next().is_none() {
         eprintln!("skipped: this build or this CPU has no kernels of modelve's own");
         return;
     }

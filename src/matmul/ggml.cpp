@@ -5,6 +5,7 @@
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
 #include "traits.h"
 
 #include <algorithm>
@@ -101,13 +102,17 @@ const char * name(ggml_backend_buffer_type_t) {
 
 } // namespace
 
-// Must be called once, before anything is computed.
+// Must be called once, before anything is computed. Where the CPU backend is a library, this is part
+// of it and the program looks for it by name.
+#ifdef _WIN32
+__declspec(dllexport)
+#endif
 extern "C" void modelve_register_matmul(modelve_matmul table) {
     kernels = table;
     static buffer_type context;
     static ggml_backend_buffer_type type = {
         /* .iface   = */ { name, nullptr, nullptr, nullptr, nullptr, nullptr },
-        /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_reg_by_name("CPU"), 0),
+        /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
         /* .context = */ &context,
     };
     ggml_backend_cpu_get_extra_buffer_types().push_back(&type);

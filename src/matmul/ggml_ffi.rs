@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
+use std::path::Path;
 use std::slice;
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use super::{BLOCK, Block, Kernel};
 use crate::gguf::GgmlType;
@@ -17,23 +18,47 @@ struct Table {
         unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Block, *mut u8, usize),
 }
 
-unsafe extern "C" {
-    fn modelve_register_matmul(table: Table);
-}
+type Register = unsafe extern "C" fn(Table);
 
 /// See [`super::register`].
-pub(super) fn register() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+pub(super) fn register(library: Option<&Path>) -> bool {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    *REGISTERED.get_or_init(|| {
         let table = Table {
             packed_size,
             pack,
             multiply,
         };
-        // SAFETY: the functions have the signatures that the C++ side declares, and keep what it
-        // is told of them; it is called once.
-        unsafe { modelve_register_matmul(table) };
-    });
+        let register = find(library);
+        if let Some(register) = register {
+            // SAFETY: the functions have the signatures that the C++ side declares, and keep what
+            // it is told of them; it is called once.
+            unsafe { register(table) };
+        }
+        register.is_some()
+    })
+}
+
+/// The function of `ggml.cpp`, compiled into the program.
+#[cfg(not(feature = "portable"))]
+fn find(_: Option<&Path>) -> Option<Register> {
+    unsafe extern "C" {
+        fn modelve_register_matmul(table: Table);
+    }
+    Some(modelve_register_matmul)
+}
+
+/// The function of `ggml.cpp`, compiled into the library.
+#[cfg(feature = "portable")]
+fn find(library: Option<&Path>) -> Option<Register> {
+    // SAFETY: ggml has loaded the library and never unloads it; this is one more hold on it.
+    let library = unsafe { libloading::Library::new(library?) }.ok()?;
+    // SAFETY: that function has this signature in every library that has it.
+    let register = unsafe { library.get::<Register>(b"modelve_register_matmul\0") };
+    let register = register.ok().map(|symbol| *symbol);
+    // Not let go of, so that the function stays.
+    std::mem::forget(library);
+    register
 }
 
 fn kernel(ty: i32, width: i64) -> Option<Kernel> {

@@ -15,6 +15,8 @@
 //!
 //! A column's result does not depend on the columns beside it, to the last bit.
 
+use std::path::Path;
+
 use crate::gguf::GgmlType;
 
 #[cfg(target_arch = "x86_64")]
@@ -61,15 +63,21 @@ impl Cpu {
     }
 }
 
-/// Lets ggml compute with the kernels; before a model is loaded.
-pub fn register() {
+/// Lets ggml compute with the kernels; before a model is loaded. `library` is the file that ggml's
+/// CPU backend was loaded from, if it is no part of the program. Is it so now? An older library
+/// knows nothing of them.
+pub fn register(library: Option<&Path>) -> bool {
     #[cfg(matmul)]
-    ggml_ffi::register();
+    return ggml_ffi::register(library);
+    #[cfg(not(matmul))]
+    let _ = library;
+    #[cfg(not(matmul))]
+    return false;
 }
 
-/// The types of weights that ggml multiplies by these kernels on this CPU.
-pub fn in_use() -> impl Iterator<Item = GgmlType> {
-    let has_kernel = |ty: &GgmlType| cfg!(matmul) && Kernel::new(*ty, BLOCK).is_some();
+/// The types that there are kernels for on this CPU.
+pub fn types() -> impl Iterator<Item = GgmlType> {
+    let has_kernel = |ty: &GgmlType| Kernel::new(*ty, BLOCK).is_some();
     Kernel::TYPES.into_iter().filter(has_kernel)
 }
 

@@ -4,7 +4,7 @@
 //! folder beside the program: for the processor one per set of instructions, of which the best
 //! is taken, and any number for GPUs; what is dropped into the folder is used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::ffi;
@@ -95,6 +95,12 @@ const REMEDIES: [(&str, &str); 10] = [
 pub fn backends() -> &'static [Backend] {
     static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
     BACKENDS.get_or_init(find)
+}
+
+/// The library that a backend came from, if it did not come with the program.
+pub(super) fn library(name: &str) -> Option<&'static Path> {
+    let backend = backends().iter().find(|backend| backend.name == name)?;
+    backend.library.as_deref()
 }
 
 /// Folders in which libraries are looked for: none in a build that has its backends inside.

@@ -75,5 +75,5 @@ pub use observe::{NamedTensor, Observer};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
 pub use session::{Entry, Session, Want};
 pub use settings::{FlashAttention, KvType, Settings};
-pub use start::{Starting, start_ahead};
+pub use start::{Starting, own_kernels, start_ahead};
 pub use vocab::Vocab;

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use super::{backends, ffi};
+use crate::gguf::GgmlType;
 use crate::matmul;
 
 /// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
@@ -19,7 +20,7 @@ pub fn start_ahead() -> Starting {
 /// A start on its way. Dropping it waits for the end of it: a program that ended in the middle
 /// would take apart what is being made.
 #[must_use = "dropped at once, it is waited for at once"]
-pub struct Starting(Option<JoinHandle<()>>);
+pub struct Starting(Option<JoinHandle<bool>>);
 
 impl Drop for Starting {
     fn drop(&mut self) {
@@ -47,21 +48,29 @@ fn widen_heap() {
     }
 }
 
-/// Starts llama.cpp once per process and sends its log to `tracing`.
-pub(super) fn start() {
-    static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
-    BACKEND.get_or_init(|| {
+/// The types of weights that this program's own kernels multiply, see [`matmul`].
+pub fn own_kernels() -> impl Iterator<Item = GgmlType> {
+    let used = start();
+    matmul::types().filter(move |_| used)
+}
+
+/// Starts llama.cpp once per process and sends its log to `tracing`. Does it compute
+/// with our kernels?
+pub(super) fn start() -> bool {
+    static BACKEND: OnceLock<(Option<LlamaBackend>, bool)> = OnceLock::new();
+    let (_, own_kernels) = BACKEND.get_or_init(|| {
         prepare();
         let none = backends::backends().is_empty();
         ffi::send_log();
         // Without any backend llama.cpp would look for one where it was built and in the current
         // folder. An error means that other code of this process has started it: as good for us.
         match none {
-            true => None,
+            true => (None, false),
             false => {
-                matmul::register();
-                LlamaBackend::init().ok()
+                let own_kernels = matmul::register(backends::library("CPU"));
+                (LlamaBackend::init().ok(), own_kernels)
             }
         }
     });
+    *own_kernels
 }

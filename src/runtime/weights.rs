@@ -9,8 +9,8 @@
 
 use super::check::Facts;
 use super::model::Weights;
+use super::start::own_kernels;
 use crate::gguf::GgmlType;
-use crate::matmul;
 
 /// The work a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ const REPACKING: f64 = 3.0;
 pub fn choose(facts: &Facts, work: Work, free: Option<u64>) -> Weights {
     match facts.weights.first() {
         // Its kernels read the file's blocks as fast as memory gives them.
-        Some((ty, _)) if matmul::in_use().any(|own| own == *ty) => Weights::Mapped,
+        Some((ty, _)) if own_kernels().any(|own| own == *ty) => Weights::Mapped,
         Some(&(ty, _)) => by_cost(ty, facts, work, free),
         None => Weights::Mapped,
     }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn own_kernels_need_no_copy() {
-        for ty in matmul::in_use() {
+        for ty in own_kernels() {
             let work = Work::one(440, 100_000);
             assert_eq!(choose(&phi3(ty), work, None), Weights::Mapped, "{ty}");
         }

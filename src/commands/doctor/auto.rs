@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use crate::commands;
 use crate::human;
-use crate::matmul;
 use crate::model::Located;
 use crate::runtime::weights::{self, Work};
-use crate::runtime::{Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host};
+use crate::runtime::{
+    self, Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host,
+};
 
 /// The choices for a model that is here.
 #[derive(Debug, Serialize)]
@@ -90,7 +91,7 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
         weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
     };
     let ty = facts.weights.first().map(|(ty, _)| *ty);
-    if matmul::in_use().any(|own| Some(own) == ty) {
+    if runtime::own_kernels().any(|own| Some(own) == ty) {
         let why = "modelve's kernels multiply this type as the file holds it";
         return (None, why.to_owned());
     }

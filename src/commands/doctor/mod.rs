@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use self::auto::Auto;
 use crate::human;
-use crate::matmul;
 use crate::memory::Memory;
 use crate::model;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
@@ -119,7 +118,7 @@ fn report() -> Report {
         devices: devices.collect(),
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
-        own_kernels: matmul::in_use().map(|ty| ty.to_string()).collect(),
+        own_kernels: runtime::own_kernels().map(|ty| ty.to_string()).collect(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()
