@@ -37,41 +37,41 @@ fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     (rows.repeat(ROWS / 64), (0..n * WIDTH).map(wave).collect())
 }
 
-/// A type, whose kernel, and how many columns.
+/// A type, by which kernel, if not ggml's, and how many columns.
 #[derive(Clone, Copy)]
 struct Case {
     ty: GgmlType,
-    ours: bool,
+    kernel: Option<Kernel>,
     n: usize,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = if self.ours { "ours" } else { "ggml" };
+        let whose = self.kernel.map_or("ggml", Kernel::isa);
         write!(f, "{} {whose} {}", self.ty, self.n)
     }
 }
 
 fn cases() -> Vec<Case> {
-    let types = Kernel::TYPES.into_iter();
-    types
-        .filter(|&ty| Kernel::new(ty, WIDTH).is_some())
-        .flat_map(|ty| COLUMNS.map(|n| [true, false].map(|ours| Case { ty, ours, n })))
-        .flatten()
-        .collect()
+    let mut cases = vec![];
+    for ty in Kernel::TYPES {
+        let kernels: Vec<_> = Kernel::all(ty, WIDTH).collect();
+        for n in COLUMNS.into_iter().filter(|_| !kernels.is_empty()) {
+            let kernels = kernels.iter().copied().map(Some).chain([None]);
+            cases.extend(kernels.map(|kernel| Case { ty, kernel, n }));
+        }
+    }
+    cases
 }
 
 #[divan::bench(args = cases(), sample_count = 5, sample_size = 1)]
 fn products(bencher: Bencher<'_, '_>, case: Case) {
-    let Case { ty, ours, n } = case;
-    let Some(kernel) = Kernel::new(ty, WIDTH) else {
-        return;
-    };
+    let Case { ty, kernel, n } = case;
     let (rows, x) = operands(ty, n);
     let bencher = bencher.counter(ItemsCount::new(ROWS * WIDTH * n));
-    match ours {
-        true => bencher.bench_local(|| by_kernel(kernel, black_box(&rows), &x, n)),
-        false => bencher.bench_local(|| by_ggml(kernel, ty, black_box(&rows), &x)),
+    match kernel {
+        Some(kernel) => bencher.bench_local(|| by_kernel(kernel, black_box(&rows), &x, n)),
+        None => bencher.bench_local(|| by_ggml(ty, black_box(&rows), &x)),
     }
 }
 
@@ -86,8 +86,8 @@ fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
     sum
 }
 
-fn by_ggml(kernel: Kernel, ty: GgmlType, rows: &[u8], x: &[f32]) -> f32 {
-    let row_bytes = WIDTH / BLOCK * kernel.block_bytes();
+fn by_ggml(ty: GgmlType, rows: &[u8], x: &[f32]) -> f32 {
+    let row_bytes = rows.len() / ROWS;
     let mut packed = vec![0u8; 4 * x.len()];
     let mut sum = 0.0;
     // SAFETY: rows and columns have `WIDTH` numbers, a multiple of every block; a packed column

@@ -4,6 +4,7 @@
 
 use super::columns::{Block, centre, group, is_centred};
 use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd};
+use super::x86::{at, by_intrinsics, k_scales};
 use super::{BLOCK, Sink};
 use crate::gguf::GgmlType;
 use crate::quant::Isa;
@@ -16,6 +17,15 @@ use std::sync::OnceLock;
 pub(super) struct Avx512(());
 
 impl Avx512 {
+    /// The types there are kernels for.
+    pub const TYPES: [GgmlType; 5] = [
+        GgmlType::Q4_0,
+        GgmlType::Q8_0,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+
     /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
@@ -52,21 +62,13 @@ fn pack(s: Avx512, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
-    tiles::multiply(s, ty, rows, x, n, sink);
-}
-
-/// Methods of the token whose bodies are intrinsics.
-macro_rules! by_intrinsics {
-    ($($(#[$meta:meta])*
-        fn $name:ident($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
-        $(#[$meta])*
-        #[inline(always)]
-        fn $name($self $(, $arg: $ty)*) $(-> $out)? {
-            // SAFETY: `self` is a token: the CPU has the instructions.
-            #[allow(unused_unsafe)]
-            unsafe { $body }
-        }
-    )*};
+    match ty.0 {
+        Q4_0 => tiles::multiply::<Avx512, Q4_0>(s, rows, x, n, sink),
+        Q8_0 => tiles::multiply::<Avx512, Q8_0>(s, rows, x, n, sink),
+        Q4_K => tiles::multiply::<Avx512, Q4_K>(s, rows, x, n, sink),
+        Q5_K => tiles::multiply::<Avx512, Q5_K>(s, rows, x, n, sink),
+        _ => tiles::multiply::<Avx512, Q6_K>(s, rows, x, n, sink),
+    }
 }
 
 /// 256 weights taken apart: scale × byte − minimum, or scale × (byte − centre).
@@ -81,6 +83,8 @@ pub(super) struct Weights {
 impl Simd for Avx512 {
     type Weights = Weights;
     type Sum = __m512;
+
+    const SHARE: usize = 5;
 
     by_intrinsics! {
         fn zero(self) -> __m512 {
@@ -101,10 +105,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn add_product<const T: u32>(self, weights: &Weights, x: &Block, sum: __m512) -> __m512 {
-        match is_centred(T) {
-            true => self.add_centred(weights, x, sum),
-            false => self.add_with_minima(weights, x, sum),
+    fn add_products<const T: u32, const R: usize, const C: usize>(
+        self,
+        weights: &[Weights; R],
+        x: &[Block; C],
+        sums: &mut [[__m512; C]; R],
+    ) {
+        for c in 0..C {
+            for r in 0..R {
+                sums[r][c] = match is_centred(T) {
+                    true => self.add_centred(&weights[r], &x[c], sums[r][c]),
+                    false => self.add_with_minima(&weights[r], &x[c], sums[r][c]),
+                };
+            }
         }
     }
 
@@ -279,12 +292,7 @@ impl Avx512 {
         /// block, the units of both in 16 bits and 8 × 6 bits of each.
         fn k_scales(self, head: &[u8; 16]) -> (__m512, __m512) {
             let head = self.quarter(head);
-            // Whole bytes, then four low bits here and two high bits there.
-            let low = _mm_srlv_epi32(_mm_shuffle_epi32::<0b11_11_11_11>(head), _mm_setr_epi32(0, 0, 0, 4));
-            let high = _mm_srlv_epi32(_mm_shuffle_epi32::<0b10_10_01_01>(head), _mm_setr_epi32(0, 2, 0, 2));
-            let low = _mm_and_si128(low, _mm_setr_epi32(0, 0x0f0f_0f0f, 0, 0x0f0f_0f0f));
-            let high = _mm_and_si128(high, _mm_setr_epi32(0x3f3f_3f3f, 0x3030_3030, 0x3f3f_3f3f, 0x3030_3030));
-            let bytes = _mm_or_si128(low, high);
+            let bytes = k_scales(head);
             let scales = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7));
             let minima = _mm_shuffle_epi8(bytes, _mm_setr_epi8(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15));
             let units = _mm_cvtph_ps(head);
@@ -392,10 +400,4 @@ impl Avx512 {
             }
         }
     }
-}
-
-/// So many bytes of a block, whose size is known.
-#[inline(always)]
-fn at<const N: usize>(block: &[u8], start: usize) -> &[u8; N] {
-    block[start..].first_chunk().expect("it is that long")
 }

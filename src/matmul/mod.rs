@@ -20,19 +20,23 @@ use std::path::Path;
 use crate::gguf::GgmlType;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod columns;
+mod cpu;
 #[cfg(matmul)]
 mod ggml_ffi;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod tiles;
-
 #[cfg(target_arch = "x86_64")]
-use avx512::Avx512 as Cpu;
+mod x86;
+
 pub use columns::Block;
+use cpu::Cpu;
 
 /// Weights in a [`Block`], and in a block of weights here.
 pub const BLOCK: usize = 256;
@@ -42,26 +46,6 @@ pub const ROWS: usize = 8;
 
 /// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
 pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
-
-/// The kernels of other processors, of which there are none.
-#[cfg(not(target_arch = "x86_64"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cpu {}
-
-#[cfg(not(target_arch = "x86_64"))]
-impl Cpu {
-    fn detect() -> Option<Self> {
-        None
-    }
-
-    fn pack(self, _: GgmlType, _: &[f32; BLOCK]) -> Block {
-        match self {}
-    }
-
-    fn multiply(self, _: GgmlType, _: &[u8], _: &[Block], _: usize, _: &mut Sink<'_>) {
-        match self {}
-    }
-}
 
 /// Lets ggml compute with the kernels; before a model is loaded. `library` is the file that ggml's
 /// CPU backend was loaded from, if it is no part of the program. Is it so now? An older library
@@ -75,10 +59,11 @@ pub fn register(library: Option<&Path>) -> bool {
     return false;
 }
 
-/// The types that there are kernels for on this CPU.
-pub fn types() -> impl Iterator<Item = GgmlType> {
-    let has_kernel = |ty: &GgmlType| Kernel::new(*ty, BLOCK).is_some();
-    Kernel::TYPES.into_iter().filter(has_kernel)
+/// The kernels for this CPU, one per type that it has one for.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::TYPES
+        .into_iter()
+        .filter_map(|ty| Kernel::new(ty, BLOCK))
 }
 
 /// Bytes of 256 weights of a type that has a kernel.
@@ -112,15 +97,32 @@ impl Kernel {
 
     /// The kernel for rows of `width` weights; none: the type, the width or the CPU has none.
     pub fn new(ty: GgmlType, width: usize) -> Option<Kernel> {
-        let known = Self::TYPES.contains(&ty) && width > 0 && width.is_multiple_of(BLOCK);
-        let cpu = Cpu::detect().filter(|_| known)?;
-        Some(Kernel { ty, cpu })
+        Self::all(ty, width).next()
+    }
+
+    /// One for each instruction set of this CPU, the fastest first.
+    pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
+        let fits = width > 0 && width.is_multiple_of(BLOCK);
+        let known = move |cpu: &Cpu| fits && cpu.types().contains(&ty);
+        Cpu::available()
+            .filter(known)
+            .map(move |cpu| Kernel { ty, cpu })
+    }
+
+    /// The type of the weights.
+    pub fn ty(self) -> GgmlType {
+        self.ty
+    }
+
+    /// The instruction set, as `MODELVE_ISA` calls it.
+    pub fn isa(self) -> &'static str {
+        self.cpu.name()
     }
 
     /// Is it faster than ggml's own kernel for so many columns? For many columns of some types
     /// ggml has kernels that are better still.
     pub fn pays(self, n: usize) -> bool {
-        n <= 32 || matches!(self.ty, GgmlType::Q4_0 | GgmlType::Q8_0)
+        self.cpu.pays(self.ty, n)
     }
 
     /// Bytes of 256 weights.

@@ -32,9 +32,21 @@ fn encoded(ty: GgmlType, weights: &[f32], width: usize) -> Vec<u8> {
     bytes
 }
 
+/// The kernels of this CPU, of every instruction set; a visible word if there are none.
+#[allow(clippy::print_stderr)]
+fn kernels(width: usize) -> Vec<Kernel> {
+    let kernels: Vec<_> = Kernel::TYPES
+        .into_iter()
+        .flat_map(|ty| Kernel::all(ty, width))
+        .collect();
+    if kernels.is_empty() {
+        eprintln!("skipped: there are no kernels for this CPU");
+    }
+    kernels
+}
+
 /// Columns of rows.
-fn product(ty: GgmlType, rows: &[u8], x: &[f32], width: usize) -> Option<Vec<Vec<f32>>> {
-    let kernel = Kernel::new(ty, width)?;
+fn product(kernel: Kernel, rows: &[u8], x: &[f32], width: usize) -> Vec<Vec<f32>> {
     let mut blocks = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
     let n = x.len() / width;
     for (i, numbers) in x.as_chunks().0.iter().enumerate() {
@@ -46,7 +58,7 @@ fn product(ty: GgmlType, rows: &[u8], x: &[f32], width: usize) -> Option<Vec<Vec
         assert_eq!(columns[column].len(), row, "rows come in order");
         columns[column].extend_from_slice(values);
     });
-    Some(columns)
+    columns
 }
 
 /// ggml's own product of a row and a column.
@@ -69,17 +81,14 @@ fn norm(x: &[f32]) -> f32 {
 }
 
 #[test]
-#[allow(clippy::print_stderr)]
 fn products_are_those_of_ggml() {
-    for ty in Kernel::TYPES {
+    for kernel in kernels(WIDTH) {
+        let (ty, isa) = (kernel.ty, kernel.isa());
         let (rows, n) = (21, 11);
         let weights = numbers(rows * WIDTH, 1);
         let bytes = encoded(ty, &weights, WIDTH);
         let x = numbers(n * WIDTH, 2);
-        let Some(columns) = product(ty, &bytes, &x, WIDTH) else {
-            eprintln!("skipped: this CPU has no kernel for {ty}");
-            continue;
-        };
+        let columns = product(kernel, &bytes, &x, WIDTH);
         let mut decoded = vec![0f32; weights.len()];
         quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
         let row_bytes = bytes.len() / rows;
@@ -94,10 +103,13 @@ fn products_are_those_of_ggml() {
                 let theirs = by_ggml(ty, row, x);
                 assert!(
                     (ours - theirs).abs() < tolerance(ty) * scale,
-                    "{ty}: {ours} {theirs}"
+                    "{ty}, {isa}: {ours} {theirs}"
                 );
                 let exact: f32 = decoded.iter().zip(x).map(|(a, b)| a * b).sum();
-                assert!((ours - exact).abs() < 5e-3 * scale, "{ty}: {ours} {exact}");
+                assert!(
+                    (ours - exact).abs() < 5e-3 * scale,
+                    "{ty}, {isa}: {ours} {exact}"
+                );
             }
         }
     }
@@ -105,16 +117,15 @@ fn products_are_those_of_ggml() {
 
 #[test]
 fn a_column_does_not_depend_on_its_neighbours() {
-    for ty in Kernel::TYPES {
-        let width = 33 * BLOCK;
+    let width = 33 * BLOCK;
+    for kernel in kernels(width) {
+        let (ty, isa) = (kernel.ty, kernel.isa());
         let bytes = encoded(ty, &numbers(9 * width, 3), width);
         let x = numbers(17 * width, 4);
-        let Some(all) = product(ty, &bytes, &x, width) else {
-            continue;
-        };
+        let all = product(kernel, &bytes, &x, width);
         for n in 1..=17 {
-            let some = product(ty, &bytes, &x[..n * width], width).unwrap();
-            assert_eq!(some[..], all[..n], "{ty}, {n} columns");
+            let some = product(kernel, &bytes, &x[..n * width], width);
+            assert_eq!(some[..], all[..n], "{ty}, {isa}, {n} columns");
         }
     }
 }
@@ -147,11 +158,12 @@ proptest! {
         let x = numbers(BLOCK, !seed);
         let mut decoded = vec![0f32; BLOCK];
         quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
-        if let Some(columns) = product(ty, &bytes, &x, BLOCK) {
-            let (ours, theirs) = (columns[0][0], by_ggml(ty, &bytes, &x));
-            let scale = norm(&decoded) * norm(&x);
+        let theirs = by_ggml(ty, &bytes, &x);
+        let scale = norm(&decoded) * norm(&x);
+        for kernel in Kernel::all(ty, BLOCK) {
+            let ours = product(kernel, &bytes, &x, BLOCK)[0][0];
             if scale.is_finite() {
-                prop_assert!((ours - theirs).abs() <= 5.0 * tolerance(ty) * scale, "{}: {} {} of {}", ty, ours, theirs, scale);
+                prop_assert!((ours - theirs).abs() <= 5.0 * tolerance(ty) * scale, "{:?}: {} {} of {}", kernel, ours, theirs, scale);
             }
         }
     }

@@ -8,9 +8,6 @@ use bytemuck::Pod;
 /// Columns that are multiplied with a block of weights while it lies in registers.
 pub(super) const COLUMNS: usize = 8;
 
-/// Columns from which on two rows at a time are faster than one after the other.
-const SHARE: usize = 5;
-
 /// Bytes of activations that are worked on together: they stay in the first cache.
 const NEAR: usize = 20 << 10;
 
@@ -34,16 +31,19 @@ pub(super) trait Simd: Copy {
     /// Sums of products, still spread over lanes.
     type Sum: Copy;
 
+    /// Columns from which on two rows at a time are faster than one after the other.
+    const SHARE: usize;
+
     fn zero(self) -> Self::Sum;
     /// Takes apart a block of type `T`.
     fn take_apart<const T: u32>(self, block: &[u8]) -> Self::Weights;
-    /// The sum of 256 products of weights of type `T` and what came before.
-    fn add_product<const T: u32>(
+    /// Adds to the sum of every row and column 256 products of weights of type `T`.
+    fn add_products<const T: u32, const R: usize, const C: usize>(
         self,
-        weights: &Self::Weights,
-        x: &Block,
-        sum: Self::Sum,
-    ) -> Self::Sum;
+        weights: &[Self::Weights; R],
+        x: &[Block; C],
+        sums: &mut [[Self::Sum; C]; R],
+    );
     fn total(self, sum: Self::Sum) -> f32;
     /// Fetches what will be read next, or soon; nothing happens if there is nothing.
     fn prefetch(self, address: *const u8, next: bool);
@@ -71,27 +71,15 @@ struct Ahead {
     next: bool,
 }
 
-/// See [`super::Kernel::multiply`].
+/// See [`super::Kernel::multiply`]; `T` is the type of the weights.
 #[inline(always)]
-pub(super) fn multiply<S: Simd>(
+pub(super) fn multiply<S: Simd, const T: u32>(
     s: S,
-    ty: GgmlType,
     rows: &[u8],
     x: &[Block],
     n: usize,
     sink: &mut Sink<'_>,
 ) {
-    match ty.0 {
-        Q4_0 => all::<S, Q4_0>(s, rows, x, n, sink),
-        Q8_0 => all::<S, Q8_0>(s, rows, x, n, sink),
-        Q4_K => all::<S, Q4_K>(s, rows, x, n, sink),
-        Q5_K => all::<S, Q5_K>(s, rows, x, n, sink),
-        _ => all::<S, Q6_K>(s, rows, x, n, sink),
-    }
-}
-
-#[inline(always)]
-fn all<S: Simd, const T: u32>(s: S, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
     let blocks = x.len() / n;
     let tile = tile_of(n);
     if n == tile {
@@ -159,26 +147,34 @@ fn tile<S: Simd, const T: u32, const C: usize>(
         bytes: match C {
             // The same place of the rows after all of these, or of those after the next two.
             _ if x.len() > near => rows.len(),
-            SHARE.. => 2 * row_bytes,
+            _ if C >= S::SHARE => 2 * row_bytes,
             _ => AHEAD,
         },
         next: x.len() <= near,
     };
     // Taking apart needs registers, too.
-    let shared = C >= SHARE || is_apart(T) && C > 1;
+    let shared = C >= S::SHARE || S::SHARE < usize::MAX && is_apart(T) && C > 1;
     let mut sums = [[s.zero(); C]; ROWS];
     for (i, part) in x.chunks(near).enumerate() {
         let start = i * near * size::<S>(T);
         let (pairs, _) = sums.as_chunks_mut::<2>();
         for (rows, sums) in rows.chunks(2 * row_bytes).zip(pairs) {
             let (first, second) = rows.split_at(row_bytes);
-            if second.is_empty() || !shared {
-                one::<S, T, C>(s, &first[start..], part, ahead, &mut sums[0]);
-                if !second.is_empty() {
-                    one::<S, T, C>(s, &second[start..], part, ahead, &mut sums[1]);
-                }
+            let first = &first[start..];
+            if second.is_empty() {
+                some::<S, T, 1, C>(
+                    s,
+                    [first],
+                    part,
+                    ahead,
+                    sums.first_chunk_mut().expect("two"),
+                );
+            } else if shared {
+                some::<S, T, 2, C>(s, [first, &second[start..]], part, ahead, sums);
             } else {
-                two::<S, T, C>(s, [&first[start..], &second[start..]], part, ahead, sums);
+                for (row, sums) in [first, &second[start..]].into_iter().zip(sums) {
+                    some::<S, T, 1, C>(s, [row], part, ahead, std::array::from_mut(sums));
+                }
             }
         }
     }
@@ -192,49 +188,28 @@ fn tile<S: Simd, const T: u32, const C: usize>(
     }
 }
 
-/// A row times `C` columns, from where `row` and `x` begin to where `x` ends.
+/// `R` rows, which share the reading of activations, times `C` columns, from where `rows` and `x`
+/// begin to where `x` ends.
 #[inline(always)]
-fn one<S: Simd, const T: u32, const C: usize>(
+fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
     s: S,
-    row: &[u8],
+    rows: [&[u8]; R],
     x: &[[Block; C]],
     ahead: Ahead,
-    sums: &mut [S::Sum; C],
+    sums: &mut [[S::Sum; C]; R],
 ) {
     let mut sum = *sums;
-    for (block, x) in row.chunks_exact(size::<S>(T)).zip(x) {
-        prefetch::<S, T>(s, block, ahead);
-        let weights = s.take_apart::<T>(block);
-        for c in 0..C {
-            sum[c] = s.add_product::<T>(&weights, &x[c], sum[c]);
+    let mut blocks = rows.map(|row| row.chunks_exact(size::<S>(T)));
+    for x in x {
+        let mut weights: [S::Weights; R] = [bytemuck::Zeroable::zeroed(); R];
+        for r in 0..R {
+            let block = blocks[r].next().expect("as many as of activations");
+            prefetch::<S, T>(s, block, ahead);
+            weights[r] = s.take_apart::<T>(block);
         }
+        s.add_products::<T, R, C>(&weights, x, &mut sum);
     }
     *sums = sum;
-}
-
-/// Two rows, which share the reading of activations.
-#[inline(always)]
-fn two<S: Simd, const T: u32, const C: usize>(
-    s: S,
-    rows: [&[u8]; 2],
-    x: &[[Block; C]],
-    ahead: Ahead,
-    sums: &mut [[S::Sum; C]; 2],
-) {
-    let [mut sum, mut sum2] = *sums;
-    let blocks = rows[0].chunks_exact(size::<S>(T));
-    let blocks2 = rows[1].chunks_exact(size::<S>(T));
-    for ((block, block2), x) in blocks.zip(blocks2).zip(x) {
-        prefetch::<S, T>(s, block, ahead);
-        prefetch::<S, T>(s, block2, ahead);
-        let weights = s.take_apart::<T>(block);
-        let weights2 = s.take_apart::<T>(block2);
-        for c in 0..C {
-            sum[c] = s.add_product::<T>(&weights, &x[c], sum[c]);
-            sum2[c] = s.add_product::<T>(&weights2, &x[c], sum2[c]);
-        }
-    }
-    *sums = [sum, sum2];
 }
 
 /// Fetches a block that lies `ahead` bytes behind another.
