@@ -28,7 +28,8 @@ mod columns;
 mod cpu;
 #[cfg(matmul)]
 mod ggml_ffi;
-#[cfg(test)]
+// In a portable build ggml's own products are in libraries.
+#[cfg(all(test, not(feature = "portable")))]
 mod tests;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod tiles;

@@ -131,7 +131,7 @@ pub(super) fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<()
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a type without one, [`Error::RowLength`], [`Error::Length`].
-#[cfg(test)]
+#[cfg(all(test, not(feature = "portable")))]
 pub(crate) fn product(ty: GgmlType, row: &[u8], x: &[f32]) -> Result<f32, Error> {
     super::expect_length("the row", row.len(), super::row_bytes(ty, x.len())?)?;
     if !encodes(ty) || !x.len().is_multiple_of(256) {
