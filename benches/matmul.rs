@@ -26,8 +26,8 @@ fn main() {
 fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     let wave = |i: usize| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * 0.02;
     let weights: Vec<f32> = (0..64 * WIDTH).map(wave).collect();
-    let kernel = Kernel::new(ty, WIDTH).expect("a CPU with kernels");
-    let mut rows = vec![0; 64 * WIDTH / BLOCK * kernel.block_bytes()];
+    let row_bytes = ty.row_bytes(WIDTH as u64).expect("whole blocks") as usize;
+    let mut rows = vec![0; 64 * row_bytes];
     Encoder::new(ty)
         .and_then(|mut encoder| {
             let weights = bytemuck::cast_slice(&weights);

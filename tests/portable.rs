@@ -97,9 +97,7 @@ fn every_variant_of_the_processor_says_the_same() {
     let expected = texts(&mut all.modelve());
     assert!(expected.contains("a great day to be alive"), "{expected}");
     let by_ggml = texts(all.modelve().env("MODELVE_ISA", "plain"));
-    let own: Vec<_> = matmul::kernels()
-        .map(|kernel| kernel.ty().to_string())
-        .collect();
+    let own: Vec<_> = matmul::types().map(|ty| ty.to_string()).collect();
     let mut ran = 0;
     for variant in &variants {
         let one = Unpacked::with(std::slice::from_ref(variant));

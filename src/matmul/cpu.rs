@@ -28,6 +28,19 @@ impl Cpu {
         all.into_iter().flatten()
     }
 
+    /// The one that is fastest with `n` columns; none: ggml's own kernels are.
+    pub fn best(ty: GgmlType, n: usize) -> Option<Cpu> {
+        let mut known = Self::available().filter(|cpu| cpu.types().contains(&ty));
+        let (first, next) = (known.next()?, known.next());
+        match next {
+            // Rearranging a block for AVX-512 is worth it from so many columns on.
+            Some(avx2) if n < 4 => Some(avx2),
+            // ggml does so, too, and for more columns at once.
+            Some(_) if n > 32 => None,
+            _ => Some(first),
+        }
+    }
+
     /// As `MODELVE_ISA` calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -45,17 +58,6 @@ impl Cpu {
             Cpu::Avx512(_) => &Avx512::TYPES,
             #[cfg(target_arch = "x86_64")]
             Cpu::Avx2(_) => &Avx2::TYPES,
-        }
-    }
-
-    /// See [`super::Kernel::pays`].
-    pub fn pays(self, ty: GgmlType, n: usize) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Cpu::Avx512(_) => n <= 32 || matches!(ty, GgmlType::Q4_0 | GgmlType::Q8_0),
-            #[cfg(target_arch = "x86_64")]
-            // A column alone waits for memory, whoever computes.
-            Cpu::Avx2(_) => n > 1,
         }
     }
 

@@ -61,24 +61,21 @@ fn find(library: Option<&Path>) -> Option<Register> {
     register
 }
 
-fn kernel(ty: i32, width: i64) -> Option<Kernel> {
-    Kernel::new(
+fn kernel(ty: i32, width: i64, n: i64) -> Option<Kernel> {
+    Kernel::best(
         GgmlType(u32::try_from(ty).ok()?),
         usize::try_from(width).ok()?,
+        usize::try_from(n).ok()?,
     )
 }
 
 extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
-    match (kernel(ty, width), usize::try_from(n)) {
-        (Some(kernel), Ok(n)) if kernel.pays(n) => {
-            n * (width as usize / BLOCK) * size_of::<Block>()
-        }
-        _ => 0,
-    }
+    let packed = |_| n as usize * (width as usize / BLOCK) * size_of::<Block>();
+    kernel(ty, width, n).map_or(0, packed)
 }
 
 /// # Safety
-/// There is a kernel for `ty` and `width`; `x` has `n` columns of `width` floats, `x_stride`
+/// There is a kernel for `ty`, `width` and `n`; `x` has `n` columns of `width` floats, `x_stride`
 /// bytes apart; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
 /// `first..first + count`, counted column by column.
 unsafe extern "C" fn pack(
@@ -91,7 +88,7 @@ unsafe extern "C" fn pack(
     count: i64,
     packed: *mut Block,
 ) {
-    let Some(kernel) = kernel(ty, width) else {
+    let Some(kernel) = kernel(ty, width, n) else {
         return;
     };
     let blocks = width as usize / BLOCK;
@@ -108,7 +105,7 @@ unsafe extern "C" fn pack(
 }
 
 /// # Safety
-/// There is a kernel for `ty` and `width`; `rows` is a matrix of such rows, one after the other,
+/// There is a kernel for `ty`, `width` and `n`; `rows` is a matrix of such rows, one after the other,
 /// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
 /// `n` columns, `out_stride` bytes apart, of which no other thread touches rows
 /// `first..first + count`.
@@ -123,7 +120,7 @@ unsafe extern "C" fn multiply(
     out: *mut u8,
     out_stride: usize,
 ) {
-    let Some(kernel) = kernel(ty, width) else {
+    let Some(kernel) = kernel(ty, width, n) else {
         return;
     };
     let blocks = width as usize / BLOCK;

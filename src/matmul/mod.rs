@@ -13,7 +13,8 @@
 //! - The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
 //!   `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
 //!
-//! A column's result does not depend on the columns beside it, to the last bit.
+//! A column's result does not depend on the columns beside it: with the same instructions not in a
+//! single bit, and else, for the K types, only in the order of the sums.
 
 use std::path::Path;
 
@@ -60,11 +61,10 @@ pub fn register(library: Option<&Path>) -> bool {
     return false;
 }
 
-/// The kernels for this CPU, one per type that it has one for.
-pub fn kernels() -> impl Iterator<Item = Kernel> {
-    Kernel::TYPES
-        .into_iter()
-        .filter_map(|ty| Kernel::new(ty, BLOCK))
+/// The types that there are kernels for on this CPU.
+pub fn types() -> impl Iterator<Item = GgmlType> {
+    let has_kernel = |ty: &GgmlType| Kernel::all(*ty, BLOCK).next().is_some();
+    Kernel::TYPES.into_iter().filter(has_kernel)
 }
 
 /// Bytes of 256 weights of a type that has a kernel.
@@ -77,6 +77,11 @@ const fn block_bytes(ty: u32) -> usize {
         GgmlType::Q6_K => 210,
         _ => panic!("this type has no kernel"),
     }
+}
+
+/// Are rows of `width` weights whole blocks?
+fn fits(width: usize) -> bool {
+    width > 0 && width.is_multiple_of(BLOCK)
 }
 
 /// How to multiply with weights of one type on this CPU.
@@ -96,34 +101,23 @@ impl Kernel {
         GgmlType::Q6_K,
     ];
 
-    /// The kernel for rows of `width` weights; none: the type, the width or the CPU has none.
-    pub fn new(ty: GgmlType, width: usize) -> Option<Kernel> {
-        Self::all(ty, width).next()
+    /// The fastest for rows of `width` weights and `n` columns; none: the CPU has none for this type
+    /// or width, or ggml's own is faster.
+    pub fn best(ty: GgmlType, width: usize, n: usize) -> Option<Kernel> {
+        let cpu = Cpu::best(ty, n).filter(|_| fits(width))?;
+        Some(Kernel { ty, cpu })
     }
 
-    /// One for each instruction set of this CPU, the fastest first.
+    /// One for each instruction set of this CPU.
     pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
-        let fits = width > 0 && width.is_multiple_of(BLOCK);
-        let known = move |cpu: &Cpu| fits && cpu.types().contains(&ty);
         Cpu::available()
-            .filter(known)
+            .filter(move |cpu| fits(width) && cpu.types().contains(&ty))
             .map(move |cpu| Kernel { ty, cpu })
-    }
-
-    /// The type of the weights.
-    pub fn ty(self) -> GgmlType {
-        self.ty
     }
 
     /// The instruction set, as `MODELVE_ISA` calls it.
     pub fn isa(self) -> &'static str {
         self.cpu.name()
-    }
-
-    /// Is it faster than ggml's own kernel for so many columns? For many columns of some types
-    /// ggml has kernels that are better still.
-    pub fn pays(self, n: usize) -> bool {
-        self.cpu.pays(self.ty, n)
     }
 
     /// Bytes of 256 weights.

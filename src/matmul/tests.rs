@@ -143,9 +143,14 @@ fn blocks_are_as_long_as_in_files() {
 
 #[test]
 fn other_types_and_widths_have_no_kernel() {
-    assert_eq!(Kernel::new(GgmlType::F16, 256), None);
-    assert_eq!(Kernel::new(GgmlType::Q4_0, 288), None);
-    assert_eq!(Kernel::new(GgmlType::Q4_0, 0), None);
+    for (ty, width) in [
+        (GgmlType::F16, 256),
+        (GgmlType::Q4_K, 288),
+        (GgmlType::Q4_K, 0),
+    ] {
+        assert_eq!(Kernel::all(ty, width).next(), None);
+        assert_eq!(Kernel::best(ty, width, 1), None);
+    }
 }
 
 proptest! {

@@ -6,7 +6,8 @@ use std::thread::{self, JoinHandle};
 use llama_cpp_2::llama_backend::LlamaBackend;
 
 use super::{backends, ffi};
-use crate::matmul::{self, Kernel};
+use crate::gguf::GgmlType;
+use crate::matmul;
 
 /// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
 /// it has started; nobody has to call this.
@@ -47,10 +48,10 @@ fn widen_heap() {
     }
 }
 
-/// The kernels of this program that llama.cpp computes with, one per type of weights.
-pub fn own_kernels() -> impl Iterator<Item = Kernel> {
+/// The types of weights that this program's own kernels multiply, see [`matmul`].
+pub fn own_kernels() -> impl Iterator<Item = GgmlType> {
     let used = start();
-    matmul::kernels().filter(move |_| used)
+    matmul::types().filter(move |_| used)
 }
 
 /// Starts llama.cpp once per process and sends its log to `tracing`. Does it compute

@@ -11,7 +11,6 @@ use super::check::Facts;
 use super::model::Weights;
 use super::start::own_kernels;
 use crate::gguf::GgmlType;
-use crate::matmul::Kernel;
 
 /// The work a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,34 +66,18 @@ const Q4_0: Costs = Costs {
 /// Seconds it takes to repack, on the scale of the tables.
 const REPACKING: f64 = 3.0;
 
-/// A call's time where a kernel of this program pays, over that of ggml's.
-const OWN: f64 = 0.6;
-
 /// The choice that ends the work sooner. `free` is the memory there is for a copy.
 pub fn choose(facts: &Facts, work: Work, free: Option<u64>) -> Weights {
     match facts.weights.first() {
-        Some(&(ty, _)) => match kernel(ty) {
-            // It reads the file's blocks as fast as memory gives them.
-            Some(kernel) if kernel.pays(1) => Weights::Mapped,
-            kernel => by_cost(ty, kernel, facts, work, free),
-        },
+        // Its kernels read the file's blocks as fast as memory gives them.
+        Some((ty, _)) if own_kernels().any(|own| own == *ty) => Weights::Mapped,
+        Some(&(ty, _)) => by_cost(ty, facts, work, free),
         None => Weights::Mapped,
     }
 }
 
-/// This program's own kernel for weights of a type.
-pub fn kernel(ty: GgmlType) -> Option<Kernel> {
-    own_kernels().find(|kernel| kernel.ty() == ty)
-}
-
-/// The choice for weights that ggml's kernels multiply, where `kernel` does not.
-fn by_cost(
-    ty: GgmlType,
-    kernel: Option<Kernel>,
-    facts: &Facts,
-    work: Work,
-    free: Option<u64>,
-) -> Weights {
+/// The choice for weights that ggml's kernels multiply.
+fn by_cost(ty: GgmlType, facts: &Facts, work: Work, free: Option<u64>) -> Weights {
     let costs = match ty {
         GgmlType::Q4_0 | GgmlType::IQ4_NL => &Q4_0,
         GgmlType::Q4_K => &Q4_K,
@@ -105,14 +88,8 @@ fn by_cost(
     if free.is_some_and(|free| free < copy) {
         return Weights::Mapped;
     }
-    let mut mapped = costs.mapped;
-    for (seconds, size) in mapped.iter_mut().zip(SIZES) {
-        if kernel.is_some_and(|kernel| kernel.pays(size as usize)) {
-            *seconds *= OWN;
-        }
-    }
     let repacked = REPACKING + seconds(&costs.repacked, work);
-    if repacked < seconds(&mapped, work) {
+    if repacked < seconds(&costs.mapped, work) {
         Weights::Repacked
     } else {
         Weights::Mapped
@@ -159,13 +136,13 @@ mod tests {
     }
 
     fn cheaper(ty: GgmlType, work: Work, free: Option<u64>) -> Weights {
-        by_cost(ty, None, &phi3(ty), work, free)
+        by_cost(ty, &phi3(ty), work, free)
     }
 
     #[test]
     fn own_kernels_need_no_copy() {
-        for kernel in own_kernels().filter(|kernel| kernel.pays(1)) {
-            let (ty, work) = (kernel.ty(), Work::one(440, 100_000));
+        for ty in own_kernels() {
+            let work = Work::one(440, 100_000);
             assert_eq!(choose(&phi3(ty), work, None), Weights::Mapped, "{ty}");
         }
     }

@@ -6,7 +6,9 @@ use crate::commands;
 use crate::human;
 use crate::model::Located;
 use crate::runtime::weights::{self, Work};
-use crate::runtime::{Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host};
+use crate::runtime::{
+    Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host, own_kernels,
+};
 
 /// The choices for a model that is here.
 #[derive(Debug, Serialize)]
@@ -89,10 +91,7 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
         weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
     };
     let ty = facts.weights.first().map(|(ty, _)| *ty);
-    if ty
-        .and_then(weights::kernel)
-        .is_some_and(|kernel| kernel.pays(1))
-    {
+    if own_kernels().any(|own| Some(own) == ty) {
         let why = "modelve's kernels multiply this type as the file holds it";
         return (None, why.to_owned());
     }

@@ -118,9 +118,7 @@ fn report() -> Report {
         devices: devices.collect(),
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
-        own_kernels: runtime::own_kernels()
-            .map(|kernel| kernel.ty().to_string())
-            .collect(),
+        own_kernels: runtime::own_kernels().map(|ty| ty.to_string()).collect(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()
