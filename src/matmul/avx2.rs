@@ -4,7 +4,7 @@
 
 use super::columns::{Block, is_centred};
 use super::tiles::{self, Q4_K, Q5_K, Q6_K, Simd};
-use super::x86::{at, by_intrinsics, k_scales};
+use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
 use crate::gguf::GgmlType;
 use crate::quant::Isa;
@@ -46,7 +46,7 @@ impl Avx2 {
     }
 }
 
-/// Of [`Block`] there are here: the numbers in their order; one scale; the sums of groups of 16,
+/// What a [`Block`] holds here: the numbers in their order; one scale; the sums of groups of 16,
 /// in 16 bits, first of those with even numbers.
 #[target_feature(enable = "avx2,f16c,fma")]
 fn pack(numbers: &[f32; BLOCK]) -> Block {
@@ -107,14 +107,11 @@ impl Simd for Avx2 {
             let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
             _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
         }
+    }
 
-        fn prefetch(self, address: *const u8, next: bool) {
-            if next {
-                _mm_prefetch::<_MM_HINT_NTA>(address.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(address.cast());
-            }
-        }
+    #[inline(always)]
+    fn prefetch(self, address: *const u8, next: bool) {
+        x86::prefetch(address, next);
     }
 
     #[inline(always)]
@@ -269,13 +266,11 @@ impl Avx2 {
             let even_first = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
             let scales = _mm_shuffle_epi8(self.half_vector(at(block, 192)), even_first);
             let scales = _mm256_cvtepi8_epi16(scales);
-            let unit = u16::from_le_bytes(*at(block, 208));
-            let unit = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(unit))));
             Weights {
                 bytes: [a, b, c, d, e, f, g, h],
                 scales,
                 minima: _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32)),
-                units: [unit, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+                units: [half(*at(block, 208)), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
             }
         }
     }

@@ -1,10 +1,14 @@
 //! AVX-512 with VNNI: 64 products of bytes in an instruction.
+//!
+//! A block of weights becomes 256 unsigned bytes, 16 scales and 16 minima, one of each per 16
+//! weights. The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
+//! `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
 
 #![allow(unsafe_code)]
 
 use super::columns::{Block, centre, group, is_centred};
 use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd};
-use super::x86::{at, by_intrinsics, k_scales};
+use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
 use crate::gguf::GgmlType;
 use crate::quant::Isa;
@@ -17,15 +21,6 @@ use std::sync::OnceLock;
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// The types there are kernels for.
-    pub const TYPES: [GgmlType; 5] = [
-        GgmlType::Q4_0,
-        GgmlType::Q8_0,
-        GgmlType::Q4_K,
-        GgmlType::Q5_K,
-        GgmlType::Q6_K,
-    ];
-
     /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
@@ -94,14 +89,11 @@ impl Simd for Avx512 {
         fn total(self, sum: __m512) -> f32 {
             _mm512_reduce_add_ps(sum)
         }
+    }
 
-        fn prefetch(self, address: *const u8, next: bool) {
-            if next {
-                _mm_prefetch::<_MM_HINT_NTA>(address.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(address.cast());
-            }
-        }
+    #[inline(always)]
+    fn prefetch(self, address: *const u8, next: bool) {
+        x86::prefetch(address, next);
     }
 
     #[inline(always)]
@@ -277,11 +269,6 @@ impl Avx512 {
             bytes.as_ptr().cast::<Weights>().read_unaligned()
         }
 
-        fn half(self, bytes: [u8; 2]) -> f32 {
-            let bits = u16::from_le_bytes(bytes);
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-        }
-
         /// The low and the high halves of bytes.
         fn nibbles(self, v: __m512i) -> [__m512i; 2] {
             let low = _mm512_set1_epi8(15);
@@ -341,7 +328,7 @@ impl Avx512 {
                 *bytes = _mm512_or_si512(*bytes, high);
             }
             let scales = _mm512_cvtepi8_epi32(self.quarter(at(block, 192)));
-            let scales = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), _mm512_set1_ps(self.half(*at(block, 208))));
+            let scales = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), _mm512_set1_ps(half(*at(block, 208))));
             Weights { bytes, scales, minima: _mm512_setzero_ps() }
         }
 

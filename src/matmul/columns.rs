@@ -5,7 +5,8 @@ use super::tiles::{APART_CENTRED, COLUMNS, Q4_0, Q6_K, Q8_0};
 use crate::gguf::GgmlType;
 use bytemuck::{Pod, Zeroable};
 
-/// 256 activations: byte × scale of its group of 16.
+/// 256 activations: byte × scale of its group of 16. The fields are told as AVX-512 fills them;
+/// `avx2.rs` says what it puts there.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Block {

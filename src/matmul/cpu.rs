@@ -1,6 +1,6 @@
 //! The instruction sets there are kernels for.
 
-use super::{BLOCK, Block, Sink};
+use super::{BLOCK, Block, Kernel, Sink};
 use crate::gguf::GgmlType;
 
 #[cfg(target_arch = "x86_64")]
@@ -55,7 +55,7 @@ impl Cpu {
     pub fn types(self) -> &'static [GgmlType] {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Cpu::Avx512(_) => &Avx512::TYPES,
+            Cpu::Avx512(_) => &Kernel::TYPES,
             #[cfg(target_arch = "x86_64")]
             Cpu::Avx2(_) => &Avx2::TYPES,
         }

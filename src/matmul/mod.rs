@@ -7,11 +7,9 @@
 //!
 //! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
 //!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
-//! - Whatever the type, a block of weights becomes the same thing: 256 unsigned bytes, 16 scales
-//!   and 16 minima, one of each per 16 weights; weight = scale × byte − minimum. Where the minimum
-//!   is always the same multiple of the scale, weight = scale × (byte − centre).
-//! - The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
-//!   `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
+//! - Whatever the type, a block of weights becomes bytes, scales and minima: weight = scale × byte −
+//!   minimum. Where the minimum is always the same multiple of the scale, weight = scale × (byte −
+//!   centre). How they lie is the affair of the instruction set.
 //!
 //! A column's result does not depend on the columns beside it: with the same instructions not in a
 //! single bit, and else, for the K types, only in the order of the sums.

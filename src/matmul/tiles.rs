@@ -4,6 +4,7 @@ use super::columns::{Block, is_centred, tile as tile_of};
 use super::{ROWS, Sink, block_bytes};
 use crate::gguf::GgmlType;
 use bytemuck::Pod;
+use std::array;
 
 /// Columns that are multiplied with a block of weights while it lies in registers.
 pub(super) const COLUMNS: usize = 8;
@@ -161,20 +162,14 @@ fn tile<S: Simd, const T: u32, const C: usize>(
         for (rows, sums) in rows.chunks(2 * row_bytes).zip(pairs) {
             let (first, second) = rows.split_at(row_bytes);
             let first = &first[start..];
-            if second.is_empty() {
-                some::<S, T, 1, C>(
-                    s,
-                    [first],
-                    part,
-                    ahead,
-                    sums.first_chunk_mut().expect("two"),
-                );
-            } else if shared {
+            if shared && !second.is_empty() {
                 some::<S, T, 2, C>(s, [first, &second[start..]], part, ahead, sums);
-            } else {
-                for (row, sums) in [first, &second[start..]].into_iter().zip(sums) {
-                    some::<S, T, 1, C>(s, [row], part, ahead, std::array::from_mut(sums));
-                }
+                continue;
+            }
+            some::<S, T, 1, C>(s, [first], part, ahead, array::from_mut(&mut sums[0]));
+            if !second.is_empty() {
+                let second = [&second[start..]];
+                some::<S, T, 1, C>(s, second, part, ahead, array::from_mut(&mut sums[1]));
             }
         }
     }

@@ -25,6 +25,27 @@ pub(super) fn at<const N: usize>(block: &[u8], start: usize) -> &[u8; N] {
     block[start..].first_chunk().expect("it is that long")
 }
 
+/// Fetches what will be read next, or soon.
+#[inline(always)]
+pub(super) fn prefetch(address: *const u8, next: bool) {
+    // SAFETY: nothing happens if there is nothing; every x86-64 has the instruction.
+    unsafe {
+        if next {
+            _mm_prefetch::<_MM_HINT_NTA>(address.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
+    }
+}
+
+/// A number of 16 bits.
+#[inline]
+#[target_feature(enable = "f16c")]
+pub(super) fn half(bytes: [u8; 2]) -> f32 {
+    let bits = i32::from(u16::from_le_bytes(bytes));
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
+}
+
 /// The eight scales of `Q4_K` and `Q5_K`, then the eight minima, 6 bits each, from the head of the
 /// block: the units of both in 16 bits, then 12 bytes of them.
 #[inline]
