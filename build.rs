@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
@@ -16,41 +16,9 @@ fn main() {
     println!("cargo::rustc-env=MODELVE_LLAMA_VERSION={llama}");
     println!("cargo::rustc-env=MODELVE_GGML_VERSION={ggml}");
     warn_about_missing_vector_instructions();
-    println!("cargo::rustc-check-cfg=cfg(matmul)");
-    let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
-    // The libraries of a portable build have it inside: scripts/ggml.cmake.
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64")
-        && (portable || compile_matmul().is_some())
-    {
-        println!("cargo::rustc-cfg=matmul");
-    }
-    if portable {
+    if env::var_os("CARGO_FEATURE_PORTABLE").is_some() {
         lay_out_backends().expect("the backends that llama.cpp's build left behind");
     }
-}
-
-/// Compiles what puts the program's kernels before ggml's, if ggml's sources can be found.
-fn compile_matmul() -> Option<()> {
-    // .../out/lib/cmake, beside .../out/build
-    let installed = PathBuf::from(env::var_os("DEP_LLAMA_GGML_CMAKE_DIR")?);
-    let cache = installed.ancestors().nth(2)?.join("build/CMakeCache.txt");
-    let cache = fs::read_to_string(cache).ok()?;
-    let key = "CMAKE_HOME_DIRECTORY:INTERNAL=";
-    let home = cache.lines().find_map(|line| line.strip_prefix(key))?;
-    let ggml = Path::new(home).join("ggml");
-    if !ggml.join("src/ggml-cpu/traits.h").exists() {
-        return None;
-    }
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .file("src/matmul/ggml.cpp")
-        .include(ggml.join("include"))
-        .include(ggml.join("src"))
-        .include(ggml.join("src/ggml-cpu"))
-        .warnings(false)
-        .compile("modelve_matmul");
-    Some(())
 }
 
 /// Puts the libraries of a `portable` build into `backends`, a folder beside the program and its

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use modelve::checkpoint::Checkpoint;
+use modelve::convert::checkpoint::Checkpoint;
 use modelve::convert::{Plan, Provenance, Request};
+use modelve::gguf::vocab::Vocabulary;
 use modelve::gguf::{Array, Gguf, Layout, Value};
 use modelve::quant::mix::{Overrides, Recipe};
 use modelve::runtime::text::Assembler;
-use modelve::vocab::Vocabulary;
 use tempfile::TempDir;
 
 #[path = "../tests/support"]

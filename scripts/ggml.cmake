@@ -6,7 +6,7 @@ if(GGML_BACKEND_DL)
     set(GGML_NATIVE OFF CACHE BOOL "" FORCE)
 
     # What puts the program's own kernels before ggml's becomes part of every CPU library.
-    set(modelve_kernels "${CMAKE_CURRENT_LIST_DIR}/../src/matmul/ggml.cpp")
+    set(modelve_kernels "${CMAKE_CURRENT_LIST_DIR}/../crates/matmul/src/ggml.cpp")
     function(modelve_add_kernels)
         get_property(targets DIRECTORY src PROPERTY BUILDSYSTEM_TARGETS)
         list(FILTER targets INCLUDE REGEX "^ggml-cpu")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes what tests/probe.rs and tests/probe_tiny.rs compare with: two small random Phi-3
+"""Makes what tests/library/probe.rs and tests/library/probe_tiny.rs compare with: two small random Phi-3
 checkpoints, one with as many key heads as query heads and one with grouped heads, and what
 transformers computes from them and from models/tiny-phi3 in 64 bits: the logits that follow from
 the residual stream after every layer, the attention, and the scores of a text.

@@ -9,8 +9,8 @@ use super::probing::{
     Form, bar, interrupted, load, one_prompt, pad, percent, quoted, session, tail, told,
     write_page, wrote,
 };
+use crate::base::human;
 use crate::hint::{Usage, hinted};
-use crate::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::Prompt;
 use crate::probe::attention::{self, Attention, Habits, Options, Rows};

@@ -11,9 +11,9 @@ use super::probing::{
     Form, interrupted, percent, quoted, read_stdin, session, show, tail, told, work,
 };
 use super::score::windows;
+use crate::base::human;
 use crate::gguf::Gguf;
 use crate::hint::Usage;
-use crate::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::compare::{self, Comparison, Side};
 use crate::probe::html::Page;

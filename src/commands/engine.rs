@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::commands;
 use crate::hint::{Interrupted, hinted};
-use crate::model::Located;
+use crate::hub::locate::Located;
 use crate::output;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{

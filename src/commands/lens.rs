@@ -9,7 +9,7 @@ use super::probing::{
     Form, interrupted, load, numbers, one_prompt, pad, percent, quoted, session, tail, told,
     write_page, wrote,
 };
-use crate::human;
+use crate::base::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::Prompt;
 use crate::probe::html::Page;

@@ -24,7 +24,7 @@ use anyhow::anyhow;
 use crate::cli::{Cli, Command};
 use crate::gguf::{self, Gguf, Problem};
 use crate::hint::hinted;
-use crate::model::{self, Located};
+use crate::hub::locate::{self, Located};
 use crate::output::Output;
 
 /// `0.1.0 (commit, llama.cpp …, ggml …)`
@@ -79,7 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// Where the model is, with the hint that belongs to it when it is not here.
 pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
-    model::locate(model).map_err(|error| match error.hint() {
+    locate::locate(model).map_err(|error| match error.hint() {
         Some(hint) => hinted(error, hint),
         None => error.into(),
     })
@@ -97,7 +97,7 @@ pub fn open(path: &Path) -> anyhow::Result<Gguf> {
 pub fn gguf_hint(error: &gguf::Error) -> Option<&'static str> {
     match error.problem {
         Problem::Io(_) => None,
-        Problem::Magic(_) => Some(model::KINDS),
+        Problem::Magic(_) => Some(locate::KINDS),
         _ => Some("make the file again: modelve convert"),
     }
 }

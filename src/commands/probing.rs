@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::engine::{EngineArgs, explain};
+use crate::base::human;
 use crate::hint::{Interrupted, Usage};
-use crate::human;
 use crate::output::Output;
 use crate::probe::Error;
 use crate::probe::html::Page;

@@ -8,8 +8,8 @@ use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{Form, Sessions, interrupted, load, read_stdin, show, tail, told};
+use crate::base::human;
 use crate::hint::Usage;
-use crate::human;
 use crate::output::{self, BOLD, DIM, Output};
 use crate::probe::Prompt;
 use crate::probe::html::Page;

@@ -10,7 +10,7 @@ use modelve::probe::Prompt;
 use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Settings};
 use safetensors::SafeTensors;
 
-use crate::tiny_gguf::{Parts, Tiny, vocabulary};
+use super::tiny_gguf::{Parts, Tiny, vocabulary};
 
 pub const N_VOCAB: usize = 352;
 pub const N_LAYER: usize = 3;

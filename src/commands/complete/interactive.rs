@@ -14,8 +14,8 @@ use super::prompts::Prompt;
 use super::render::{self, Renderer};
 use crate::commands::engine::explain;
 use crate::hint::Hinted;
+use crate::hub::store::Store;
 use crate::output::{self, Output};
-use crate::store::Store;
 
 /// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {

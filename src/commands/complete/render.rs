@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::Job;
 use super::prompts::Prompt;
+use crate::base::human;
 use crate::commands::vocab::JsonText;
-use crate::human;
 use crate::output::{self, Output};
 use crate::runtime::{
     Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,

@@ -11,8 +11,10 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use regex::Regex;
 
-use crate::checkpoint::Checkpoint;
+use crate::base::human;
 use crate::commands::engine::cancel_on_ctrl_c;
+use crate::convert::arch;
+use crate::convert::checkpoint::Checkpoint;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::{GgmlType, Gguf, Problem};
 use crate::hint::{Interrupted, Usage, WithHint, hinted};
@@ -20,7 +22,6 @@ use crate::output::Output;
 use crate::progress;
 use crate::quant::mix::{Overrides, RECIPES, Recipe};
 use crate::runtime::Model;
-use crate::{arch, human};
 
 use report::{Done, Loaded};
 use source::Place;
@@ -218,7 +219,7 @@ fn load(path: &Path) -> anyhow::Result<Loaded> {
 }
 
 fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
-    let name = name.unwrap_or(crate::model::DEFAULT_QUANT);
+    let name = name.unwrap_or(crate::hub::locate::DEFAULT_QUANT);
     let found = Recipe::find(name).ok_or_else(|| {
         let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
         Usage(format!("no type `{name}`; there are {}", names.join(", ")))

@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::size;
+use crate::base::human;
 use crate::convert::{Deviation, Plan, PlannedTensor, Source};
 use crate::gguf::Value;
-use crate::human;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::quant::mix::Recipe;
 use crate::table::{Columns, cell, plain};
@@ -41,7 +41,7 @@ pub(super) fn quants(
     );
     for row in rows {
         let style = match row.name {
-            crate::model::DEFAULT_QUANT => GOOD,
+            crate::hub::locate::DEFAULT_QUANT => GOOD,
             _ => ACCENT,
         };
         text.add([

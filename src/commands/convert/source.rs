@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use serde_json::json;
 
-use crate::arch::{self, Description};
 use crate::convert::Provenance;
+use crate::convert::arch::{self, Description};
 use crate::hint::{Interrupted, Usage, hinted};
+use crate::hub::locate::{self, ModelRef};
+use crate::hub::store::store_path;
 use crate::hub::{self, FetchOptions, HubId, Wanted};
-use crate::model::{self, ModelRef};
 use crate::progress::Progress;
 use crate::quant::mix::Recipe;
-use crate::store::store_path;
 
 /// What MODEL names.
 pub(super) enum Place {
@@ -173,7 +173,7 @@ impl Place {
 
 /// A hint, and before it the folders that may have been meant.
 fn or_like(text: &str, hint: &str) -> String {
-    match model::paths_like(text).as_slice() {
+    match locate::paths_like(text).as_slice() {
         [] => hint.to_owned(),
         near => format!("did you mean {}? otherwise {hint}", near.join(" or ")),
     }

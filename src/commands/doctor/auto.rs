@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use crate::base::human;
 use crate::commands;
-use crate::human;
-use crate::model::Located;
+use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
     Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host, own_kernels,

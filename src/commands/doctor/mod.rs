@@ -8,12 +8,12 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use self::auto::Auto;
-use crate::human;
-use crate::memory::Memory;
-use crate::model;
+use crate::base::human;
+use crate::base::memory::Memory;
+use crate::hub::locate;
+use crate::hub::store::Store;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::runtime::{self, backends};
-use crate::store::Store;
 use crate::table::{Columns, cell, plain};
 
 /// Flags of `modelve doctor`.
@@ -126,7 +126,7 @@ fn report() -> Report {
             .map(|store| store.root().display().to_string()),
         default_model: default_model
             .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| model::DEFAULT.to_owned()),
+            .unwrap_or_else(|| locate::DEFAULT.to_owned()),
         auto,
         auto_unknown,
     }

@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::lists::{Show, Sort, natural};
 use super::sizing::Sizing;
 use super::subject::{Fact, Facts, Identity, Subject, Tensor};
-use crate::arch::{self, Description};
-use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
+use crate::base::human;
+use crate::convert::arch::{self, Description};
+use crate::convert::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use crate::gguf::{GgmlType, Value};
-use crate::human;
 use crate::output::{ACCENT, DIM, Output};
 use crate::table::{Columns, cell, plain};
 

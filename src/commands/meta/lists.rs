@@ -4,8 +4,8 @@ use std::io::Write;
 
 use regex::Regex;
 
+use crate::base::human;
 use crate::gguf::{Gguf, TensorInfo, ValueRef};
-use crate::human;
 use crate::output::{ACCENT, BOLD, DIM, Output};
 use crate::table::{Columns, cell, plain};
 

@@ -14,10 +14,10 @@ use std::path::Path;
 use regex::Regex;
 
 use super::{locate, open};
+use crate::base::human;
+use crate::base::memory::Memory;
 use crate::hint::Usage;
-use crate::human;
-use crate::memory::Memory;
-use crate::model::Located;
+use crate::hub::locate::Located;
 use crate::output::Output;
 use lists::Show;
 use sizing::Sizing;

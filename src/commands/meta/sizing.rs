@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::subject::Subject;
-use crate::arch::names;
+use crate::base::memory::Memory;
+use crate::convert::arch::names;
 use crate::gguf::GgmlType;
-use crate::memory::Memory;
 use crate::quant::mix::{self, Overrides, Recipe};
 use crate::runtime::context::WORKING_MEMORY;
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::arch::names;
+use crate::convert::arch::names;
 use crate::gguf::{GgmlType, Gguf, ValueRef};
 use crate::quant::mix;
 

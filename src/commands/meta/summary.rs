@@ -9,8 +9,8 @@ use super::Args;
 use super::sizing::{KvBytes, Sizing};
 use super::subject::{Identity, Subject};
 use super::tree::{self, Node};
-use crate::arch::names;
-use crate::human;
+use crate::base::human;
+use crate::convert::arch::names;
 use crate::output::{self, ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 use crate::table::{Columns, cell, plain};
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use super::subject::{Subject, Tensor};
-use crate::arch::names::{self, Module, Name};
+use crate::base::human;
+use crate::convert::arch::names::{self, Module, Name};
 use crate::gguf::GgmlType;
-use crate::human;
 
 /// A module, a group of them, or a run of layers that are alike.
 #[derive(Debug, Default)]

@@ -10,11 +10,11 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{Args, JsonText, quoted};
-use crate::human;
+use crate::base::human;
+use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, Output};
 use crate::runtime;
 use crate::table::{Columns, cell, plain};
-use crate::vocab::Vocabulary;
 
 /// `--encode` and `--decode` as JSON.
 #[derive(Serialize)]

@@ -8,11 +8,11 @@ use anyhow::{anyhow, bail};
 use regex::Regex;
 
 use super::{JsonToken, quoted};
+use crate::base::human;
+use crate::gguf::vocab::{Kind, Vocabulary};
 use crate::hint::hinted;
-use crate::human;
 use crate::output::{ACCENT, DIM, Output};
 use crate::table::{Columns, cell, plain};
-use crate::vocab::{Kind, Vocabulary};
 
 /// How many tokens to suggest for one that does not exist.
 const SUGGESTIONS: usize = 5;

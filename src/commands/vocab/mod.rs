@@ -10,11 +10,11 @@ use regex::Regex;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::open_gguf;
+use crate::base::human;
+use crate::gguf::vocab::{Token, Vocabulary};
 use crate::hint::Usage;
-use crate::human;
 use crate::output::Output;
 use crate::runtime;
-use crate::vocab::{Token, Vocabulary};
 
 /// Flags of `modelve vocab`.
 #[derive(Debug, clap::Args)]

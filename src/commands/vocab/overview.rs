@@ -5,10 +5,10 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Args, JsonText};
-use crate::human;
+use crate::base::human;
+use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output};
 use crate::table::{Columns, cell, plain};
-use crate::vocab::Vocabulary;
 
 /// Special tokens in the overview, at most; some vocabularies have thousands.
 const SHOWN: usize = 64;
@@ -58,7 +58,7 @@ fn special<'a>(vocabulary: &Vocabulary<'a>) -> Vec<Special<'a>> {
             // llama.cpp knows neither: special tokens are found as they stand, anywhere.
             single_word: false,
             normalized: false,
-            special: token.kind != crate::vocab::Kind::UserDefined,
+            special: token.kind != crate::gguf::vocab::Kind::UserDefined,
         })
     })
     .collect()

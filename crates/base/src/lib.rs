@@ -1,0 +1,26 @@
+//! What every crate of modelve shares, and what has no subject of its own.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`progress`] | how long work tells where it stands |
+//! | [`human`] | sizes, counts and names as a person reads them |
+//! | [`memory`] | how much memory there is, control groups included |
+//! | [`map`] | files mapped into memory |
+//! | [`isa`] | the instruction sets that kernels are compiled for, and the choice among them |
+//!
+//! ```
+//! use modelve_base::{human, isa::Isa, memory::Memory};
+//!
+//! assert_eq!(human::bytes(2_393_231_072), "2.23 GiB");
+//! assert_eq!(human::parse_bytes("16GiB"), Ok(16 << 30));
+//! assert!(Isa::detect().is_available());
+//! if let Some(memory) = Memory::of_this_machine() {
+//!     assert!(memory.available <= memory.total);
+//! }
+//! ```
+
+pub mod human;
+pub mod isa;
+pub mod map;
+pub mod memory;
+pub mod progress;

@@ -1,0 +1,143 @@
+//! Safetensors headers and the index over them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use super::{Error, Problem};
+use modelve_base::map::MappedFile;
+
+/// A tensor of a checkpoint: where it is and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// Its name on the Hub's side.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape, slowest dimension first: `[rows, columns]`.
+    pub shape: Vec<u64>,
+    /// Which of [`super::Checkpoint::shards`] holds it.
+    pub shard: usize,
+    /// Where it starts, in bytes from the start of that file.
+    pub offset: u64,
+    /// Its length in bytes: the product of the shape times the size of an element.
+    pub bytes: u64,
+}
+
+/// Reads the header of one safetensors file. The `safetensors` crate checks lengths, types,
+/// shapes and that the tensors cover the data without hole or overlap; duplicate names, which
+/// it merges silently, are refused here.
+pub(super) fn read_header(path: &Path, shard: usize) -> Result<Vec<SourceTensor>, Error> {
+    let error = |problem: Problem| Error::new(path, problem);
+    let file = MappedFile::open(path).map_err(|e| error(e.into()))?;
+    if let Some(bytes) = file.first_chunk::<8>() {
+        let (len, file) = (u64::from_le_bytes(*bytes), file.len() as u64);
+        if len > file - 8 && len <= 100_000_000 {
+            return Err(error(Problem::HeaderLength { len, file }));
+        }
+    }
+    let (len, metadata) =
+        SafeTensors::read_metadata(&file).map_err(|e| error(Problem::Header(e)))?;
+    let header = file.get(8..8 + len).unwrap_or_default();
+    let _: Unique<IgnoredAny> =
+        serde_json::from_slice(header).map_err(|e| error(Problem::Json(e)))?;
+
+    let data_start = 8 + len as u64;
+    let mut tensors: Vec<SourceTensor> = metadata
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| SourceTensor {
+            name,
+            dtype: info.dtype,
+            shape: info.shape.iter().map(|&n| n as u64).collect(),
+            shard,
+            offset: data_start + info.data_offsets.0 as u64,
+            bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+        })
+        .collect();
+    tensors.sort_by_key(|tensor| tensor.offset);
+    Ok(tensors)
+}
+
+/// Reads the index: tensor name to file name, each file name a plain one.
+pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: Unique<String>,
+    }
+    let error = |problem: Problem| Error::new(path, problem);
+    let bytes = std::fs::read(path).map_err(|e| error(e.into()))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| error(Problem::Json(e)))?;
+    for (tensor, shard) in &index.weight_map.0 {
+        if !is_plain_name(shard) {
+            return Err(error(Problem::ShardName {
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+            }));
+        }
+    }
+    Ok(index.weight_map.0)
+}
+
+/// Whether a name stays in the folder it is looked up in, on every platform.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', '\\', ':'])
+        && !name.chars().any(char::is_control)
+}
+
+/// Without an index: every `model*.safetensors` in the folder.
+pub(super) fn find(folder: &Path) -> Result<BTreeSet<String>, Error> {
+    let error = |e: std::io::Error| Error::new(folder, e);
+    let mut names = BTreeSet::new();
+    let mut pickled = false;
+    for entry in std::fs::read_dir(folder).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        let name = name.to_string_lossy();
+        pickled |= name.starts_with("pytorch_model");
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            names.insert(name.into_owned());
+        }
+    }
+    match names.is_empty() {
+        true => Err(Error::new(folder, Problem::NoWeights { pickled })),
+        false => Ok(names),
+    }
+}
+
+/// A JSON object in which no key stands twice. Maps of the standard library keep the last of
+/// two equal keys and say nothing.
+struct Unique<V>(BTreeMap<String, V>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Keys<V> {
+            type Value = Unique<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Unique<V>, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((key, value)) = access.next_entry::<String, V>()? {
+                    if map.contains_key(&key) {
+                        let twice = format!("the key `{key}` stands twice");
+                        return Err(serde::de::Error::custom(twice));
+                    }
+                    map.insert(key, value);
+                }
+                Ok(Unique(map))
+            }
+        }
+        deserializer.deserialize_map(Keys(PhantomData))
+    }
+}

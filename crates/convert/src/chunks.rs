@@ -1,0 +1,112 @@
+//! The work in pieces: a few rows of one tensor each, handed to all threads in order.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::{Error, Plan, Source};
+use crate::checkpoint::Dtype;
+use modelve_quant::SourceType;
+
+/// Bytes of the checkpoint per piece, as far as rows allow. With two buffers per thread this is
+/// what bounds memory; large enough that a read costs more than asking for it.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Some rows of one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunk {
+    /// Which of [`Plan::tensors`].
+    pub(super) tensor: usize,
+    /// The first row.
+    pub(super) row: u64,
+    /// How many.
+    pub(super) rows: u64,
+}
+
+/// Every row of every tensor of the checkpoint, in the order of the file.
+pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    for (tensor, planned) in plan.tensors().iter().enumerate() {
+        let Source::Checkpoint(source) = &planned.source else {
+            continue;
+        };
+        let total = planned.elements() / planned.columns().max(1);
+        let row_bytes = source.bytes / total.max(1);
+        let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
+        let mut row = 0;
+        while row < total {
+            let rows = step.min(total - row);
+            chunks.push(Chunk { tensor, row, rows });
+            row += rows;
+        }
+    }
+    chunks
+}
+
+/// Memory that writing a plan takes, in bytes: the header and its sources, and per thread the
+/// largest chunk on both sides and the encoders' scratch.
+pub fn memory(plan: &Plan, threads: usize) -> u64 {
+    let largest = chunks(plan).into_iter().map(|chunk| {
+        let tensor = &plan.tensors()[chunk.tensor];
+        let row = tensor.ty.row_bytes(tensor.columns()).unwrap_or(0) + 4 * tensor.columns();
+        chunk.rows * row
+    });
+    let largest = largest.max().unwrap_or(0);
+    PROGRAM + 4 * plan.header().len() as u64 + threads as u64 * (largest + SCRATCH)
+}
+
+/// The program, its libraries and stacks.
+const PROGRAM: u64 = 24 << 20;
+/// Encoders of a few types.
+const SCRATCH: u64 = 1 << 20;
+
+/// The encoder's name for an element type; the plan has refused all others.
+pub(super) fn source_type(dtype: Dtype) -> SourceType {
+    match dtype {
+        Dtype::BF16 => SourceType::Bf16,
+        Dtype::F16 => SourceType::F16,
+        _ => SourceType::F32,
+    }
+}
+
+/// Runs `work` on every index below `count`, on so many threads, each with a state of its own.
+/// The first error stops all of them, as does `cancel`.
+pub(super) fn run<S>(
+    threads: usize,
+    count: usize,
+    cancel: &AtomicBool,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    let failed = AtomicBool::new(false);
+    let fail = |index: usize, error: Error| {
+        failed.store(true, Ordering::Relaxed);
+        let mut slot = failure.lock().unwrap_or_else(|e| e.into_inner());
+        // Of several errors the one that comes first in the file, as with one thread.
+        if slot.as_ref().is_none_or(|(other, _)| index < *other) {
+            *slot = Some((index, error));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, count.max(1)) {
+            scope.spawn(|| {
+                let mut state = state();
+                while !failed.load(Ordering::Relaxed) && !cancel.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    if let Err(error) = work(&mut state, index) {
+                        fail(index, error);
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some((_, error)) => Err(error),
+        None if cancel.load(Ordering::Relaxed) => Err(Error::Interrupted),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,33 @@
+//! From a checkpoint to a quantized GGUF in one pass: plan, stream, verify.
+//!
+//! [`Plan`] decides everything from headers alone: every tensor's source, name, type, shape and
+//! place, and all metadata. [`write()`] then moves the weights, shards → rows → blocks → file, on
+//! all cores and in constant memory. [`check`] and [`measure`] read back what was written.
+
+pub mod arch;
+pub mod checkpoint;
+mod chunks;
+mod error;
+mod file;
+mod imatrix;
+mod metadata;
+mod naming;
+mod plan;
+mod stream;
+mod verify;
+
+pub use chunks::memory;
+pub use error::Error;
+pub use imatrix::Imatrix;
+pub use plan::{Plan, PlannedTensor, Request, Source, estimate, file_name};
+pub use stream::{Options, check_name, check_output, write};
+pub use verify::{Deviation, check, measure};
+
+/// Where a checkpoint came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// The repository on the Hub: `microsoft/Phi-3-mini-128k-instruct`.
+    pub repository: Option<String>,
+    /// The commit of that repository.
+    pub commit: Option<String>,
+}

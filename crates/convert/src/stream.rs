@@ -1,0 +1,413 @@
+//! The stream: shards → rows → blocks → file, in one pass and constant memory.
+//!
+//! The plan knows the place of every row in both files, so each thread takes the next few rows,
+//! reads them, encodes them and writes them where they belong. Reading, encoding and writing
+//! overlap across threads, nothing waits for its turn, and the bytes are the same for any number
+//! of threads. The file grows under a temporary name beside its own and gets that last, when
+//! every byte has reached the disk.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tempfile::NamedTempFile;
+
+use super::chunks::{Chunk, chunks, run, source_type};
+use super::{Error, Plan, PlannedTensor, Request, Source, file};
+use crate::checkpoint::{Checkpoint, SourceTensor};
+use modelve_base::progress::{Progress, Unit};
+use modelve_gguf::GgmlType;
+use modelve_quant::Encoder;
+
+/// How to write.
+pub struct Options<'a> {
+    /// Threads that encode.
+    pub threads: usize,
+    /// Whether an existing file is replaced.
+    pub force: bool,
+    /// Set from outside to stop: the temporary file is then removed.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Bytes between two pushes of written data to the disk. Without them all of it waits in memory
+/// for the last one, and the threads have nothing left to do meanwhile.
+const SYNC_EVERY: u64 = 256 << 20;
+
+/// Chunks ahead of the one being read that the system is told about.
+const READ_AHEAD: usize = 8;
+
+/// Refuses an output that would destroy something, or for which there is no room.
+pub fn check_output(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    output: &Path,
+    force: bool,
+) -> Result<(), Error> {
+    let path = output.to_owned();
+    let inputs = std::fs::read_dir(checkpoint.folder()).into_iter().flatten();
+    let inputs = inputs.flatten().map(|entry| entry.path());
+    let mut read = inputs
+        .filter(|input| is_input(input))
+        .chain(checkpoint.shards().iter().cloned());
+    if read.any(|input| file::is_same(&input, output)) {
+        return Err(Error::OutputIsInput { path });
+    }
+    check_name(output, force)?;
+    let folder = folder_of(output);
+    if let Some(available) = file::available(folder)
+        && available < plan.file_size()
+    {
+        return Err(Error::Space {
+            path: folder.to_owned(),
+            available,
+            needed: plan.file_size(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses an output under whose name something is that must stay, or can be no file.
+pub fn check_name(output: &Path, force: bool) -> Result<(), Error> {
+    let path = output.to_owned();
+    let no_file = |kind| Error::Io {
+        path: output.to_owned(),
+        what: "cannot write the GGUF",
+        source: io::Error::from(kind),
+    };
+    match std::fs::metadata(output) {
+        Ok(found) if found.is_dir() => Err(no_file(io::ErrorKind::IsADirectory)),
+        // A device or a pipe: the new file would take its name from it.
+        Ok(found) if !found.is_file() => Err(Error::NotAFile { path }),
+        Err(_) if output.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            Err(no_file(io::ErrorKind::NotADirectory))
+        }
+        _ if !force && std::fs::symlink_metadata(output).is_ok() => Err(Error::Exists { path }),
+        _ => Ok(()),
+    }
+}
+
+/// Files of a checkpoint folder that a conversion reads.
+fn is_input(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    ["safetensors", "json", "model", "jinja", "md", "txt"]
+        .iter()
+        .any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes the planned file to `output`.
+///
+/// # Errors
+/// Whatever the reason, nothing then stands under the name `output` that did not before, and
+/// the temporary file is gone.
+pub fn write(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    request: &Request<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    check_output(plan, checkpoint, output, options.force)?;
+    let failed = |what: &'static str| {
+        let path = output.to_owned();
+        move |source: io::Error| Error::Io { path, what, source }
+    };
+    let folder = folder_of(output);
+    remove_abandoned(output);
+    let temporary = temporary_file(output).map_err(failed("cannot begin the file"))?;
+    let target = temporary.as_file();
+    file::allocate(target, plan.file_size()).map_err(failed("no room for the file"))?;
+    file::write_all_at(target, plan.header(), 0).map_err(failed("cannot write"))?;
+    for tensor in plan.tensors() {
+        if let Source::Computed(values) = &tensor.source {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            file::write_all_at(target, &bytes, tensor.offset).map_err(failed("cannot write"))?;
+        }
+    }
+
+    let shards = open_shards(checkpoint)?;
+    let stream = Stream {
+        plan,
+        request,
+        chunks: chunks(plan),
+        shards,
+        target,
+        output,
+    };
+    progress.start("converting", Unit::Bytes, plan.source_bytes(), 0);
+    let flusher = Flusher::default();
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| flusher.run(target));
+        let result = run(
+            options.threads,
+            stream.chunks.len(),
+            options.cancel,
+            Worker::default,
+            |worker, index| {
+                let chunk = stream.chunks[index];
+                let (read, written) = stream.convert(worker, index, chunk)?;
+                progress.advance(read);
+                flusher.wrote(written);
+                Ok(())
+            },
+        );
+        flusher.stop();
+        result
+    });
+    progress.finish();
+    result?;
+
+    target
+        .sync_all()
+        .map_err(failed("cannot write to the disk"))?;
+    let persisted = match options.force {
+        true => temporary.persist(output),
+        false => temporary.persist_noclobber(output),
+    };
+    match persisted {
+        Ok(_) => {}
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Error::Exists {
+                path: output.to_owned(),
+            });
+        }
+        Err(error) => return Err(failed("cannot give the file its name")(error.error)),
+    }
+    file::sync_folder(folder).map_err(failed("cannot write to the disk"))
+}
+
+/// The prefix and suffix of the temporary names for `output`.
+fn temporary_name(output: &Path) -> (String, &'static str) {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    (format!(".{name}."), ".part")
+}
+
+fn temporary_file(output: &Path) -> io::Result<NamedTempFile> {
+    let (prefix, suffix) = temporary_name(output);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(suffix);
+    // The final file is for others to read too, as far as the umask allows.
+    #[cfg(unix)]
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    #[cfg(unix)]
+    builder.permissions(permissions);
+    let temporary = builder.tempfile_in(folder_of(output))?;
+    // Held as long as this process lives: a locked file is no abandoned one.
+    let _ = temporary.as_file().try_lock();
+    Ok(temporary)
+}
+
+/// Removes what earlier runs for the same output left when they were killed.
+fn remove_abandoned(output: &Path) {
+    let (prefix, suffix) = temporary_name(output);
+    for entry in std::fs::read_dir(folder_of(output))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&prefix) && name.ends_with(suffix) {
+            let unused = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            if unused {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+pub(super) fn open_shards(checkpoint: &Checkpoint) -> Result<Vec<(PathBuf, File)>, Error> {
+    let open = |path: &PathBuf| match File::open(path) {
+        Ok(file) => Ok((path.clone(), file)),
+        Err(source) => Err(Error::Io {
+            path: path.clone(),
+            what: "cannot read",
+            source,
+        }),
+    };
+    checkpoint.shards().iter().map(open).collect()
+}
+
+/// What all threads share.
+struct Stream<'a> {
+    plan: &'a Plan,
+    request: &'a Request<'a>,
+    chunks: Vec<Chunk>,
+    shards: Vec<(PathBuf, File)>,
+    target: &'a File,
+    output: &'a Path,
+}
+
+/// What a thread keeps from chunk to chunk, so that nothing is allocated per row.
+#[derive(Default)]
+struct Worker {
+    rows: Vec<u8>,
+    blocks: Vec<u8>,
+    encoders: HashMap<GgmlType, Encoder>,
+}
+
+impl Stream<'_> {
+    /// Reads, encodes and writes some rows; returns the bytes read and written.
+    fn convert(
+        &self,
+        worker: &mut Worker,
+        index: usize,
+        chunk: Chunk,
+    ) -> Result<(u64, u64), Error> {
+        let tensor = &self.plan.tensors()[chunk.tensor];
+        let Source::Checkpoint(source) = &tensor.source else {
+            return Ok((0, 0));
+        };
+        if let Some(ahead) = self.chunks.get(index + READ_AHEAD) {
+            self.announce(*ahead);
+        }
+        let (offset, len) = source_range(tensor, source, chunk);
+        worker.rows.resize(len as usize, 0);
+        let (path, shard) = &self.shards[source.shard];
+        file::read_exact_at(shard, &mut worker.rows, offset).map_err(|e| Error::Io {
+            path: path.clone(),
+            what: "cannot read",
+            source: e,
+        })?;
+
+        let row_bytes = row_bytes(tensor);
+        worker.blocks.resize((chunk.rows * row_bytes) as usize, 0);
+        let encoder = match worker.encoders.entry(tensor.ty) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let encoder = Encoder::new(tensor.ty).map_err(|e| encode_error(tensor, 0, e))?;
+                entry.insert(encoder)
+            }
+        };
+        let imatrix = match self.request.imatrix {
+            Some(imatrix) => imatrix.columns(&tensor.name, tensor.columns())?,
+            None => None,
+        };
+        encoder
+            .encode_rows(
+                source_type(source.dtype),
+                &worker.rows,
+                tensor.columns() as usize,
+                imatrix,
+                &mut worker.blocks,
+            )
+            .map_err(|e| encode_error(tensor, chunk.row, e))?;
+        let at = tensor.offset + chunk.row * row_bytes;
+        file::write_all_at(self.target, &worker.blocks, at).map_err(|e| Error::Io {
+            path: self.output.to_owned(),
+            what: "cannot write",
+            source: e,
+        })?;
+        Ok((len, worker.blocks.len() as u64))
+    }
+
+    fn announce(&self, chunk: Chunk) {
+        let tensor = &self.plan.tensors()[chunk.tensor];
+        if let Source::Checkpoint(source) = &tensor.source {
+            let (offset, len) = source_range(tensor, source, chunk);
+            file::will_need(&self.shards[source.shard].1, offset, len);
+        }
+    }
+}
+
+/// Where the rows of a chunk lie in the shard: offset and length in bytes.
+pub(super) fn source_range(
+    tensor: &PlannedTensor,
+    source: &SourceTensor,
+    chunk: Chunk,
+) -> (u64, u64) {
+    let row_bytes = tensor.columns() * source_type(source.dtype).bytes() as u64;
+    (
+        source.offset + chunk.row * row_bytes,
+        chunk.rows * row_bytes,
+    )
+}
+
+/// Bytes of a row in the GGUF; the plan has made sure that rows are whole blocks.
+pub(super) fn row_bytes(tensor: &PlannedTensor) -> u64 {
+    tensor.ty.row_bytes(tensor.columns()).unwrap_or(0)
+}
+
+/// An encoder's error in terms of the whole tensor.
+fn encode_error(tensor: &PlannedTensor, first_row: u64, error: modelve_quant::Error) -> Error {
+    let name = tensor.name.clone();
+    match error {
+        modelve_quant::Error::NonFinite { row, column, value } => Error::NotFinite {
+            tensor: name,
+            value,
+            row: first_row + row as u64,
+            column: column as u64,
+        },
+        modelve_quant::Error::NeedsImatrix(ty) => Error::NeedsImatrix { tensor: name, ty },
+        modelve_quant::Error::Overflow { ty, row, column } => Error::Encode {
+            tensor: name,
+            problem: format!(
+                "the weights in row {} from column {column} on are too large for {ty}",
+                first_row + row as u64
+            ),
+        },
+        other => Error::Encode {
+            tensor: name,
+            problem: other.to_string(),
+        },
+    }
+}
+
+/// Pushes written data to the disk while the next is being encoded.
+#[derive(Default)]
+struct Flusher {
+    written: AtomicU64,
+    due: Mutex<Due>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Due {
+    sync: bool,
+    stop: bool,
+}
+
+impl Flusher {
+    fn run(&self, target: &File) {
+        loop {
+            let mut due = self.due.lock().unwrap_or_else(|e| e.into_inner());
+            while !due.sync && !due.stop {
+                due = self.wake.wait(due).unwrap_or_else(|e| e.into_inner());
+            }
+            if due.stop {
+                return;
+            }
+            due.sync = false;
+            drop(due);
+            // An error comes back from the last sync, which counts.
+            let _ = target.sync_data();
+        }
+    }
+
+    fn wrote(&self, bytes: u64) {
+        let before = self.written.fetch_add(bytes, Ordering::Relaxed);
+        if before / SYNC_EVERY != (before + bytes) / SYNC_EVERY {
+            self.tell(|due| due.sync = true);
+        }
+    }
+
+    fn stop(&self) {
+        self.tell(|due| due.stop = true);
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Due)) {
+        change(&mut self.due.lock().unwrap_or_else(|e| e.into_inner()));
+        self.wake.notify_one();
+    }
+}

@@ -1,0 +1,37 @@
+//! The GGUF file format: reading and writing, without llama.cpp.
+//!
+//! A file is a header and a block of tensor data, all little endian:
+//!
+//! ```text
+//! "GGUF"  version u32  tensors u64  pairs u64
+//! pairs   × { key: string, type u32, value }              string: length u64, bytes
+//! tensors × { name: string, dimensions u32, size u64 …, type u32, offset u64 }
+//! padding to the alignment; then each tensor's data at its offset from here
+//! ```
+//!
+//! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Nothing here trusts a
+//! length: every count is checked against the bytes that remain before anything is allocated.
+
+mod error;
+mod header;
+mod read;
+mod types;
+mod value;
+pub mod vocab;
+mod write;
+
+pub use error::{Error, Problem};
+pub use header::{Header, TensorInfo};
+pub use read::Gguf;
+pub use types::{GgmlType, TypeInfo};
+pub use value::{Array, ArrayRef, Value, ValueRef, ValueType};
+pub use write::Layout;
+
+/// The version that is written; version 2 has the same layout.
+pub const VERSION: u32 = 3;
+/// What tensor data is aligned to when `general.alignment` does not say.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+/// Arrays of arrays deeper than this are refused; no known file nests any.
+pub const MAX_ARRAY_DEPTH: usize = 4;
+/// ggml's tensors have one to four dimensions.
+pub const MAX_DIMENSIONS: usize = 4;

@@ -1,0 +1,238 @@
+//! A whole fetch: commit, listing, choice, space, transfers.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::api::{Commit, Listed, Stated};
+use super::remote::Remote;
+use super::transfer::{Transfer, write_error};
+use super::{Error, FetchOptions, Fetched, HubId, Wanted, select};
+use modelve_base::progress::{Progress, Unit};
+
+/// Left free on the disk: other programs write, too.
+const SPARE: u64 = 64 << 20;
+
+/// An index is read as a whole; that of the largest models has a few MiB.
+const LARGEST_INDEX: u64 = 256 << 20;
+
+pub(super) async fn fetch(
+    id: &HubId,
+    wanted: Wanted,
+    options: &FetchOptions,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Fetched, Error> {
+    let remote = Remote::new(id, options, progress, cancel)?;
+    let Commit { hash: commit, repo } = remote.commit(id.revision.as_deref()).await?;
+    let listing = remote.files(&commit).await?;
+    let folder = options.cache.snapshot_folder(&id.repo, &commit);
+    let mut run = Run {
+        remote: &remote,
+        commit: &commit,
+        listing: &listing,
+        received: 0,
+    };
+
+    let gguf = if run.is_gguf(wanted) {
+        let first = run.fetch_gguf(id).await?;
+        Some(folder.join(first))
+    } else {
+        run.fetch_checkpoint(wanted != Wanted::Description).await?;
+        None
+    };
+    let revision = id.revision.as_deref().unwrap_or("main");
+    options
+        .cache
+        .write_ref(&id.repo, revision, &commit)
+        .map_err(|e| write_error(options.cache.root(), e))?;
+    Ok(Fetched {
+        folder,
+        repo: if repo.is_empty() {
+            id.repo.clone()
+        } else {
+            repo
+        },
+        gguf,
+        received: run.received,
+        commit,
+    })
+}
+
+struct Run<'a> {
+    remote: &'a Remote<'a>,
+    commit: &'a str,
+    listing: &'a [Listed],
+    received: u64,
+}
+
+impl<'a> Run<'a> {
+    fn listed(&self, name: &str) -> Option<&'a Listed> {
+        self.listing.iter().find(|file| file.name == name)
+    }
+
+    /// Whether GGUF files are meant rather than a checkpoint.
+    fn is_gguf(&self, wanted: Wanted) -> bool {
+        let checkpoint =
+            || self.listed(select::SINGLE).is_some() || self.listed(select::INDEX).is_some();
+        match wanted {
+            Wanted::Description | Wanted::Checkpoint => false,
+            Wanted::Gguf => true,
+            Wanted::Any => !checkpoint() && !self.ggufs().is_empty(),
+        }
+    }
+
+    fn ggufs(&self) -> Vec<select::GgufModel> {
+        select::gguf_models(self.listing.iter().map(|file| file.name.as_str()))
+    }
+
+    /// Fetches one GGUF model and answers the name of its first file.
+    async fn fetch_gguf(&mut self, id: &HubId) -> Result<String, Error> {
+        let models = self.ggufs();
+        let model = select::choose_gguf(&id.repo, &models, id.quant.as_deref())?;
+        let files = model.files.iter().filter_map(|name| self.listed(name));
+        if !model.complete {
+            return Err(Error::NothingThere {
+                repo: id.repo.clone(),
+                wanted: format!("complete set of the parts of {}", model.stem),
+                found: model.files.clone(),
+            });
+        }
+        let files: Vec<&Listed> = files.collect();
+        self.transfer(&files).await?;
+        Ok(model.files[0].clone())
+    }
+
+    /// Fetches the description of a checkpoint, and then, if `weights`, its shards.
+    async fn fetch_checkpoint(&mut self, weights: bool) -> Result<(), Error> {
+        let description: Vec<&Listed> = self
+            .listing
+            .iter()
+            .filter(|file| select::is_description(&file.name, file.size))
+            .collect();
+        if self.listed("config.json").is_none() {
+            return Err(self.nothing("config.json"));
+        }
+        if weights && self.listed(select::SINGLE).is_none() && self.listed(select::INDEX).is_none()
+        {
+            return Err(self.nothing("safetensors"));
+        }
+        if !weights {
+            return self.transfer(&description).await;
+        }
+        // The index says which shards there are, and whether they fit on the disk is asked
+        // before the first byte of any: so it comes alone.
+        let mut files = description;
+        if let Some(index) = self.listed(select::INDEX) {
+            if index.size > LARGEST_INDEX {
+                return Err(self.remote.malformed("a shard index of that size"));
+            }
+            self.transfer(&[index]).await?;
+            for shard in self.shards()? {
+                let file = self.listed(&shard).ok_or_else(|| Error::NoShard {
+                    repo: self.remote.repo.to_owned(),
+                    shard: shard.clone(),
+                })?;
+                files.push(file);
+            }
+        } else {
+            files.extend(self.listed(select::SINGLE));
+        }
+        self.transfer(&files).await
+    }
+
+    fn shards(&self) -> Result<Vec<String>, Error> {
+        let cache = &self.remote.options.cache;
+        let path = cache
+            .snapshot_folder(self.remote.repo, self.commit)
+            .join(select::INDEX);
+        let index = fs::read(&path).map_err(|source| Error::Read { path, source })?;
+        select::shards_of_index(&index).map_err(|source| Error::Select {
+            repo: self.remote.repo.to_owned(),
+            source,
+        })
+    }
+
+    fn nothing(&self, wanted: &str) -> Error {
+        let mut found: Vec<String> = self.listing.iter().map(|f| f.name.clone()).collect();
+        let more = found.len().saturating_sub(8);
+        found.truncate(8);
+        if more > 0 {
+            found.push(format!("{more} more"));
+        }
+        Error::NothingThere {
+            repo: self.remote.repo.to_owned(),
+            wanted: wanted.to_owned(),
+            found,
+        }
+    }
+
+    /// Makes these files be here.
+    async fn transfer(&mut self, files: &[&Listed]) -> Result<(), Error> {
+        let remote = self.remote;
+        for file in files {
+            select::safe_name(&file.name).map_err(|source| Error::Select {
+                repo: remote.repo.to_owned(),
+                source,
+            })?;
+        }
+        let stated: Vec<Stated> = stream::iter(files)
+            .map(|file| remote.stated(self.commit, file))
+            .buffered(remote.options.parallel.max(1))
+            .try_collect()
+            .await?;
+        let transfer = Transfer {
+            remote,
+            commit: self.commit,
+            received: AtomicU64::new(0),
+            here: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+        };
+        let total: u64 = stated.iter().map(|file| file.size).sum();
+        let mut counted = Vec::with_capacity(stated.len());
+        for file in &stated {
+            counted.push(match transfer.is_there(file).await? {
+                true => file.size,
+                false => remote.part_len(file),
+            });
+        }
+        let here = counted.iter().sum();
+        transfer.here.store(here, Ordering::Relaxed);
+        self.check_space(stated.len(), total, here)?;
+
+        let what = format!("fetching {}", remote.repo);
+        remote.progress.start(&what, Unit::Bytes, total, here);
+        let result = stream::iter(stated.iter().zip(counted))
+            .map(|(file, counted)| transfer.fetch(file, counted))
+            .buffer_unordered(remote.options.parallel.max(1))
+            .try_collect::<()>()
+            .await;
+        remote.progress.finish();
+        self.received += transfer.received.into_inner();
+        result.map_err(|error| match error {
+            Error::Interrupted { .. } => Error::Interrupted {
+                here: transfer.here.into_inner(),
+                total,
+            },
+            error => error,
+        })
+    }
+
+    fn check_space(&self, files: usize, total: u64, here: u64) -> Result<(), Error> {
+        let options = self.remote.options;
+        let folder = options.cache.root();
+        let need = total.saturating_sub(here);
+        match (options.free_space)(folder) {
+            Some(free) if need > 0 && need.saturating_add(SPARE) > free => Err(Error::NoSpace {
+                repo: self.remote.repo.to_owned(),
+                files,
+                total,
+                here,
+                folder: folder.to_owned(),
+                free,
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The only outbound network code: fetches models from the Hugging Face Hub into its cache.
+//!
+//! A fetch pins the revision to a commit, lists the repository, picks the files, and gets each
+//! through a part file that only becomes a blob of the cache once its length and hash are what
+//! the Hub states. `hf-hub` answers what the Hub knows (commit, listing, search); the bytes go
+//! through `reqwest`, on which it is built, because it neither resumes nor verifies, and would
+//! use another protocol (Xet) than plain byte ranges when the server offers it.
+
+mod api;
+pub mod cache;
+mod error;
+mod fetch;
+mod id;
+pub mod locate;
+mod offline;
+mod remote;
+pub mod select;
+mod space;
+pub mod store;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+pub use cache::Cache;
+pub use error::Error;
+pub use id::{DEFAULT_QUANT, HubId, IdError};
+use offline::missing_of_checkpoint;
+pub use space::free_space;
+
+use modelve_base::progress::Progress;
+
+/// Which files of a repository to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Configuration, tokenizer, shard index and licence: everything but the weights.
+    Description,
+    /// The same with the safetensors.
+    Checkpoint,
+    /// The GGUF file that the id's quantization names, or the only one.
+    Gguf,
+    /// A checkpoint where the repository has one, a GGUF file otherwise.
+    Any,
+}
+
+/// How to fetch.
+#[derive(Debug, Clone)]
+pub struct FetchOptions {
+    /// Use only what is here.
+    pub offline: bool,
+    /// Read files that are here again and compare their hashes, instead of trusting their
+    /// length.
+    pub verify: bool,
+    /// The Hub's address.
+    pub endpoint: String,
+    /// Sent to the Hub, and to nobody else.
+    pub token: Option<String>,
+    /// Where files go.
+    pub cache: Cache,
+    /// How many files at a time.
+    pub parallel: usize,
+    /// How often the same thing is tried in a row.
+    pub attempts: u32,
+    /// The first wait between two tries; each further one is twice as long.
+    pub backoff: Duration,
+    /// How long a connection may be silent.
+    pub silence: Duration,
+    /// Bytes free in a folder, or `None` where nobody can say.
+    pub free_space: fn(&Path) -> Option<u64>,
+}
+
+impl FetchOptions {
+    /// What the environment says: HF_ENDPOINT, HF_TOKEN or the token file, HF_HOME and
+    /// HF_HUB_CACHE, HF_HUB_OFFLINE.
+    pub fn from_env() -> FetchOptions {
+        let text = |name| {
+            std::env::var(name)
+                .ok()
+                .filter(|value| !value.trim().is_empty())
+        };
+        let on = |name| {
+            text(name).is_some_and(|value| {
+                matches!(
+                    value.to_ascii_uppercase().as_str(),
+                    "1" | "ON" | "YES" | "TRUE"
+                )
+            })
+        };
+        let token_file = || {
+            let path =
+                text("HF_TOKEN_PATH").map_or_else(|| cache::hf_home().join("token"), PathBuf::from);
+            let token = std::fs::read_to_string(path).ok()?;
+            Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+        };
+        let token = if on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+            None
+        } else {
+            text("HF_TOKEN")
+                .map(|token| token.trim().to_owned())
+                .or_else(token_file)
+        };
+        FetchOptions {
+            offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
+            verify: false,
+            endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
+            token,
+            cache: Cache::from_env(),
+            parallel: 4,
+            attempts: 6,
+            backoff: Duration::from_millis(500),
+            silence: Duration::from_secs(30),
+            free_space,
+        }
+    }
+}
+
+/// What a fetch left on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The folder with the files, under the names they have in the repository.
+    pub folder: PathBuf,
+    /// The commit they are from.
+    pub commit: String,
+    /// The repository, in the Hub's own spelling.
+    pub repo: String,
+    /// The GGUF file, or the first part of a split one, where that was fetched.
+    pub gguf: Option<PathBuf>,
+    /// How many bytes came over the network.
+    pub received: u64,
+}
+
+/// Fetches what is wanted of a model, as far as it is not here.
+///
+/// Where the Hub cannot be reached but everything is here, that is used, with a note. Setting
+/// `cancel` stops the fetch within a moment; what was received stays and is not fetched again.
+///
+/// # Errors
+/// Each variant of [`Error`]; [`Error::hint`] says what to do about it.
+pub fn fetch(
+    id: &HubId,
+    wanted: Wanted,
+    options: &FetchOptions,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Fetched, Error> {
+    if options.offline {
+        return offline::find(id, wanted, &options.cache);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Setup { why: e.to_string() })?;
+    match runtime.block_on(fetch::fetch(id, wanted, options, progress, cancel)) {
+        Err(error) if error.is_unreachable() => match offline::find(id, wanted, &options.cache) {
+            Ok(found) => {
+                progress.note(&format!(
+                    "{error}: using commit {} of {id}, which is here",
+                    &found.commit[..12]
+                ));
+                Ok(found)
+            }
+            Err(_) => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// A number of bytes as people say it.
+fn bytes(n: u64) -> String {
+    modelve_base::human::bytes(n)
+}

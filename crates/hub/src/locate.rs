@@ -1,0 +1,430 @@
+//! MODEL on the command line → files on disk. Never touches the network.
+//!
+//! MODEL is a path, a Hub id (`org/name[@revision][:QUANT]`), `tiny`, or nothing: then
+//! `$MODELVE_MODEL`, else [`DEFAULT`]. What a Hub id stands for is looked for in the store
+//! (what `convert` wrote), then in the Hub's cache (what was fetched, by this program or by
+//! another).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cache::{Cache, Snapshot};
+use crate::missing_of_checkpoint;
+use crate::select;
+pub use crate::store::{Store, store_path, tiny_path};
+pub use crate::{DEFAULT_QUANT, HubId};
+
+/// The model when nobody names one.
+pub const DEFAULT: &str = "microsoft/Phi-3-mini-128k-instruct:Q4_K_M";
+
+/// What a MODEL argument may be, for who gave something else.
+pub const KINDS: &str =
+    "a model is a .gguf file, a checkpoint folder, a Hub id such as org/name:Q4_K_M, or `tiny`";
+
+/// What a MODEL argument says, before anything is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelRef {
+    /// A file or folder.
+    Path(PathBuf),
+    /// A repository on the Hub.
+    Hub(HubId),
+    /// The small model inside the program.
+    Tiny,
+}
+
+/// Where a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Located {
+    /// A GGUF file; of a split model the first part.
+    Gguf(PathBuf),
+    /// A folder with `config.json` and safetensors.
+    Checkpoint(PathBuf),
+}
+
+impl Located {
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Located::Gguf(path) | Located::Checkpoint(path) => path,
+        }
+    }
+}
+
+/// Why there is no model where one was named.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Neither a file nor a folder, and no Hub id either.
+    #[error("no such file or folder: {}", path.display())]
+    NoSuchPath {
+        /// What was given.
+        path: PathBuf,
+        /// Names like it: paths and models that do exist.
+        near: Vec<String>,
+    },
+    /// A folder without a model.
+    #[error(
+        "{} is no model: it has neither a .gguf file nor config.json with .safetensors ({found})",
+        folder.display()
+    )]
+    NoModel {
+        /// The folder.
+        folder: PathBuf,
+        /// What is in it instead.
+        found: String,
+    },
+    /// A folder with more GGUF models than one.
+    #[error("{} holds several models: {}", folder.display(), names.join(", "))]
+    SeveralInFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The first file of each.
+        names: Vec<String>,
+    },
+    /// A split model lacks parts.
+    #[error("{}: the first part of this split model is missing", path.display())]
+    NoFirstPart {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A Hub model of which nothing is here.
+    #[error("{id} is not on this machine")]
+    NotHere {
+        /// What was asked for.
+        id: HubId,
+        /// Models that are here and are named like it.
+        near: Vec<String>,
+    },
+    /// A Hub model that is here in other quantizations.
+    #[error("{} is not on this machine as {quant}, only as {}", id.without_quant(), have.join(", "))]
+    NoSuchQuant {
+        /// What was asked for.
+        id: HubId,
+        /// The quantization in it.
+        quant: String,
+        /// What is here.
+        have: Vec<String>,
+    },
+    /// A Hub model that is here in several quantizations, and none was named.
+    #[error("{id} is on this machine as {}: name one", have.join(", "))]
+    WhichQuant {
+        /// What was asked for.
+        id: HubId,
+        /// What is here.
+        have: Vec<String>,
+    },
+    /// A file or folder that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store or the built-in model.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+}
+
+impl Error {
+    /// What to do about it: a sentence, with a command where one helps.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoSuchPath { near, .. } if !near.is_empty() => {
+                Some(format!("did you mean {}?", near.join(" or ")))
+            }
+            Error::NoSuchPath { .. } => Some(KINDS.to_owned()),
+            Error::NoModel { .. } => {
+                Some("name a .gguf file, or a folder as it is on the Hub".to_owned())
+            }
+            Error::SeveralInFolder { folder, names } => {
+                let first = names.first()?;
+                Some(format!(
+                    "name one of them: {}",
+                    folder.join(first).display()
+                ))
+            }
+            Error::NoFirstPart { .. } => None,
+            Error::NotHere { id, near } if !near.is_empty() => Some(format!(
+                "did you mean {}? otherwise get it: {}",
+                near.join(" or "),
+                convert_command(id)
+            )),
+            Error::NotHere { id, .. } => Some(format!("get it: {}", convert_command(id))),
+            Error::NoSuchQuant { id, have, .. } => Some(format!(
+                "take {}:{}, or make it: {}",
+                id.without_quant(),
+                have.first()?,
+                convert_command(id)
+            )),
+            Error::WhichQuant { id, have } => Some(format!("for example {id}:{}", have.first()?)),
+            Error::Read { .. } => None,
+            Error::Store(error) => error.hint(),
+        }
+    }
+}
+
+/// The command that puts `id` on this machine.
+pub fn convert_command(id: &HubId) -> String {
+    let repo = id.without_quant();
+    match id.quant.as_deref() {
+        None | Some(DEFAULT_QUANT) if !holds_gguf(&repo) => format!("modelve convert {repo}"),
+        Some(quant) if !holds_gguf(&repo) => format!("modelve convert {repo} -q {quant}"),
+        _ => format!("modelve convert {id}"),
+    }
+}
+
+/// Whether a repository by its name holds GGUF files, which are fetched as they are.
+fn holds_gguf(id: &HubId) -> bool {
+    id.name().to_ascii_lowercase().contains("gguf")
+}
+
+impl ModelRef {
+    /// Reads a MODEL argument. A file or folder that exists wins over a Hub id of that form.
+    pub fn parse(text: &str) -> ModelRef {
+        if text == "tiny" {
+            return ModelRef::Tiny;
+        }
+        let path = PathBuf::from(text);
+        let like_a_path = text.starts_with(['.', '/', '~'])
+            || text.to_ascii_lowercase().ends_with(".gguf")
+            || text.contains('\\')
+            || path.exists();
+        match text.parse() {
+            Ok(id) if !like_a_path => ModelRef::Hub(id),
+            _ => ModelRef::Path(path),
+        }
+    }
+
+    /// The argument, else `$MODELVE_MODEL`, else [`DEFAULT`].
+    pub fn parse_or_default(model: Option<&str>) -> ModelRef {
+        let from_env = std::env::var("MODELVE_MODEL").ok();
+        let named = model.or(from_env.as_deref().filter(|text| !text.is_empty()));
+        ModelRef::parse(named.unwrap_or(DEFAULT))
+    }
+}
+
+/// Finds the files of a MODEL argument; `None` as in [`ModelRef::parse_or_default`].
+///
+/// # Errors
+/// When there is no such model here; [`Error::hint`] then says how to get one.
+pub fn locate(model: Option<&str>) -> Result<Located, Error> {
+    match ModelRef::parse_or_default(model) {
+        ModelRef::Path(path) => {
+            let store = Store::from_env().ok();
+            let mut known = store.map_or_else(Vec::new, |store| known(&store, &Cache::from_env()));
+            known.push("tiny".to_owned());
+            locate_path(&path, &known)
+        }
+        ModelRef::Hub(id) => locate_hub(&id, &Store::from_env()?, &Cache::from_env()),
+        ModelRef::Tiny => Ok(Located::Gguf(tiny_path()?)),
+    }
+}
+
+/// Finds the model in a file or folder. `known` are Hub ids to suggest for a mistyped name.
+pub fn locate_path(path: &Path, known: &[String]) -> Result<Located, Error> {
+    let Ok(meta) = fs::metadata(path) else {
+        return Err(Error::NoSuchPath {
+            path: path.to_owned(),
+            near: near_paths(path, known),
+        });
+    };
+    if meta.is_dir() {
+        return locate_folder(path);
+    }
+    let name = file_name(path);
+    if name == "config.json" || name.ends_with(".safetensors") || name == select::INDEX {
+        return locate_folder(path.parent().unwrap_or(Path::new(".")));
+    }
+    first_part(path).map(Located::Gguf)
+}
+
+/// Of a split model the first part, of any other file the file itself.
+fn first_part(path: &Path) -> Result<PathBuf, Error> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match select::split_part(&stem) {
+        Some((name, part, of)) if part != 1 => {
+            let first = path.with_file_name(format!("{name}-00001-of-{of:05}.gguf"));
+            if first.is_file() {
+                Ok(first)
+            } else {
+                Err(Error::NoFirstPart { path: first })
+            }
+        }
+        _ => Ok(path.to_owned()),
+    }
+}
+
+fn locate_folder(folder: &Path) -> Result<Located, Error> {
+    let names = file_names(folder)?;
+    let has_weights = names.iter().any(|name| name.ends_with(".safetensors"));
+    if has_weights && names.iter().any(|name| name == "config.json") {
+        return Ok(Located::Checkpoint(folder.to_owned()));
+    }
+    let models = select::gguf_models(names.iter().map(String::as_str));
+    match models.as_slice() {
+        [one] => first_part(&folder.join(&one.files[0])).map(Located::Gguf),
+        [] => Err(Error::NoModel {
+            folder: folder.to_owned(),
+            found: describe(&names),
+        }),
+        several => Err(Error::SeveralInFolder {
+            folder: folder.to_owned(),
+            names: several.iter().map(|m| m.files[0].clone()).collect(),
+        }),
+    }
+}
+
+/// Finds a Hub model in the store, then in the Hub's cache.
+pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, Error> {
+    let mut here = store.ggufs(id);
+    let snapshot = cache.snapshot(id);
+    if let Some(snapshot) = &snapshot {
+        here.extend(select::gguf_files_in(&snapshot.folder));
+    }
+    let have = || {
+        let mut have: Vec<String> = here.iter().map(|(quant, _)| quant.clone()).collect();
+        have.dedup();
+        have
+    };
+    if let Some(quant) = &id.quant {
+        return match here.iter().find(|(q, _)| q == quant) {
+            Some((_, path)) => Ok(Located::Gguf(path.clone())),
+            None if here.is_empty() => Err(not_here(id, store, cache)),
+            None => Err(Error::NoSuchQuant {
+                id: id.clone(),
+                quant: quant.clone(),
+                have: have(),
+            }),
+        };
+    }
+    let default = here.iter().find(|(quant, _)| quant == DEFAULT_QUANT);
+    match (default, here.as_slice()) {
+        (Some((_, path)), _) | (None, [(_, path)]) => return Ok(Located::Gguf(path.clone())),
+        (None, []) => {}
+        (None, _) => {
+            return Err(Error::WhichQuant {
+                id: id.clone(),
+                have: have(),
+            });
+        }
+    }
+    match snapshot {
+        // Half a checkpoint is none: `convert` fetches the rest.
+        Some(Snapshot { folder, .. })
+            if missing_of_checkpoint(&folder, true).is_ok_and(|missing| missing.is_empty()) =>
+        {
+            Ok(Located::Checkpoint(folder))
+        }
+        _ => Err(not_here(id, store, cache)),
+    }
+}
+
+/// The Hub ids of which there is something on this machine.
+fn known(store: &Store, cache: &Cache) -> Vec<String> {
+    let mut known = store.repos();
+    known.extend(cache.repos());
+    known.sort();
+    known.dedup();
+    known
+}
+
+fn not_here(id: &HubId, store: &Store, cache: &Cache) -> Error {
+    let mut near: Vec<String> = near(&id.repo, &known(store, cache), |known| known);
+    near.retain(|repo| *repo != id.repo);
+    near.extend(paths_like(&id.repo));
+    Error::NotHere {
+        id: id.clone(),
+        near,
+    }
+}
+
+/// Models and folders on this machine whose path is like `text`, which may be a mistyped path
+/// even if it could be a Hub id.
+pub fn paths_like(text: &str) -> Vec<String> {
+    near_paths(Path::new(text), &[])
+}
+
+/// Files beside a mistyped path, and Hub models with a name like it.
+fn near_paths(path: &Path, known: &[String]) -> Vec<String> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let beside: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let path = entry.path();
+            path.is_dir() || path.extension().is_some_and(|e| e == "gguf")
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let name = file_name(path);
+    let mut found: Vec<String> = near(&name, &beside, |name| name)
+        .into_iter()
+        .map(|name| path.with_file_name(name).display().to_string())
+        .collect();
+    found.extend(near(&name, known, |repo| {
+        repo.split_once('/').map_or(repo, |(_, name)| name)
+    }));
+    found
+}
+
+/// The up to three candidates most like `text`, closest first, by the part that `key` picks.
+fn near(text: &str, candidates: &[String], key: impl Fn(&str) -> &str) -> Vec<String> {
+    let text = text.to_lowercase();
+    let mut scored: Vec<(f64, &String)> = candidates
+        .iter()
+        .map(|candidate| {
+            let score = strsim::jaro_winkler(&text, &key(candidate).to_lowercase());
+            (score, candidate)
+        })
+        .filter(|(score, _)| *score > 0.85)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored.into_iter().take(3).map(|(_, c)| c.clone()).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The names of the files directly in `folder`, sorted.
+fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
+    let read = |source| Error::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        if entry.path().is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A few of the names, for an error message.
+fn describe(names: &[String]) -> String {
+    match names {
+        [] => "no files at all".to_owned(),
+        _ => {
+            let mut text = format!("only {}", names[..names.len().min(5)].join(", "));
+            if names.len() > 5 {
+                text += &format!(" and {} more", names.len() - 5);
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "locate_tests.rs"]
+mod tests;

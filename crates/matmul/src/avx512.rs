@@ -1,0 +1,390 @@
+//! AVX-512 with VNNI: 64 products of bytes in an instruction.
+//!
+//! A block of weights becomes 256 unsigned bytes, 16 scales and 16 minima, one of each per 16
+//! weights. The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
+//! `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
+
+#![allow(unsafe_code)]
+
+use super::columns::{Block, centre, group, is_centred};
+use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd};
+use super::x86::{self, at, by_intrinsics, half, k_scales};
+use super::{BLOCK, Sink};
+use bytemuck::{cast, cast_ref};
+use modelve_base::isa::Isa;
+use modelve_gguf::GgmlType;
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+/// Exists only where the CPU has what [`Avx512::detect`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
+    pub fn detect() -> Option<Self> {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        let available = AVAILABLE.get_or_init(|| {
+            Isa::detect() == Isa::Avx512
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("fma")
+        });
+        available.then_some(Avx512(()))
+    }
+
+    /// See [`super::Kernel::pack`].
+    pub fn pack(self, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
+        // SAFETY: `self` is a token: the CPU has the instructions.
+        unsafe { pack(self, ty, numbers) }
+    }
+
+    /// See [`super::Kernel::multiply`].
+    pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+        // SAFETY: `self` is a token: the CPU has the instructions.
+        unsafe { multiply(self, ty, rows, x, n, sink) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+fn pack(s: Avx512, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
+    s.round(group(ty), centre(ty.0), numbers)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+    match ty.0 {
+        Q4_0 => tiles::multiply::<Avx512, Q4_0>(s, rows, x, n, sink),
+        Q8_0 => tiles::multiply::<Avx512, Q8_0>(s, rows, x, n, sink),
+        Q4_K => tiles::multiply::<Avx512, Q4_K>(s, rows, x, n, sink),
+        Q5_K => tiles::multiply::<Avx512, Q5_K>(s, rows, x, n, sink),
+        _ => tiles::multiply::<Avx512, Q6_K>(s, rows, x, n, sink),
+    }
+}
+
+/// 256 weights taken apart: scale × byte − minimum, or scale × (byte − centre).
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Weights {
+    bytes: [__m512i; 4],
+    scales: __m512,
+    minima: __m512,
+}
+
+impl Simd for Avx512 {
+    type Weights = Weights;
+    type Sum = __m512;
+
+    const SHARE: usize = 5;
+
+    by_intrinsics! {
+        fn zero(self) -> __m512 {
+            _mm512_setzero_ps()
+        }
+
+        fn total(self, sum: __m512) -> f32 {
+            _mm512_reduce_add_ps(sum)
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8, next: bool) {
+        x86::prefetch(address, next);
+    }
+
+    #[inline(always)]
+    fn add_products<const T: u32, const R: usize, const C: usize>(
+        self,
+        weights: &[Weights; R],
+        x: &[Block; C],
+        sums: &mut [[__m512; C]; R],
+    ) {
+        for c in 0..C {
+            for r in 0..R {
+                sums[r][c] = match is_centred(T) {
+                    true => self.add_centred(&weights[r], &x[c], sums[r][c]),
+                    false => self.add_with_minima(&weights[r], &x[c], sums[r][c]),
+                };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_apart<const T: u32>(self, block: &[u8]) -> Weights {
+        match T {
+            Q4_0 => self.q4_0(at(block, 0)),
+            Q8_0 => self.q8_0(at(block, 0)),
+            Q4_K => self.q4_k(at(block, 0)),
+            Q5_K => self.q5_k(at(block, 0)),
+            Q6_K => self.q6_k(at(block, 0)),
+            _ => self.weights(at(block, 0)),
+        }
+    }
+}
+
+impl Avx512 {
+    by_intrinsics! {
+        /// Sums per group of 16; their sum is the sum of the 256 products and what came before.
+        fn add_centred(self, weights: &Weights, x: &Block, sum: __m512) -> __m512 {
+            let start = _mm512_loadu_si512(x.sums.as_ptr().cast());
+            let products = _mm512_cvtepi32_ps(self.products(weights, x, start));
+            let scaled = _mm512_mul_ps(products, weights.scales);
+            _mm512_fmadd_ps(scaled, self.floats(&x.scales), sum)
+        }
+
+        fn add_with_minima(self, weights: &Weights, x: &Block, sum: __m512) -> __m512 {
+            let products = _mm512_cvtepi32_ps(self.products(weights, x, _mm512_setzero_si512()));
+            let scaled = _mm512_mul_ps(products, weights.scales);
+            let sum = _mm512_fmadd_ps(scaled, self.floats(&x.scales), sum);
+            _mm512_fnmadd_ps(weights.minima, self.floats(cast_ref(&x.sums)), sum)
+        }
+
+        /// Of bytes, added up per group of 16. Two short sums are ready sooner than a long one.
+        fn products(self, weights: &Weights, x: &Block, start: __m512i) -> __m512i {
+            let x0 = _mm512_loadu_si512(x.bytes[0].as_ptr().cast());
+            let x1 = _mm512_loadu_si512(x.bytes[1].as_ptr().cast());
+            let x2 = _mm512_loadu_si512(x.bytes[2].as_ptr().cast());
+            let x3 = _mm512_loadu_si512(x.bytes[3].as_ptr().cast());
+            let start = _mm512_dpbusd_epi32(start, weights.bytes[0], x0);
+            let other = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights.bytes[1], x1);
+            let start = _mm512_dpbusd_epi32(start, weights.bytes[2], x2);
+            let other = _mm512_dpbusd_epi32(other, weights.bytes[3], x3);
+            _mm512_add_epi32(start, other)
+        }
+
+        /// Rounds numbers of which every `group`, 32 or 256, share a scale.
+        fn round(self, group: usize, centre: i32, numbers: &[f32; BLOCK]) -> Block {
+            let (vectors, _) = numbers.as_chunks::<16>();
+            let mut largest = [0f32; 16];
+            for (largest, vectors) in largest.chunks_mut(group / 16).zip(vectors.chunks(group / 16)) {
+                let mut all = _mm512_setzero_ps();
+                for numbers in vectors {
+                    all = _mm512_max_ps(all, _mm512_abs_ps(self.floats(numbers)));
+                }
+                largest.fill(_mm512_reduce_max_ps(all));
+            }
+            let largest = self.floats(&largest);
+            let most = _mm512_set1_ps(127.0);
+            // Nothing but zeros has the inverse zero.
+            let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_setzero_ps());
+            let inverse: [f32; 16] = cast(_mm512_maskz_div_ps(some, most, largest));
+            let mut bytes = [_mm_setzero_si128(); 16];
+            for i in 0..16 {
+                let scaled = _mm512_mul_ps(self.floats(&vectors[i]), _mm512_set1_ps(inverse[i]));
+                bytes[i] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
+            }
+            let bytes = self.crosswise([
+                self.join(bytes[0], bytes[1], bytes[2], bytes[3]),
+                self.join(bytes[4], bytes[5], bytes[6], bytes[7]),
+                self.join(bytes[8], bytes[9], bytes[10], bytes[11]),
+                self.join(bytes[12], bytes[13], bytes[14], bytes[15]),
+            ]);
+            let mut sums = _mm512_setzero_si512();
+            for bytes in bytes {
+                sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+            }
+            let scales = _mm512_div_ps(largest, most);
+            let sums = match centre {
+                0 => _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales)),
+                _ => _mm512_mullo_epi32(sums, _mm512_set1_epi32(-centre)),
+            };
+            Block {
+                bytes: cast(bytes),
+                scales: cast(scales),
+                sums: cast(sums),
+            }
+        }
+
+        fn join(self, a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m512i {
+            let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+            let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+
+        /// The words of 4 bytes of two vectors, of which `4 i + j` is the `j`-th of group `i`: first
+        /// the `j`-th of all eight groups, then the next; `j` is 0 in one result and 2 in the other.
+        fn by_place(self, p: __m512i, q: __m512i) -> [__m512i; 2] {
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+            [_mm512_permutex2var_epi32(p, first, q), _mm512_permutex2var_epi32(p, second, q)]
+        }
+
+        /// 256 bytes, of which lane `i` of vector `j` is to have those from `16 i + 4 j` on.
+        fn crosswise(self, bytes: [__m512i; 4]) -> [__m512i; 4] {
+            let [a, b, c, d] = bytes;
+            let [ab, ab2] = self.by_place(a, b);
+            let [cd, cd2] = self.by_place(c, d);
+            [
+                _mm512_shuffle_i64x2::<0x44>(ab, cd),
+                _mm512_shuffle_i64x2::<0xee>(ab, cd),
+                _mm512_shuffle_i64x2::<0x44>(ab2, cd2),
+                _mm512_shuffle_i64x2::<0xee>(ab2, cd2),
+            ]
+        }
+
+        /// 128 bytes of nibbles, crosswise. `order` tells for each group of 16 weights which of the
+        /// eight groups of low nibbles it is, or which of high nibbles, and 16 more.
+        fn crosswise_nibbles(self, p: __m512i, q: __m512i, order: __m512i) -> [__m512i; 4] {
+            let next = _mm512_add_epi32(order, _mm512_set1_epi32(8));
+            let [first, second] = self.by_place(p, q);
+            let [low, high] = self.nibbles(first);
+            let [low2, high2] = self.nibbles(second);
+            [
+                _mm512_permutex2var_epi32(low, order, high),
+                _mm512_permutex2var_epi32(low, next, high),
+                _mm512_permutex2var_epi32(low2, order, high2),
+                _mm512_permutex2var_epi32(low2, next, high2),
+            ]
+        }
+
+        /// The weights of `Q4_K` without what `Q5_K` adds: byte `32 c + k` holds weights `64 c + k`
+        /// and `64 c + 32 + k`.
+        fn k_nibbles(self, bytes: &[u8; 128]) -> [__m512i; 4] {
+            let (p, q) = (self.vector(at(bytes, 0)), self.vector(at(bytes, 64)));
+            let order = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+            self.crosswise_nibbles(p, q, order)
+        }
+
+        fn floats(self, numbers: &[f32; 16]) -> __m512 {
+            _mm512_loadu_ps(numbers.as_ptr())
+        }
+
+        fn vector(self, bytes: &[u8; 64]) -> __m512i {
+            _mm512_loadu_si512(bytes.as_ptr().cast())
+        }
+
+        fn half_vector(self, bytes: &[u8; 32]) -> __m256i {
+            _mm256_loadu_si256(bytes.as_ptr().cast())
+        }
+
+        fn quarter(self, bytes: &[u8; 16]) -> __m128i {
+            _mm_loadu_si128(bytes.as_ptr().cast())
+        }
+
+        fn weights(self, bytes: &[u8; size_of::<Weights>()]) -> Weights {
+            bytes.as_ptr().cast::<Weights>().read_unaligned()
+        }
+
+        /// The low and the high halves of bytes.
+        fn nibbles(self, v: __m512i) -> [__m512i; 2] {
+            let low = _mm512_set1_epi8(15);
+            [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
+        }
+
+        /// Scales and minima of `Q4_K` and `Q5_K`, each for two groups of 16: the head of the
+        /// block, the units of both in 16 bits and 8 × 6 bits of each.
+        fn k_scales(self, head: &[u8; 16]) -> (__m512, __m512) {
+            let head = self.quarter(head);
+            let bytes = k_scales(head);
+            let scales = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7));
+            let minima = _mm_shuffle_epi8(bytes, _mm_setr_epi8(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15));
+            let units = _mm_cvtph_ps(head);
+            (
+                _mm512_mul_ps(self.float_bytes(scales), _mm512_broadcastss_ps(units)),
+                _mm512_mul_ps(self.float_bytes(minima), _mm512_broadcastss_ps(_mm_movehdup_ps(units))),
+            )
+        }
+
+        fn float_bytes(self, bytes: __m128i) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        }
+
+        fn q4_k(self, block: &[u8; 144]) -> Weights {
+            let (scales, minima) = self.k_scales(at(block, 0));
+            Weights { bytes: self.k_nibbles(at(block, 16)), scales, minima }
+        }
+
+        fn q5_k(self, block: &[u8; 176]) -> Weights {
+            let (scales, minima) = self.k_scales(at(block, 0));
+            let mut bytes = self.k_nibbles(at(block, 48));
+            // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has weights of s = i / 2.
+            let bits = _mm512_castsi256_si512(self.half_vector(at(block, 16)));
+            let shift = _mm512_setr_epi32(4, 4, 3, 3, 2, 2, 1, 1, 0, 0, -1, -1, -2, -2, -3, -3);
+            for (j, bytes) in (0..).zip(&mut bytes) {
+                let lanes = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
+                let bits = _mm512_permutexvar_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(j)), bits);
+                let fifth = _mm512_and_si512(_mm512_rolv_epi32(bits, shift), _mm512_set1_epi8(16));
+                *bytes = _mm512_or_si512(*bytes, fifth);
+            }
+            Weights { bytes, scales, minima }
+        }
+
+        fn q6_k(self, block: &[u8; 210]) -> Weights {
+            let (p, q) = (self.vector(at(block, 0)), self.vector(at(block, 64)));
+            // Four groups of low nibbles, four of high ones, for each half of the block.
+            let order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+            let mut bytes = self.crosswise_nibbles(p, q, order);
+            // Bits 2 g and 2 g + 1 of byte 32 h + k belong to weight 128 h + 32 g + k.
+            let bits = self.vector(at(block, 128));
+            let shift = _mm512_setr_epi32(4, 4, 2, 2, 0, 0, -2, -2, 4, 4, 2, 2, 0, 0, -2, -2);
+            for (j, bytes) in (0..).zip(&mut bytes) {
+                let lanes = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 8, 12, 8, 12, 8, 12, 8, 12);
+                let bits = _mm512_permutexvar_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(j)), bits);
+                let high = _mm512_and_si512(_mm512_rolv_epi32(bits, shift), _mm512_set1_epi8(0x30));
+                *bytes = _mm512_or_si512(*bytes, high);
+            }
+            let scales = _mm512_cvtepi8_epi32(self.quarter(at(block, 192)));
+            let scales = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), _mm512_set1_ps(half(*at(block, 208))));
+            Weights { bytes, scales, minima: _mm512_setzero_ps() }
+        }
+
+        /// What is after the scales of four blocks of `Q4_0`.
+        fn nibbles_of_four(self, blocks: &[u8; 72]) -> __m512i {
+            self.join(
+                self.quarter(at(blocks, 2)),
+                self.quarter(at(blocks, 20)),
+                self.quarter(at(blocks, 38)),
+                self.quarter(at(blocks, 56)),
+            )
+        }
+
+        fn q4_0(self, block: &[u8; 144]) -> Weights {
+            let (p, q) = (self.nibbles_of_four(at(block, 0)), self.nibbles_of_four(at(block, 72)));
+            // A low nibble belongs to the first half of a block of 32.
+            let order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            // 16 bits in every 144, each for two groups of 16.
+            let at18 = [0, 0, 9, 9, 18, 18, 27, 27, 36, 36, 45, 45, 54, 54, 63, 63i16];
+            let at18 = _mm512_castsi256_si512(_mm256_loadu_si256(at18.as_ptr().cast()));
+            let halves = _mm512_permutex2var_epi16(self.vector(at(block, 0)), at18, self.vector(at(block, 64)));
+            let scales = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+            Weights { bytes: self.crosswise_nibbles(p, q, order), scales, minima: _mm512_setzero_ps() }
+        }
+
+        /// The weights of two blocks of `Q8_0`, plus 128.
+        fn pair(self, blocks: &[u8; 68]) -> __m512i {
+            let one = self.half_vector(at(blocks, 2));
+            let other = self.half_vector(at(blocks, 36));
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(one), other);
+            _mm512_xor_si512(both, _mm512_set1_epi8(i8::MIN))
+        }
+
+        /// The scales of eight blocks of `Q8_0`, each for two groups of 16.
+        fn q8_0_scales(self, block: &[u8; 272]) -> __m512 {
+            let mut words = [0u64; 2];
+            for i in 0..8 {
+                words[i / 4] |= u64::from(u16::from_le_bytes(*at(block, i * 34))) << (16 * (i % 4));
+            }
+            let halves = _mm_set_epi64x(words[1].cast_signed(), words[0].cast_signed());
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_cvtph_ps(halves)))
+        }
+
+        fn q8_0(self, block: &[u8; 272]) -> Weights {
+            let scales = self.q8_0_scales(block);
+            Weights {
+                bytes: self.crosswise([
+                    self.pair(at(block, 0)),
+                    self.pair(at(block, 68)),
+                    self.pair(at(block, 136)),
+                    self.pair(at(block, 204)),
+                ]),
+                scales,
+                minima: _mm512_setzero_ps(),
+            }
+        }
+    }
+}

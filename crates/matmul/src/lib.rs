@@ -1,0 +1,147 @@
+//! Quantized matrices times a few columns of activations, on the weights as the file holds them.
+//!
+//! A pass over several sequences reads every weight once but multiplies it once per sequence.
+//! ggml takes a quantized row apart anew for every column, so from two columns on the taking
+//! apart, not the memory, is what a pass waits for. Here a block of weights is taken apart once
+//! and multiplied with all columns.
+//!
+//! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
+//!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
+//! - Whatever the type, a block of weights becomes bytes, scales and minima: weight = scale × byte −
+//!   minimum. Where the minimum is always the same multiple of the scale, weight = scale × (byte −
+//!   centre). How they lie is the affair of the instruction set.
+//!
+//! A column's result does not depend on the columns beside it: with the same instructions not in a
+//! single bit, and else, for the K types, only in the order of the sums.
+
+use std::path::Path;
+
+use modelve_gguf::GgmlType;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod columns;
+mod cpu;
+#[cfg(matmul)]
+mod ggml_ffi;
+// In a portable build ggml's own products are in libraries.
+#[cfg(all(test, not(feature = "portable")))]
+mod tests;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use columns::Block;
+use cpu::Cpu;
+
+/// Weights in a [`Block`], and in a block of weights here.
+pub const BLOCK: usize = 256;
+
+/// Rows that are worked on together, see [`Kernel::multiply`].
+pub const ROWS: usize = 8;
+
+/// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
+pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
+
+/// Lets ggml compute with the kernels; before a model is loaded. `library` is the file that ggml's
+/// CPU backend was loaded from, if it is no part of the program. Is it so now? An older library
+/// knows nothing of them.
+pub fn register(library: Option<&Path>) -> bool {
+    #[cfg(matmul)]
+    return ggml_ffi::register(library);
+    #[cfg(not(matmul))]
+    let _ = library;
+    #[cfg(not(matmul))]
+    return false;
+}
+
+/// The types that there are kernels for on this CPU.
+pub fn types() -> impl Iterator<Item = GgmlType> {
+    let has_kernel = |ty: &GgmlType| Kernel::all(*ty, BLOCK).next().is_some();
+    Kernel::TYPES.into_iter().filter(has_kernel)
+}
+
+/// Bytes of 256 weights of a type that has a kernel.
+const fn block_bytes(ty: u32) -> usize {
+    match GgmlType(ty) {
+        GgmlType::Q4_0 => 8 * 18,
+        GgmlType::Q8_0 => 8 * 34,
+        GgmlType::Q4_K => 144,
+        GgmlType::Q5_K => 176,
+        GgmlType::Q6_K => 210,
+        _ => panic!("this type has no kernel"),
+    }
+}
+
+/// Are rows of `width` weights whole blocks?
+fn fits(width: usize) -> bool {
+    width > 0 && width.is_multiple_of(BLOCK)
+}
+
+/// How to multiply with weights of one type on this CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    ty: GgmlType,
+    cpu: Cpu,
+}
+
+impl Kernel {
+    /// The types there are kernels for.
+    pub const TYPES: [GgmlType; 5] = [
+        GgmlType::Q4_0,
+        GgmlType::Q8_0,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+
+    /// The fastest for rows of `width` weights and `n` columns; none: the CPU has none for this type
+    /// or width, or ggml's own is faster.
+    pub fn best(ty: GgmlType, width: usize, n: usize) -> Option<Kernel> {
+        let cpu = Cpu::best(ty, n).filter(|_| fits(width))?;
+        Some(Kernel { ty, cpu })
+    }
+
+    /// One for each instruction set of this CPU.
+    pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
+        Cpu::available()
+            .filter(move |cpu| fits(width) && cpu.types().contains(&ty))
+            .map(move |cpu| Kernel { ty, cpu })
+    }
+
+    /// The instruction set, as `MODELVE_ISA` calls it.
+    pub fn isa(self) -> &'static str {
+        self.cpu.name()
+    }
+
+    /// Bytes of 256 weights.
+    pub fn block_bytes(self) -> usize {
+        block_bytes(self.ty.0)
+    }
+
+    /// Rounds 256 activations to 8 bits.
+    pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
+        self.cpu.pack(self.ty, numbers)
+    }
+
+    /// Where block `b` of column `c` belongs among the blocks of `n` columns of `blocks` each.
+    pub fn place(c: usize, b: usize, n: usize, blocks: usize) -> usize {
+        columns::place(c, b, n, blocks)
+    }
+
+    /// Rows of weights times `n` columns of activations: `rows` holds whole rows of
+    /// `columns.len() / n` blocks, `columns` lie as [`Kernel::place`] says.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn multiply(self, rows: &[u8], columns: &[Block], n: usize, sink: &mut Sink<'_>) {
+        assert!(n > 0 && !columns.is_empty() && columns.len().is_multiple_of(n));
+        let row_bytes = columns.len() / n * self.block_bytes();
+        assert!(rows.len().is_multiple_of(row_bytes));
+        self.cpu.multiply(self.ty, rows, columns, n, sink);
+    }
+}

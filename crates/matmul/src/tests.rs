@@ -1,0 +1,193 @@
+#![allow(unsafe_code)]
+
+use super::*;
+use llama_cpp_sys_2 as sys;
+use modelve_quant::{Encoder, SourceType};
+use proptest::prelude::*;
+
+const WIDTH: usize = 512;
+
+/// Numbers from −1 to 1, other ones for every seed.
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn encoded(ty: GgmlType, weights: &[f32], width: usize) -> Vec<u8> {
+    let mut encoder = Encoder::new(ty).unwrap();
+    let mut bytes = vec![0; weights.len() / 256 * block_bytes(ty.0)];
+    encoder
+        .encode_rows(
+            SourceType::F32,
+            bytemuck::cast_slice(weights),
+            width,
+            None,
+            &mut bytes,
+        )
+        .unwrap();
+    bytes
+}
+
+/// The kernels of this CPU, of every instruction set; a visible word if there are none.
+#[allow(clippy::print_stderr)]
+fn kernels(width: usize) -> Vec<Kernel> {
+    let kernels: Vec<_> = Kernel::TYPES
+        .into_iter()
+        .flat_map(|ty| Kernel::all(ty, width))
+        .collect();
+    if kernels.is_empty() {
+        eprintln!("skipped: there are no kernels for this CPU");
+    }
+    kernels
+}
+
+/// Columns of rows.
+fn product(kernel: Kernel, rows: &[u8], x: &[f32], width: usize) -> Vec<Vec<f32>> {
+    let mut blocks = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
+    let n = x.len() / width;
+    for (i, numbers) in x.as_chunks().0.iter().enumerate() {
+        let (column, block, count) = (i * BLOCK / width, i % (width / BLOCK), width / BLOCK);
+        blocks[Kernel::place(column, block, n, count)] = kernel.pack(numbers);
+    }
+    let mut columns = vec![vec![]; n];
+    kernel.multiply(rows, &blocks, n, &mut |column, row, values| {
+        assert_eq!(columns[column].len(), row, "rows come in order");
+        columns[column].extend_from_slice(values);
+    });
+    columns
+}
+
+/// ggml's own product of a row and a column, by its `vec_dot`, which rounds the column first.
+fn by_ggml(ty: GgmlType, row: &[u8], x: &[f32]) -> f32 {
+    assert!(row.len() == x.len() / BLOCK * block_bytes(ty.0) && x.len().is_multiple_of(BLOCK));
+    let mut product = 0.0;
+    // SAFETY: the type is one of ggml's; `row` holds `x.len()` weights, and the buffer has room
+    // for as many activations of any type of whole blocks. Initialisation fills ggml's tables.
+    unsafe {
+        sys::ggml_cpu_init();
+        let weights = *sys::ggml_get_type_traits_cpu(ty.0 as sys::ggml_type);
+        let activations = *sys::ggml_get_type_traits_cpu(weights.vec_dot_type);
+        let pack = activations.from_float.expect("activations are rounded");
+        let vec_dot = weights.vec_dot.expect("weights are multiplied");
+        let mut packed = vec![0u64; x.len()];
+        pack(x.as_ptr(), packed.as_mut_ptr().cast(), x.len() as i64);
+        let (row, packed) = (row.as_ptr().cast(), packed.as_ptr().cast());
+        vec_dot(x.len() as i32, &mut product, 0, row, 0, packed, 0, 1);
+    }
+    product
+}
+
+/// How far ggml's products may be from ours, over the lengths of the vectors: its scales of 32
+/// activations have 16 bits, ours 32.
+fn tolerance(ty: GgmlType) -> f32 {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q8_0 => 2e-4,
+        _ => 2e-6,
+    }
+}
+
+/// What to measure errors by: the length of both vectors.
+fn norm(x: &[f32]) -> f32 {
+    x.iter().map(|x| x * x).sum::<f32>().sqrt()
+}
+
+#[test]
+fn products_are_those_of_ggml() {
+    for kernel in kernels(WIDTH) {
+        let (ty, isa) = (kernel.ty, kernel.isa());
+        let (rows, n) = (21, 11);
+        let weights = numbers(rows * WIDTH, 1);
+        let bytes = encoded(ty, &weights, WIDTH);
+        let x = numbers(n * WIDTH, 2);
+        let columns = product(kernel, &bytes, &x, WIDTH);
+        let mut decoded = vec![0f32; weights.len()];
+        modelve_quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
+        let row_bytes = bytes.len() / rows;
+        for (x, column) in x.chunks(WIDTH).zip(&columns) {
+            assert_eq!(column.len(), rows);
+            for ((row, decoded), ours) in bytes
+                .chunks(row_bytes)
+                .zip(decoded.chunks(WIDTH))
+                .zip(column)
+            {
+                let scale = norm(decoded) * norm(x);
+                let theirs = by_ggml(ty, row, x);
+                assert!(
+                    (ours - theirs).abs() < tolerance(ty) * scale,
+                    "{ty}, {isa}: {ours} {theirs}"
+                );
+                let exact: f32 = decoded.iter().zip(x).map(|(a, b)| a * b).sum();
+                assert!(
+                    (ours - exact).abs() < 5e-3 * scale,
+                    "{ty}, {isa}: {ours} {exact}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_column_does_not_depend_on_its_neighbours() {
+    let width = 33 * BLOCK;
+    for kernel in kernels(width) {
+        let (ty, isa) = (kernel.ty, kernel.isa());
+        let bytes = encoded(ty, &numbers(9 * width, 3), width);
+        let x = numbers(17 * width, 4);
+        let all = product(kernel, &bytes, &x, width);
+        for n in 1..=17 {
+            let some = product(kernel, &bytes, &x[..n * width], width);
+            assert_eq!(some[..], all[..n], "{ty}, {isa}, {n} columns");
+        }
+    }
+}
+
+#[test]
+fn blocks_are_as_long_as_in_files() {
+    for ty in Kernel::TYPES {
+        assert_eq!(
+            ty.row_bytes(BLOCK as u64),
+            Some(block_bytes(ty.0) as u64),
+            "{ty}"
+        );
+    }
+}
+
+#[test]
+fn other_types_and_widths_have_no_kernel() {
+    for (ty, width) in [
+        (GgmlType::F16, 256),
+        (GgmlType::Q4_K, 288),
+        (GgmlType::Q4_K, 0),
+    ] {
+        assert_eq!(Kernel::all(ty, width).next(), None);
+        assert_eq!(Kernel::best(ty, width, 1), None);
+    }
+}
+
+proptest! {
+    /// Whatever bytes a file holds, there is a result, and ggml's if it is a number.
+    #[test]
+    fn any_bytes_are_multiplied(seed: u64, ty in 0..Kernel::TYPES.len()) {
+        let ty = Kernel::TYPES[ty];
+        let bytes: Vec<u8> = numbers(block_bytes(ty.0), seed)
+            .iter().map(|x| (x * 128.0) as i32 as u8).collect();
+        let x = numbers(BLOCK, !seed);
+        let mut decoded = vec![0f32; BLOCK];
+        modelve_quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
+        let theirs = by_ggml(ty, &bytes, &x);
+        let scale = norm(&decoded) * norm(&x);
+        for kernel in Kernel::all(ty, BLOCK) {
+            let ours = product(kernel, &bytes, &x, BLOCK)[0][0];
+            if scale.is_finite() {
+                prop_assert!((ours - theirs).abs() <= 5.0 * tolerance(ty) * scale, "{:?}: {} {} of {}", kernel, ours, theirs, scale);
+            }
+        }
+    }
+}

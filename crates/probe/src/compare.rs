@@ -1,0 +1,353 @@
+//! Two or more files of one model side by side: what the others say where the first says
+//! something else. All run over the same windows, a batch at a time, and only one batch of
+//! logits is ever held.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::math::{Distribution, Mean, Reference};
+use super::score::Windows;
+use super::weights::TensorError;
+use super::{Choice, Error, Piece, Prompt, Result, piece, text_of};
+use modelve_runtime::{Error as RuntimeError, Session, Settings, Token, Want};
+
+/// A file compared with the first.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// The first file.
+    pub a: String,
+    /// This one.
+    pub b: String,
+    /// Positions compared.
+    pub n_tokens: usize,
+    /// Mean of D(a ‖ b) in nats.
+    pub kl_mean: f64,
+    /// Standard error of that mean.
+    pub kl_error: f64,
+    /// The largest divergence.
+    pub kl_max: f64,
+    /// Perplexity of the text under the first.
+    pub perplexity_a: f64,
+    /// Perplexity of the text under this one.
+    pub perplexity_b: f64,
+    /// Mean of ln p_a - ln p_b of the text's tokens: the logarithm of the perplexities' ratio.
+    pub log_ratio: f64,
+    /// Standard error of that mean.
+    pub log_ratio_error: f64,
+    /// Share of positions with the same likeliest token.
+    pub same_top: f64,
+    /// Where they differ most, worst first.
+    pub worst: Vec<Worst>,
+    /// Where greedy texts part, if looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parting: Option<Parting>,
+    /// Weights that differ, worst first.
+    pub tensors: Vec<TensorError>,
+    /// What one tensor at a time changes, if asked for; most first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub swap: Vec<super::swap::Swap>,
+    /// Bytes of the first model's files.
+    pub bytes_a: u64,
+    /// Bytes of this one's.
+    pub bytes_b: u64,
+    /// Tokens a second, side by side in this run.
+    pub speed_a: f64,
+    /// The same for this one.
+    pub speed_b: f64,
+    /// How the text was read.
+    pub windows: Windows,
+    /// Whether it was read to the end.
+    pub complete: bool,
+}
+
+/// A position where two models differ.
+#[derive(Debug, Clone, Serialize)]
+pub struct Worst {
+    /// Tokens of the text before it.
+    pub position: usize,
+    /// The text just before it.
+    pub context: String,
+    /// The token that follows in the text.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+    /// D(a ‖ b) here, in nats.
+    pub kl: f64,
+    /// What the first says.
+    pub top_a: Choice,
+    /// What this one says.
+    pub top_b: Choice,
+}
+
+/// How far greedy texts go together.
+#[derive(Debug, Clone, Serialize)]
+pub struct Parting {
+    /// What both were given.
+    pub prompt: String,
+    /// What both say.
+    pub same: String,
+    /// Tokens of that.
+    pub n_same: usize,
+    /// What the first says then; none: they did not part.
+    pub a: Option<Choice>,
+    /// What the other says then.
+    pub b: Option<Choice>,
+}
+
+/// One of the models.
+pub struct Side {
+    /// What to call it.
+    pub name: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// A session made with [`settings`].
+    pub session: Session,
+}
+
+/// Rows of logits held at once.
+const ROWS: u32 = 128;
+
+/// Settings for the sessions of [`compare`].
+pub fn settings(base: Settings) -> Settings {
+    Settings {
+        n_batch: ROWS,
+        n_outputs: ROWS,
+        ..base
+    }
+}
+
+/// What accumulates over positions.
+#[derive(Default)]
+struct Sums {
+    kl: Mean,
+    kl_max: f64,
+    ratio: Mean,
+    loss: Mean,
+    same: usize,
+    worst: Vec<Worst>,
+    fed: usize,
+    time: Duration,
+}
+
+/// # Errors
+/// [`Error::Vocabularies`] if token ids do not mean the same to both.
+pub fn same_vocabulary(a: &Side, b: &Side) -> Result<()> {
+    let (va, vb) = (a.session.model().vocab(), b.session.model().vocab());
+    let differ = |how: String| {
+        Err(Error::Vocabularies {
+            a: a.name.clone(),
+            b: b.name.clone(),
+            how,
+        })
+    };
+    if va.len() != vb.len() {
+        return differ(format!("{} and {} tokens", va.len(), vb.len()));
+    }
+    for id in 0..va.len() as Token {
+        if va.piece(id, true)? != vb.piece(id, true)? {
+            return differ(format!(
+                "token {id} is {:?} and {:?}",
+                &*piece(va, id),
+                &*piece(vb, id)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Reads `text` with all of `sides` and compares each with the first, keeping the `worst`
+/// positions of each. `on_progress` is told how many tokens are done. When the
+/// [`Cancel`](modelve_runtime::Cancel) of a session is set, what is done is returned.
+///
+/// # Errors
+/// [`Error::Vocabularies`], [`Error::TextTooShort`], [`Error::Window`].
+pub fn compare(
+    sides: &mut [Side],
+    text: &Prompt,
+    windows: Windows,
+    worst: usize,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Comparison>> {
+    windows.check()?;
+    let n = text.ids.len();
+    if n < 2 {
+        return Err(Error::TextTooShort);
+    }
+    let Some((first, others)) = sides.split_first_mut() else {
+        return Ok(Vec::new());
+    };
+    for other in others.iter() {
+        same_vocabulary(first, other)?;
+    }
+    let mut sums: Vec<Sums> = others.iter().map(|_| Sums::default()).collect();
+    let mut own = Sums::default();
+    let mut complete = true;
+    'windows: for window in windows.over(n) {
+        let tokens = window.tokens(first.session.model().vocab(), &text.ids);
+        let unseen = window.first - 1 - window.start;
+        let step = first.session.settings().n_batch as usize;
+        // What is only seen first, then what is scored, batch by batch.
+        let starts = (unseen..tokens.len()).step_by(step);
+        let scored = starts.map(|from| from..tokens.len().min(from + step));
+        let parts = std::iter::once(0..unseen).chain(scored);
+        for side in std::iter::once(&mut *first).chain(others.iter_mut()) {
+            side.session.reset();
+        }
+        for (number, part) in parts.enumerate() {
+            let target = window.start + part.start + 1;
+            let fed = &tokens[part.clone()];
+            let wanted = number > 0;
+            let result = batch(
+                first, others, &mut own, &mut sums, text, fed, target, wanted, worst,
+            );
+            match result {
+                Err(Error::Runtime(RuntimeError::Cancelled)) => {
+                    complete = false;
+                    break 'windows;
+                }
+                result => result?,
+            }
+            if wanted {
+                on_progress(target + fed.len());
+            }
+        }
+    }
+    let speed = |sums: &Sums| sums.fed as f64 / sums.time.as_secs_f64().max(1e-9);
+    let told = others.iter().zip(sums).map(|(other, sums)| Comparison {
+        a: first.name.clone(),
+        b: other.name.clone(),
+        n_tokens: sums.kl.len(),
+        kl_mean: sums.kl.mean(),
+        kl_error: sums.kl.error(),
+        kl_max: sums.kl_max,
+        perplexity_a: own.loss.mean().exp(),
+        perplexity_b: sums.loss.mean().exp(),
+        log_ratio: sums.ratio.mean(),
+        log_ratio_error: sums.ratio.error(),
+        same_top: sums.same as f64 / sums.kl.len().max(1) as f64,
+        parting: None,
+        tensors: Vec::new(),
+        swap: Vec::new(),
+        bytes_a: first.bytes,
+        bytes_b: other.bytes,
+        speed_a: speed(&own),
+        speed_b: speed(&sums),
+        worst: sums.worst,
+        windows,
+        complete,
+    });
+    Ok(told.collect())
+}
+
+/// One batch through all models; `target` is the index of the token the first row predicts.
+#[allow(clippy::too_many_arguments)]
+fn batch(
+    first: &mut Side,
+    others: &mut [Side],
+    own: &mut Sums,
+    sums: &mut [Sums],
+    text: &Prompt,
+    fed: &[Token],
+    target: usize,
+    wanted: bool,
+    worst: usize,
+) -> Result<()> {
+    let want = if wanted { Want::All } else { Want::None };
+    let vocab = first.session.model().vocab().clone();
+    let mut rows: Vec<(Reference, Choice, f64)> = Vec::new();
+    let start = Instant::now();
+    first.session.feed(0, fed, want, &mut |i, logits| {
+        let d = Distribution::new(logits);
+        let logprob = d.logprob(text.ids[target + i]);
+        rows.push((d.reference(), Choice::new(&vocab, &d, d.best()), logprob));
+    })?;
+    own.time += start.elapsed();
+    own.fed += fed.len();
+    // All or nothing: a batch that one of the models did not finish counts for none.
+    let mut found: Vec<Vec<(f64, f64, Choice)>> = Vec::with_capacity(others.len());
+    for (other, sums) in others.iter_mut().zip(sums.iter_mut()) {
+        let mut here = Vec::with_capacity(rows.len());
+        let start = Instant::now();
+        other.session.feed(0, fed, want, &mut |i, logits| {
+            let d = Distribution::new(logits);
+            let logprob = d.logprob(text.ids[target + i]);
+            here.push((rows[i].0.kl(&d), logprob, Choice::new(&vocab, &d, d.best())));
+        })?;
+        sums.time += start.elapsed();
+        sums.fed += fed.len();
+        found.push(here);
+    }
+    for row in &rows {
+        own.loss.add(-row.2);
+    }
+    for (sums, here) in sums.iter_mut().zip(found) {
+        for (i, (kl, logprob, top_b)) in here.into_iter().enumerate() {
+            let (_, top_a, logprob_a) = &rows[i];
+            sums.kl.add(kl);
+            sums.kl_max = sums.kl_max.max(kl);
+            sums.loss.add(-logprob);
+            sums.ratio.add(logprob_a - logprob);
+            sums.same += usize::from(top_a.id == top_b.id);
+            let at = sums.worst.partition_point(|other| other.kl >= kl);
+            if at >= worst {
+                continue;
+            }
+            let position = target + i;
+            let before = &text.ids[position.saturating_sub(16)..position];
+            let id = text.ids[position];
+            let found = Worst {
+                position,
+                context: text_of(&vocab, before),
+                id,
+                piece: piece(&vocab, id),
+                kl,
+                top_a: top_a.clone(),
+                top_b,
+            };
+            sums.worst.insert(at, found);
+            sums.worst.truncate(worst);
+        }
+    }
+    Ok(())
+}
+
+/// Lets two models go on greedily from `prompt` until they part, or for `most` tokens.
+///
+/// # Errors
+/// A prompt that does not fit.
+pub fn parting(a: &mut Session, b: &mut Session, prompt: &Prompt, most: usize) -> Result<Parting> {
+    let vocab = a.model().vocab().clone();
+    let mut fed = prompt.ids.clone();
+    let mut same = Vec::new();
+    let mut parted = (None, None);
+    a.reset();
+    b.reset();
+    while same.len() < most {
+        let says = |session: &mut Session| -> Result<Choice> {
+            let mut choice = None;
+            session.feed(0, &fed, Want::Last, &mut |_, logits| {
+                let d = Distribution::new(logits);
+                choice = Some(Choice::new(&vocab, &d, d.best()));
+            })?;
+            choice.ok_or(Error::EmptyPrompt)
+        };
+        let (of_a, of_b) = (says(a)?, says(b)?);
+        if of_a.id != of_b.id {
+            parted = (Some(of_a), Some(of_b));
+            break;
+        }
+        same.push(of_a.id);
+        if vocab.is_end(of_a.id) {
+            break;
+        }
+        fed = vec![of_a.id];
+    }
+    Ok(Parting {
+        prompt: prompt.text.clone(),
+        same: text_of(&vocab, &same),
+        n_same: same.len(),
+        a: parted.0,
+        b: parted.1,
+    })
+}

@@ -1,0 +1,476 @@
+//! The logit lens: what the model would say if it stopped after a layer.
+//!
+//! The state after each block goes through the final norm and the output matrix, as the last
+//! one does (nostalgebraist, "interpreting GPT: the logit lens", 2020). States are reduced as
+//! they come: memory depends on the size of a batch, not on the length of the prompt.
+
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::math::{Distribution, Reference, bits};
+use super::unembed_ffi::Unembed;
+use super::{Choice, Error, Piece, Prompt, Result, piece};
+use modelve_gguf::Gguf;
+use modelve_runtime::{
+    Error as RuntimeError, Model, NamedTensor, Observer, Session, Settings, Token, Vocab, Want,
+    host,
+};
+
+/// What to look at.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Layers, from 0; none: all.
+    pub layers: Option<Vec<usize>>,
+    /// Positions, from 0; none: all.
+    pub positions: Option<Vec<usize>>,
+    /// Likeliest tokens to keep of each cell.
+    pub top: usize,
+    /// A token whose rank and probability each cell is to tell.
+    pub token: Option<Token>,
+}
+
+/// What a model would say after each layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lens {
+    /// The prompt.
+    pub prompt: String,
+    /// Its tokens.
+    pub ids: Vec<Token>,
+    /// Their texts.
+    pub pieces: Vec<Piece>,
+    /// Layers of the model.
+    pub n_layers: usize,
+    /// The token that is followed, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Followed>,
+    /// The model's answer at each position looked at, in their order.
+    pub answers: Vec<Answer>,
+    /// Layer by layer at each position, in the order of positions.
+    pub cells: Vec<Cell>,
+    /// Whether all positions were computed.
+    pub complete: bool,
+}
+
+/// A token followed through the layers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Followed {
+    /// The token.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+}
+
+/// What the model says in the end.
+#[derive(Debug, Clone, Serialize)]
+pub struct Answer {
+    /// The position.
+    pub position: usize,
+    /// The likeliest token.
+    #[serde(flatten)]
+    pub choice: Choice,
+    /// The first of the layers looked at after which it leads.
+    pub first_layer: Option<usize>,
+    /// The layer from which on it leads to the end.
+    pub settled_layer: Option<usize>,
+}
+
+/// A layer at a position.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cell {
+    /// The state after this block, counted from 0.
+    pub layer: usize,
+    /// After this token, counted from 0.
+    pub position: usize,
+    /// How uncertain it is.
+    #[serde(serialize_with = "super::digits")]
+    pub entropy_bits: f64,
+    /// D(final answer ‖ this layer's) in bits.
+    #[serde(serialize_with = "super::digits")]
+    pub kl_to_final: f64,
+    /// The likeliest tokens.
+    pub top: Vec<Choice>,
+    /// Place of the followed token, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_rank: Option<usize>,
+    /// Natural logarithm of the followed token's probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_logprob: Option<f64>,
+}
+
+/// Bytes of states and logits that are held at once, roughly.
+const HELD: usize = 96 << 20;
+/// Bytes of the logits of layers that are computed at once, roughly.
+const ROWS_HELD: usize = 32 << 20;
+
+/// Settings for a session of [`lens`]: observed, and with a batch of which all layers' states
+/// can be held.
+pub fn settings(model: &Model, base: Settings) -> Settings {
+    let facts = model.facts();
+    let states = facts.n_layer as usize * facts.n_embd as usize * 4;
+    // Final logits in 32 bits and their probabilities in 64.
+    let logits = model.vocab().len() as usize * 12;
+    let n_batch = (HELD / (states + logits).max(1)).clamp(1, 256) as u32;
+    Settings {
+        n_batch,
+        n_outputs: n_batch,
+        observe: true,
+        ..base
+    }
+}
+
+/// Collects `l_out-N` of one batch.
+struct States<'a> {
+    layers: &'a [usize],
+    /// Rows of the batch that are wanted.
+    rows: Vec<usize>,
+    n_embd: usize,
+    /// For each wanted layer, the wanted rows.
+    states: Vec<Vec<f32>>,
+}
+
+impl States<'_> {
+    fn index(&self, name: &str) -> Option<usize> {
+        let layer: usize = name.strip_prefix("l_out-")?.parse().ok()?;
+        self.layers.iter().position(|&wanted| wanted == layer)
+    }
+}
+
+impl Observer for States<'_> {
+    fn wants(&mut self, name: &str) -> bool {
+        self.index(name).is_some()
+    }
+
+    fn tensor(&mut self, tensor: &NamedTensor<'_>) -> ControlFlow<()> {
+        if let Some(at) = self.index(tensor.name)
+            && tensor.shape[0] == self.n_embd
+        {
+            let rows = self.rows.iter().filter_map(|&row| tensor.row(row));
+            self.states[at] = rows.flatten().copied().collect();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Looks at every layer and position asked for. The session is made with [`settings`] and has
+/// room for the prompt; `on_progress` is told how many of its tokens are done. When the
+/// session's [`Cancel`](modelve_runtime::Cancel) is set, the positions done are returned and
+/// [`Lens::complete`] is false.
+///
+/// # Errors
+/// [`Error::NoLayer`], [`Error::NoPosition`]; [`Error::Unsupported`] for a model whose logits
+/// do not follow from its last state by a norm and a matrix.
+pub fn lens(
+    session: &mut Session,
+    prompt: &Prompt,
+    options: &Options,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Lens> {
+    let model = session.model().clone();
+    let n_layer = model.facts().n_layer as usize;
+    let n = prompt.ids.len();
+    let layers = options.layers.clone();
+    let mut layers = layers.unwrap_or_else(|| (0..n_layer).collect());
+    layers.sort_unstable();
+    layers.dedup();
+    if let Some(&layer) = layers.iter().find(|&&layer| layer >= n_layer) {
+        return Err(Error::NoLayer { layer, n_layer });
+    }
+    let positions = options.positions.clone();
+    let mut positions = positions.unwrap_or_else(|| (0..n).collect());
+    positions.sort_unstable();
+    positions.dedup();
+    if let Some(&position) = positions.iter().find(|&&position| position >= n) {
+        return Err(Error::NoPosition { position, len: n });
+    }
+    if let Some(token) = options.token {
+        model.vocab().check(token)?;
+    }
+
+    let mut looking = Looking::new(&model, session.settings().threads, options, &layers)?;
+    let mut complete = true;
+    session.reset();
+    let n_batch = session.settings().n_batch as usize;
+    for (number, chunk) in prompt.ids.chunks(n_batch).enumerate() {
+        let start = number * n_batch;
+        let here = positions.iter().map(|&p| p.wrapping_sub(start));
+        let here: Vec<usize> = here.filter(|&row| row < chunk.len()).collect();
+        match looking.batch(session, start, chunk, here) {
+            Err(Error::Runtime(RuntimeError::Cancelled)) => {
+                complete = false;
+                break;
+            }
+            result => result?,
+        }
+        on_progress(start + chunk.len());
+    }
+    let vocab = model.vocab();
+    let Looking {
+        answers, mut cells, ..
+    } = looking;
+    cells.sort_by_key(|cell| (cell.position, cell.layer));
+    let answers = answers
+        .into_iter()
+        .map(|(position, choice)| answer(position, choice, &cells))
+        .collect();
+    Ok(Lens {
+        prompt: prompt.text.clone(),
+        pieces: prompt.pieces(vocab),
+        ids: prompt.ids.clone(),
+        n_layers: n_layer,
+        token: options.token.map(|id| Followed {
+            id,
+            piece: piece(vocab, id),
+        }),
+        answers,
+        cells,
+        complete,
+    })
+}
+
+fn answer(position: usize, choice: Choice, cells: &[Cell]) -> Answer {
+    let from = cells.partition_point(|cell| cell.position < position);
+    let to = cells.partition_point(|cell| cell.position <= position);
+    let column = &cells[from..to];
+    let leads = |cell: &&Cell| cell.top.first().is_some_and(|top| top.id == choice.id);
+    let first = column.iter().find(leads);
+    let settled = column.iter().rev().take_while(leads).last();
+    Answer {
+        position,
+        first_layer: first.map(|cell| cell.layer),
+        settled_layer: settled.map(|cell| cell.layer),
+        choice,
+    }
+}
+
+/// What goes from batch to batch.
+struct Looking<'a> {
+    model: &'a Model,
+    unembed: Unembed,
+    /// logit = cap · tanh(scale · row / cap), where there is a cap.
+    scale: Option<f32>,
+    cap: Option<f32>,
+    options: &'a Options,
+    layers: &'a [usize],
+    n_layer: usize,
+    answers: Vec<(usize, Choice)>,
+    cells: Vec<Cell>,
+    rows: Vec<f32>,
+    /// As many threads as the session may use.
+    pool: rayon::ThreadPool,
+}
+
+impl<'a> Looking<'a> {
+    fn new(
+        model: &'a Model,
+        threads: Option<u32>,
+        options: &'a Options,
+        layers: &'a [usize],
+    ) -> Result<Self> {
+        let gguf = Gguf::open(model.path())?;
+        let cap = gguf.arch("final_logit_softcapping");
+        let cap = cap.and_then(|cap| cap.as_f64()).filter(|&cap| cap > 0.0);
+        let threads = threads.unwrap_or_else(host::threads);
+        let unembed = Unembed::new(gguf, threads).map_err(|what| unsupported(model, &what))?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
+        let pool = pool
+            .build()
+            .map_err(|error| RuntimeError::Setting(format!("no threads: {error}")))?;
+        let facts = model.facts();
+        if unembed.n_embd() != facts.n_embd as usize
+            || unembed.n_vocab() != model.vocab().len() as usize
+        {
+            return Err(unsupported(
+                model,
+                "its output matrix is not as wide as its states",
+            ));
+        }
+        Ok(Looking {
+            model,
+            unembed,
+            scale: None,
+            cap: cap.map(|cap| cap as f32),
+            options,
+            layers,
+            n_layer: facts.n_layer as usize,
+            answers: Vec::new(),
+            cells: Vec::new(),
+            rows: Vec::new(),
+            pool,
+        })
+    }
+
+    /// Computes one batch and reduces it: `rows` of it are wanted.
+    fn batch(
+        &mut self,
+        session: &mut Session,
+        start: usize,
+        tokens: &[Token],
+        rows: Vec<usize>,
+    ) -> Result<()> {
+        let n_embd = self.unembed.n_embd();
+        let last = self.n_layer - 1;
+        // The last layer is the model's own answer; its state only proves the way there.
+        let mut watched: Vec<usize> = self.layers.iter().copied().filter(|&l| l != last).collect();
+        watched.push(last);
+        let mut states = States {
+            layers: &watched,
+            rows,
+            n_embd,
+            states: vec![Vec::new(); watched.len()],
+        };
+        let mut finals: Vec<Vec<f32>> = Vec::with_capacity(states.rows.len());
+        let wanted = states.rows.clone();
+        session.feed_observed(0, tokens, Want::All, &mut states, &mut |i, logits| {
+            if wanted.binary_search(&i).is_ok() {
+                finals.push(logits.to_vec());
+            }
+        })?;
+        let States { states, .. } = states;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        if let Some(at) = states
+            .iter()
+            .position(|rows| rows.len() != wanted.len() * n_embd)
+        {
+            let what = format!("its graph has no state after layer {}", watched[at]);
+            return Err(unsupported(self.model, &what));
+        }
+        self.prove(&states[watched.len() - 1][..n_embd], &finals[0])?;
+
+        let (model, options) = (self.model, self.options);
+        let vocab = model.vocab();
+        let references: Vec<Reference> = self.pool.install(|| {
+            let rows = finals.par_iter();
+            rows.map(|row| Distribution::new(row).reference()).collect()
+        });
+        for (&row, logits) in wanted.iter().zip(&finals) {
+            let distribution = Distribution::new(logits);
+            let choice = Choice::new(vocab, &distribution, distribution.best());
+            self.answers.push((start + row, choice));
+        }
+        let place = |layer: usize, i: usize| (layer, start + wanted[i]);
+        if self.layers.contains(&last) {
+            let done: Vec<Cell> = self.pool.install(|| {
+                let rows = finals.par_iter().zip(&references).enumerate();
+                rows.map(|(i, (logits, end))| cell(vocab, options, place(last, i), logits, end))
+                    .collect()
+            });
+            self.cells.extend(done);
+        }
+        let n_vocab = self.unembed.n_vocab();
+        let others = 0..watched.len() - 1;
+        let rows: Vec<(usize, usize)> = others
+            .flat_map(|at| (0..wanted.len()).map(move |i| (at, i)))
+            .collect();
+        // Rows of many layers together: the output matrix is unpacked once for all of them.
+        for part in rows.chunks((ROWS_HELD / (4 * n_vocab)).clamp(16, 1024)) {
+            let mut chunk = Vec::with_capacity(part.len() * n_embd);
+            for &(at, i) in part {
+                chunk.extend_from_slice(&states[at][i * n_embd..][..n_embd]);
+            }
+            self.unembed(&mut chunk)?;
+            let done: Vec<Cell> = self.pool.install(|| {
+                let rows = self.rows.par_chunks_exact(n_vocab).zip(part);
+                rows.map(|(logits, &(at, i))| {
+                    cell(
+                        vocab,
+                        options,
+                        place(watched[at], i),
+                        logits,
+                        &references[i],
+                    )
+                })
+                .collect()
+            });
+            self.cells.extend(done);
+        }
+        Ok(())
+    }
+
+    /// Logits of `states` into `self.rows`.
+    fn unembed(&mut self, states: &mut [f32]) -> Result<()> {
+        if !self.unembed.rows(states, &mut self.rows) {
+            return Err(unsupported(
+                self.model,
+                "ggml cannot compute its output matrix",
+            ));
+        }
+        let scale = self.scale.unwrap_or(1.0);
+        if scale != 1.0 {
+            let rows = &mut self.rows;
+            self.pool
+                .install(|| rows.par_iter_mut().for_each(|x| *x *= scale));
+        }
+        if let Some(cap) = self.cap {
+            let rows = &mut self.rows;
+            let capped = |x: &mut f32| *x = cap * (*x / cap).tanh();
+            self.pool.install(|| rows.par_iter_mut().for_each(capped));
+        }
+        Ok(())
+    }
+
+    /// Checks that the way from the last state to the logits is the one taken here, up to a
+    /// constant factor (which some architectures have), and finds that factor.
+    fn prove(&mut self, state: &[f32], logits: &[f32]) -> Result<()> {
+        if self.scale.is_none() {
+            let cap = self.cap.take();
+            self.unembed(&mut state.to_vec())?;
+            self.cap = cap;
+            let (mut along, mut square) = (0.0, 0.0);
+            for (&x, &logit) in self.rows.iter().zip(logits) {
+                // Near its cap a logit no longer tells what it was.
+                let y = match cap {
+                    Some(cap) if (logit / cap).abs() > 0.99 => continue,
+                    Some(cap) => cap * (logit / cap).atanh(),
+                    None => logit,
+                };
+                along += f64::from(x) * f64::from(y);
+                square += f64::from(x) * f64::from(x);
+            }
+            let factor = along / square;
+            let plain = (factor - 1.0).abs() < 1e-2 || !factor.is_finite();
+            self.scale = Some(if plain { 1.0 } else { factor as f32 });
+        }
+        self.unembed(&mut state.to_vec())?;
+        let (mut difference, mut square) = (0.0, 0.0);
+        for (&x, &y) in self.rows.iter().zip(logits) {
+            difference += f64::from(x - y).powi(2);
+            square += f64::from(y).powi(2);
+        }
+        if difference <= 4e-4 * square {
+            return Ok(());
+        }
+        let what = "its logits do not follow from its last state by a norm and a matrix, so there is no lens for it";
+        Err(unsupported(self.model, what))
+    }
+}
+
+fn cell(
+    vocab: &Vocab,
+    options: &Options,
+    (layer, position): (usize, usize),
+    logits: &[f32],
+    end: &Reference,
+) -> Cell {
+    let distribution = Distribution::new(logits);
+    let token = options.token;
+    Cell {
+        layer,
+        position,
+        entropy_bits: distribution.entropy_bits(),
+        kl_to_final: bits(end.kl(&distribution)),
+        top: Choice::top(vocab, &distribution, options.top.max(1)),
+        token_rank: token.map(|id| distribution.rank(id)),
+        token_logprob: token.map(|id| distribution.logprob(id)),
+    }
+}
+
+fn unsupported(model: &Model, what: &str) -> Error {
+    Error::Unsupported {
+        arch: model.facts().arch.clone(),
+        what: what.to_owned(),
+    }
+}

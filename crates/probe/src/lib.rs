@@ -1,0 +1,186 @@
+//! Looking inside: what a model expects next, how likely it finds a text, what its layers would
+//! say, where its heads look, and what quantization changed.
+//!
+//! Everything here is a function over a [`Session`], returns plain data that serializes to the
+//! documented JSON, and prints nothing. Probabilities are the model's own, before temperature
+//! and over the whole vocabulary; `logprob` is a natural logarithm.
+//!
+//! | function | what it needs of the session |
+//! |---|---|
+//! | [`next::next`], [`tree::tree`] | room for the prompt and what is tried after it |
+//! | [`score::score`] | room for a window of text |
+//! | [`lens::lens`] | [`lens::settings`] |
+//! | [`attention::attention`] | [`attention::settings`] |
+//! | [`compare::compare`] | [`compare::settings`], one session for each model |
+//!
+//! ```no_run
+//! use modelve_probe::{Prompt, next};
+//! use modelve_runtime::{LoadOptions, Model, Session, Settings};
+//!
+//! let model = Model::load("model.gguf".as_ref(), &LoadOptions::default())?;
+//! let mut session = Session::new(&model, &Settings::default())?;
+//! let prompt = Prompt::new(model.vocab(), "The ball hit the bat, and")?;
+//! let next = next::next(&mut session, &prompt, 5, &[], &mut |_| {})?;
+//! for choice in &next.top {
+//!     println!("{:?} {:.1} %", choice.piece, 100.0 * choice.prob);
+//! }
+//! # Ok::<(), modelve_probe::Error>(())
+//! ```
+
+pub mod attention;
+pub mod compare;
+mod error;
+pub mod html;
+pub mod lens;
+pub mod math;
+pub mod next;
+mod pieces;
+pub mod score;
+pub mod swap;
+pub mod tree;
+mod unembed_ffi;
+pub mod weights;
+
+pub use error::{Error, Result};
+pub use pieces::Piece;
+
+use serde::Serialize;
+
+use math::Distribution;
+use modelve_runtime::{Session, Token, Vocab, Want};
+
+/// A text as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// The text.
+    pub text: String,
+    /// Its tokens, with a BOS token if the model wants one.
+    pub ids: Vec<Token>,
+}
+
+impl Prompt {
+    /// Tokenizes a prompt; control tokens written out in it (`<|user|>`) are those tokens.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`]; what [`Vocab::tokenize`] says.
+    pub fn new(vocab: &Vocab, text: &str) -> Result<Self> {
+        Self::tokenized(vocab, text, true)
+    }
+
+    /// Tokenizes a text of which every character is plain text.
+    ///
+    /// # Errors
+    /// See [`Prompt::new`].
+    pub fn plain(vocab: &Vocab, text: &str) -> Result<Self> {
+        Self::tokenized(vocab, text, false)
+    }
+
+    fn tokenized(vocab: &Vocab, text: &str, special: bool) -> Result<Self> {
+        let ids = vocab.tokenize(text, true, special)?;
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok(Prompt {
+            text: text.to_owned(),
+            ids,
+        })
+    }
+
+    /// What the tokens stand for.
+    pub fn pieces(&self, vocab: &Vocab) -> Vec<Piece> {
+        self.ids.iter().map(|&id| piece(vocab, id)).collect()
+    }
+}
+
+/// A text for those who bring none: prose, speech, numbers, facts, a little code.
+pub const SAMPLE: &str = include_str!("sample.txt");
+
+/// What a token stands for.
+pub fn piece(vocab: &Vocab, id: Token) -> Piece {
+    Piece::new(vocab.piece(id, true).unwrap_or_default())
+}
+
+/// The text of tokens; characters that are not whole become U+FFFD.
+pub fn text_of(vocab: &Vocab, ids: &[Token]) -> String {
+    let pieces = ids
+        .iter()
+        .map(|&id| vocab.piece(id, true).unwrap_or_default());
+    String::from_utf8_lossy(&pieces.collect::<Vec<_>>().concat()).into_owned()
+}
+
+/// A token with its probability.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    /// The token.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+    /// Its probability.
+    #[serde(serialize_with = "digits")]
+    pub prob: f64,
+    /// Natural logarithm of it.
+    #[serde(serialize_with = "digits")]
+    pub logprob: f64,
+}
+
+impl Choice {
+    /// A token under a distribution.
+    pub fn new(vocab: &Vocab, distribution: &Distribution<'_>, id: Token) -> Self {
+        let logprob = distribution.logprob(id);
+        Choice {
+            id,
+            piece: piece(vocab, id),
+            prob: logprob.exp(),
+            logprob,
+        }
+    }
+
+    /// The `n` likeliest tokens, likeliest first.
+    pub fn top(vocab: &Vocab, distribution: &Distribution<'_>, n: usize) -> Vec<Self> {
+        let ids = distribution.top(n).into_iter();
+        ids.map(|id| Choice::new(vocab, distribution, id)).collect()
+    }
+}
+
+/// Nine digits, more than 32-bit logits have; pages of many cells would be twice as large
+/// otherwise. What is not finite is null.
+fn digits<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if *value == 0.0 || !value.is_finite() {
+        return serializer.serialize_f64(*value);
+    }
+    let short: f64 = format!("{value:.8e}").parse().unwrap_or(*value);
+    serializer.serialize_f64(short)
+}
+
+/// The logits after `ids`, alone in sequence 0. `on_progress` is told how many tokens are done.
+fn logits_after(
+    session: &mut Session,
+    ids: &[Token],
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f32>> {
+    session.reset();
+    let step = session.settings().n_batch as usize;
+    let mut row = Vec::new();
+    let mut done = 0;
+    for part in ids.chunks(step) {
+        done += part.len();
+        let want = if done == ids.len() {
+            Want::Last
+        } else {
+            Want::None
+        };
+        session.feed(0, part, want, &mut |_, logits| row = logits.to_vec())?;
+        on_progress(done);
+    }
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_prompt_is_named_as_such() {
+        assert_eq!(Error::EmptyPrompt.to_string(), "the prompt is empty");
+    }
+}

@@ -1,0 +1,219 @@
+//! The distribution of the next token.
+
+use serde::Serialize;
+
+use super::math::Distribution;
+use super::{Choice, Error, Piece, Prompt, Result, logits_after, piece};
+use modelve_runtime::{Session, Token, Vocab, Want};
+
+/// What a model expects after a prompt.
+#[derive(Debug, Clone, Serialize)]
+pub struct Next {
+    /// The prompt.
+    pub prompt: String,
+    /// Its tokens.
+    pub ids: Vec<Token>,
+    /// How uncertain the model is, in bits.
+    pub entropy_bits: f64,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<Choice>,
+    /// The given continuations, in the order given.
+    pub candidates: Vec<Candidate>,
+    /// Against the first of several prompts: the tokens whose probability changed most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+    /// The likeliest continuations, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Vec<super::tree::Branch>>,
+    /// Every logit, for what is computed from several prompts.
+    #[serde(skip)]
+    pub logits: Vec<f32>,
+}
+
+/// A given continuation with its probability.
+#[derive(Debug, Clone, Serialize)]
+pub struct Candidate {
+    /// The text that was given.
+    pub text: String,
+    /// The tokens it is after this prompt.
+    pub ids: Vec<Token>,
+    /// Their texts.
+    pub pieces: Vec<Piece>,
+    /// The probability that the text goes on with exactly these tokens.
+    pub prob: f64,
+    /// Natural logarithm of it.
+    pub logprob: f64,
+    /// The place of the first of these tokens among all, from 1.
+    pub rank: usize,
+}
+
+/// A token that two prompts expect differently.
+#[derive(Debug, Clone, Serialize)]
+pub struct Moved {
+    /// The token.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+    /// Its probability after the first prompt.
+    pub prob_first: f64,
+    /// Its probability after this one.
+    pub prob: f64,
+}
+
+/// What the model expects after `prompt`: the `top` likeliest tokens, and the probability of
+/// each of `candidates` (see [`candidate_ids`]). The session needs room for the prompt and the
+/// longest candidate; it is left with the prompt in it. `on_progress` is told how many tokens of
+/// the prompt are done.
+///
+/// # Errors
+/// [`Error::EmptyCandidate`]; a prompt that does not fit.
+pub fn next(
+    session: &mut Session,
+    prompt: &Prompt,
+    top: usize,
+    candidates: &[String],
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Next> {
+    let model = session.model().clone();
+    let vocab = model.vocab();
+    let wanted = candidates
+        .iter()
+        .enumerate()
+        .map(|(i, text)| candidate_ids(vocab, prompt, text, i + 1))
+        .collect::<Result<Vec<_>>>()?;
+    let logits = logits_after(session, &prompt.ids, on_progress)?;
+    let distribution = Distribution::new(&logits);
+    let mut judged = Vec::with_capacity(candidates.len());
+    for (text, ids) in candidates.iter().zip(wanted) {
+        let logprob = distribution.logprob(ids[0]) + rest_logprob(session, prompt, &ids)?;
+        judged.push(Candidate {
+            text: text.clone(),
+            pieces: ids.iter().map(|&id| piece(vocab, id)).collect(),
+            prob: logprob.exp(),
+            logprob,
+            rank: distribution.rank(ids[0]),
+            ids,
+        });
+    }
+    Ok(Next {
+        prompt: prompt.text.clone(),
+        ids: prompt.ids.clone(),
+        entropy_bits: distribution.entropy_bits(),
+        top: Choice::top(vocab, &distribution, top),
+        candidates: judged,
+        moved: Vec::new(),
+        tree: None,
+        logits,
+    })
+}
+
+/// The log-probability of all tokens of a continuation but the first. Leaves the session with
+/// the prompt alone.
+fn rest_logprob(session: &mut Session, prompt: &Prompt, ids: &[Token]) -> Result<f64> {
+    let Some((_, fed)) = ids.split_last().filter(|(_, fed)| !fed.is_empty()) else {
+        return Ok(0.0);
+    };
+    let have = prompt.ids.len();
+    session.truncate(0, have);
+    if session.len(0) < have {
+        // A memory that cannot be taken back: begin again.
+        let at = session.len(0);
+        session.feed(0, &prompt.ids[at..], Want::None, &mut |_, _| {})?;
+    }
+    let mut sum = 0.0;
+    session.feed(0, fed, Want::All, &mut |i, logits| {
+        sum += Distribution::new(logits).logprob(ids[i + 1]);
+    })?;
+    session.truncate(0, have);
+    Ok(sum)
+}
+
+/// The tokens that `text` is when it follows the prompt. A word stands apart from a prompt that
+/// ends in a word or a mark: after `and`, `boundary` is read as ` boundary`. A text that begins
+/// with a space or a mark follows directly.
+///
+/// # Errors
+/// [`Error::EmptyCandidate`], with `index` to name it by.
+pub fn candidate_ids(
+    vocab: &Vocab,
+    prompt: &Prompt,
+    text: &str,
+    index: usize,
+) -> Result<Vec<Token>> {
+    let Some(first) = text.chars().next() else {
+        return Err(Error::EmptyCandidate { index });
+    };
+    let last = prompt.text.chars().next_back();
+    let apart = first.is_alphanumeric()
+        && last.is_some_and(|c| !c.is_whitespace() && !"([{\"'“‘-/<".contains(c));
+    let space = if apart { " " } else { "" };
+    // Where the tokenizer joins what meets at the seam, or would cut the prompt elsewhere, the
+    // prompt's tokens are settled: then the text is what it is after a line feed.
+    let line = ("\n", vocab.tokenize("\n", true, true)?);
+    for (before, ids) in [(prompt.text.as_str(), &prompt.ids), (line.0, &line.1)] {
+        let whole = vocab.tokenize(format!("{before}{space}{text}"), true, true)?;
+        if let Some(ids) = whole.strip_prefix(&ids[..]).filter(|ids| !ids.is_empty()) {
+            return Ok(ids.to_vec());
+        }
+    }
+    match vocab.tokenize(text, false, true)? {
+        ids if ids.is_empty() => Err(Error::EmptyCandidate { index }),
+        ids => Ok(ids),
+    }
+}
+
+/// The one token that `text` names: an id, the text of a token, or the text after a space.
+///
+/// # Errors
+/// [`Error::NotOneToken`]; [`Error::NoToken`] for a number outside the vocabulary.
+pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
+    let n_vocab = vocab.len();
+    if let Ok(token) = text.parse::<Token>() {
+        return match vocab.check(token) {
+            Ok(()) => Ok(token),
+            Err(_) => Err(Error::NoToken { token, n_vocab }),
+        };
+    }
+    let spaced = format!(" {text}");
+    let mut plain = None;
+    for id in 0..n_vocab as Token {
+        let piece = vocab.piece(id, true)?;
+        if piece == spaced.as_bytes() {
+            return Ok(id);
+        }
+        if piece == text.as_bytes() && plain.is_none() {
+            plain = Some(id);
+        }
+    }
+    if let Some(id) = plain {
+        return Ok(id);
+    }
+    let ids = vocab.tokenize(text, false, true)?;
+    let pieces: Vec<String> = ids
+        .iter()
+        .map(|&id| format!("{:?}", &*piece(vocab, id)))
+        .collect();
+    Err(Error::NotOneToken {
+        text: text.to_owned(),
+        count: ids.len(),
+        pieces: pieces.join(" "),
+    })
+}
+
+/// The `n` tokens whose probability differs most between two prompts, most first.
+pub fn moved(vocab: &Vocab, first: &[f32], other: &[f32], n: usize) -> Vec<Moved> {
+    let (first, other) = (Distribution::new(first), Distribution::new(other));
+    let changes: Vec<f32> = first
+        .probs()
+        .zip(other.probs())
+        .map(|(a, b)| (a - b).abs() as f32)
+        .collect();
+    let largest = Distribution::new(&changes).top(n);
+    let moved = largest.into_iter().map(|id| Moved {
+        id,
+        piece: piece(vocab, id),
+        prob_first: first.prob(id),
+        prob: other.prob(id),
+    });
+    moved.collect()
+}

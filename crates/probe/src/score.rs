@@ -1,0 +1,237 @@
+//! How likely a model finds a text, token by token.
+
+use serde::Serialize;
+
+use super::math::{Distribution, bits};
+use super::{Error, Piece, Prompt, Result, piece};
+use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, Want};
+
+/// How a text longer than the context is read: in windows of `size` tokens, each beginning
+/// `stride` tokens after the one before. Every token is scored once, by the first window that
+/// holds it and something before it; so each but those of the first window has at least
+/// `size - stride` tokens before it. Where the model wants a BOS token, it takes the place of
+/// the first token of each window, as in llama-perplexity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Windows {
+    /// Tokens in a window.
+    pub size: usize,
+    /// Tokens from the start of one window to the start of the next.
+    pub stride: usize,
+}
+
+impl Windows {
+    /// # Errors
+    /// [`Error::Window`] if some token would be scored by no window.
+    pub fn check(self) -> Result<()> {
+        let Windows { size, stride } = self;
+        if stride == 0 || stride >= size {
+            return Err(Error::Window { size, stride });
+        }
+        Ok(())
+    }
+
+    /// The windows over `n` tokens: where each starts and ends, and the first token it scores.
+    pub fn over(self, n: usize) -> impl Iterator<Item = Window> {
+        let mut start = 0;
+        let mut first = 1;
+        std::iter::from_fn(move || {
+            if first >= n {
+                return None;
+            }
+            let end = n.min(start + self.size);
+            let window = Window { start, end, first };
+            first = end;
+            start += self.stride;
+            Some(window)
+        })
+    }
+}
+
+/// One window over a text; numbers are indices of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its first token.
+    pub start: usize,
+    /// One past its last token.
+    pub end: usize,
+    /// The first token it scores.
+    pub first: usize,
+}
+
+impl Window {
+    /// What is fed for it: all its tokens but the last, of which only the likelihood is asked.
+    pub(super) fn tokens(self, vocab: &Vocab, ids: &[Token]) -> Vec<Token> {
+        let mut tokens = ids[self.start..self.end - 1].to_vec();
+        if vocab.adds_bos()
+            && let Some(bos) = vocab.bos()
+        {
+            tokens[0] = bos;
+        }
+        tokens
+    }
+
+    /// Feeds the window to an empty session and hands over each row of logits with the index
+    /// of the token it predicts.
+    pub(super) fn feed(
+        self,
+        session: &mut Session,
+        ids: &[Token],
+        on_row: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let Window { start, first, .. } = self;
+        let tokens = self.tokens(session.model().vocab(), ids);
+        session.reset();
+        let unseen = first - 1 - start;
+        session.feed(0, &tokens[..unseen], Want::None, &mut |_, _| {})?;
+        session.feed(0, &tokens[unseen..], Want::All, &mut |i, logits| {
+            on_row(first + i, logits);
+        })?;
+        Ok(())
+    }
+}
+
+/// A token of a text, judged by what is before it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scored {
+    /// The token.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+    /// Natural logarithm of its probability; none for the first.
+    pub logprob: Option<f64>,
+    /// Its place among all tokens, from 1; none for the first.
+    pub rank: Option<usize>,
+}
+
+impl Scored {
+    /// Its surprisal in bits.
+    pub fn surprisal_bits(&self) -> Option<f64> {
+        self.logprob.map(|logprob| bits(-logprob))
+    }
+}
+
+/// A text, judged.
+#[derive(Debug, Clone, Serialize)]
+pub struct Score {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Scored>,
+    /// Natural logarithm of the probability of all tokens but the first.
+    pub total_logprob: f64,
+    /// Mean surprisal of a scored token.
+    pub bits_per_token: f64,
+    /// Surprisal of the scored tokens per byte of their text.
+    pub bits_per_byte: f64,
+    /// exp of the mean of -logprob.
+    pub perplexity: f64,
+    /// Tokens that were scored.
+    pub n_scored: usize,
+    /// How it was read.
+    pub windows: Windows,
+    /// Whether it was read to the end.
+    pub complete: bool,
+}
+
+/// Judges a text. `on_progress` is told how many tokens are done. A session whose
+/// [`Cancel`](modelve_runtime::Cancel) is set ends the work early: what is done is returned, and
+/// [`Score::complete`] is false.
+///
+/// # Errors
+/// [`Error::TextTooShort`], [`Error::Window`]; a window that does not fit the session.
+pub fn score(
+    session: &mut Session,
+    text: &Prompt,
+    windows: Windows,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Score> {
+    windows.check()?;
+    let ids = &text.ids;
+    let n = ids.len();
+    if n < 2 {
+        return Err(Error::TextTooShort);
+    }
+    let mut scores: Vec<Option<(f64, usize)>> = vec![None; n];
+    let mut complete = true;
+    for window in windows.over(n) {
+        let result = window.feed(session, ids, &mut |target, logits| {
+            let distribution = Distribution::new(logits);
+            let id = ids[target];
+            scores[target] = Some((distribution.logprob(id), distribution.rank(id)));
+            on_progress(target + 1);
+        });
+        match result {
+            Err(Error::Runtime(RuntimeError::Cancelled)) => {
+                complete = false;
+                break;
+            }
+            result => result?,
+        }
+    }
+    Ok(summary(session, text, scores, windows, complete))
+}
+
+fn summary(
+    session: &Session,
+    text: &Prompt,
+    scores: Vec<Option<(f64, usize)>>,
+    windows: Windows,
+    complete: bool,
+) -> Score {
+    let vocab = session.model().vocab();
+    let mut total = 0.0;
+    let (mut n_scored, mut bytes) = (0usize, 0usize);
+    let mut tokens = Vec::with_capacity(scores.len());
+    for (&id, score) in text.ids.iter().zip(scores) {
+        if let Some((logprob, _)) = score {
+            total += logprob;
+            n_scored += 1;
+            bytes += vocab.piece(id, true).map_or(0, |piece| piece.len());
+        }
+        tokens.push(Scored {
+            id,
+            piece: piece(vocab, id),
+            logprob: score.map(|s| s.0),
+            rank: score.map(|s| s.1),
+        });
+    }
+    let per = |n: usize| bits(-total) / n.max(1) as f64;
+    Score {
+        text: text.text.clone(),
+        tokens,
+        total_logprob: total,
+        bits_per_token: per(n_scored),
+        bits_per_byte: per(bytes),
+        perplexity: (-total / n_scored.max(1) as f64).exp(),
+        n_scored,
+        windows,
+        complete,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_but_the_first_is_scored_once() {
+        for (size, stride) in [(8, 4), (8, 7), (8, 1), (2, 1), (100, 50)] {
+            let windows = Windows { size, stride };
+            windows.check().unwrap();
+            for n in 0..40 {
+                let mut next = 1;
+                for (i, window) in windows.over(n).enumerate() {
+                    assert_eq!(window.first, next);
+                    assert!(window.start < window.first && window.first < window.end);
+                    assert!(window.end - window.start <= size);
+                    assert!(i == 0 || window.first - window.start >= size - stride);
+                    next = window.end;
+                }
+                assert_eq!(next, n.max(1));
+            }
+        }
+        for (size, stride) in [(8, 0), (8, 8), (0, 0), (1, 1)] {
+            assert!(Windows { size, stride }.check().is_err());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The likeliest continuations as a tree.
+
+use serde::Serialize;
+
+use super::math::Distribution;
+use super::next::Next;
+use super::{Choice, Error, Result};
+use modelve_runtime::{Entry, Session, Token, Vocab, Want};
+
+/// A continuation by one token, and how it goes on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Branch {
+    /// The token, with its probability after those above it.
+    #[serde(flatten)]
+    pub choice: Choice,
+    /// Natural logarithm of the probability of all tokens from the root to here.
+    pub joint_logprob: f64,
+    /// The continuations, likeliest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<Branch>,
+}
+
+/// A tree has at most so many nodes.
+pub const MOST_NODES: usize = 4096;
+
+/// Depth and width of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens from the root to a leaf.
+    pub depth: usize,
+    /// Branches of a node.
+    pub width: usize,
+}
+
+impl Shape {
+    /// Sequences and tokens that [`tree`] needs in a session besides the prompt's: `(sequences,
+    /// tokens)`.
+    pub fn room(self) -> (u32, u32) {
+        let room = (self.depth.saturating_sub(1)).saturating_mul(self.width);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        (room.saturating_add(1), room)
+    }
+
+    /// # Errors
+    /// [`Error::Tree`] if there are no nodes, or more than [`MOST_NODES`].
+    pub fn check(self) -> Result<()> {
+        let mut nodes = 0usize;
+        let mut level = 1usize;
+        for _ in 0..self.depth.min(64) {
+            level = level.saturating_mul(self.width);
+            nodes = nodes.saturating_add(level);
+        }
+        let (sequences, _) = self.room();
+        if nodes == 0 || nodes > MOST_NODES || self.depth > 64 || sequences > 256 {
+            return Err(Error::Tree {
+                depth: self.depth,
+                width: self.width,
+                nodes,
+                most: MOST_NODES,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Walks the `width` likeliest tokens at every node down to `depth`. The branches of a node are
+/// computed in one batch and share the cache of what is above them. The root is what
+/// [`next`](super::next::next) said, whose prompt is still in the session; the session needs
+/// [`Shape::room`] besides.
+///
+/// # Errors
+/// [`Error::Tree`]; a session with too little room.
+pub fn tree(session: &mut Session, root: &Next, shape: Shape) -> Result<Vec<Branch>> {
+    shape.check()?;
+    if session.len(0) != root.ids.len() {
+        // A memory that could not be taken back after candidates: begin again.
+        session.reset();
+        session.feed(0, &root.ids, Want::None, &mut |_, _| {})?;
+    }
+    let model = session.model().clone();
+    grow(session, model.vocab(), shape, 0, 0, 0.0, &root.logits)
+}
+
+/// The branches below the node that sequence `seq` ends with, which is `above` tokens down.
+fn grow(
+    session: &mut Session,
+    vocab: &Vocab,
+    shape: Shape,
+    above: usize,
+    seq: u32,
+    joint: f64,
+    logits: &[f32],
+) -> Result<Vec<Branch>> {
+    let choices = Choice::top(vocab, &Distribution::new(logits), shape.width);
+    let mut branches: Vec<Branch> = choices
+        .into_iter()
+        .map(|choice| Branch {
+            joint_logprob: joint + choice.logprob,
+            choice,
+            branches: Vec::new(),
+        })
+        .collect();
+    if above + 1 == shape.depth {
+        return Ok(branches);
+    }
+    let first = 1 + (above * shape.width) as u32;
+    let mut entries = Vec::with_capacity(branches.len());
+    let mut open: Vec<usize> = Vec::with_capacity(branches.len());
+    for (i, branch) in branches.iter().enumerate() {
+        let token: Token = branch.choice.id;
+        // After the end of the text nothing follows.
+        if vocab.is_end(token) {
+            continue;
+        }
+        let own = first + i as u32;
+        session.fork(seq, own, session.len(seq));
+        entries.push(Entry {
+            seq: own,
+            token,
+            output: true,
+        });
+        open.push(i);
+    }
+    if entries.is_empty() {
+        return Ok(branches);
+    }
+    let mut rows = vec![Vec::new(); entries.len()];
+    session.step(&entries, &mut |i, logits| rows[i] = logits.to_vec())?;
+    for ((i, entry), row) in open.into_iter().zip(&entries).zip(rows) {
+        let joint = branches[i].joint_logprob;
+        branches[i].branches = grow(session, vocab, shape, above + 1, entry.seq, joint, &row)?;
+        session.truncate(entry.seq, 0);
+    }
+    Ok(branches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_without_end_are_refused() {
+        let check = |depth, width| Shape { depth, width }.check().is_ok();
+        assert!(check(1, 1) && check(3, 5) && check(6, 3) && check(1, 200));
+        assert!(!check(0, 3) && !check(3, 0) && !check(12, 3) && !check(usize::MAX, 1));
+        assert_eq!(Shape { depth: 3, width: 4 }.room(), (9, 8));
+    }
+}

@@ -1,0 +1,454 @@
+//! The encoder: checks once per call, then batches of weights through one kernel.
+
+use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch, Weighing};
+use super::input::{Input, repeat_from};
+use super::lanes::Dispatch;
+use super::narrow::Narrow;
+use super::{Error, Isa, SourceType, agree, expect_length, ggml_ffi, row_bytes};
+use super::{k_affine, k_symmetric, legacy, nonlinear};
+use modelve_gguf::GgmlType;
+use std::marker::PhantomData;
+
+/// Encodes rows to one tensor type. It owns its scratch: make one per thread and keep it.
+pub struct Encoder {
+    ty: GgmlType,
+    /// For widening and narrowing, and for the blocks if `own`.
+    isa: Isa,
+    /// Is there an encoder of our own, and does it agree with ggml here?
+    own: bool,
+    x: Box<[f32; BATCH]>,
+    importance: Box<[f32; BATCH]>,
+    row_square: Box<[f32; BATCH / BLOCK]>,
+    scratch: Box<Scratch>,
+    /// Rows as f32 for ggml; mean squares of rows for the older formats' importances.
+    rows: Vec<f32>,
+}
+
+/// An encoder of our own.
+#[derive(Clone, Copy)]
+struct Own {
+    run: fn(Isa, Batch<'_>, &mut Scratch, &mut [u8]),
+    weighing: Weighing,
+}
+
+fn own<T: Format>() -> Own {
+    Own {
+        run: |isa, batch, scratch, out| {
+            isa.dispatch(Encode::<T> {
+                batch,
+                scratch,
+                out,
+                format: PhantomData,
+            });
+        },
+        weighing: T::WEIGHING,
+    }
+}
+
+/// The formats that we encode ourselves.
+fn own_format(ty: GgmlType) -> Option<Own> {
+    Some(match ty {
+        GgmlType::Q4_0 => own::<legacy::Q40>(),
+        GgmlType::Q4_1 => own::<legacy::Q41>(),
+        GgmlType::Q5_0 => own::<legacy::Q50>(),
+        GgmlType::Q5_1 => own::<legacy::Q51>(),
+        GgmlType::Q8_0 => own::<legacy::Q80>(),
+        GgmlType::Q2_K => own::<k_affine::Q2K>(),
+        GgmlType::Q3_K => own::<k_symmetric::Q3K>(),
+        GgmlType::Q4_K => own::<k_affine::Q4K>(),
+        GgmlType::Q5_K => own::<k_affine::Q5K>(),
+        GgmlType::Q6_K => own::<k_symmetric::Q6K>(),
+        GgmlType::IQ4_NL => own::<nonlinear::Iq4Nl>(),
+        GgmlType::IQ4_XS => own::<nonlinear::Iq4Xs>(),
+        _ => return None,
+    })
+}
+
+/// Do the weights of this type go without blocks?
+fn is_plain(ty: GgmlType) -> bool {
+    [GgmlType::F32, GgmlType::F16, GgmlType::BF16].contains(&ty)
+}
+
+impl Encoder {
+    /// An encoder to `ty` for this CPU ([`Isa::detect`]).
+    ///
+    /// The first for a type compares our encoder with ggml's on a few fixed blocks; where they
+    /// differ, as they may if ggml was compiled to fuse multiplications with additions, ggml's is
+    /// used.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn new(ty: GgmlType) -> Result<Self, Error> {
+        let mut encoder = Self::with_isa(ty, Isa::detect())?;
+        encoder.own = encoder.own && agree::with_ggml(ty, encoder.isa);
+        Ok(encoder)
+    }
+
+    /// An encoder to `ty` by an instruction set of choice, without the comparison.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::Isa`].
+    pub fn with_isa(ty: GgmlType, isa: Isa) -> Result<Self, Error> {
+        if !is_plain(ty) && !ggml_ffi::encodes(ty) {
+            return Err(Error::Unsupported(ty));
+        }
+        if !isa.is_available() {
+            return Err(Error::Isa(isa));
+        }
+        Ok(Encoder {
+            ty,
+            isa,
+            own: own_format(ty).is_some(),
+            x: Box::new([0.0; BATCH]),
+            importance: Box::new([0.0; BATCH]),
+            row_square: Box::new([0.0; BATCH / BLOCK]),
+            scratch: Scratch::new(),
+            rows: Vec::new(),
+        })
+    }
+
+    /// An encoder to `ty` that calls ggml, to compare with.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn by_ggml(ty: GgmlType) -> Result<Self, Error> {
+        let mut encoder = Self::with_isa(ty, Isa::detect())?;
+        encoder.own = false;
+        Ok(encoder)
+    }
+
+    /// The type encoded to.
+    pub fn ty(&self) -> GgmlType {
+        self.ty
+    }
+
+    /// What encodes: an instruction set of our own encoders, or `ggml`.
+    pub fn kernel(&self) -> &'static str {
+        if self.own || is_plain(self.ty) {
+            self.isa.name()
+        } else {
+            "ggml"
+        }
+    }
+
+    /// Encodes whole rows of `n_per_row` weights.
+    ///
+    /// `src` holds the rows as `source`, little-endian; `dst` is exactly as long as their blocks.
+    /// `imatrix` holds one importance per column. On [`Error::Overflow`] `dst` is written all the
+    /// same; after any other error its contents are unspecified.
+    ///
+    /// # Errors
+    /// [`Error::RowLength`], [`Error::Length`], [`Error::NeedsImatrix`], [`Error::Importance`],
+    /// [`Error::NonFinite`], [`Error::Overflow`]; the first in the order of the weights.
+    pub fn encode_rows(
+        &mut self,
+        source: SourceType,
+        src: &[u8],
+        n_per_row: usize,
+        imatrix: Option<&[f32]>,
+        dst: &mut [u8],
+    ) -> Result<(), Error> {
+        let row_bytes = row_bytes(self.ty, n_per_row)?;
+        let source_bytes = n_per_row.saturating_mul(source.bytes());
+        let rows = src.len() / source_bytes;
+        expect_length("the weights", src.len(), rows * source_bytes)?;
+        expect_length("the blocks", dst.len(), rows * row_bytes)?;
+        if let Some(imatrix) = imatrix {
+            expect_length("the importance matrix", imatrix.len(), n_per_row)?;
+            let bad = |value: &f32| !(value.is_finite() && *value >= 0.0);
+            if let Some(column) = imatrix.iter().position(bad) {
+                return Err(Error::Importance {
+                    column,
+                    value: imatrix[column],
+                });
+            }
+        } else if ggml_ffi::requires_imatrix(self.ty) {
+            return Err(Error::NeedsImatrix(self.ty));
+        }
+        let input = Input {
+            source,
+            src,
+            n_per_row,
+        };
+        if is_plain(self.ty) {
+            self.convert(input, dst)
+        } else {
+            match own_format(self.ty).filter(|_| self.own) {
+                Some(own) => self.encode_batches(input, imatrix, dst, own)?,
+                None => self.encode_by_ggml(input, imatrix, dst)?,
+            }
+            self.check_scales(n_per_row, dst)
+        }
+    }
+
+    fn encode_batches(
+        &mut self,
+        input: Input<'_>,
+        imatrix: Option<&[f32]>,
+        dst: &mut [u8],
+        own: Own,
+    ) -> Result<(), Error> {
+        let block = self.ty.block_size().unwrap_or(1) as usize;
+        let block_bytes = self.ty.block_bytes().unwrap_or(1) as usize;
+        let n_per_row = input.n_per_row;
+        let imatrix = imatrix.filter(|_| own.weighing != Weighing::Ignored);
+        let by_row = imatrix.is_some() && own.weighing == Weighing::ByRow;
+        if by_row {
+            self.measure_rows(input)?;
+        }
+        let mut at = 0;
+        for out in dst.chunks_mut(BATCH / block * block_bytes) {
+            let len = out.len() / block_bytes * block;
+            input.widen(self.isa, at, &mut self.x[..len])?;
+            self.x[len..].fill(0.0);
+            if let Some(imatrix) = imatrix {
+                repeat_from(imatrix, at % n_per_row, &mut self.importance[..len]);
+            }
+            if by_row {
+                for (b, square) in self.row_square[..len / BLOCK].iter_mut().enumerate() {
+                    *square = self.rows[(at + b * BLOCK) / n_per_row];
+                }
+            }
+            let batch = Batch {
+                x: &self.x,
+                importance: imatrix.map(|_| &*self.importance),
+                row_square: &self.row_square,
+                len,
+            };
+            (own.run)(self.isa, batch, &mut self.scratch, out);
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Mean squares of the rows, each summed in order, to `self.rows`.
+    fn measure_rows(&mut self, input: Input<'_>) -> Result<(), Error> {
+        let (n, rows) = (input.n_per_row, input.rows());
+        self.rows.clear();
+        for first in (0..rows).step_by(BATCH / SUPER) {
+            let count = (rows - first).min(BATCH / SUPER);
+            let mut sums = [0.0; BATCH / SUPER];
+            for at in (0..n).step_by(SUPER) {
+                let columns = SUPER.min(n - at);
+                for (row, x) in self.x.as_chunks_mut::<SUPER>().0[..count]
+                    .iter_mut()
+                    .enumerate()
+                {
+                    input.widen(self.isa, (first + row) * n + at, &mut x[..columns])?;
+                }
+                self.isa.dispatch(AddSquares {
+                    x: &self.x,
+                    columns,
+                    sums: &mut sums,
+                });
+            }
+            self.rows
+                .extend(sums[..count].iter().map(|sum| sum / n as f32));
+        }
+        Ok(())
+    }
+
+    /// To f32, f16 or bf16.
+    fn convert(&mut self, input: Input<'_>, dst: &mut [u8]) -> Result<(), Error> {
+        let bytes = self.ty.block_bytes().unwrap_or(1) as usize;
+        let mut overflow = None;
+        for (b, out) in dst.chunks_mut(BATCH * bytes).enumerate() {
+            let x = &mut self.x[..out.len() / bytes];
+            input.widen(self.isa, b * BATCH, x)?;
+            if self.ty == GgmlType::F32 {
+                for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+                    *out = x.to_le_bytes();
+                }
+                continue;
+            }
+            let bf16 = self.ty == GgmlType::BF16;
+            if !self.isa.dispatch(Narrow { x, bf16, out }) {
+                let exponent = if bf16 { 0x7f80 } else { 0x7c00 };
+                let halves = out.as_chunks::<2>().0;
+                let infinite = |h: &[u8; 2]| u16::from_le_bytes(*h) & exponent == exponent;
+                let at = b * BATCH + halves.iter().position(infinite).unwrap_or(0);
+                overflow.get_or_insert(at);
+            }
+        }
+        match overflow {
+            Some(at) => Err(self.overflow(at, input.n_per_row)),
+            None => Ok(()),
+        }
+    }
+
+    /// Rows by ggml, as many at a time as make a batch.
+    fn encode_by_ggml(
+        &mut self,
+        input: Input<'_>,
+        imatrix: Option<&[f32]>,
+        dst: &mut [u8],
+    ) -> Result<(), Error> {
+        let row_bytes = row_bytes(self.ty, input.n_per_row)?;
+        let rows = (BATCH / input.n_per_row).max(1);
+        for (group, out) in dst.chunks_mut(rows * row_bytes).enumerate() {
+            self.rows
+                .resize(out.len() / row_bytes * input.n_per_row, 0.0);
+            input.widen(self.isa, group * rows * input.n_per_row, &mut self.rows)?;
+            ggml_ffi::quantize(self.ty, &self.rows, input.n_per_row, imatrix, out)?;
+        }
+        Ok(())
+    }
+
+    /// Are the f16 in the header of each block finite? What llama.cpp's `ggml_validate_row_data`
+    /// asks of a row.
+    fn check_scales(&self, n_per_row: usize, blocks: &[u8]) -> Result<(), Error> {
+        let Some(info) = self.ty.info() else {
+            return Ok(());
+        };
+        let at: &[usize] = match self.ty {
+            GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+            GgmlType::Q2_K => &[80, 82],
+            GgmlType::Q3_K => &[108],
+            GgmlType::Q6_K => &[208],
+            GgmlType::TQ1_0 => &[52],
+            GgmlType::TQ2_0 => &[64],
+            // Their scales are no f16, or are spread over the block.
+            GgmlType::MXFP4 | GgmlType::NVFP4 | GgmlType::IQ1_M => &[],
+            _ => &[0],
+        };
+        let infinite = |block: &[u8]| at.iter().any(|&at| block[at + 1] & 0x7c == 0x7c);
+        match blocks
+            .chunks_exact(info.block_bytes as usize)
+            .position(infinite)
+        {
+            Some(block) => Err(self.overflow(block * info.block_size as usize, n_per_row)),
+            None => Ok(()),
+        }
+    }
+
+    fn overflow(&self, at: usize, n_per_row: usize) -> Error {
+        Error::Overflow {
+            ty: self.ty,
+            row: at / n_per_row,
+            column: at % n_per_row,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(x: &[f32]) -> Vec<u8> {
+        x.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn own_encoders_are_in_use_where_ggml_does_not_fuse() {
+        if !cfg!(target_arch = "x86_64") {
+            return;
+        }
+        for info in GgmlType::all()
+            .iter()
+            .filter(|info| own_format(info.ty).is_some())
+        {
+            let encoder = Encoder::new(info.ty).unwrap();
+            assert_eq!(encoder.kernel(), Isa::detect().name(), "{}", info.name);
+        }
+        assert_eq!(Encoder::new(GgmlType::TQ1_0).unwrap().kernel(), "ggml");
+    }
+
+    #[test]
+    fn rejects_a_weight_that_is_not_finite_and_says_where() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![0.25; 2 * 6144];
+            x[6144 + 4100] = value;
+            for ty in [
+                GgmlType::Q4_K,
+                GgmlType::Q8_0,
+                GgmlType::F16,
+                GgmlType::F32,
+                GgmlType::TQ1_0,
+            ] {
+                let mut encoder = Encoder::new(ty).unwrap();
+                let mut out = vec![0; 2 * row_bytes(ty, 6144).unwrap()];
+                let error = encoder.encode_rows(SourceType::F32, &bytes(&x), 6144, None, &mut out);
+                let Err(Error::NonFinite {
+                    row: 1,
+                    column: 4100,
+                    value: found,
+                }) = error
+                else {
+                    panic!("{ty}: {error:?}");
+                };
+                assert_eq!(found.to_bits(), value.to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn rejects_scales_beyond_f16_and_says_where() {
+        let mut x = vec![0.25; 3 * 512];
+        x[512 + 300] = 1e9;
+        for (ty, column) in [
+            (GgmlType::Q4_K, 256),
+            (GgmlType::Q8_0, 288),
+            (GgmlType::F16, 300),
+            (GgmlType::Q6_K, 256),
+        ] {
+            let mut encoder = Encoder::new(ty).unwrap();
+            let mut out = vec![0; 3 * row_bytes(ty, 512).unwrap()];
+            let error = encoder.encode_rows(SourceType::F32, &bytes(&x), 512, None, &mut out);
+            assert_eq!(error, Err(Error::Overflow { ty, row: 1, column }));
+        }
+    }
+
+    #[test]
+    fn rejects_slices_of_the_wrong_length() {
+        let mut encoder = Encoder::new(GgmlType::Q4_K).unwrap();
+        let x = bytes(&[0.0; 512]);
+        let mut out = [0; 288];
+        let mut encode = |src: &[u8], n, imatrix: Option<&[f32]>, out: &mut [u8]| {
+            encoder.encode_rows(SourceType::F32, src, n, imatrix, out)
+        };
+        assert!(matches!(
+            encode(&x, 128, None, &mut out),
+            Err(Error::RowLength { .. })
+        ));
+        assert!(matches!(
+            encode(&x, 0, None, &mut out),
+            Err(Error::RowLength { .. })
+        ));
+        assert!(matches!(
+            encode(&x[4..], 512, None, &mut out),
+            Err(Error::Length { .. })
+        ));
+        assert!(matches!(
+            encode(&x, 512, None, &mut out[1..]),
+            Err(Error::Length { .. })
+        ));
+        assert!(matches!(
+            encode(&x, 512, Some(&[1.0]), &mut out),
+            Err(Error::Length { .. })
+        ));
+        let negative = [-1.0; 512];
+        assert!(matches!(
+            encode(&x, 512, Some(&negative), &mut out),
+            Err(Error::Importance { column: 0, .. })
+        ));
+        assert_eq!(encode(&x, 512, None, &mut out), Ok(()));
+        assert_eq!(encode(&[], 512, None, &mut []), Ok(()));
+    }
+
+    #[test]
+    fn rejects_types_without_an_encoder() {
+        assert_eq!(
+            Encoder::new(GgmlType::I8).err(),
+            Some(Error::Unsupported(GgmlType::I8))
+        );
+        assert_eq!(
+            Encoder::new(GgmlType(99)).err(),
+            Some(Error::Unsupported(GgmlType(99)))
+        );
+        let mut encoder = Encoder::new(GgmlType::IQ2_XXS).unwrap();
+        let x = bytes(&[0.1; 256]);
+        let mut out = [0; 66];
+        let error = encoder.encode_rows(SourceType::F32, &x, 256, None, &mut out);
+        assert_eq!(error, Err(Error::NeedsImatrix(GgmlType::IQ2_XXS)));
+    }
+}

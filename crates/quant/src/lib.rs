@@ -1,0 +1,153 @@
+//! Which type for which tensor, and rows of weights to blocks of that type, with the bytes
+//! that llama.cpp would write.
+//!
+//! [`Encoder`] is the way in. The formats in wide use have encoders of our own, ten times as fast
+//! as ggml's and compared with them bit by bit when an encoder is made; all else goes to ggml.
+//!
+//! - [`mix`]: recipes, and the types they give to tensors
+//! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its rows
+//! - `agree`: the comparison with ggml that precedes the choice
+//! - `lanes`: vectors of f32 on AVX-512, AVX2, NEON and plain Rust
+//! - `fit`: the searches, one lane per sub-block
+//! - `k_affine`, `k_symmetric`, `legacy`, `nonlinear`: the block formats
+//! - `narrow`: to and from f32, f16 and bf16
+//! - `ggml_ffi`: the calls into ggml
+
+mod agree;
+mod batch;
+mod encode;
+mod fit;
+mod float16;
+mod ggml_ffi;
+mod input;
+mod k_affine;
+mod k_symmetric;
+mod lanes;
+mod legacy;
+pub mod mix;
+mod narrow;
+mod nonlinear;
+
+pub use encode::Encoder;
+pub use modelve_base::isa::Isa;
+
+use modelve_gguf::GgmlType;
+
+/// How the weights of a source row are stored, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceType {
+    /// IEEE single, 4 bytes.
+    F32,
+    /// IEEE half, 2 bytes.
+    F16,
+    /// The upper half of a single, 2 bytes.
+    Bf16,
+}
+
+impl SourceType {
+    /// Bytes of one weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            SourceType::F32 => 4,
+            SourceType::F16 | SourceType::Bf16 => 2,
+        }
+    }
+}
+
+/// What can go wrong between rows and blocks. Rows and columns count from 0 within the call.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// ggml has no quantizer (or no dequantizer) for the type, or the number names no type.
+    #[error("{0} is not a type that weights can be converted to or from")]
+    Unsupported(GgmlType),
+    /// The type's search is meaningless without importances.
+    #[error("{0} needs an importance matrix")]
+    NeedsImatrix(GgmlType),
+    /// A row must be a whole number of blocks, and at least one.
+    #[error("a row of {weights} weights is not a whole number of {ty} blocks")]
+    RowLength {
+        /// The type.
+        ty: GgmlType,
+        /// Weights in the row.
+        weights: usize,
+    },
+    /// A slice of another size than rows and type ask for.
+    #[error("{what} should have length {expected}, not {actual}")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Its length.
+        actual: usize,
+        /// What it should be.
+        expected: usize,
+    },
+    /// A weight is NaN or infinite.
+    #[error("weight {value} in row {row}, column {column}")]
+    NonFinite {
+        /// Row.
+        row: usize,
+        /// Column.
+        column: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// A block's f16 scale or offset, or an f16 weight, would be infinite. The bytes are written
+    /// all the same, as llama.cpp writes them before it refuses them.
+    #[error("weights in row {row} from column {column} on are too large for {ty}")]
+    Overflow {
+        /// The type.
+        ty: GgmlType,
+        /// Row.
+        row: usize,
+        /// First column of the block.
+        column: usize,
+    },
+    /// An importance is NaN, infinite or negative.
+    #[error("importance {value} of column {column}")]
+    Importance {
+        /// Column.
+        column: usize,
+        /// The importance.
+        value: f32,
+    },
+    /// The CPU lacks an instruction set that was asked for.
+    #[error("this CPU does not have {0}")]
+    Isa(Isa),
+}
+
+/// Decodes blocks of `ty` to as many weights as `dst` holds, by ggml.
+///
+/// # Errors
+/// [`Error::Unsupported`], [`Error::RowLength`], or [`Error::Length`] if `src` is not exactly the
+/// blocks of `dst.len()` weights.
+pub fn dequantize_rows(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), Error> {
+    if ty == GgmlType::F32 {
+        expect_length("the weights", src.len(), dst.len() * 4)?;
+        for (to, from) in dst.iter_mut().zip(src.as_chunks::<4>().0) {
+            *to = f32::from_le_bytes(*from);
+        }
+        return Ok(());
+    }
+    ggml_ffi::dequantize(ty, src, dst)
+}
+
+/// Bytes of a row of `n` weights.
+fn row_bytes(ty: GgmlType, n: usize) -> Result<usize, Error> {
+    let bytes = ty.row_bytes(n as u64).filter(|_| n > 0);
+    bytes
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or(Error::RowLength { ty, weights: n })
+}
+
+/// Is a slice as long as it should be?
+fn expect_length(what: &'static str, actual: usize, expected: usize) -> Result<(), Error> {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(Error::Length {
+            what,
+            actual,
+            expected,
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! llama.cpp as a library: load a model, tokenize, compute, sample, and watch it do so.
+//!
+//! - [`Model`]: a GGUF file's weights and vocabulary, loaded once and shared by threads.
+//! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
+//!   wants to look inside, an [`Observer`] of the graph's tensors.
+//!
+//! - [`complete`]: texts from prompts, many at once.
+//!
+//! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use modelve_runtime::{
+//!     Event, LoadOptions, Model, Options, Result, Session, Settings, Want, complete, likeliest,
+//! };
+//!
+//! fn main() -> Result<()> {
+//!     let model = Model::load(Path::new("phi3.gguf"), &LoadOptions::default())?;
+//!     let prompt = model.vocab().tokenize("Today is", true, false)?;
+//!
+//!     // A completion, with a callback per token.
+//!     let options = Options { max_tokens: 16, ..Options::default() };
+//!     complete(&model, vec![prompt.clone()], &options, &mut |event| {
+//!         if let Event::Token { text, .. } = event {
+//!             print!("{text}");
+//!         }
+//!         ControlFlow::Continue(())
+//!     })?;
+//!
+//!     // What the model expects at every place of the prompt.
+//!     let mut session = Session::new(&model, &Settings { n_ctx: 256, ..Settings::default() })?;
+//!     session.feed(0, &prompt, Want::All, &mut |i, logits| {
+//!         println!("after token {i}: {:?}", likeliest(logits, 3));
+//!     })?;
+//!     Ok(())
+//! }
+//! ```
+
+pub mod backends;
+mod batch;
+mod cancel;
+pub mod chat;
+mod check;
+mod completion;
+pub mod context;
+mod error;
+mod ffi;
+mod generate;
+mod grammar;
+pub mod host;
+mod log;
+mod model;
+mod observe;
+mod params;
+mod plan;
+mod sampling;
+mod session;
+mod settings;
+mod start;
+pub mod text;
+mod vocab;
+pub mod weights;
+
+pub use cancel::Cancel;
+pub use check::{Facts, StopTokens};
+pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
+pub use error::{Error, Refusal, Result, Token};
+pub use ffi::{devices, on_abort, system_info};
+pub use generate::complete;
+pub use grammar::Grammar;
+pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
+pub use observe::{NamedTensor, Observer};
+pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
+pub use session::{Entry, Session, Want};
+pub use settings::{FlashAttention, KvType, Settings};
+pub use start::{Starting, own_kernels, start_ahead};
+pub use vocab::Vocab;

@@ -1,0 +1,330 @@
+//! A model, loaded once and shared.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use llama_cpp_2::model::LlamaModel;
+
+use super::cancel::Cancel;
+use super::check::{self, Facts};
+use super::error::{Error, Result};
+use super::ffi;
+use super::params::{Extent, LoadParams};
+use super::settings::CONTEXT_STEP;
+use super::vocab::Vocab;
+use modelve_gguf::Gguf;
+
+/// Where weights lie while they are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weights {
+    /// In the mapped file, as they are: nothing to do at load.
+    #[default]
+    Mapped,
+    /// In a copy rearranged for the CPU's kernels: seconds at load, faster for some types.
+    Repacked,
+}
+
+/// How many layers go to a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuLayers {
+    /// As many as fit, if this build has a GPU backend and the machine a GPU.
+    #[default]
+    Auto,
+    /// All of them.
+    All,
+    /// This many.
+    Count(u32),
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Whether to repack weights.
+    pub weights: Weights,
+    /// Layers for the GPU.
+    pub gpu_layers: GpuLayers,
+    /// The device to use, by name; none: the first choice of llama.cpp.
+    pub device: Option<String>,
+    /// Bytes to leave free on a GPU for the KV cache when `gpu_layers` is `Auto`.
+    pub gpu_reserve: u64,
+    /// Stops the load.
+    pub cancel: Cancel,
+}
+
+/// A loaded model. Clones share it, and threads may: each makes its own
+/// [`Session`](super::Session).
+#[derive(Clone)]
+pub struct Model {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub raw: Arc<LlamaModel>,
+    vocab: Vocab,
+    path: PathBuf,
+    facts: Facts,
+    rope: Option<Rope>,
+    weights: Weights,
+    gpu_layers: u32,
+    device: String,
+    load_time: Duration,
+}
+
+/// A model with two sets of RoPE factors: the short ones are for texts of up to `original`
+/// tokens, the long ones for longer texts. llama.cpp chooses by the size of the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rope {
+    /// The longest text for the short factors, in tokens.
+    pub original: u32,
+    /// The largest context that llama.cpp computes with the short factors: `original` rounded
+    /// up to the 256 tokens contexts come in.
+    pub short_context: u32,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Reads and checks the header of a GGUF file: what [`Model::load_checked`] goes by, and
+    /// what a context will cost, before anything is loaded.
+    ///
+    /// # Errors
+    /// The file is no GGUF, or llama.cpp would fail on it.
+    pub fn inspect(path: &Path) -> Result<Checked> {
+        let gguf = Gguf::open(path)?;
+        let facts = check::model(path, &gguf)?;
+        Ok(Checked {
+            path: path.to_owned(),
+            gguf,
+            facts,
+        })
+    }
+
+    /// Loads a GGUF file.
+    ///
+    /// # Errors
+    /// See [`Model::inspect`]; a device that this build lacks; [`Error::Cancelled`].
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        Self::load_checked(Self::inspect(path)?, options)
+    }
+
+    /// Loads a file that was inspected.
+    ///
+    /// # Errors
+    /// See [`Model::load`].
+    pub fn load_checked(checked: Checked, options: &LoadOptions) -> Result<Model> {
+        let start = Instant::now();
+        let Checked { path, gguf, facts } = checked;
+        let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
+        let rope = facts.rope_boundary.map(|original| Rope {
+            original,
+            short_context: (original.max(1))
+                .checked_next_multiple_of(CONTEXT_STEP)
+                .unwrap_or(u32::MAX - CONTEXT_STEP + 1),
+        });
+        // llama.cpp compares the boundary with the padded size of the context: a boundary
+        // between two steps is moved up to the next, and sessions stop at the true one.
+        let overrides: Vec<(String, i64)> = rope
+            .filter(|rope| rope.short_context != rope.original)
+            .map(|rope| {
+                let key = format!("{}.rope.scaling.original_context_length", facts.arch);
+                (key, i64::from(rope.short_context))
+            })
+            .into_iter()
+            .collect();
+        let cancel = options.cancel.clone();
+        let raw = loop {
+            let raw = ffi::load_model(
+                &path,
+                &gguf,
+                LoadParams {
+                    extent: Extent::Everything,
+                    repack: options.weights == Weights::Repacked,
+                    gpu_layers,
+                    device: options.device.as_deref(),
+                    overrides: &overrides,
+                    progress: &mut |_| !cancel.is_set(),
+                },
+            );
+            // What a device calls free it may not give: then half as many layers are tried.
+            match &raw {
+                Err(error) if gpu_layers > 0 && fewer_may_do(options, error) => {
+                    tracing::warn!("{gpu_layers} layers do not fit on {device}: {error}");
+                    gpu_layers /= 2;
+                }
+                _ => break raw,
+            }
+        };
+        if gpu_layers == 0 {
+            device = "CPU".to_owned();
+        }
+        if options.cancel.is_set() {
+            return Err(Error::Cancelled);
+        }
+        let raw = Arc::new(raw?);
+        let vocab = Vocab::new(Arc::clone(&raw), &facts);
+        let inner = Inner {
+            raw,
+            vocab,
+            path,
+            facts,
+            rope,
+            weights: options.weights,
+            gpu_layers,
+            device,
+            load_time: start.elapsed(),
+        };
+        Ok(Model {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The model's vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        &self.inner.vocab
+    }
+
+    /// What the file says about the model.
+    pub fn facts(&self) -> &Facts {
+        &self.inner.facts
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Where the RoPE factors change, if they do.
+    pub fn rope(&self) -> Option<Rope> {
+        self.inner.rope
+    }
+
+    /// Where the weights lie.
+    pub fn weights(&self) -> Weights {
+        self.inner.weights
+    }
+
+    /// Layers on a GPU.
+    pub fn gpu_layers(&self) -> u32 {
+        self.inner.gpu_layers
+    }
+
+    /// The device that computes, by name.
+    pub fn device(&self) -> &str {
+        &self.inner.device
+    }
+
+    /// How long the load took.
+    pub fn load_time(&self) -> Duration {
+        self.inner.load_time
+    }
+}
+
+/// A GGUF file whose header was read and found sound.
+#[derive(Debug)]
+pub struct Checked {
+    path: PathBuf,
+    gguf: Gguf,
+    facts: Facts,
+}
+
+impl Checked {
+    /// Lets llama.cpp read the whole header: metadata, vocabulary, and every tensor it wants,
+    /// which must have the shape it wants. The weights are neither read nor mapped.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with llama.cpp's reason.
+    pub fn try_header(&self) -> Result<()> {
+        ffi::load_model(
+            &self.path,
+            &self.gguf,
+            LoadParams {
+                extent: Extent::Header,
+                repack: false,
+                gpu_layers: 0,
+                device: None,
+                overrides: &[],
+                progress: &mut |_| true,
+            },
+        )
+        .map(drop)
+    }
+
+    /// What the file says about the model.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// How many layers would go to a GPU, and the name of the device that would compute.
+    ///
+    /// # Errors
+    /// A device that is not there; no device at all.
+    pub fn place(&self, options: &LoadOptions) -> Result<(u32, String)> {
+        place_layers(&self.facts, &self.gguf, options)
+    }
+}
+
+/// Layers for the GPU and the name of the device that computes.
+fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u32, String)> {
+    let devices = ffi::devices();
+    if devices.iter().all(|device| device.gpu) {
+        let folders = super::backends::folders();
+        return Err(Error::NoBackend { folders });
+    }
+    let all = facts.n_layer + 1;
+    let gpus = || devices.iter().filter(|device| device.gpu);
+    let chosen = match &options.device {
+        None => gpus().next(),
+        Some(name) => {
+            let found = devices.iter().find(|d| d.name.eq_ignore_ascii_case(name));
+            let Some(device) = found else {
+                let have = devices.iter().map(|d| d.name.clone()).collect();
+                return Err(Error::NoDevice {
+                    name: name.clone(),
+                    have,
+                });
+            };
+            Some(device).filter(|device| device.gpu)
+        }
+    };
+    let count = match (options.gpu_layers, chosen) {
+        (GpuLayers::Count(0), _) | (GpuLayers::Auto, None) => 0,
+        (GpuLayers::All | GpuLayers::Count(_), None) => return Err(Error::NoGpu),
+        (GpuLayers::All, Some(_)) => all,
+        (GpuLayers::Count(n), Some(_)) => n.min(all),
+        (GpuLayers::Auto, Some(device)) => {
+            let largest = gguf
+                .tensors()
+                .iter()
+                .filter_map(|t| t.bytes)
+                .max()
+                .unwrap_or(0);
+            // Room for the compute buffers, which no header tells: the logits' matrix is the
+            // largest thing in them.
+            let room = device
+                .free
+                .saturating_sub(options.gpu_reserve + largest + (256 << 20));
+            let layer = (facts.tensor_bytes / u64::from(all)).max(1);
+            u32::try_from(room / layer).unwrap_or(all).min(all)
+        }
+    };
+    let name = match chosen.filter(|_| count > 0) {
+        Some(device) => device.name.clone(),
+        None => "CPU".to_owned(),
+    };
+    Ok((count, name))
+}
+
+/// Whether a load failed for want of a device's memory, and how much of it to use is left open.
+fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
+    options.gpu_layers == GpuLayers::Auto
+        && !options.cancel.is_set()
+        && error.is_for_want_of_memory()
+}

@@ -1,0 +1,206 @@
+//! Text to tokens and back, by llama.cpp's tokenizers.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2 as sys;
+
+use super::check::{self, Alphabet, Facts, StopTokens};
+use super::error::{Error, Result, Token};
+use super::ffi;
+use super::params::{Extent, LoadParams};
+use modelve_gguf::Gguf;
+
+/// A model's vocabulary. Cheap to clone and shared by threads.
+#[derive(Clone)]
+pub struct Vocab {
+    raw: Arc<LlamaModel>,
+    alphabet: Arc<Alphabet>,
+    stops: Arc<StopTokens>,
+    kind: sys::llama_vocab_type,
+    len: u32,
+}
+
+impl fmt::Debug for Vocab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vocab")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vocab {
+    /// Reads the vocabulary of a GGUF file and none of its weights.
+    ///
+    /// # Errors
+    /// The file is no GGUF, is damaged, or has no vocabulary that llama.cpp knows.
+    pub fn load(path: &Path) -> Result<Vocab> {
+        Vocab::of(path, &Gguf::open(path)?)
+    }
+
+    /// [`Vocab::load`] of a file whose header was read.
+    ///
+    /// # Errors
+    /// See [`Vocab::load`].
+    pub fn of(path: &Path, gguf: &Gguf) -> Result<Vocab> {
+        let facts = check::vocabulary(path, gguf)?;
+        let raw = ffi::load_model(
+            path,
+            gguf,
+            LoadParams {
+                extent: Extent::Vocabulary,
+                repack: false,
+                gpu_layers: 0,
+                device: None,
+                overrides: &[],
+                progress: &mut |_| true,
+            },
+        )?;
+        Ok(Vocab::new(Arc::new(raw), &facts))
+    }
+
+    pub(super) fn new(raw: Arc<LlamaModel>, facts: &Facts) -> Vocab {
+        let kind = ffi::vocab_kind(&raw);
+        let len = match kind {
+            sys::LLAMA_VOCAB_TYPE_NONE => 0,
+            _ => u32::try_from(raw.vocab().n_tokens()).unwrap_or(0),
+        };
+        Vocab {
+            raw,
+            alphabet: Arc::new(facts.alphabet.clone()),
+            stops: Arc::new(facts.stop_tokens.clone()),
+            kind,
+            len,
+        }
+    }
+
+    pub(super) fn raw(&self) -> &LlamaModel {
+        &self.raw
+    }
+
+    /// Entries of the vocabulary.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is no vocabulary at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether [`Vocab::tokenize`] with `add_special` puts a token before the text.
+    pub fn adds_bos(&self) -> bool {
+        self.raw.vocab().should_add_bos() && self.bos().is_some()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<Token> {
+        self.known(self.raw.vocab().bos())
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<Token> {
+        self.known(self.raw.vocab().eos())
+    }
+
+    /// Whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
+    pub fn is_end(&self, token: Token) -> bool {
+        match &*self.stops {
+            StopTokens::Exactly(stops) => stops.contains(&token),
+            StopTokens::Besides(more) => self.ends_grammar(token) || more.contains(&token),
+        }
+    }
+
+    /// Whether llama.cpp lets the token end a text that follows a grammar.
+    pub(super) fn ends_grammar(&self, token: Token) -> bool {
+        self.raw.vocab().is_eog(LlamaToken(token))
+    }
+
+    fn known(&self, token: LlamaToken) -> Option<Token> {
+        u32::try_from(token.0)
+            .ok()
+            .filter(|&id| id < self.len)
+            .map(|_| token.0)
+    }
+
+    /// The tokens of a text. `add_special` adds what the model wants around a text (the BOS
+    /// token, if it wants one); with `parse_special` control tokens written out in the text
+    /// become those tokens, without it they are plain characters.
+    ///
+    /// # Errors
+    /// A character that the vocabulary cannot express, or a text of more than 2 GiB.
+    pub fn tokenize(
+        &self,
+        text: impl AsRef<[u8]>,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<Token>> {
+        let text = text.as_ref();
+        if self.len == 0 {
+            return Err(Error::Setting("the model has no vocabulary".to_owned()));
+        }
+        // The tokenizer writes lengths in 32 bits, and a space as three bytes.
+        if text.len() > i32::MAX as usize / 4 {
+            return Err(Error::Unencodable {
+                what: format!("a text of {} bytes", text.len()),
+            });
+        }
+        if let Some(unknown) = self.alphabet.unknown(text) {
+            let what = format!("{:?}", String::from_utf8_lossy(unknown));
+            return Err(Error::Unencodable { what });
+        }
+        let vocab = self.raw.vocab();
+        // llama.cpp asserts that a token it is to add exists.
+        let lacks = |wanted: bool, token: LlamaToken| wanted && self.known(token).is_none();
+        let add_special = add_special
+            && !lacks(vocab.should_add_bos(), vocab.bos())
+            && !lacks(vocab.should_add_eos(), vocab.eos())
+            && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.bos())
+            && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.sep());
+        let tokens = vocab.tokenize(text, add_special, parse_special);
+        Ok(tokens.into_iter().map(|token| token.0).collect())
+    }
+
+    /// The bytes a token stands for; a character can span tokens. Control tokens are empty
+    /// unless `special` asks for their names.
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub fn piece(&self, token: Token, special: bool) -> Result<Vec<u8>> {
+        self.check(token)?;
+        Ok(self
+            .raw
+            .vocab()
+            .token_to_piece(LlamaToken(token), special, None))
+    }
+
+    /// The bytes of a whole text, without the space that some tokenizers put before it.
+    ///
+    /// # Errors
+    /// [`Error::TokenRange`].
+    pub fn detokenize(&self, tokens: &[Token], special: bool) -> Result<Vec<u8>> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokens: Vec<LlamaToken> = tokens
+            .iter()
+            .map(|&token| self.check(token).map(|()| LlamaToken(token)))
+            .collect::<Result<_>>()?;
+        Ok(self.raw.vocab().detokenize(&tokens, false, special))
+    }
+
+    /// # Errors
+    /// [`Error::TokenRange`] if the vocabulary does not have this token.
+    pub fn check(&self, token: Token) -> Result<()> {
+        match u32::try_from(token) {
+            Ok(id) if id < self.len => Ok(()),
+            _ => Err(Error::TokenRange {
+                token,
+                n_vocab: self.len,
+            }),
+        }
+    }
+}

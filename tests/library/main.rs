@@ -1,0 +1,18 @@
+//! The library's crates, held against implementations that are not ours and against hostile input.
+//!
+//! All of these are one binary, because each links llama.cpp anew.
+
+#![allow(missing_docs, clippy::print_stderr)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod convert_bytes;
+mod gguf;
+mod hub;
+mod probe;
+mod probe_compare;
+mod probe_tiny;
+mod quant_bytes;
+mod reference;
+mod runtime;

@@ -1,0 +1,22 @@
+//! The program as its users meet it: through the command line.
+//!
+//! All of these are one binary, because each links llama.cpp anew.
+
+#![allow(missing_docs, clippy::print_stderr)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod complete;
+mod convert;
+mod doctor;
+mod meta;
+mod pages;
+mod portable;
+mod probe_archs;
+mod probe_cli;
+mod setup;
+mod tiny;
+mod vocab;
+mod vulkan;
