@@ -67,7 +67,7 @@ fn too_little_space_is_said_before_the_first_byte_of_a_shard() {
     bench.options.free_space = |_| Some((64 << 20) + 1_500_000);
     let error = bench.fail().to_string();
     assert!(error.contains("1.91 MiB in 6 files"), "{error}");
-    assert!(error.contains("65.43 MiB free"), "{error}");
+    assert!(error.contains("65.4 MiB free"), "{error}");
     assert!(bench.server.ranges("").is_empty());
     bench.options.free_space = |_| Some((64 << 20) + 2_100_000);
     bench.check(&bench.fetch());
