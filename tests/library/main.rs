@@ -9,7 +9,6 @@ mod support;
 
 mod convert_bytes;
 mod gguf;
-mod hub;
 mod probe;
 mod probe_compare;
 mod probe_tiny;

@@ -59,6 +59,10 @@ pub enum Fault {
     NoRanges,
     /// Send in pieces of this size with this pause between them.
     Slow(usize, Duration),
+    /// Answer with this body and these headers.
+    Body(String, Vec<(&'static str, String)>),
+    /// Send blanks, without a length, for as long as somebody reads.
+    Endless,
 }
 
 /// A fault, for which requests, and how many of them.
@@ -88,6 +92,12 @@ struct Repo {
     gated: bool,
     /// Shown only to those who send this token.
     private: Option<String>,
+    /// Whether the listing has the SHA-256 of large files; else only `resolve` has.
+    hashes_listed: bool,
+    /// How many files a page of the listing has.
+    page: usize,
+    /// The server that the listing's links to further pages name, if not this one.
+    pages_at: Option<String>,
     files: BTreeMap<String, Arc<Stored>>,
 }
 
@@ -145,6 +155,9 @@ impl HubServer {
             commit: COMMIT.to_owned(),
             gated: false,
             private: None,
+            hashes_listed: true,
+            page: usize::MAX,
+            pages_at: None,
             files: BTreeMap::new(),
         };
         self.state
@@ -230,6 +243,25 @@ impl HubServer {
     /// Shows the repository only to those who send this token.
     pub fn private(&self, repo: &str, token: &str) -> &Self {
         self.change(repo, |repo| repo.private = Some(token.to_owned()))
+    }
+
+    /// Leaves the hashes of large files out of the listing.
+    pub fn hide_hashes(&self, repo: &str) -> &Self {
+        self.change(repo, |repo| repo.hashes_listed = false)
+    }
+
+    /// Lists so many files per page. The links to further pages name the server `at`, as those
+    /// of a mirror do that hands on the Hub's own; without it they name this one.
+    pub fn pages(&self, repo: &str, of: usize, at: Option<&str>) -> &Self {
+        self.change(repo, |repo| {
+            repo.page = of;
+            repo.pages_at = at.map(str::to_owned);
+        })
+    }
+
+    /// The address of the server that large files are redirected to.
+    pub fn other(&self) -> String {
+        format!("http://{}", self.cdn)
     }
 
     /// Moves the repository's main branch to another commit.

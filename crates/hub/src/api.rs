@@ -1,14 +1,27 @@
 //! What the Hub knows about a repository: its commit, its files, and what each should be.
+//!
+//! Everything here comes from a server and is checked before it is used: lengths, counts, names
+//! and hashes.
 
-use std::pin::pin;
+use std::collections::HashSet;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use hf_hub::HFError;
-use hf_hub::repository::RepoTreeEntry;
+use reqwest::Url;
+use reqwest::header::{HeaderMap, LINK};
+use serde::Deserialize;
 
-use super::remote::Remote;
-use super::{Error, cache};
+use super::refusal::About;
+use super::remote::{Failure, Remote};
+use super::{Error, HubId, cache};
+
+/// The longest answer about one repository or to one search: the real ones have a few KiB.
+const LONGEST_ANSWER: u64 = 8 << 20;
+/// The longest listing, all of its pages together: that of 100,000 files has about 30 MiB.
+const LONGEST_LISTING: u64 = 64 << 20;
+/// The Hub lists a thousand files per page.
+const MOST_PAGES: usize = 1000;
+/// Suggestions for a mistyped name are a courtesy inside an error: no retries, and not for long.
+const TIME_TO_SUGGEST: Duration = Duration::from_secs(10);
 
 /// A repository at a commit.
 pub(super) struct Commit {
@@ -23,9 +36,8 @@ pub(super) struct Commit {
 pub(super) struct Listed {
     pub name: String,
     pub size: u64,
-    /// git's hash of the file; of its pointer where the file is a large one.
-    oid: String,
-    large: bool,
+    /// Where the listing states it.
+    digest: Option<Digest>,
 }
 
 /// The hash by which the Hub names a file's content.
@@ -52,24 +64,65 @@ impl Digest {
             Digest::Sha256(hex) | Digest::GitSha1(hex) => hex,
         }
     }
+
+    fn sha256(text: &str) -> Option<Digest> {
+        let text = text.strip_prefix("sha256:").unwrap_or(text);
+        hex(text, 64).map(Digest::Sha256)
+    }
+}
+
+/// The answer about a repository.
+#[derive(Deserialize)]
+struct Info {
+    #[serde(default)]
+    id: String,
+    sha: Option<String>,
+}
+
+/// A row of a listing.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    size: Option<u64>,
+    /// git's hash of the file; of its pointer where the file is a large one.
+    oid: Option<String>,
+    lfs: Option<Pointer>,
+}
+
+/// What git holds in place of a large file.
+#[derive(Deserialize)]
+struct Pointer {
+    /// The SHA-256 of the bytes.
+    oid: Option<String>,
+    size: Option<u64>,
 }
 
 impl Remote<'_> {
     /// The commit that a revision stands for now.
     pub async fn commit(&self, revision: Option<&str>) -> Result<Commit, Error> {
+        let api = ["api", "models"].into_iter().chain(self.repo.split('/'));
+        let (mut url, about) = match revision {
+            Some(revision) => {
+                let url = self.url(api.chain(["revision", revision]));
+                (url, About::Revision(revision))
+            }
+            None => (self.url(api), About::Repo),
+        };
+        url.set_query(Some("expand=sha"));
         let ask = async || {
-            let info = self
-                .hub
-                .info()
-                .maybe_revision(revision.map(str::to_owned))
-                .expand(vec!["sha".to_owned()])
-                .send()
-                .await
-                .map_err(|e| self.failure(e, revision, None))?;
-            match info.sha {
-                Some(hash) if cache::is_commit(&hash) => Ok(Commit {
+            let (info, ..) = self
+                .json::<Info>(url.clone(), about, LONGEST_ANSWER)
+                .await?;
+            match info.sha.as_deref() {
+                Some(hash) if cache::is_commit(hash) => Ok(Commit {
                     hash: hash.to_ascii_lowercase(),
-                    repo: info.id,
+                    // A name that could not be asked for is no name.
+                    repo: match info.id.parse::<HubId>() {
+                        Ok(id) if id.repo == info.id => info.id,
+                        _ => self.repo.to_owned(),
+                    },
                 }),
                 _ => Err(self.malformed("it names no commit").into()),
             }
@@ -98,21 +151,24 @@ impl Remote<'_> {
     async fn similar(&self) -> Vec<String> {
         let (org, name) = self.repo.split_once('/').unwrap_or(("", self.repo));
         let mut found: Vec<String> = Vec::new();
-        let client = self.hub.client();
-        let by_name = client.list_models().search(name).limit(50).send();
-        let by_org = client.list_models().author(org).limit(200).send();
         let collect = async {
-            if let Ok(models) = by_name {
-                found.extend(ids(models).await);
-            }
-            if let Ok(models) = by_org {
-                found.extend(ids(models).await);
+            for (key, value, limit) in [("search", name, "50"), ("author", org, "200")] {
+                let mut url = self.url(["api", "models"]);
+                url.query_pairs_mut()
+                    .append_pair(key, value)
+                    .append_pair("limit", limit);
+                if let Ok((models, ..)) = self
+                    .json::<Vec<Info>>(url, About::Repo, LONGEST_ANSWER)
+                    .await
+                {
+                    found.extend(models.into_iter().map(|model| model.id));
+                }
             }
         };
-        // This is a courtesy inside an error: no retries, and not for long.
         let _ = self
-            .guarded(tokio::time::timeout(Duration::from_secs(10), collect))
+            .guarded(tokio::time::timeout(TIME_TO_SUGGEST, collect))
             .await;
+        found.retain(|id| id.parse::<HubId>().is_ok_and(|parsed| parsed.repo == *id));
         let wanted = self.repo.to_lowercase();
         let mut scored: Vec<(f64, String)> = found
             .into_iter()
@@ -128,50 +184,65 @@ impl Remote<'_> {
 
     /// All files of the repository at a commit.
     pub async fn files(&self, commit: &str) -> Result<Vec<Listed>, Error> {
+        let api = ["api", "models"].into_iter().chain(self.repo.split('/'));
+        let mut first = self.url(api.chain(["tree", commit]));
+        first.set_query(Some("recursive=true"));
         self.retrying(async || {
-            let entries = self
-                .hub
-                .list_tree()
-                .revision(commit)
-                .recursive(true)
-                .send()
-                .map_err(|e| self.failure(e, Some(commit), None))?;
-            let mut entries = pin!(entries);
-            let mut files = Vec::new();
-            while let Some(entry) = entries.next().await {
-                let entry = entry.map_err(|e| self.failure(e, Some(commit), None))?;
-                if let RepoTreeEntry::File {
-                    oid,
-                    size,
-                    path,
-                    lfs,
-                    ..
-                } = entry
-                {
-                    files.push(Listed {
-                        name: path,
-                        size,
-                        oid,
-                        large: lfs.is_some(),
-                    });
+            let (mut files, mut names) = (Vec::new(), HashSet::new());
+            let (mut url, mut room) = (first.clone(), LONGEST_LISTING);
+            for _ in 0..MOST_PAGES {
+                let (entries, headers, len) = self
+                    .json::<Vec<Entry>>(url, About::Revision(commit), room)
+                    .await?;
+                room -= len;
+                for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+                    let file = self.listed(entry)?;
+                    if names.insert(file.name.clone()) {
+                        files.push(file);
+                    }
+                }
+                match next_page(&first, &headers) {
+                    Some(next) => url = next,
+                    None => return Ok(files),
                 }
             }
-            Ok(files)
+            let why = format!("its listing has more than {MOST_PAGES} pages");
+            Err(Failure::from(self.malformed(&why)))
         })
         .await
     }
 
-    /// What a file should be. Of a large file the listing has the hash of a pointer only, so
-    /// the Hub is asked for the hash of the bytes.
+    /// A row of the listing, checked.
+    fn listed(&self, entry: Entry) -> Result<Listed, Error> {
+        let name = entry.path;
+        let Some(size) = entry.size else {
+            return Err(self.malformed(&format!("it lists {name} without a size")));
+        };
+        let digest = match entry.lfs {
+            None => entry.oid.and_then(|oid| hex(&oid, 40)).map(Digest::GitSha1),
+            Some(pointer) => {
+                if let Some(got) = pointer.size.filter(|there| *there != size) {
+                    return Err(Error::WrongLength {
+                        file: name,
+                        stated: size,
+                        got,
+                    });
+                }
+                pointer.oid.and_then(|oid| Digest::sha256(&oid))
+            }
+        };
+        Ok(Listed { name, size, digest })
+    }
+
+    /// What a file should be. Where the listing does not say, the Hub is asked about the file.
     pub async fn stated(&self, commit: &str, file: &Listed) -> Result<Stated, Error> {
-        let hex =
-            |text: &str, len| text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if !file.large && hex(&file.oid, 40) {
-            return Ok(Stated {
-                name: file.name.clone(),
-                size: file.size,
-                digest: Digest::GitSha1(file.oid.to_ascii_lowercase()),
-            });
+        let stated = |digest| Stated {
+            name: file.name.clone(),
+            size: file.size,
+            digest,
+        };
+        if let Some(digest) = &file.digest {
+            return Ok(stated(digest.clone()));
         }
         let headers = self
             .retrying(async || self.head(commit, &file.name).await)
@@ -179,34 +250,92 @@ impl Remote<'_> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let etag = text("x-linked-etag").or_else(|| text("etag")).unwrap_or("");
         let etag = etag.trim_start_matches("W/").trim_matches('"');
-        if !hex(etag, 64) {
+        let Some(digest) = Digest::sha256(etag) else {
             return Err(Error::NoChecksum {
                 file: file.name.clone(),
             });
-        }
+        };
         let size = text("x-linked-size").and_then(|size| size.parse().ok());
-        if let Some(size) = size
-            && size != file.size
-        {
+        if let Some(got) = size.filter(|there| *there != file.size) {
             return Err(Error::WrongLength {
                 file: file.name.clone(),
                 stated: file.size,
-                got: size,
+                got,
             });
         }
-        Ok(Stated {
-            name: file.name.clone(),
-            size: file.size,
-            digest: Digest::Sha256(etag.to_ascii_lowercase()),
-        })
+        Ok(stated(digest))
     }
 }
 
-async fn ids(
-    models: impl futures_util::Stream<Item = Result<hf_hub::repository::ModelInfo, HFError>>,
-) -> Vec<String> {
-    models
-        .filter_map(async |model| model.ok().map(|model| model.id))
-        .collect()
-        .await
+/// So many hexadecimal digits, in lower case.
+fn hex(text: &str, len: usize) -> Option<String> {
+    let fine = text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
+    fine.then(|| text.to_ascii_lowercase())
+}
+
+/// The address of the page that follows, from a `Link` header with `rel="next"`. It is the
+/// address of the first page with the query that the header names: so the pages of a listing
+/// all come from the same place, and a mirror that hands on the Hub's own header works.
+fn next_page(first: &Url, headers: &HeaderMap) -> Option<Url> {
+    let links = headers.get_all(LINK).iter();
+    let links = links.filter_map(|value| value.to_str().ok());
+    let next = links
+        .flat_map(|text| text.split('<').skip(1))
+        .filter_map(|link| link.split_once('>'))
+        .find(|(_, rest)| {
+            rest.split([';', ','])
+                .map(str::trim)
+                .any(|part| part == "rel=\"next\"" || part == "rel=next")
+        });
+    let to = first.join(next?.0).ok()?;
+    let mut url = first.clone();
+    url.set_query(to.query());
+    Some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_at_the_same_place_with_another_query() {
+        let first: Url = "https://mirror.test/hf/api/models/o/n/tree/c?recursive=true"
+            .parse()
+            .unwrap();
+        let next = |link: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LINK, link.parse().unwrap());
+            next_page(&first, &headers).map(String::from)
+        };
+        let page = |query: &str| {
+            Some(format!(
+                "https://mirror.test/hf/api/models/o/n/tree/c{query}"
+            ))
+        };
+        assert_eq!(
+            next(
+                r#"<https://huggingface.co/api/models/o/n/tree/c?recursive=true&cursor=a%3D>; rel="next""#
+            ),
+            page("?recursive=true&cursor=a%3D")
+        );
+        assert_eq!(next("</x?cursor=b>; rel=next"), page("?cursor=b"));
+        assert_eq!(
+            next(r#"<a?cursor=1>; rel="prev", <b?cursor=2>; title="x"; rel="next""#),
+            page("?cursor=2")
+        );
+        assert_eq!(next(r#"<a?cursor=1>; rel="prev""#), None);
+        assert_eq!(next("nonsense"), None);
+        assert_eq!(next_page(&first, &HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn hashes_are_digits_of_the_right_number() {
+        let digits = "AB".repeat(32);
+        assert_eq!(
+            Digest::sha256(&format!("sha256:{digits}")),
+            Some(Digest::Sha256("ab".repeat(32)))
+        );
+        assert_eq!(Digest::sha256(&digits[1..]), None);
+        assert_eq!(Digest::sha256("../../../x"), None);
+    }
 }

@@ -55,7 +55,8 @@ impl Cache {
     }
 
     fn repo_folder(&self, repo: &str) -> PathBuf {
-        self.root.join(folder_name(repo))
+        self.root
+            .join(hf_hub::Repo::model(repo.to_owned()).folder_name())
     }
 
     /// Where the bytes with this hash lie once they are verified.
@@ -72,7 +73,8 @@ impl Cache {
 
     /// The folder of a commit's files, whether it exists or not.
     pub(super) fn snapshot_folder(&self, repo: &str, commit: &str) -> PathBuf {
-        self.repo_folder(repo).join("snapshots").join(commit)
+        let layout = hf_hub::Cache::new(self.root.clone());
+        layout.model(repo.to_owned()).pointer_path(commit)
     }
 
     /// What is here of the revision that `id` names, without asking the Hub.
@@ -155,7 +157,8 @@ impl Cache {
     /// Tries to take the lock on the blob with this hash, which other Hugging Face libraries
     /// take as well. `None`: somebody else holds it.
     pub(super) fn try_lock(&self, repo: &str, hash: &str) -> io::Result<Option<File>> {
-        let folder = self.root.join(".locks").join(folder_name(repo));
+        let name = hf_hub::Repo::model(repo.to_owned()).folder_name();
+        let folder = self.root.join(".locks").join(name);
         fs::create_dir_all(&folder)?;
         let file = File::options()
             .create(true)
@@ -173,10 +176,6 @@ impl Cache {
             Err(fs::TryLockError::Error(e)) => Err(e),
         }
     }
-}
-
-fn folder_name(repo: &str) -> String {
-    format!("models--{}", repo.replace('/', "--"))
 }
 
 /// `$HF_HOME`, or where it is when nobody says.
@@ -259,6 +258,22 @@ mod tests {
             there
         );
         assert_eq!(cache.repos(), ["o/n"]);
+    }
+
+    #[test]
+    fn hf_hub_finds_what_is_linked_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let blob = cache.blob("o/n", "aa");
+        fs::create_dir_all(blob.parent().unwrap()).unwrap();
+        fs::write(&blob, "text").unwrap();
+        cache.link("o/n", commit, "sub/x.gguf", "aa").unwrap();
+        cache.write_ref("o/n", "main", commit).unwrap();
+        let theirs = hf_hub::Cache::new(dir.path().to_owned()).model("o/n".to_owned());
+        let found = theirs.get("sub/x.gguf").unwrap();
+        assert_eq!(fs::read_to_string(found).unwrap(), "text");
+        assert_eq!(theirs.get("sub/y.gguf"), None);
     }
 
     #[test]

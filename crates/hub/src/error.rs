@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::select::SelectError;
 use super::{HubId, bytes};
@@ -69,6 +70,14 @@ pub enum Error {
         host: String,
         /// The transport's words.
         why: String,
+    },
+    /// An answer that does not end.
+    #[error("{host} has not finished its answer after {:.0} s", limit.as_secs_f64())]
+    TooSlow {
+        /// The host.
+        host: String,
+        /// How long was waited.
+        limit: Duration,
     },
     /// An answer that is an error, several times over or of a kind that stays.
     #[error("{host} answers {status}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
@@ -244,7 +253,7 @@ impl Error {
             Error::Forbidden { .. } => {
                 "use a token (HF_TOKEN) that may read this repository".into()
             }
-            Error::Unreachable { .. } => {
+            Error::Unreachable { .. } | Error::TooSlow { .. } => {
                 "check the network, HTTPS_PROXY and HF_ENDPOINT; --offline uses what is here".into()
             }
             Error::Cut { .. } | Error::Interrupted { .. } => {
@@ -277,7 +286,7 @@ impl Error {
 
     /// Whether asking again later could help.
     pub(super) fn is_unreachable(&self) -> bool {
-        matches!(self, Error::Unreachable { .. })
+        matches!(self, Error::Unreachable { .. } | Error::TooSlow { .. })
             || matches!(self, Error::Server { status, .. } if *status >= 500 || *status == 429)
     }
 }

@@ -49,11 +49,7 @@ pub(super) async fn fetch(
         .map_err(|e| write_error(options.cache.root(), e))?;
     Ok(Fetched {
         folder,
-        repo: if repo.is_empty() {
-            id.repo.clone()
-        } else {
-            repo
-        },
+        repo,
         gguf,
         received: run.received,
         commit,
@@ -189,7 +185,11 @@ impl<'a> Run<'a> {
             here: AtomicU64::new(0),
             told: AtomicBool::new(false),
         };
-        let total: u64 = stated.iter().map(|file| file.size).sum();
+        // The part of it that is here is a smaller sum, and so needs no check of its own.
+        let total = stated
+            .iter()
+            .try_fold(0_u64, |sum, file| sum.checked_add(file.size))
+            .ok_or_else(|| remote.malformed("it lists files of impossible sizes"))?;
         let mut counted = Vec::with_capacity(stated.len());
         for file in &stated {
             counted.push(match transfer.is_there(file).await? {

@@ -2,9 +2,9 @@
 //!
 //! A fetch pins the revision to a commit, lists the repository, picks the files, and gets each
 //! through a part file that only becomes a blob of the cache once its length and hash are what
-//! the Hub states. `hf-hub` answers what the Hub knows (commit, listing, search); the bytes go
-//! through `reqwest`, on which it is built, because it neither resumes nor verifies, and would
-//! use another protocol (Xet) than plain byte ranges when the server offers it.
+//! the Hub states. The cache has the layout of `hf-hub` and of its Python sibling; requests are
+//! our own, through one `reqwest` client, because limits, redirects and the token are
+//! decided on each of them, and because transfers resume and are verified.
 
 mod api;
 pub mod cache;
@@ -13,6 +13,7 @@ mod fetch;
 mod id;
 pub mod locate;
 mod offline;
+mod refusal;
 mod remote;
 pub mod select;
 mod space;
@@ -66,6 +67,9 @@ pub struct FetchOptions {
     pub backoff: Duration,
     /// How long a connection may be silent.
     pub silence: Duration,
+    /// How long the answer to one question (what commit, which files) may take altogether, all
+    /// of its pages included. The bytes of files may take as long as they need.
+    pub answer_time: Duration,
     /// Bytes free in a folder, or `None` where nobody can say.
     pub free_space: fn(&Path) -> Option<u64>,
 }
@@ -110,6 +114,7 @@ impl FetchOptions {
             attempts: 6,
             backoff: Duration::from_millis(500),
             silence: Duration::from_secs(30),
+            answer_time: Duration::from_secs(120),
             free_space,
         }
     }

@@ -38,7 +38,13 @@ fn arguments_are_paths_ids_or_tiny() {
         ModelRef::Hub(id("o/n@v1:Q4_0"))
     );
     for path in [
-        "./o/n", "/o/n", "o/n.gguf", "o\\n", "src/store.rs", "word", "a/b/c",
+        "./o/n",
+        "/o/n",
+        "o/n.gguf",
+        "o\\n",
+        "src/store.rs",
+        "word",
+        "a/b/c",
     ] {
         assert_eq!(ModelRef::parse(path), ModelRef::Path(path.into()), "{path}");
     }

@@ -64,9 +64,22 @@ pub(super) fn answer(
             answer.headers.extend(headers.clone());
             answer
         }
+        Some(Fault::Body(body, headers)) => {
+            let mut answer = text(200, body);
+            answer.headers.extend(headers.clone());
+            answer
+        }
+        Some(Fault::Endless) => return endless(stream),
         _ => route(&request, cdn, state),
     };
     send(stream, &request, answer, fault)
+}
+
+fn endless(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 Status\r\nConnection: close\r\n\r\n")?;
+    loop {
+        stream.write_all(&[b' '; 1 << 16])?;
+    }
 }
 
 fn read_request(stream: &TcpStream, cdn: bool) -> io::Result<Option<Request>> {
@@ -158,7 +171,20 @@ fn route(request: &Request, cdn: SocketAddr, state: &State) -> Answer {
     match rest {
         [] => text(200, info(&id, repo)),
         ["revision", revision] if known(revision) => text(200, info(&id, repo)),
-        ["tree", revision] if known(revision) => text(200, tree(repo)),
+        ["tree", revision] if known(revision) => {
+            let cursor = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("cursor="));
+            let start = cursor.map_or(0, |at| at.parse().unwrap());
+            let mut answer = text(200, tree(repo, start));
+            let next = start.saturating_add(repo.page);
+            if next < repo.files.len() {
+                let at = repo.pages_at.as_deref().unwrap_or_default();
+                let link = format!("<{at}{path}?recursive=true&cursor={next}>; rel=\"next\"");
+                answer.headers.push(("Link", link));
+            }
+            answer
+        }
         ["resolve", revision, file @ ..] if known(revision) => {
             if repo.gated {
                 return refusal(403, "GatedRepo", "Access to this model is restricted");
@@ -174,13 +200,14 @@ fn info(id: &str, repo: &Repo) -> String {
     format!(r#"{{"_id":"1","id":"{id}","sha":"{}"}}"#, repo.commit)
 }
 
-fn tree(repo: &Repo) -> String {
+fn tree(repo: &Repo, start: usize) -> String {
     let mut entries = vec![format!(
         r#"{{"type":"directory","oid":"{}","size":0,"path":"sub"}}"#,
         "0".repeat(40)
     )];
-    for (name, file) in &repo.files {
+    for (name, file) in repo.files.iter().skip(start).take(repo.page) {
         let lfs = match file.large {
+            true if !repo.hashes_listed => format!(r#","lfs":{{"size":{}}}"#, file.size),
             true => format!(
                 r#","lfs":{{"oid":"{}","size":{},"pointerSize":135}}"#,
                 file.sha256, file.size

@@ -1,20 +1,26 @@
 //! Fetching against a Hub stand-in on loopback: what goes right, and everything that goes wrong.
 
+#![allow(missing_docs)]
+
+#[path = "../../../../tests/support/hub_server.rs"]
+#[allow(dead_code)]
+mod hub_server;
+
+mod answers;
 mod choice;
 mod place;
 mod refusal;
 mod transfer;
 
-use crate::support::hub_server;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::hub_server::{COMMIT, Fault, HubServer};
-use modelve::hub::{Cache, Error, FetchOptions, Fetched, HubId, Wanted, fetch};
-use modelve::progress::{Progress, Unit};
+use hub_server::{COMMIT, Fault, HubServer};
+use modelve_base::progress::{Progress, Unit};
+use modelve_hub::{Cache, Error, FetchOptions, Fetched, HubId, Wanted, fetch};
 
 /// Keeps what it is told.
 #[derive(Default)]
@@ -112,6 +118,7 @@ impl Bench {
             attempts: 4,
             backoff: Duration::from_millis(10),
             silence: Duration::from_secs(2),
+            answer_time: Duration::from_secs(60),
             free_space: |_| None,
         };
         Bench {

@@ -15,6 +15,7 @@ fn errors_that_pass_are_tried_again() {
             let bench = Bench::new();
             bench
                 .server
+                .hide_hashes(REPO)
                 .fault(method, path, 2, Fault::Status(status, vec![]));
             bench.check(&bench.fetch());
             let notes = bench.told.notes();
@@ -89,7 +90,7 @@ fn a_revision_or_file_that_is_not_there_is_named() {
         .unwrap_err();
     assert_eq!(error.to_string(), "org/phi has no revision `v9`");
 
-    bench.server.fault(
+    bench.server.hide_hashes(REPO).fault(
         "HEAD",
         SHARD_1,
         9,
@@ -134,7 +135,7 @@ fn what_may_not_be_had_says_why_and_what_to_do() {
         assert!(matches!(error, Error::NoSuchRepo { .. }), "{error:?}");
     }
     let bench = Bench::new();
-    bench.server.fault("HEAD", SHARD_1, 9, refuse);
+    bench.server.fault("GET", SHARD_1, 9, refuse);
     let error = bench.fail();
     assert_eq!(
         error.to_string(),
@@ -174,6 +175,7 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
 #[test]
 fn redirects_on_the_hub_itself_are_followed_with_the_token() {
     let mut bench = Bench::new();
+    bench.server.hide_hashes(REPO);
     bench.options.token = Some("hf_secret".into());
     let to = |file: &str| {
         let location = format!("/org/phi/resolve/main/{file}");
@@ -222,7 +224,7 @@ fn answers_that_make_no_sense_are_refused() {
     assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
 
     let bench = Bench::new();
-    bench.server.fault(
+    bench.server.hide_hashes(REPO).fault(
         "HEAD",
         SHARD_1,
         9,
@@ -239,7 +241,10 @@ fn answers_that_make_no_sense_are_refused() {
             ("X-Linked-Size", "12".into()),
         ],
     );
-    bench.server.fault("HEAD", SHARD_1, 9, size);
+    bench
+        .server
+        .hide_hashes(REPO)
+        .fault("HEAD", SHARD_1, 9, size);
     let error = bench.fail();
     assert!(
         matches!(error, Error::WrongLength { got: 12, .. }),
