@@ -14,7 +14,7 @@ use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
 use crate::probe::tree::{Branch, Shape, tree};
 use crate::probe::{Prompt, piece};
 use crate::progress::{self, Unit};
-use crate::runtime::{Settings, Token, Vocab};
+use crate::runtime::{Reading, Settings, Token, Vocab};
 
 /// Flags of `modelve next`.
 #[derive(Debug, clap::Args)]
@@ -168,7 +168,7 @@ fn forced(vocab: &Vocab, text: &str, force: &[String]) -> anyhow::Result<Prompt>
     let mut prompt = if text.is_empty() && !tokens.is_empty() {
         Prompt {
             text: String::new(),
-            ids: vocab.tokenize("", true, true)?,
+            ids: vocab.tokenize("", Reading::Prompt)?,
         }
     } else {
         Prompt::new(vocab, text).map_err(told)?

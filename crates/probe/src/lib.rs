@@ -47,7 +47,7 @@ pub use pieces::Piece;
 use serde::Serialize;
 
 use math::Distribution;
-use modelve_runtime::{Session, Token, Vocab, Want};
+use modelve_runtime::{Reading, Session, Token, Vocab, Want};
 
 /// A text as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Prompt {
     /// # Errors
     /// [`Error::EmptyPrompt`]; what [`Vocab::tokenize`] says.
     pub fn new(vocab: &Vocab, text: &str) -> Result<Self> {
-        Self::tokenized(vocab, text, true)
+        Self::tokenized(vocab, text, Reading::Prompt)
     }
 
     /// Tokenizes a text of which every character is plain text.
@@ -72,11 +72,11 @@ impl Prompt {
     /// # Errors
     /// See [`Prompt::new`].
     pub fn plain(vocab: &Vocab, text: &str) -> Result<Self> {
-        Self::tokenized(vocab, text, false)
+        Self::tokenized(vocab, text, Reading::Text)
     }
 
-    fn tokenized(vocab: &Vocab, text: &str, special: bool) -> Result<Self> {
-        let ids = vocab.tokenize(text, true, special)?;
+    fn tokenized(vocab: &Vocab, text: &str, reading: Reading) -> Result<Self> {
+        let ids = vocab.tokenize(text, reading)?;
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::math::Distribution;
 use super::{Choice, Error, Piece, Prompt, Result, logits_after, piece};
-use modelve_runtime::{Session, Token, Vocab, Want};
+use modelve_runtime::{Reading, Session, Token, Vocab, Want};
 
 /// What a model expects after a prompt.
 #[derive(Debug, Clone, Serialize)]
@@ -149,14 +149,14 @@ pub fn candidate_ids(
     let space = if apart { " " } else { "" };
     // Where the tokenizer joins what meets at the seam, or would cut the prompt elsewhere, the
     // prompt's tokens are settled: then the text is what it is after a line feed.
-    let line = ("\n", vocab.tokenize("\n", true, true)?);
+    let line = ("\n", vocab.tokenize("\n", Reading::Prompt)?);
     for (before, ids) in [(prompt.text.as_str(), &prompt.ids), (line.0, &line.1)] {
-        let whole = vocab.tokenize(format!("{before}{space}{text}"), true, true)?;
+        let whole = vocab.tokenize(format!("{before}{space}{text}"), Reading::Prompt)?;
         if let Some(ids) = whole.strip_prefix(&ids[..]).filter(|ids| !ids.is_empty()) {
             return Ok(ids.to_vec());
         }
     }
-    match vocab.tokenize(text, false, true)? {
+    match vocab.tokenize(text, Reading::PromptPart)? {
         ids if ids.is_empty() => Err(Error::EmptyCandidate { index }),
         ids => Ok(ids),
     }
@@ -188,7 +188,7 @@ pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
     if let Some(id) = plain {
         return Ok(id);
     }
-    let ids = vocab.tokenize(text, false, true)?;
+    let ids = vocab.tokenize(text, Reading::PromptPart)?;
     let pieces: Vec<String> = ids
         .iter()
         .map(|&id| format!("{:?}", &*piece(vocab, id)))

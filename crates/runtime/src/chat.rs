@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::error::{Error, Result, Token};
 use super::model::Model;
-use super::vocab::Vocab;
+use super::vocab::{Reading, Vocab};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,7 +68,7 @@ pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> 
     for piece in &pieces {
         match piece {
             Piece::Template(text) => {
-                let tokens = vocab.tokenize(text, add_special, true)?;
+                let tokens = vocab.tokenize(text, reading(add_special))?;
                 controls += count_controls(vocab, &tokens);
                 apart.extend(tokens);
             }
@@ -85,12 +85,20 @@ pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> 
         })
         .collect();
     let add_special = bos.is_empty() || !rendered.starts_with(&bos);
-    let whole = vocab.tokenize(&whole, add_special, true)?;
+    let whole = vocab.tokenize(&whole, reading(add_special))?;
     Ok(if count_controls(vocab, &whole) == controls {
         whole
     } else {
         apart
     })
+}
+
+/// How what a template wrote is read.
+fn reading(add_special: bool) -> Reading {
+    match add_special {
+        true => Reading::Prompt,
+        false => Reading::PromptPart,
+    }
 }
 
 /// A character for private use that no message contains.
@@ -173,7 +181,7 @@ fn is_control(vocab: &Vocab, token: Token) -> bool {
 
 /// The tokens of a text that is to stay text.
 fn plain(vocab: &Vocab, text: &str) -> Result<Vec<Token>> {
-    let tokens = vocab.tokenize(text, false, false)?;
+    let tokens = vocab.tokenize(text, Reading::TextPart)?;
     let Some(&control) = tokens.iter().find(|&&token| is_control(vocab, token)) else {
         return Ok(tokens);
     };

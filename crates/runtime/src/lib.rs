@@ -13,12 +13,12 @@
 //! use std::path::Path;
 //!
 //! use modelve_runtime::{
-//!     Event, LoadOptions, Model, Options, Result, Session, Settings, Want, complete, likeliest,
+//!     Event, LoadOptions, Model, Options, Reading, Result, Session, Settings, Want, complete, likeliest,
 //! };
 //!
 //! fn main() -> Result<()> {
 //!     let model = Model::load(Path::new("phi3.gguf"), &LoadOptions::default())?;
-//!     let prompt = model.vocab().tokenize("Today is", true, false)?;
+//!     let prompt = model.vocab().tokenize("Today is", Reading::Prompt)?;
 //!
 //!     // A completion, with a callback per token.
 //!     let options = Options { max_tokens: 16, ..Options::default() };
@@ -76,4 +76,4 @@ pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
 pub use session::{Entry, Session, Want};
 pub use settings::{FlashAttention, KvType, Settings};
 pub use start::{Starting, own_kernels, start_ahead};
-pub use vocab::Vocab;
+pub use vocab::{Reading, Vocab};

@@ -24,6 +24,47 @@ pub struct Vocab {
     len: u32,
 }
 
+/// How [`Vocab::tokenize`] reads a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// A prompt, as `tokenizer(text)` reads it in transformers: what the model wants around a
+    /// text is added (the BOS token, if it wants one), and control tokens written out in it,
+    /// such as `<|user|>`, are those tokens.
+    Prompt,
+    /// A text of which every character is plain text, with what the model wants around it.
+    Text,
+    /// A part of a prompt: nothing is added, control tokens written out are those tokens.
+    PromptPart,
+    /// A part of a text: nothing is added, every character is plain text.
+    TextPart,
+}
+
+impl Reading {
+    /// The same for a part, to which nothing is added.
+    pub fn part(self) -> Self {
+        match self {
+            Reading::Prompt | Reading::PromptPart => Reading::PromptPart,
+            Reading::Text | Reading::TextPart => Reading::TextPart,
+        }
+    }
+
+    /// The same with every character as plain text.
+    pub fn plain(self) -> Self {
+        match self {
+            Reading::Prompt | Reading::Text => Reading::Text,
+            Reading::PromptPart | Reading::TextPart => Reading::TextPart,
+        }
+    }
+
+    fn is_whole(self) -> bool {
+        matches!(self, Reading::Prompt | Reading::Text)
+    }
+
+    fn knows_control_tokens(self) -> bool {
+        matches!(self, Reading::Prompt | Reading::PromptPart)
+    }
+}
+
 impl fmt::Debug for Vocab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vocab")
@@ -91,7 +132,7 @@ impl Vocab {
         self.len == 0
     }
 
-    /// Whether [`Vocab::tokenize`] with `add_special` puts a token before the text.
+    /// Whether [`Vocab::tokenize`] puts a token before a whole text.
     pub fn adds_bos(&self) -> bool {
         self.raw.vocab().should_add_bos() && self.bos().is_some()
     }
@@ -126,18 +167,11 @@ impl Vocab {
             .map(|_| token.0)
     }
 
-    /// The tokens of a text. `add_special` adds what the model wants around a text (the BOS
-    /// token, if it wants one); with `parse_special` control tokens written out in the text
-    /// become those tokens, without it they are plain characters.
+    /// The tokens of a text, read as `reading` says.
     ///
     /// # Errors
-    /// A character that the vocabulary cannot express, or a text of more than 2 GiB.
-    pub fn tokenize(
-        &self,
-        text: impl AsRef<[u8]>,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<Token>> {
+    /// A character that the vocabulary cannot express, or a text of more than 512 MiB.
+    pub fn tokenize(&self, text: impl AsRef<[u8]>, reading: Reading) -> Result<Vec<Token>> {
         let text = text.as_ref();
         if self.len == 0 {
             return Err(Error::Setting("the model has no vocabulary".to_owned()));
@@ -155,12 +189,12 @@ impl Vocab {
         let vocab = self.raw.vocab();
         // llama.cpp asserts that a token it is to add exists.
         let lacks = |wanted: bool, token: LlamaToken| wanted && self.known(token).is_none();
-        let add_special = add_special
+        let add_special = reading.is_whole()
             && !lacks(vocab.should_add_bos(), vocab.bos())
             && !lacks(vocab.should_add_eos(), vocab.eos())
             && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.bos())
             && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.sep());
-        let tokens = vocab.tokenize(text, add_special, parse_special);
+        let tokens = vocab.tokenize(text, add_special, reading.knows_control_tokens());
         Ok(tokens.into_iter().map(|token| token.0).collect())
     }
 

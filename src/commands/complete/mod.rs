@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::runtime::chat::{self, Message};
 use crate::runtime::weights::Work;
 use crate::runtime::{
-    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Sampling, Token,
+    self, Cancel, Event, Finish, Grammar, Model, Options, Reading, Report, Sampling, Token,
 };
 use render::Renderer;
 
@@ -311,7 +311,7 @@ impl Job<'_> {
     fn tokenize(&self, prompt: &prompts::Prompt) -> runtime::Result<Vec<Token>> {
         let system = prompt.system.as_ref().or(self.args.system.as_ref());
         if !self.args.is_chat() && system.is_none() {
-            return self.model.vocab().tokenize(&prompt.text, true, false);
+            return self.model.vocab().tokenize(&prompt.text, Reading::Text);
         }
         let system = system.map(|text| Message::new("system", text));
         let messages: Vec<Message> = system

@@ -13,7 +13,7 @@ use super::{Args, JsonText, quoted};
 use crate::base::human;
 use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, Output};
-use crate::runtime;
+use crate::runtime::{self, Reading};
 use crate::table::{Columns, cell, plain};
 
 /// `--encode` and `--decode` as JSON.
@@ -41,7 +41,14 @@ pub(super) fn encode(
         text.as_encoded_bytes().to_vec()
     };
     let tokenizer = load(path, vocabulary)?;
-    let ids = tokenizer.tokenize(&text, !args.no_bos, !args.no_special)?;
+    let mut reading = Reading::Prompt;
+    if args.no_bos {
+        reading = reading.part();
+    }
+    if args.no_special {
+        reading = reading.plain();
+    }
+    let ids = tokenizer.tokenize(&text, reading)?;
     let ids: Vec<u32> = ids
         .into_iter()
         .filter_map(|id| u32::try_from(id).ok())

@@ -139,10 +139,10 @@ fn a_vocabulary_without_byte_tokens_refuses_what_it_cannot_spell() {
     let vocab = Vocab::load(&file.path).unwrap();
     assert!(
         !vocab
-            .tokenize("the ball é", false, false)
+            .tokenize("the ball é", Reading::TextPart)
             .unwrap()
             .is_empty()
     );
-    let error = vocab.tokenize("100 €", false, false).unwrap_err();
+    let error = vocab.tokenize("100 €", Reading::TextPart).unwrap_err();
     assert!(error.to_string().contains('€'), "{error}");
 }

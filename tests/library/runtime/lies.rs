@@ -23,7 +23,7 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
     };
     let token = i32::try_from(model.vocab().len()).unwrap_or(1) - 1;
     let fed = session.feed(0, &[0, token, 1], Want::All, &mut |_, _| {});
-    let _ = model.vocab().tokenize("the ball \u{20ac}", true, true);
+    let _ = model.vocab().tokenize("the ball \u{20ac}", Reading::Prompt);
     let greedy = Options {
         max_tokens: 2,
         settings,

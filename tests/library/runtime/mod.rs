@@ -12,7 +12,7 @@ use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
     Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, NamedTensor,
-    Observer, Options, Report, Session, Settings, Vocab, Want, complete,
+    Observer, Options, Reading, Report, Session, Settings, Vocab, Want, complete,
 };
 
 struct File {
@@ -61,7 +61,7 @@ fn all_logits(session: &mut Session, seq: u32, tokens: &[i32]) -> Vec<Vec<f32>> 
 fn a_vocabulary_alone_turns_text_into_tokens_and_back() {
     let file = file(|path| Tiny::default().write(path));
     let vocab = Vocab::load(&file.path).unwrap();
-    let tokens = vocab.tokenize("the ball é€", false, false).unwrap();
+    let tokens = vocab.tokenize("the ball é€", Reading::TextPart).unwrap();
     let pieces: Vec<_> = tokens
         .iter()
         .map(|&t| vocab.piece(t, false).unwrap())
@@ -78,12 +78,12 @@ fn a_vocabulary_alone_turns_text_into_tokens_and_back() {
         "the ball é€".as_bytes()
     );
 
-    let end = vocab.tokenize("<|end|>", false, true).unwrap();
+    let end = vocab.tokenize("<|end|>", Reading::PromptPart).unwrap();
     let [.., end] = end[..] else {
         panic!("no tokens")
     };
     assert!(vocab.is_end(end));
-    assert!(vocab.tokenize("<|end|>", false, false).unwrap().len() > 2);
+    assert!(vocab.tokenize("<|end|>", Reading::TextPart).unwrap().len() > 2);
     assert_eq!(vocab.piece(end, false).unwrap(), b"");
     assert_eq!(vocab.piece(end, true).unwrap(), b"<|end|>");
     let n = vocab.len() as i32;

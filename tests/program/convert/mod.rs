@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::support::synthetic::Dtype;
 use assert_cmd::cargo::CommandCargoExt;
 use modelve::gguf::Gguf;
-use modelve::runtime::Vocab;
+use modelve::runtime::{Reading, Vocab};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -205,7 +205,7 @@ fn a_fine_tune_by_another_name_still_strips_after_special_tokens() {
     assert_eq!(name.as_str().as_deref(), Some("poet (Phi-3)"));
     let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
     let tokens = vocab
-        .tokenize("<|end|>\n<|assistant|>", false, true)
+        .tokenize("<|end|>\n<|assistant|>", Reading::PromptPart)
         .unwrap();
     assert_eq!(tokens, [292, 291]);
 }
@@ -223,7 +223,7 @@ fn a_byte_level_vocabulary_is_read_and_understood_by_llama_cpp() {
     assert_eq!(name.as_str().as_deref(), Some("Phi 3-toy-instruct"));
     let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
     let text = "he he<|im_end|>\n";
-    let tokens = vocab.tokenize(text, true, true).unwrap();
+    let tokens = vocab.tokenize(text, Reading::Prompt).unwrap();
     assert_eq!(tokens, [256, 257, 292, i32::from(b'\n')]);
     assert_eq!(vocab.detokenize(&tokens, true).unwrap(), text.as_bytes());
 }
