@@ -1,28 +1,11 @@
 //! Parses any bytes as a GGUF header and reads every value of what is accepted.
 //!
 //! `cargo fuzz run gguf_header -- -rss_limit_mb=256 -max_len=4096 -runs=10000000`; on a stable
-//! compiler `RUSTC_BOOTSTRAP=1 cargo fuzz run …` does the same. The modules are compiled from
-//! the program's own source.
+//! compiler `RUSTC_BOOTSTRAP=1 cargo fuzz run …` does the same.
 
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../src/gguf/error.rs"]
-mod error;
-#[path = "../../src/gguf/header.rs"]
-mod header;
-#[path = "../../src/gguf/types.rs"]
-mod types;
-#[path = "../../src/gguf/value.rs"]
-mod value;
-
-use error::Problem;
-use header::Header;
-use types::GgmlType;
-
-const DEFAULT_ALIGNMENT: u64 = 32;
-const MAX_ARRAY_DEPTH: usize = 4;
-const MAX_DIMENSIONS: usize = 4;
+use modelve_gguf::Header;
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| {
     let Ok(header) = Header::parse(file) else {
