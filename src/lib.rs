@@ -16,6 +16,7 @@
 //! | [`base`] | what all of them share: progress, memory, numbers for people |
 //! | [`cli`], [`commands`] | flags; one file or folder per command: typed options in, a result out |
 //! | [`output`], [`table`] | the only place that writes to standard output; columns |
+//! | [`bus`] | words for the end that a mapped file brings when it is cut short |
 //! | [`progress`], [`hint`] | where long work stands, on standard error; errors that know what helps |
 
 pub use modelve_base as base;
@@ -27,6 +28,7 @@ pub use modelve_probe as probe;
 pub use modelve_quant as quant;
 pub use modelve_runtime as runtime;
 
+pub mod bus;
 pub mod cli;
 pub mod commands;
 pub mod hint;

@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use modelve::cli::Cli;
-use modelve::{commands, output};
+use modelve::{bus, commands, output};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::report(&error),
+    bus::explain();
+    match Cli::try_parse() {
+        Err(error) => output::report_usage(&error),
+        Ok(cli) => match commands::run(cli) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => output::report(&error),
+        },
     }
 }

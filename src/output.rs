@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::base::human;
 use crate::hint::{Hinted, Interrupted, Usage};
 
 /// For headings and names.
@@ -28,6 +29,7 @@ pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub struct Output {
     inner: io::BufWriter<StdoutLock<'static>>,
     colour: bool,
+    terminal: bool,
 }
 
 impl Output {
@@ -36,6 +38,7 @@ impl Output {
         Self {
             inner: io::BufWriter::new(io::stdout().lock()),
             colour: io::stdout().is_terminal() && colour_is_wanted(),
+            terminal: io::stdout().is_terminal(),
         }
     }
 
@@ -50,6 +53,15 @@ impl Output {
             format!("{style}{text}{style:#}")
         } else {
             text.to_string()
+        }
+    }
+
+    /// Text that a model wrote or a file holds: byte by byte, but on a terminal with its control
+    /// characters escaped, so that it cannot drive one.
+    pub fn text(&mut self, text: &[u8]) -> io::Result<()> {
+        match self.terminal {
+            true => self.write_all(human::for_terminal(text).as_bytes()),
+            false => self.write_all(text),
         }
     }
 
@@ -94,9 +106,28 @@ pub fn width() -> usize {
     terminal_width().unwrap_or(100)
 }
 
-/// A line for the person at the terminal, on standard error; nothing where nobody reads it.
+/// A line for the person at the terminal, on standard error; nothing where nobody reads it. Names
+/// and messages in it may come from files and servers, and are kept from driving the terminal.
 pub fn note(text: &str) {
+    line(&human::harmless(text));
+}
+
+/// A line on standard error as it is, with its colours.
+fn line(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// Prints what clap says of the arguments and says how to exit: help goes to standard output, an
+/// error with what the person typed, made harmless, to standard error.
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    let plain = error.render().to_string();
+    let harmless = human::harmless(&plain);
+    match error.use_stderr() && plain != harmless {
+        true => line(harmless.trim_end()),
+        // With its colours. A reader that went away is no fault.
+        false => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// <https://no-color.org>: any non-empty value means no colour.
@@ -121,18 +152,20 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     };
     let mut said = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        let message = cause.to_string();
+        // Lines below the first are set in, so that no name in them passes for a line of ours.
+        let message = human::harmless(&cause.to_string()).replace('\n', "\n    ");
         // Wrappers often repeat their source in their own message; say everything once.
         if depth == 0 {
-            note(&format!("{} {message}", paint(BAD, "error:")));
+            line(&format!("{} {message}", paint(BAD, "error:")));
         } else if !said.contains(&message) {
-            note(&format!("  {} {message}", paint(DIM, "caused by:")));
+            line(&format!("  {} {message}", paint(DIM, "caused by:")));
         }
         said.push_str(&message);
         said.push('\n');
     }
     if let Some(hint) = Hinted::find(error) {
-        note(&format!("{} {hint}", paint(GOOD, "hint:")));
+        let hint = human::harmless(hint);
+        line(&format!("{} {hint}", paint(GOOD, "hint:")));
     }
     if interrupted {
         ExitCode::from(130)

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use modelve_base::human;
 pub use modelve_base::progress::{Progress, Silent, Unit};
 
 /// How often a line is written where there is no terminal to draw a bar on.
@@ -55,7 +56,7 @@ impl Progress for Bar {
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        bar.set_message(what.to_owned());
+        bar.set_message(human::harmless(what).into_owned());
         bar.set_position(done);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -72,6 +73,7 @@ impl Progress for Bar {
 
     fn note(&self, text: &str) {
         let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
+        let text = human::harmless(text);
         match bar.as_ref() {
             Some(bar) => bar.println(text),
             None => drop(writeln!(std::io::stderr(), "{text}")),
@@ -163,7 +165,7 @@ impl<W: Write + Send> Progress for Lines<W> {
         self.locked(|state| {
             let now = Instant::now();
             state.step = Some(Step {
-                what: what.to_owned(),
+                what: human::harmless(what).into_owned(),
                 unit,
                 total,
                 before: done,
@@ -198,6 +200,7 @@ impl<W: Write + Send> Progress for Lines<W> {
     }
 
     fn note(&self, text: &str) {
+        let text = human::harmless(text);
         self.locked(|state| drop(writeln!(state.out, "{text}")));
     }
 

@@ -6,8 +6,8 @@ use anyhow::anyhow;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{
-    Form, bar, interrupted, load, one_prompt, pad, percent, quoted, session, tail, told,
-    write_page, wrote,
+    Form, bar, interrupted, is_on_stdout, load, one_prompt, pad, percent, quoted, session, tail,
+    told, write_page, wrote,
 };
 use crate::base::human;
 use crate::hint::{Usage, hinted};
@@ -54,7 +54,7 @@ const MOST_WEIGHTS: usize = 6_000_000;
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = one_prompt(args.prompt.as_deref())?;
-    args.form.check()?;
+    let page = args.form.page(args.engine.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
@@ -94,10 +94,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut out = Output::stdout();
     if args.form.json {
         out.json_line(&found)?;
-    } else {
+    } else if !is_on_stdout(&page) {
         print(&mut out, args, &found)?;
     }
-    if let Some(path) = &args.form.html {
+    if let Some(file) = &page {
         let left = found.keep_sharpest(MOST_WEIGHTS);
         if left > 0 {
             progress.note(&format!(
@@ -105,8 +105,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 found.heads.len()
             ));
         }
-        write_page(path, Page::Attention, &found)?;
-        wrote(&mut out, &args.form)?;
+        write_page(file, Page::Attention, &found)?;
+        wrote(&mut out, &args.form, file)?;
     }
     out.flush()?;
     interrupted(found.complete)

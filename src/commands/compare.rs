@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::open;
 use super::probing::{
-    Form, interrupted, percent, quoted, read_stdin, session, show, tail, told, work,
+    Form, interrupted, percent, quoted, read_stdin, read_text, session, show, tail, told, work,
 };
 use super::score::windows;
 use crate::base::human;
@@ -97,7 +97,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Usage("--swap takes two models".to_owned()).into());
     }
     let text = text(args)?;
-    args.form.check()?;
+    let engine = |name: &String| EngineArgs {
+        model: Some(name.clone()),
+        ..args.engine.clone()
+    };
+    let inputs = named.iter().flat_map(|name| engine(name).inputs());
+    let page = args.form.page(inputs.chain(args.file.clone()))?;
     let cancel = cancel_on_ctrl_c()?;
     let progress = progress::stderr(false);
     let progress = progress.as_ref();
@@ -105,10 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut files: Vec<Gguf> = Vec::with_capacity(named.len());
     let mut reading: Option<(Prompt, Windows)> = None;
     for name in named {
-        let engine = EngineArgs {
-            model: Some(name.clone()),
-            ..args.engine.clone()
-        };
+        let engine = engine(name);
         // A checkpoint is best compared as exact as it is.
         let path = engine.locate(" -q F16")?;
         // An estimate of no work leaves the weights in the mapped file.
@@ -178,7 +180,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         swap(args, n, &files, &prompt, &cancel, progress, result)?;
     }
 
-    show(&args.form, Page::Compare, &results, |out| {
+    show(&args.form, &page, Page::Compare, &results, |out| {
         print(out, &results)
     })?;
     interrupted(results.iter().all(|result| result.complete))
@@ -188,8 +190,7 @@ fn text(args: &Args) -> anyhow::Result<String> {
     let text = match (&args.text, &args.file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) if path == Path::new("-") => read_stdin()?,
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?,
+        (None, Some(path)) => read_text(path)?,
         (None, None) => SAMPLE.to_owned(),
     };
     if text.is_empty() {

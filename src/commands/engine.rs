@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 
 use crate::commands;
+use crate::gguf::Gguf;
 use crate::hint::{Interrupted, hinted};
 use crate::hub::locate::Located;
 use crate::output;
@@ -147,6 +148,17 @@ impl EngineArgs {
     pub fn load(&self, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
         let path = self.locate("")?;
         self.load_file(&path, work, cancel)
+    }
+
+    /// The files that the model is read from, those of all its parts; none if it is not found.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let Ok(Located::Gguf(path)) = commands::locate(self.model.as_deref()) else {
+            return Vec::new();
+        };
+        match Gguf::open(&path) {
+            Ok(gguf) => gguf.paths().map(Path::to_owned).collect(),
+            Err(_) => vec![path],
+        }
     }
 
     /// Where the GGUF file is. To make one of a checkpoint, `modelve convert` is advised with

@@ -6,8 +6,8 @@ use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::probing::{
-    Form, interrupted, load, numbers, one_prompt, pad, percent, quoted, session, tail, told,
-    write_page, wrote,
+    Form, interrupted, is_on_stdout, load, numbers, one_prompt, pad, percent, quoted, session,
+    tail, told, write_page, wrote,
 };
 use crate::base::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
@@ -58,7 +58,7 @@ pub struct Args {
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = one_prompt(args.prompt.as_deref())?;
-    args.form.check()?;
+    let page = args.form.page(args.engine.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.len(), &cancel)?;
     let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
@@ -92,14 +92,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut out = Output::stdout();
     if args.form.json {
         out.json_line(&found)?;
+    } else if is_on_stdout(&page) {
+        // The page is all that standard output carries.
     } else if found.answers.len() == 1 {
         print_column(&mut out, &found)?;
     } else {
         print_grid(&mut out, &found)?;
     }
-    if let Some(path) = &args.form.html {
-        write_page(path, Page::Lens, &found)?;
-        wrote(&mut out, &args.form)?;
+    if let Some(file) = &page {
+        write_page(file, Page::Lens, &found)?;
+        wrote(&mut out, &args.form, file)?;
     }
     out.flush()?;
     interrupted(found.complete)

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(Usage(format!("candidate {} is empty", i + 1)).into());
     }
-    args.form.check()?;
+    let page = args.form.page(args.engine.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
     let vocab = model.vocab();
@@ -134,7 +134,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    show(&args.form, Page::Next, &results, |out| print(out, &results))?;
+    show(&args.form, &page, Page::Next, &results, |out| {
+        print(out, &results)
+    })?;
     interrupted(results.len() == asked.len())
 }
 

@@ -1,14 +1,15 @@
 //! What the probing commands share: the model and its session, prompts, and where pages go.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::engine::{EngineArgs, explain};
-use crate::base::human;
-use crate::hint::{Interrupted, Usage};
+use crate::base::outfile::{self, Existing, Outfile};
+use crate::base::{human, infile};
+use crate::hint::{Interrupted, Usage, hinted};
 use crate::output::Output;
 use crate::probe::Error;
 use crate::probe::html::Page;
@@ -22,36 +23,60 @@ pub struct Form {
     #[arg(long)]
     pub json: bool,
 
-    /// Write a page to look at with a browser
+    /// Write a page to look at with a browser; it replaces none but an earlier page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
 impl Form {
-    /// Finds out before the work whether a page can be written where it is to go.
+    /// Decides before the work where the page goes, if one is asked for. A page that modelve made is
+    /// replaced, any other file stays, and what the command reads (`inputs`) stays whatever it is.
     ///
     /// # Errors
-    /// A folder that is not there or cannot be written.
-    pub fn check(&self) -> anyhow::Result<()> {
-        self.html.as_deref().map_or(Ok(()), |path| {
-            beside(path).map(drop).with_context(|| cannot_write(path))
-        })
+    /// A file that must stay; a folder that is not there or cannot be written.
+    pub fn page(
+        &self,
+        inputs: impl IntoIterator<Item = PathBuf>,
+    ) -> anyhow::Result<Option<Outfile>> {
+        let Some(path) = &self.html else {
+            return Ok(None);
+        };
+        let page = Outfile::judge(path, Existing::ReplaceIf(Page::is_one), inputs);
+        let page = page.and_then(|page| page.try_begin().map(|()| page));
+        let page = page.map_err(page_error)?;
+        if page.is_stdout() && self.json {
+            let what =
+                "--json and --html - would both write to standard output: name a file for one";
+            return Err(Usage(what.to_owned()).into());
+        }
+        Ok(Some(page))
     }
 }
 
-/// A temporary file in the folder of `path`.
-fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    tempfile::Builder::new()
-        .prefix(".modelve-")
-        .tempfile_in(folder)
+/// Whether the page takes standard output, which then carries nothing else.
+pub fn is_on_stdout(page: &Option<Outfile>) -> bool {
+    page.as_ref().is_some_and(Outfile::is_stdout)
 }
 
-fn cannot_write(path: &Path) -> String {
-    format!("cannot write {}", path.display())
+/// An error of writing a page with its hint.
+fn page_error(error: outfile::Error) -> anyhow::Error {
+    use outfile::Error;
+    let hint = match &error {
+        Error::Exists { path } => {
+            let path = path.display();
+            format!(
+                "it is no page that modelve made, so it stays: give the page another name, or remove {path} first"
+            )
+        }
+        Error::IsInput { .. } | Error::IsStream { .. } | Error::NotAFile { .. } => {
+            "give the page a name of its own: --html page.html".to_owned()
+        }
+        Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            format!("mkdir -p {}", outfile::folder_of(path).display())
+        }
+        _ => return error.into(),
+    };
+    hinted(error, hint)
 }
 
 /// Loads the model for texts of so many bytes in all.
@@ -241,17 +266,18 @@ pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>>
 
 /// Everything on standard input.
 pub fn read_stdin() -> anyhow::Result<String> {
-    let mut text = String::new();
-    let mut stdin = std::io::stdin().lock();
-    stdin
-        .read_to_string(&mut text)
-        .context("cannot read standard input")?;
-    Ok(text)
+    infile::text_from(std::io::stdin().lock()).context("cannot read standard input")
+}
+
+/// The text of a file that the user names.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
+    infile::text(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Results one after the other, as JSON or by `print`, and all of them in a page.
 pub fn show<T: Serialize>(
     form: &Form,
+    file: &Option<Outfile>,
     page: Page,
     results: &[T],
     print: impl FnOnce(&mut Output) -> std::io::Result<()>,
@@ -261,38 +287,20 @@ pub fn show<T: Serialize>(
         for result in results {
             out.json_line(result)?;
         }
-    } else {
+    } else if !is_on_stdout(file) {
         print(&mut out)?;
     }
-    if let Some(path) = &form.html {
-        write_page(path, page, &results)?;
-        wrote(&mut out, form)?;
+    if let Some(file) = file {
+        write_page(file, page, &results)?;
+        wrote(&mut out, form, file)?;
     }
     Ok(out.flush()?)
 }
 
-/// Writes a page beside its final name and renames it.
-pub fn write_page(path: &Path, page: Page, data: &impl Serialize) -> anyhow::Result<()> {
-    let text = page.render(data)?;
-    let write = || -> std::io::Result<()> {
-        let mut file = beside(path)?;
-        file.write_all(text.as_bytes())?;
-        make_readable(file.path())?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| cannot_write(path))
-}
-
-/// Temporary files are born private.
-fn make_readable(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
-    }
-    let _ = path;
-    Ok(())
+/// Renders a page and writes it.
+pub fn write_page(file: &Outfile, page: Page, data: &impl Serialize) -> anyhow::Result<()> {
+    file.write(page.render(data)?.as_bytes())
+        .map_err(page_error)
 }
 
 /// `12.3 %`, and enough digits to tell small probabilities apart, in six columns.
@@ -337,15 +345,12 @@ pub fn pad(text: &str, width: usize) -> String {
 }
 
 /// Says on standard output that a page was written, unless the data went there.
-pub fn wrote(out: &mut Output, form: &Form) -> std::io::Result<()> {
-    if let (false, Some(path)) = (form.json, &form.html) {
-        writeln!(
-            out,
-            "wrote {}",
-            human::escape(path.display().to_string().as_bytes())
-        )?;
+pub fn wrote(out: &mut Output, form: &Form, file: &Outfile) -> std::io::Result<()> {
+    if form.json || file.is_stdout() {
+        return Ok(());
     }
-    Ok(())
+    let path = file.path().display().to_string();
+    writeln!(out, "wrote {}", human::escape(path.as_bytes()))
 }
 
 #[cfg(test)]

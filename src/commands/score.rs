@@ -4,10 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anstyle::{Ansi256Color, Style};
-use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{Form, Sessions, interrupted, load, read_stdin, show, tail, told};
+use super::probing::{Form, Sessions, interrupted, load, read_stdin, read_text, show, tail, told};
 use crate::base::human;
 use crate::hint::Usage;
 use crate::output::{self, BOLD, DIM, Output};
@@ -65,7 +64,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(i) = texts.iter().position(String::is_empty) {
         return Err(Usage(format!("text {} is empty", i + 1)).into());
     }
-    args.form.check()?;
+    let page = args
+        .form
+        .page(args.engine.inputs().into_iter().chain(args.file.clone()))?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
     let prompts = texts
@@ -110,7 +111,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    show(&args.form, Page::Score, &scores, |out| {
+    show(&args.form, &page, Page::Score, &scores, |out| {
         print(out, args, &scores)
     })?;
     let all = scores.len() == prompts.len() && scores.iter().all(|score| score.complete);
@@ -150,12 +151,7 @@ fn texts(args: &Args) -> anyhow::Result<Vec<String>> {
             texts.push(read_stdin()?);
             continue;
         }
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = String::from_utf8(bytes)
-            .ok()
-            .with_context(|| format!("{} is not UTF-8 text", path.display()))?;
-        texts.push(text);
+        texts.push(read_text(path)?);
     }
     if texts.is_empty() {
         if std::io::stdin().is_terminal() {

@@ -1,5 +1,6 @@
 //! Numbers and names as a person reads them.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// `2.23 GiB`, `384 KiB`, `17 B`: three digits in binary units.
@@ -130,6 +131,40 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// A message for a terminal that may quote what came from elsewhere: line feeds and tabs stay, as
+/// does the backslash, everything else that a terminal would act on or not show is escaped.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| is_hazard(c) && c != '\n' && c != '\t')
+}
+
+/// A text for a terminal: as it is but for control characters other than line feed and tab, which
+/// are escaped, and bytes that are not UTF-8, which become `\xNN`.
+pub fn for_terminal(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out += &replaced(chunk.valid(), |c| c.is_control() && c != '\n' && c != '\t');
+        for byte in chunk.invalid() {
+            out += &format!("\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// `text` with some of its characters escaped.
+fn replaced(text: &str, escaped: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match escaped(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Controls, separators, bidirectional overrides, marks without width: what a terminal would
 /// act on or not show.
 fn is_hazard(c: char) -> bool {
@@ -201,5 +236,14 @@ mod tests {
         assert_eq!(escape(b"a\n\x1b[31m\\"), r"a\n\u{1b}[31m\\");
         assert_eq!(escape(b"\xe2\x96"), r"\xe2\x96");
         assert_eq!(escape("\u{202e}x".as_bytes()), r"\u{202e}x");
+        assert_eq!(
+            harmless("a\tb\n\\ \x1b]0;x\x07\u{202e}"),
+            "a\tb\n\\ \\u{1b}]0;x\\u{7}\\u{202e}"
+        );
+        assert_eq!(
+            for_terminal("👩\u{200d}🔬\ta\n\r\u{9b}2J".as_bytes()),
+            "👩\u{200d}🔬\ta\n\\r\\u{9b}2J"
+        );
+        assert_eq!(for_terminal(b"a\xff"), r"a\xff");
     }
 }

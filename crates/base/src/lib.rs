@@ -6,6 +6,7 @@
 //! | [`human`] | sizes, counts and names as a person reads them |
 //! | [`memory`] | how much memory there is, control groups included |
 //! | [`map`] | files mapped into memory |
+//! | [`infile`], [`outfile`] | files read whole, within limits; files written, and nothing lost to them |
 //! | [`isa`] | the instruction sets that kernels are compiled for, and the choice among them |
 //!
 //! ```
@@ -20,7 +21,9 @@
 //! ```
 
 pub mod human;
+pub mod infile;
 pub mod isa;
 pub mod map;
 pub mod memory;
+pub mod outfile;
 pub mod progress;

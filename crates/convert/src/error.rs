@@ -9,6 +9,7 @@ use modelve_gguf::GgmlType;
 
 /// Why a conversion was not begun or not finished.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Error {
     #[error(transparent)]
@@ -19,6 +20,10 @@ pub enum Error {
     Gguf(#[from] modelve_gguf::Error),
     #[error(transparent)]
     Misfit(#[from] modelve_quant::mix::Misfit),
+    #[error(
+        "the checkpoint is quantized already ({method}, says quantization_config of config.json): convert the checkpoint that it was made of, in BF16, F16 or F32"
+    )]
+    Quantized { method: String },
     #[error("the checkpoint lacks the tensor `{tensor}`")]
     Missing { tensor: String },
     #[error("the checkpoint holds {count} tensor(s) that the architecture does not know: {names}")]
@@ -43,12 +48,8 @@ pub enum Error {
         what: &'static str,
         source: io::Error,
     },
-    #[error("{} is not a regular file, so it is not replaced by one", path.display())]
-    NotAFile { path: PathBuf },
-    #[error("{} exists", path.display())]
-    Exists { path: PathBuf },
-    #[error("{} is one of the files to convert", path.display())]
-    OutputIsInput { path: PathBuf },
+    #[error(transparent)]
+    Output(#[from] modelve_base::outfile::Error),
     #[error("{} has {} free; {} are needed", path.display(), human::bytes(*available), human::bytes(*needed))]
     Space {
         path: PathBuf,

@@ -85,31 +85,3 @@ pub(super) fn available(folder: &Path) -> Option<u64> {
         None
     }
 }
-
-/// Whether two paths lead to one file, by links or otherwise.
-pub(super) fn is_same(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) else {
-            return false;
-        };
-        (a.dev(), a.ino()) == (b.dev(), b.ino())
-    }
-    #[cfg(not(unix))]
-    {
-        let (a, b) = (a.canonicalize(), b.canonicalize());
-        a.is_ok_and(|a| b.is_ok_and(|b| a == b))
-    }
-}
-
-/// Makes a rename in `folder` last through a loss of power.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    return File::open(folder)?.sync_all();
-    #[cfg(not(unix))]
-    {
-        let _ = folder;
-        Ok(())
-    }
-}

@@ -166,7 +166,7 @@ fn general(keys: &mut Keys, inputs: &Inputs<'_>) {
     let size = first(&["size_label", "model_size_label"], |c| &c.size_label);
     let size = size.unwrap_or_else(|| size_label(inputs.weights));
     keys.text("general.size_label", Some(size));
-    licence_and_origin(keys, &card, inputs);
+    licence_and_origin(keys, card, inputs);
 }
 
 fn licence_and_origin(keys: &mut Keys, card: &ModelCard, inputs: &Inputs<'_>) {
@@ -314,10 +314,13 @@ fn tokenizer(keys: &mut Keys, tokenizer: &Tokenizer) {
         Some(ChatTemplate::Named(list)) => chat_templates(keys, list),
         None => {}
     }
-    keys.add(
-        "modelve.stop_token_ids",
-        Value::Array(Array::U32(tokenizer.special.stop.clone())),
-    );
+    let stop = &tokenizer.special.stop;
+    if !stop.is_empty() {
+        keys.add(
+            "modelve.stop_token_ids",
+            Value::Array(Array::U32(stop.clone())),
+        );
+    }
 }
 
 fn chat_templates(keys: &mut Keys, list: &[(String, String)]) {

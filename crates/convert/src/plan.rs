@@ -73,9 +73,32 @@ pub struct Plan {
     notes: Vec<String>,
 }
 
+/// Refuses a checkpoint that was quantized before: its tensors hold packed blocks and scales, which
+/// would be taken for weights of the wrong shape.
+fn check_unquantized(config: &serde_json::Value) -> Result<(), Error> {
+    let stated = &config["quantization_config"];
+    if stated.is_null() {
+        return Ok(());
+    }
+    let method = stated["quant_method"].as_str().unwrap_or("unknown");
+    let bits = ["load_in_4bit", "load_in_8bit"].into_iter().zip([4, 8]);
+    let bits = bits
+        .filter(|(key, _)| stated[*key] == true)
+        .map(|(_, bits)| bits)
+        .next();
+    let bits = bits.or(stated["bits"].as_u64());
+    Err(Error::Quantized {
+        method: match bits {
+            Some(bits) => format!("{method}, {bits} bits"),
+            None => method.to_owned(),
+        },
+    })
+}
+
 impl Plan {
     /// Plans the conversion of a checkpoint.
     pub fn new(checkpoint: &Checkpoint, request: &Request<'_>) -> Result<Self, Error> {
+        check_unquantized(checkpoint.config())?;
         let description = arch::describe(checkpoint.config())?;
         let mut sources = sources(checkpoint, &description)?;
         sources.sort_by(|(a, _), (b, _)| order(a).cmp(&order(b)));
@@ -137,7 +160,7 @@ impl Plan {
             tensors,
             metadata,
             layout,
-            notes: tokenizer.notes,
+            notes: [description.notes, tokenizer.notes].concat(),
         })
     }
 

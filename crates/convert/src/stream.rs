@@ -14,11 +14,10 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tempfile::NamedTempFile;
-
 use super::chunks::{Chunk, chunks, run, source_type};
 use super::{Error, Plan, PlannedTensor, Request, Source, file};
 use crate::checkpoint::{Checkpoint, SourceTensor};
+use modelve_base::outfile::{Existing, Outfile, folder_of};
 use modelve_base::progress::{Progress, Unit};
 use modelve_gguf::GgmlType;
 use modelve_quant::Encoder;
@@ -40,23 +39,25 @@ const SYNC_EVERY: u64 = 256 << 20;
 /// Chunks ahead of the one being read that the system is told about.
 const READ_AHEAD: usize = 8;
 
-/// Refuses an output that would destroy something, or for which there is no room.
+/// Decides where the file goes: refuses an output that would destroy something, or for which there
+/// is no room.
+///
+/// # Errors
+/// [`Error::Output`], [`Error::Space`].
 pub fn check_output(
     plan: &Plan,
     checkpoint: &Checkpoint,
+    request: &Request<'_>,
     output: &Path,
     force: bool,
-) -> Result<(), Error> {
-    let path = output.to_owned();
-    let inputs = std::fs::read_dir(checkpoint.folder()).into_iter().flatten();
-    let inputs = inputs.flatten().map(|entry| entry.path());
-    let mut read = inputs
+) -> Result<Outfile, Error> {
+    let beside = std::fs::read_dir(checkpoint.folder()).into_iter().flatten();
+    let beside = beside.flatten().map(|entry| entry.path());
+    let inputs = beside
         .filter(|input| is_input(input))
-        .chain(checkpoint.shards().iter().cloned());
-    if read.any(|input| file::is_same(&input, output)) {
-        return Err(Error::OutputIsInput { path });
-    }
-    check_name(output, force)?;
+        .chain(checkpoint.shards().iter().cloned())
+        .chain(request.imatrix.map(|imatrix| imatrix.path().to_owned()));
+    let outfile = Outfile::judge(output, existing(force), inputs)?.only_a_file()?;
     let folder = folder_of(output);
     if let Some(available) = file::available(folder)
         && available < plan.file_size()
@@ -67,26 +68,24 @@ pub fn check_output(
             needed: plan.file_size(),
         });
     }
+    Ok(outfile)
+}
+
+/// Refuses an output under whose name something is that must stay, or can be no file. This needs
+/// no checkpoint, so that it can be said before gigabytes are fetched.
+///
+/// # Errors
+/// [`Error::Output`].
+pub fn check_name(output: &Path, force: bool) -> Result<(), Error> {
+    let none: [&Path; 0] = [];
+    Outfile::judge(output, existing(force), none)?.only_a_file()?;
     Ok(())
 }
 
-/// Refuses an output under whose name something is that must stay, or can be no file.
-pub fn check_name(output: &Path, force: bool) -> Result<(), Error> {
-    let path = output.to_owned();
-    let no_file = |kind| Error::Io {
-        path: output.to_owned(),
-        what: "cannot write the GGUF",
-        source: io::Error::from(kind),
-    };
-    match std::fs::metadata(output) {
-        Ok(found) if found.is_dir() => Err(no_file(io::ErrorKind::IsADirectory)),
-        // A device or a pipe: the new file would take its name from it.
-        Ok(found) if !found.is_file() => Err(Error::NotAFile { path }),
-        Err(_) if output.as_os_str().as_encoded_bytes().ends_with(b"/") => {
-            Err(no_file(io::ErrorKind::NotADirectory))
-        }
-        _ if !force && std::fs::symlink_metadata(output).is_ok() => Err(Error::Exists { path }),
-        _ => Ok(()),
+fn existing(force: bool) -> Existing {
+    match force {
+        true => Existing::Replace,
+        false => Existing::Keep,
     }
 }
 
@@ -96,13 +95,6 @@ fn is_input(path: &Path) -> bool {
     ["safetensors", "json", "model", "jinja", "md", "txt"]
         .iter()
         .any(|known| extension.eq_ignore_ascii_case(known))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Writes the planned file to `output`.
@@ -118,15 +110,13 @@ pub fn write(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    check_output(plan, checkpoint, output, options.force)?;
+    let outfile = check_output(plan, checkpoint, request, output, options.force)?;
     let failed = |what: &'static str| {
         let path = output.to_owned();
         move |source: io::Error| Error::Io { path, what, source }
     };
-    let folder = folder_of(output);
-    remove_abandoned(output);
-    let temporary = temporary_file(output).map_err(failed("cannot begin the file"))?;
-    let target = temporary.as_file();
+    let pending = outfile.begin()?;
+    let target = pending.file();
     file::allocate(target, plan.file_size()).map_err(failed("no room for the file"))?;
     file::write_all_at(target, plan.header(), 0).map_err(failed("cannot write"))?;
     for tensor in plan.tensors() {
@@ -168,63 +158,7 @@ pub fn write(
     progress.finish();
     result?;
 
-    target
-        .sync_all()
-        .map_err(failed("cannot write to the disk"))?;
-    let persisted = match options.force {
-        true => temporary.persist(output),
-        false => temporary.persist_noclobber(output),
-    };
-    match persisted {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(Error::Exists {
-                path: output.to_owned(),
-            });
-        }
-        Err(error) => return Err(failed("cannot give the file its name")(error.error)),
-    }
-    file::sync_folder(folder).map_err(failed("cannot write to the disk"))
-}
-
-/// The prefix and suffix of the temporary names for `output`.
-fn temporary_name(output: &Path) -> (String, &'static str) {
-    let name = output.file_name().unwrap_or_default().to_string_lossy();
-    (format!(".{name}."), ".part")
-}
-
-fn temporary_file(output: &Path) -> io::Result<NamedTempFile> {
-    let (prefix, suffix) = temporary_name(output);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(suffix);
-    // The final file is for others to read too, as far as the umask allows.
-    #[cfg(unix)]
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    #[cfg(unix)]
-    builder.permissions(permissions);
-    let temporary = builder.tempfile_in(folder_of(output))?;
-    // Held as long as this process lives: a locked file is no abandoned one.
-    let _ = temporary.as_file().try_lock();
-    Ok(temporary)
-}
-
-/// Removes what earlier runs for the same output left when they were killed.
-fn remove_abandoned(output: &Path) {
-    let (prefix, suffix) = temporary_name(output);
-    for entry in std::fs::read_dir(folder_of(output))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(suffix) {
-            let unused = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-            if unused {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
+    Ok(pending.commit()?)
 }
 
 pub(super) fn open_shards(checkpoint: &Checkpoint) -> Result<Vec<(PathBuf, File)>, Error> {

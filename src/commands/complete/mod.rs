@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use crate::commands::probing::read_text;
 use crate::hint::{Interrupted, Usage, WithHint};
 use crate::output::Output;
 use crate::runtime::chat::{self, Message};
@@ -234,9 +235,7 @@ impl Args {
             || self.top_p.is_some()
             || self.min_p.is_some()
             || self.typical_p.is_some();
-        let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-        };
+        let read = |path: &PathBuf| read_text(path);
         let grammar = match (&self.grammar, &self.json_schema) {
             (Some(path), _) => Some((path, Grammar::gbnf(&read(path)?))),
             (None, Some(path)) => Some((path, Grammar::json_schema(&read(path)?))),

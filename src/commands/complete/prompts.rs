@@ -1,11 +1,12 @@
 //! Where prompts come from: arguments, a file, JSON lines on standard input.
 
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 
+use crate::commands::probing::{read_stdin, read_text};
 use crate::hint::{Usage, WithHint};
 
 /// A prompt as it was given.
@@ -54,12 +55,13 @@ pub(super) fn gather(
         if std::mem::replace(&mut stdin_read, true) {
             return Err(Usage("`-` can be given only once".to_owned()).into());
         }
-        prompts.extend(json_lines(std::io::stdin().lock(), "standard input")?);
+        let text = read_stdin()?;
+        prompts.extend(json_lines(text.as_bytes(), "standard input")?);
     }
     if let Some(path) = file {
         let name = path.display().to_string();
-        let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
-        let reader = BufReader::new(file);
+        let text = read_text(path)?;
+        let reader = text.as_bytes();
         if path
             .extension()
             .is_some_and(|extension| extension == "jsonl")

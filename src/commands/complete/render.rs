@@ -110,13 +110,13 @@ impl<'a> Renderer<'a> {
                 if self.totals.first_token.is_none() {
                     self.totals.first_token = Some(now);
                     if self.streams() && self.job.args.echo {
-                        self.out.write_all(self.prompts[0].text.as_bytes())?;
+                        self.out.text(self.prompts[0].text.as_bytes())?;
                     }
                 }
                 self.totals.last_token = Some(now);
                 if self.streams() && !text.is_empty() {
                     self.streamed += text.len();
-                    self.out.write_all(text.as_bytes())?;
+                    self.out.text(text.as_bytes())?;
                     self.out.flush()?;
                 }
                 Ok(())
@@ -143,18 +143,18 @@ impl<'a> Renderer<'a> {
         if self.streams() {
             // All but what was held back until the end has been printed.
             if self.totals.first_token.is_none() && self.job.args.echo {
-                self.out.write_all(self.prompts[0].text.as_bytes())?;
+                self.out.text(self.prompts[0].text.as_bytes())?;
             }
             self.out
-                .write_all(&completion.text.as_bytes()[self.streamed..])?;
+                .text(&completion.text.as_bytes()[self.streamed..])?;
         } else {
             if index > 0 {
                 writeln!(self.out)?;
             }
             if self.job.args.echo {
-                self.out.write_all(self.prompts[index].text.as_bytes())?;
+                self.out.text(self.prompts[index].text.as_bytes())?;
             }
-            self.out.write_all(completion.text.as_bytes())?;
+            self.out.text(completion.text.as_bytes())?;
         }
         if !completion.text.ends_with('\n') {
             writeln!(self.out)?;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use regex::Regex;
 
-use crate::base::human;
+use crate::base::{human, outfile};
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
@@ -307,8 +307,11 @@ fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
 
 fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T> {
     result.map_err(|error| {
-        let hint = match error.downcast_ref::<convert::Error>() {
-            Some(convert::Error::Exists { .. }) => match Gguf::open(output) {
+        let Some(convert::Error::Output(refusal)) = error.downcast_ref() else {
+            return error;
+        };
+        let hint = match refusal {
+            outfile::Error::Exists { .. } => match Gguf::open(output) {
                 Ok(_) => format!(
                     "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
                     output.display()
@@ -317,7 +320,7 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
                     "it is no GGUF file: give the output a name of its own, -o FILE.gguf".to_owned()
                 }
             },
-            Some(convert::Error::OutputIsInput { .. }) => {
+            outfile::Error::IsInput { .. } | outfile::Error::NotAFile { .. } => {
                 "give the output a name of its own: -o FILE.gguf".to_owned()
             }
             _ => return error,

@@ -1,7 +1,7 @@
 //! Text to tokens and back, by llama.cpp's tokenizer; pieces come from the file.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{Args, JsonText, quoted};
-use crate::base::human;
+use crate::base::{human, infile};
 use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, Output};
 use crate::runtime::{self, Reading};
@@ -33,10 +33,8 @@ pub(super) fn encode(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let text = if text == "-" {
-        let mut bytes = Vec::new();
-        let read = io::stdin().lock().read_to_end(&mut bytes);
-        read.context("cannot read standard input")?;
-        bytes
+        let read = infile::bounded(io::stdin().lock(), infile::MOST_TEXT);
+        read.context("cannot read standard input")?
     } else {
         text.as_encoded_bytes().to_vec()
     };
@@ -130,7 +128,7 @@ fn segment(index: usize, special: bool) -> Style {
     AnsiColor::Black.on(colour)
 }
 
-/// Puts tokens together: the bytes as they are, escaped only for a terminal.
+/// Puts tokens together: the bytes as they are, controls escaped on a terminal only.
 pub(super) fn decode(
     ids: &[u32],
     json: bool,
@@ -151,12 +149,6 @@ pub(super) fn decode(
             pieces,
         })?);
     }
-    if io::IsTerminal::is_terminal(&io::stdout()) {
-        for line in text.split(|&byte| byte == b'\n') {
-            writeln!(out, "{}", human::escape(line))?;
-        }
-        return Ok(());
-    }
-    out.write_all(&text)?;
+    out.text(&text)?;
     Ok(writeln!(out)?)
 }

@@ -54,7 +54,7 @@ fn the_output_may_not_be_an_input() {
         "in/config.json",
     ] {
         let said = bench.bad(&["in", "--force", "-o", output], 1);
-        assert!(said.contains("one of the files to convert"), "{said}");
+        assert!(said.contains("is read by this command"), "{said}");
         assert!(said.contains("hint: give the output a name"), "{said}");
     }
     assert_eq!(bench.sha256("in/model.safetensors"), before);
@@ -69,7 +69,7 @@ fn what_is_no_file_is_not_replaced_by_one() {
         let said = bench.bad(&[&["in", "-o", "pipe"], force].concat(), 1);
         assert!(said.contains("pipe is not a regular file"), "{said}");
         let said = bench.bad(&[&["in", "-o", "out/new/"], force].concat(), 1);
-        assert!(said.contains("out/new/: cannot write"), "{said}");
+        assert!(said.contains("cannot write out/new/"), "{said}");
     }
     let kind = fs::metadata(&pipe).unwrap().file_type();
     assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));

@@ -41,6 +41,8 @@ pub struct Description {
     pub heads_per_kv_head: u32,
     /// Rows of the token embedding.
     pub vocab_size: u64,
+    /// What a careful reader should know: choices that were made.
+    pub notes: Vec<String>,
 }
 
 /// A tensor that the checkpoint must hold.

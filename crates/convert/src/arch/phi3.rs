@@ -32,6 +32,7 @@ struct Config {
     rope: Rope,
     sliding_window: u64,
     tie_word_embeddings: bool,
+    note: Option<String>,
 }
 
 /// How positions beyond the original context are told apart.
@@ -68,22 +69,42 @@ fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -
 }
 
 /// A value of the first object that has it.
-fn either<T: DeserializeOwned>(
-    first: &Json,
-    second: &Json,
+fn first_of<T: DeserializeOwned>(
+    objects: [&Json; 3],
     key: &'static str,
 ) -> Result<Option<T>, Error> {
-    Ok(optional(first, key)?.or(optional(second, key)?))
+    for object in objects {
+        if let Some(value) = optional(object, key)? {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// The object that says how positions are scaled, and what a reader should know of the choice.
+///
+/// Newer versions of transformers keep all of RoPE in `rope_parameters`. One that is written beside
+/// an older `rope_scaling` may say `default` and so nothing of the factors that stand there, without
+/// which the model computes something else.
+fn scaling(config: &Json) -> (&Json, Option<String>) {
+    let (new, old) = (&config["rope_parameters"], &config["rope_scaling"]);
+    let kind = new["rope_type"].as_str().or(new["type"].as_str());
+    let scales = kind.is_some_and(|kind| kind != "default") || !new["long_factor"].is_null();
+    match (new.is_null(), old.is_null()) {
+        (true, _) => (old, None),
+        (false, false) if !scales && !old["long_factor"].is_null() => {
+            let note = "rope_parameters of config.json scales no positions and rope_scaling does: \
+                        its factors are taken";
+            (old, Some(note.to_owned()))
+        }
+        (false, _) => (new, None),
+    }
 }
 
 impl Config {
     fn read(config: &Json) -> Result<Self, Error> {
-        // Newer versions of transformers keep all of RoPE in `rope_parameters`.
-        let rope = ["rope_parameters", "rope_scaling"]
-            .iter()
-            .map(|key| &config[*key])
-            .find(|rope| !rope.is_null())
-            .unwrap_or(&Json::Null);
+        let (rope, note) = scaling(config);
+        let objects = [&config["rope_parameters"], rope, config];
         let heads = required(config, "num_attention_heads")?;
         Ok(Self {
             hidden_size: required(config, "hidden_size")?,
@@ -95,11 +116,10 @@ impl Config {
             max_position_embeddings: optional(config, "max_position_embeddings")?
                 .unwrap_or(DEFAULT_CONTEXT),
             rms_norm_eps: optional(config, "rms_norm_eps")?.unwrap_or(1e-5),
-            rope_theta: either(rope, config, "rope_theta")?.unwrap_or(10_000.0),
-            partial_rotary_factor: either(rope, config, "partial_rotary_factor")?.unwrap_or(1.0),
-            original_max_position_embeddings: either(
-                rope,
-                config,
+            rope_theta: first_of(objects, "rope_theta")?.unwrap_or(10_000.0),
+            partial_rotary_factor: first_of(objects, "partial_rotary_factor")?.unwrap_or(1.0),
+            original_max_position_embeddings: first_of(
+                objects,
                 "original_max_position_embeddings",
             )?
             .unwrap_or(DEFAULT_CONTEXT),
@@ -110,6 +130,7 @@ impl Config {
             },
             sliding_window: optional(config, "sliding_window")?.unwrap_or(0),
             tie_word_embeddings: optional(config, "tie_word_embeddings")?.unwrap_or(false),
+            note,
         })
     }
 
@@ -197,6 +218,7 @@ impl Config {
             layers: self.num_hidden_layers,
             heads_per_kv_head: (heads / kv_heads) as u32,
             vocab_size: self.vocab_size,
+            notes: self.note.iter().cloned().collect(),
         })
     }
 
@@ -364,6 +386,24 @@ mod tests {
         let description = describe(&config).unwrap();
         assert_eq!(value(&description, "rope.freq_base"), Some(Value::F32(5e5)));
         assert_eq!(description.constants.len(), 2);
+    }
+
+    #[test]
+    fn factors_are_not_lost_to_parameters_that_say_default() {
+        let mut config = phi4_mini();
+        config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 5e5});
+        let description = describe(&config).unwrap();
+        assert_eq!(description.constants.len(), 2);
+        assert_eq!(value(&description, "rope.freq_base"), Some(Value::F32(5e5)));
+        assert!(
+            description.notes[0].contains("rope_scaling"),
+            "{:?}",
+            description.notes
+        );
+        // Without factors there is nothing to lose and nothing to say.
+        config["rope_scaling"] = json!(null);
+        let description = describe(&config).unwrap();
+        assert!(description.constants.is_empty() && description.notes.is_empty());
     }
 
     #[test]

@@ -27,10 +27,15 @@ impl Error {
 
 /// What is wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error(
+        "holds an adapter ({kind}), not a model: merge it into {base} first (`merge_and_unload` of PEFT), and convert what that saves"
+    )]
+    Adapter { kind: String, base: String },
     #[error("is no checkpoint folder: it has no config.json")]
     NoConfig,
     #[error("is not the JSON expected: {0}")]

@@ -17,10 +17,18 @@ pub use shard::SourceTensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use modelve_base::infile;
 use serde_json::{Map, Value};
 
 /// The index of a sharded checkpoint.
 pub const INDEX: &str = "model.safetensors.index.json";
+
+/// What a folder with a PEFT adapter has, in place of a model's weights or beside its configuration.
+const ADAPTER: &str = "adapter_config.json";
+
+/// The most that is read of a text file of a checkpoint, in bytes. The largest in use are
+/// `tokenizer.json` files of some 40 MiB.
+pub(crate) const MOST_BYTES: u64 = 256 << 20;
 
 /// A checkpoint whose headers have been read.
 #[derive(Debug)]
@@ -28,6 +36,7 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Value,
     generation: Value,
+    card: ModelCard,
     shards: Vec<PathBuf>,
     tensors: BTreeMap<String, SourceTensor>,
 }
@@ -47,20 +56,23 @@ impl Checkpoint {
 
     /// Opens what describes the checkpoint and none of its weights.
     pub fn open_description(folder: &Path) -> Result<Self, Error> {
-        let config_path = folder.join("config.json");
-        if !config_path.is_file() {
-            return Err(Error::new(folder, Problem::NoConfig));
-        }
-        let config = read_object(&config_path)?;
-        let generation_path = folder.join("generation_config.json");
-        let generation = match generation_path.is_file() {
-            true => read_object(&generation_path)?,
-            false => Map::new(),
+        let object = |name: &str| read_optional(&folder.join(name));
+        let Some(config) = object("config.json")? else {
+            return Err(match object(ADAPTER)? {
+                Some(adapter) => adapter_error(folder, &adapter),
+                None => Error::new(folder, Problem::NoConfig),
+            });
         };
+        let generation = object("generation_config.json")?.unwrap_or_default();
+        let card_path = folder.join("README.md");
+        let card =
+            infile::optional(&card_path, MOST_BYTES).map_err(|e| Error::new(&card_path, e))?;
+        let card = card.map(|text| ModelCard::parse(&String::from_utf8_lossy(&text)));
         Ok(Self {
             folder: folder.to_owned(),
             config: Value::Object(config),
             generation: Value::Object(generation),
+            card: card.unwrap_or_default(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
         })
@@ -129,17 +141,31 @@ impl Checkpoint {
     }
 
     /// The metadata at the head of `README.md`; empty where there is none.
-    pub fn card(&self) -> ModelCard {
-        std::fs::read_to_string(self.folder.join("README.md"))
-            .map(|text| ModelCard::parse(&text))
-            .unwrap_or_default()
+    pub fn card(&self) -> &ModelCard {
+        &self.card
     }
 }
 
-/// Parses a JSON file that must hold an object.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::new(path, e))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::new(path, Problem::Json(e)))
+/// Parses a JSON file that holds an object; `None` where there is no file.
+fn read_optional(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
+    let bytes = infile::optional(path, MOST_BYTES).map_err(|e| Error::new(path, e))?;
+    let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+    bytes
+        .map(parse)
+        .transpose()
+        .map_err(|e| Error::new(path, Problem::Json(e)))
+}
+
+/// A folder that holds an adapter, which is small and changes the weights of another model.
+fn adapter_error(folder: &Path, adapter: &Map<String, Value>) -> Error {
+    let text = |key: &str| adapter.get(key).and_then(Value::as_str);
+    let problem = Problem::Adapter {
+        kind: text("peft_type").unwrap_or("PEFT").to_owned(),
+        base: text("base_model_name_or_path")
+            .unwrap_or("the base model")
+            .to_owned(),
+    };
+    Error::new(folder, problem)
 }
 
 /// Finds the shards and reads their headers. With an index, index and headers must name the
@@ -152,7 +178,12 @@ fn read_shards(folder: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, SourceTe
     };
     let names: BTreeSet<String> = match &index {
         Some(map) => map.values().cloned().collect(),
-        None => shard::find(folder)?,
+        None => {
+            shard::find(folder).map_err(|error| match read_optional(&folder.join(ADAPTER)) {
+                Ok(Some(adapter)) => adapter_error(folder, &adapter),
+                _ => error,
+            })?
+        }
     };
     let mut shards = Vec::new();
     let mut tensors: BTreeMap<String, SourceTensor> = BTreeMap::new();

@@ -9,7 +9,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{Error, Problem};
+use super::{Error, MOST_BYTES, Problem};
+use modelve_base::infile;
 use modelve_base::map::MappedFile;
 
 /// A tensor of a checkpoint: where it is and what it holds.
@@ -71,7 +72,7 @@ pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error>
         weight_map: Unique<String>,
     }
     let error = |problem: Problem| Error::new(path, problem);
-    let bytes = std::fs::read(path).map_err(|e| error(e.into()))?;
+    let bytes = infile::regular(path, MOST_BYTES).map_err(|e| error(e.into()))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|e| error(Problem::Json(e)))?;
     for (tensor, shard) in &index.weight_map.0 {
         if !is_plain_name(shard) {

@@ -19,7 +19,15 @@ pub enum Page {
     Compare,
 }
 
+/// What tells our pages from others.
+const MARK: &[u8] = b"<meta name=\"generator\" content=\"modelve\">";
+
 impl Page {
+    /// Whether a file that begins like this is a page of ours, which a new one may replace.
+    pub fn is_one(head: &[u8]) -> bool {
+        head.starts_with(b"<!doctype html>") && head.windows(MARK.len()).any(|part| part == MARK)
+    }
+
     /// The whole page.
     ///
     /// # Errors
@@ -71,6 +79,15 @@ mod tests {
             page.contains("{{title}}\"</script>"),
             "data is not a template"
         );
+    }
+
+    #[test]
+    fn pages_are_told_from_other_files() {
+        let page = Page::Lens.render(&"").unwrap();
+        assert!(Page::is_one(&page.as_bytes()[..4096]));
+        assert!(!Page::is_one(page.replace("modelve", "another").as_bytes()));
+        assert!(!Page::is_one(&[b"my notes on ", MARK].concat()));
+        assert!(!Page::is_one(b""));
     }
 
     #[test]

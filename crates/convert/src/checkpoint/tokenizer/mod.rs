@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Checkpoint, Error, Problem, read_object};
+use super::{Checkpoint, Error, MOST_BYTES, Problem, read_optional};
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +87,7 @@ impl Files<'_> {
     }
 
     fn optional(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>, Error> {
-        let path = folder.join(name);
-        path.is_file().then(|| read_object(&path)).transpose()
+        read_optional(&folder.join(name))
     }
 }
 

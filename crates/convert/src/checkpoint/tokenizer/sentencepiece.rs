@@ -3,8 +3,9 @@
 use prost::Message;
 use serde_json::{Map, Value};
 
-use super::{Algorithm, Files, Token, TokenType, padding, place};
+use super::{Algorithm, Files, MOST_BYTES, Token, TokenType, padding, place};
 use crate::checkpoint::{Error, Problem};
+use modelve_base::infile;
 
 /// The part of `sentencepiece_model.proto` that a vocabulary needs.
 #[derive(Clone, PartialEq, Message)]
@@ -55,7 +56,7 @@ pub(super) fn read(
         };
         return Err(Error::new(files.folder, Problem::Tokenizer(text.into())));
     }
-    let bytes = std::fs::read(&path).map_err(|e| Error::new(&path, e))?;
+    let bytes = infile::regular(&path, MOST_BYTES).map_err(|e| Error::new(&path, e))?;
     let model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
         let text = format!("is no SentencePiece model: {e}");
         files.error(MODEL, Problem::Tokenizer(text))

@@ -1,15 +1,16 @@
 //! Special tokens, what is added around a text, where generation stops, and the chat template.
 //!
 //! The rules are those of gguf-py's `SpecialVocab`; what it finds nowhere is looked up in the
-//! vocabulary as well, and every stop token of `generation_config.json` is kept, not one.
+//! vocabulary as well, and every stop token that the checkpoint lists is kept, not one.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::bpe::steps;
-use super::{Files, Token, read_object};
-use crate::checkpoint::{Checkpoint, Error};
+use super::{Files, MOST_BYTES, Token, read_optional};
+use crate::checkpoint::{Checkpoint, Error, Problem};
+use modelve_base::infile;
 
 /// Special tokens and flags, in the order in which llama.cpp's converter writes them.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +19,9 @@ pub struct Special {
     pub ids: Vec<(&'static str, u32)>,
     /// Kind (`bos`, `eos`, `sep`) and whether it is put around every text.
     pub add: Vec<(&'static str, bool)>,
-    /// Ids at which generation stops, ascending.
+    /// Ids at which generation stops, ascending, as the checkpoint lists them in
+    /// `generation_config.json` or, in want of that, `config.json`. Empty where neither does: then
+    /// the list is not known to be complete, and llama.cpp's own knowledge is needed as well.
     pub stop: Vec<u32>,
     /// Whether white space after an added token is part of it, as in Phi-3.
     pub strips_after: bool,
@@ -52,7 +55,7 @@ impl Special {
         let mut special = Self {
             add: added_around(files),
             strips_after: strips_after(files),
-            chat_template: chat_template(files)?,
+            chat_template: chat_template(files, notes)?,
             ..Self::default()
         };
         let content = |kind: &str| {
@@ -92,7 +95,14 @@ impl Special {
     /// Collects the stop tokens. llama.cpp has three places for them: `eos` is taken; `eot` gets
     /// the one that ends a turn, `eom` another. It knows any further ones only by their text.
     fn read_stop(&mut self, checkpoint: &Checkpoint, tokens: &[Token], notes: &mut Vec<String>) {
-        let stated = &checkpoint.generation()["eos_token_id"];
+        let of_generation = &checkpoint.generation()["eos_token_id"];
+        let of_config = &checkpoint.config()["eos_token_id"];
+        // transformers generates by `config.json` where there are no settings of generation. One
+        // token there is the tokenizer's `eos` and says nothing of others.
+        let (stated, is_complete) = match (of_generation, of_config) {
+            (Value::Null, stated) => (stated, stated.is_array()),
+            (stated, _) => (stated, true),
+        };
         let list = match stated {
             Value::Array(list) => list.as_slice(),
             other => std::slice::from_ref(other),
@@ -101,12 +111,15 @@ impl Special {
         let ids = list
             .iter()
             .filter_map(|id| u32::try_from(id.as_u64()?).ok());
-        self.stop = ids.filter(in_vocabulary).chain(self.id("eos")).collect();
-        self.stop.sort_unstable();
-        self.stop.dedup();
+        let mut stop: Vec<u32> = ids.filter(in_vocabulary).chain(self.id("eos")).collect();
+        stop.sort_unstable();
+        stop.dedup();
+        if is_complete {
+            self.stop.clone_from(&stop);
+        }
 
         const ENDS_A_TURN: [&[u8]; 3] = [b"<|end|>", b"<|im_end|>", b"<|eot_id|>"];
-        let mut others: Vec<u32> = self.stop.clone();
+        let mut others = stop;
         others.retain(|&id| Some(id) != self.id("eos"));
         others.sort_by_key(|&id| !ENDS_A_TURN.contains(&tokens[id as usize].text.as_slice()));
         for (kind, id) in ["eot", "eom"].into_iter().zip(&others) {
@@ -226,24 +239,78 @@ fn separator<'a>(step: &'a Value, first: Option<&str>, last: Option<&str>) -> Op
     }
 }
 
-/// The template of `tokenizer_config.json`, else `chat_template.jinja`, else
-/// `chat_template.json`.
-fn chat_template(files: &Files<'_>) -> Result<Option<ChatTemplate>, Error> {
-    if let Some(stated) = files.config.get("chat_template").filter(|v| !v.is_null()) {
-        return Ok(template_of(stated));
+/// The template of `tokenizer_config.json`, else `chat_template.jinja`, else `chat_template.json`,
+/// as in gguf-py; beside it those of the folder `additional_chat_templates`, by their files' names.
+fn chat_template(
+    files: &Files<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Option<ChatTemplate>, Error> {
+    let stated = files.config.get("chat_template").and_then(template_of);
+    let jinja = read_text(&files.folder.join("chat_template.jinja"))?;
+    let main = match (stated, jinja) {
+        (Some(stated), jinja) => {
+            if jinja.is_some_and(|text| stated != ChatTemplate::One(text)) {
+                notes.push(
+                    "tokenizer_config.json and chat_template.jinja hold different chat templates: \
+                     the first is taken, as by llama.cpp's converter; transformers takes the second"
+                        .to_owned(),
+                );
+            }
+            Some(stated)
+        }
+        (None, Some(text)) => Some(ChatTemplate::One(text)),
+        (None, None) => {
+            let json = read_optional(&files.folder.join("chat_template.json"))?;
+            json.and_then(|json| template_of(json.get("chat_template")?))
+        }
+    };
+    let more = additional_templates(&files.folder.join("additional_chat_templates"))?;
+    if more.is_empty() {
+        return Ok(main);
     }
-    let jinja = files.folder.join("chat_template.jinja");
-    if jinja.is_file() {
-        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::new(path, e));
-        return Ok(Some(ChatTemplate::One(read(&jinja)?)));
+    let mut named = match main {
+        Some(ChatTemplate::One(text)) => vec![("default".to_owned(), text)],
+        Some(ChatTemplate::Named(list)) => list,
+        None => Vec::new(),
+    };
+    for (name, text) in more {
+        if !named.iter().any(|(known, _)| *known == name) {
+            named.push((name, text));
+        }
     }
-    let json = files.folder.join("chat_template.json");
-    if json.is_file() {
-        return Ok(read_object(&json)?
-            .get("chat_template")
-            .and_then(template_of));
+    Ok(Some(ChatTemplate::Named(named)))
+}
+
+/// Every `NAME.jinja` of a folder, in the order of the names; none where there is no folder.
+fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>, Error> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
     }
-    Ok(None)
+    let error = |e: std::io::Error| Error::new(folder, e);
+    let mut templates = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "jinja")
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+            && let Some(text) = read_text(&path)?
+        {
+            templates.push((name.to_owned(), text));
+        }
+    }
+    templates.sort();
+    Ok(templates)
+}
+
+/// The text of a file; `None` where there is none.
+fn read_text(path: &Path) -> Result<Option<String>, Error> {
+    let bytes = infile::optional(path, MOST_BYTES).map_err(|e| Error::new(path, e))?;
+    let text = |bytes| {
+        String::from_utf8(bytes)
+            .map_err(|_| Error::new(path, Problem::Tokenizer("is not UTF-8 text".into())))
+    };
+    bytes.map(text).transpose()
 }
 
 fn template_of(value: &Value) -> Option<ChatTemplate> {
