@@ -36,7 +36,7 @@ pub mod output;
 pub mod progress;
 pub mod table;
 
-/// The example of the README, compiled.
+/// The example of the documentation, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/library.md")]
+struct Library;

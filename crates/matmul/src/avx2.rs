@@ -17,11 +17,11 @@ use std::sync::OnceLock;
 pub(super) struct Avx2(());
 
 impl Avx2 {
-    /// The types there are kernels for. What has a scale for 32 weights gains nothing here: taking
-    /// it apart costs little beside making floats of every 32 products.
+    /// The types there are kernels for. Types with one scale for 32 weights gain nothing here:
+    /// unpacking them costs little beside converting every 32 products to floats.
     pub const TYPES: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
 
-    /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
+    /// The token, if this CPU has the instructions and `MODELVE_ISA` allows them.
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
@@ -76,7 +76,7 @@ fn multiply(s: Avx2, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mu
     }
 }
 
-/// 256 weights taken apart: unit × scale × byte − other unit × minimum, or
+/// 256 weights, unpacked: unit × scale × byte − other unit × minimum, or
 /// unit × (scale × byte + minimum).
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -130,7 +130,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn take_apart<const T: u32>(self, block: &[u8]) -> Weights {
+    fn unpack<const T: u32>(self, block: &[u8]) -> Weights {
         match T {
             Q4_K => self.q4_k(at(block, 0)),
             Q5_K => self.q5_k(at(block, 0)),

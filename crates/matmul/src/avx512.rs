@@ -21,7 +21,7 @@ use std::sync::OnceLock;
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// Does this CPU have the instructions, and does `MODELVE_ISA` let them be used?
+    /// The token, if this CPU has the instructions and `MODELVE_ISA` allows them.
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
@@ -66,7 +66,7 @@ fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &
     }
 }
 
-/// 256 weights taken apart: scale × byte − minimum, or scale × (byte − centre).
+/// 256 weights, unpacked: scale × byte − minimum, or scale × (byte − centre).
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Weights {
@@ -114,7 +114,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn take_apart<const T: u32>(self, block: &[u8]) -> Weights {
+    fn unpack<const T: u32>(self, block: &[u8]) -> Weights {
         match T {
             Q4_0 => self.q4_0(at(block, 0)),
             Q8_0 => self.q8_0(at(block, 0)),

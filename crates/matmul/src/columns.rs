@@ -1,7 +1,7 @@
-//! Activations in 8 bits.
+//! Activations quantized to 8 bits.
 
 use super::BLOCK;
-use super::tiles::{APART_CENTRED, COLUMNS, Q4_0, Q6_K, Q8_0};
+use super::tiles::{COLUMNS, Q4_0, Q6_K, Q8_0, UNPACKED_CENTRED};
 use bytemuck::{Pod, Zeroable};
 use modelve_gguf::GgmlType;
 
@@ -23,13 +23,13 @@ pub struct Block {
 pub(super) const fn centre(ty: u32) -> i32 {
     match ty {
         Q4_0 => 8,
-        Q6_K | APART_CENTRED => 32,
+        Q6_K | UNPACKED_CENTRED => 32,
         Q8_0 => 128,
         _ => 0,
     }
 }
 
-/// Have weights of this type a centre, and not minima?
+/// Returns whether weights of this type have a constant zero-point (`centre`) instead of minima.
 pub(super) const fn is_centred(ty: u32) -> bool {
     centre(ty) != 0
 }

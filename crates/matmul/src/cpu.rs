@@ -1,6 +1,7 @@
-//! The instruction sets there are kernels for.
+//! The instruction sets there are kernels for, and one way to call all of them.
 
 use super::{BLOCK, Block, Kernel, Sink};
+use modelve_base::isa::Isa;
 use modelve_gguf::GgmlType;
 
 #[cfg(target_arch = "x86_64")]
@@ -16,7 +17,7 @@ pub(super) enum Cpu {
 }
 
 impl Cpu {
-    /// Those of this CPU that `MODELVE_ISA` lets be used, the fastest first.
+    /// The instruction sets of this CPU that `MODELVE_ISA` allows, the widest first.
     pub fn available() -> impl Iterator<Item = Cpu> {
         #[cfg(target_arch = "x86_64")]
         let all = [
@@ -28,26 +29,13 @@ impl Cpu {
         all.into_iter().flatten()
     }
 
-    /// The one that is fastest with `n` columns; none: ggml's own kernels are.
-    pub fn best(ty: GgmlType, n: usize) -> Option<Cpu> {
-        let mut known = Self::available().filter(|cpu| cpu.types().contains(&ty));
-        let (first, next) = (known.next()?, known.next());
-        match next {
-            // Rearranging a block for AVX-512 is worth it from so many columns on.
-            Some(avx2) if n < 4 => Some(avx2),
-            // ggml does so, too, and for more columns at once.
-            Some(_) if n > 32 => None,
-            _ => Some(first),
-        }
-    }
-
-    /// As `MODELVE_ISA` calls it.
-    pub fn name(self) -> &'static str {
+    /// The instruction set.
+    pub fn isa(self) -> Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Cpu::Avx512(_) => "avx512",
+            Cpu::Avx512(_) => Isa::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Cpu::Avx2(_) => "avx2",
+            Cpu::Avx2(_) => Isa::Avx2,
         }
     }
 

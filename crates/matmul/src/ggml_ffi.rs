@@ -76,7 +76,7 @@ extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
 
 /// # Safety
 /// There is a kernel for `ty`, `width` and `n`; `x` has `n` columns of `width` floats, `x_stride`
-/// bytes apart; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
+/// bytes unpacked; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
 /// `first..first + count`, counted column by column.
 unsafe extern "C" fn pack(
     ty: i32,
@@ -107,7 +107,7 @@ unsafe extern "C" fn pack(
 /// # Safety
 /// There is a kernel for `ty`, `width` and `n`; `rows` is a matrix of such rows, one after the other,
 /// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
-/// `n` columns, `out_stride` bytes apart, of which no other thread touches rows
+/// `n` columns, `out_stride` bytes unpacked, of which no other thread touches rows
 /// `first..first + count`.
 unsafe extern "C" fn multiply(
     ty: i32,

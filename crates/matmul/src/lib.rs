@@ -1,15 +1,16 @@
 //! Quantized matrices times a few columns of activations, on the weights as the file holds them.
 //!
 //! A pass over several sequences reads every weight once but multiplies it once per sequence.
-//! ggml takes a quantized row apart anew for every column, so from two columns on the taking
-//! apart, not the memory, is what a pass waits for. Here a block of weights is taken apart once
+//! ggml unpacks a quantized row anew for every column, so from two columns on
+//! unpacking, not memory bandwidth, limits a pass. Here a block of weights is unpacked once
 //! and multiplied with all columns.
 //!
 //! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
 //!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
 //! - Whatever the type, a block of weights becomes bytes, scales and minima: weight = scale × byte −
 //!   minimum. Where the minimum is always the same multiple of the scale, weight = scale × (byte −
-//!   centre). How they lie is the affair of the instruction set.
+//!   centre). The in-memory layout depends on the instruction set.
+//! - Which kernel multiplies a type with a number of columns is a table in `choice`.
 //!
 //! A column's result does not depend on the columns beside it: with the same instructions not in a
 //! single bit, and else, for the K types, only in the order of the sums.
@@ -22,6 +23,7 @@ use modelve_gguf::GgmlType;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod choice;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod columns;
 mod cpu;
@@ -47,9 +49,9 @@ pub const ROWS: usize = 8;
 /// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
 pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 
-/// Lets ggml compute with the kernels; before a model is loaded. `library` is the file that ggml's
-/// CPU backend was loaded from, if it is no part of the program. Is it so now? An older library
-/// knows nothing of them.
+/// Lets ggml compute with these kernels; call it before a model is loaded. `library` is the file
+/// that ggml's CPU backend was loaded from, if the backend is not part of the program. Returns
+/// whether registration succeeded; libraries built without the hook return false.
 pub fn register(library: Option<&Path>) -> bool {
     #[cfg(matmul)]
     return ggml_ffi::register(library);
@@ -77,7 +79,7 @@ const fn block_bytes(ty: u32) -> usize {
     }
 }
 
-/// Are rows of `width` weights whole blocks?
+/// Returns whether rows of `width` weights consist of whole blocks.
 fn fits(width: usize) -> bool {
     width > 0 && width.is_multiple_of(BLOCK)
 }
@@ -99,10 +101,10 @@ impl Kernel {
         GgmlType::Q6_K,
     ];
 
-    /// The fastest for rows of `width` weights and `n` columns; none: the CPU has none for this type
-    /// or width, or ggml's own is faster.
+    /// The fastest kernel for rows of `width` weights and `n` columns, by the table in `choice`.
+    /// `None` where the CPU has none for this type or width, or ggml's own is faster.
     pub fn best(ty: GgmlType, width: usize, n: usize) -> Option<Kernel> {
-        let cpu = Cpu::best(ty, n).filter(|_| fits(width))?;
+        let cpu = choice::best(ty, n).filter(|_| fits(width))?;
         Some(Kernel { ty, cpu })
     }
 
@@ -115,7 +117,7 @@ impl Kernel {
 
     /// The instruction set, as `MODELVE_ISA` calls it.
     pub fn isa(self) -> &'static str {
-        self.cpu.name()
+        self.cpu.isa().name()
     }
 
     /// Bytes of 256 weights.

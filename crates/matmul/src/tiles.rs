@@ -1,4 +1,4 @@
-//! The order in which rows and columns meet, the same for every instruction set.
+//! The loops over rows, columns and blocks, the same for every instruction set.
 
 use super::columns::{Block, is_centred, tile as tile_of};
 use super::{ROWS, Sink, block_bytes};
@@ -21,13 +21,13 @@ pub(super) const Q4_K: u32 = GgmlType::Q4_K.0;
 pub(super) const Q5_K: u32 = GgmlType::Q5_K.0;
 pub(super) const Q6_K: u32 = GgmlType::Q6_K.0;
 /// [`Simd::Weights`] as they are, with minima.
-pub(super) const APART: u32 = u32::MAX;
+pub(super) const UNPACKED: u32 = u32::MAX;
 /// [`Simd::Weights`] as they are, around a centre.
-pub(super) const APART_CENTRED: u32 = u32::MAX - 1;
+pub(super) const UNPACKED_CENTRED: u32 = u32::MAX - 1;
 
 /// What an instruction set does with a block. A value is a token: the CPU has the instructions.
 pub(super) trait Simd: Copy {
-    /// 256 weights taken apart.
+    /// 256 weights taken unpacked.
     type Weights: Pod;
     /// Sums of products, still spread over lanes.
     type Sum: Copy;
@@ -36,8 +36,8 @@ pub(super) trait Simd: Copy {
     const SHARE: usize;
 
     fn zero(self) -> Self::Sum;
-    /// Takes apart a block of type `T`.
-    fn take_apart<const T: u32>(self, block: &[u8]) -> Self::Weights;
+    /// Unpacks a block of type `T`.
+    fn unpack<const T: u32>(self, block: &[u8]) -> Self::Weights;
     /// Adds to the sum of every row and column 256 products of weights of type `T`.
     fn add_products<const T: u32, const R: usize, const C: usize>(
         self,
@@ -52,15 +52,15 @@ pub(super) trait Simd: Copy {
 
 /// Bytes of 256 weights of a type.
 const fn size<S: Simd>(ty: u32) -> usize {
-    match is_apart(ty) {
+    match is_unpacked(ty) {
         true => size_of::<S::Weights>(),
         false => block_bytes(ty),
     }
 }
 
-/// Are weights of this type already taken apart?
-const fn is_apart(ty: u32) -> bool {
-    matches!(ty, APART | APART_CENTRED)
+/// Returns whether weights of this type are already unpacked.
+const fn is_unpacked(ty: u32) -> bool {
+    matches!(ty, UNPACKED | UNPACKED_CENTRED)
 }
 
 /// What is fetched from memory while a block is multiplied.
@@ -89,25 +89,25 @@ pub(super) fn multiply<S: Simd, const T: u32>(
         }
         return;
     }
-    // Taken apart once, then multiplied with a few columns at a time.
-    let apart_size = size::<S>(APART);
-    let mut apart = vec![0u8; ROWS * blocks * apart_size];
+    // Unpacked once, then multiplied with a few columns at a time.
+    let unpacked_size = size::<S>(UNPACKED);
+    let mut unpacked = vec![0u8; ROWS * blocks * unpacked_size];
     for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
         let ahead = Ahead {
             bytes: rows.len(),
             next: false,
         };
-        let apart = &mut apart[..rows.len() / size::<S>(T) * apart_size];
-        let weights = apart.chunks_exact_mut(apart_size);
+        let unpacked = &mut unpacked[..rows.len() / size::<S>(T) * unpacked_size];
+        let weights = unpacked.chunks_exact_mut(unpacked_size);
         for (weights, block) in weights.zip(rows.chunks_exact(size::<S>(T))) {
             prefetch::<S, T>(s, block, ahead);
-            weights.copy_from_slice(bytemuck::bytes_of(&s.take_apart::<T>(block)));
+            weights.copy_from_slice(bytemuck::bytes_of(&s.unpack::<T>(block)));
         }
         for (j, x) in x.chunks(tile * blocks).enumerate() {
             let sink = &mut |c: usize, rows: &[f32]| sink(j * tile + c, i * ROWS, rows);
             match is_centred(T) {
-                true => few::<S, APART_CENTRED>(s, apart, x, x.len() / blocks, sink),
-                false => few::<S, APART>(s, apart, x, x.len() / blocks, sink),
+                true => few::<S, UNPACKED_CENTRED>(s, unpacked, x, x.len() / blocks, sink),
+                false => few::<S, UNPACKED>(s, unpacked, x, x.len() / blocks, sink),
             }
         }
     }
@@ -153,8 +153,8 @@ fn tile<S: Simd, const T: u32, const C: usize>(
         },
         next: x.len() <= near,
     };
-    // Taking apart needs registers, too.
-    let shared = C >= S::SHARE || S::SHARE < usize::MAX && is_apart(T) && C > 1;
+    // Unpacking needs registers, too.
+    let shared = C >= S::SHARE || S::SHARE < usize::MAX && is_unpacked(T) && C > 1;
     let mut sums = [[s.zero(); C]; ROWS];
     for (i, part) in x.chunks(near).enumerate() {
         let start = i * near * size::<S>(T);
@@ -200,7 +200,7 @@ fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
         for r in 0..R {
             let block = blocks[r].next().expect("as many as of activations");
             prefetch::<S, T>(s, block, ahead);
-            weights[r] = s.take_apart::<T>(block);
+            weights[r] = s.unpack::<T>(block);
         }
         s.add_products::<T, R, C>(&weights, x, &mut sum);
     }
@@ -210,7 +210,7 @@ fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
 /// Fetches a block that lies `ahead` bytes behind another.
 #[inline(always)]
 fn prefetch<S: Simd, const T: u32>(s: S, block: &[u8], ahead: Ahead) {
-    if is_apart(T) {
+    if is_unpacked(T) {
         return;
     }
     let address = block.as_ptr().wrapping_add(ahead.bytes);
