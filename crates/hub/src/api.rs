@@ -3,7 +3,7 @@
 //! Everything here comes from a server and is checked before it is used: lengths, counts, names
 //! and hashes.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -182,13 +182,13 @@ impl Remote<'_> {
         scored.into_iter().take(3).map(|(_, id)| id).collect()
     }
 
-    /// All files of the repository at a commit.
-    pub async fn files(&self, commit: &str) -> Result<Vec<Listed>, Error> {
+    /// All files of the repository at a commit, by name.
+    pub async fn files(&self, commit: &str) -> Result<BTreeMap<String, Listed>, Error> {
         let api = ["api", "models"].into_iter().chain(self.repo.split('/'));
         let mut first = self.url(api.chain(["tree", commit]));
         first.set_query(Some("recursive=true"));
         self.retrying(async || {
-            let (mut files, mut names) = (Vec::new(), HashSet::new());
+            let mut files = BTreeMap::new();
             let (mut url, mut room) = (first.clone(), LONGEST_LISTING);
             for _ in 0..MOST_PAGES {
                 let (entries, headers, len) = self
@@ -197,9 +197,7 @@ impl Remote<'_> {
                 room -= len;
                 for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
                     let file = self.listed(entry)?;
-                    if names.insert(file.name.clone()) {
-                        files.push(file);
-                    }
+                    files.entry(file.name.clone()).or_insert(file);
                 }
                 match next_page(&first, &headers) {
                     Some(next) => url = next,

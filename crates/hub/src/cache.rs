@@ -16,7 +16,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::HubId;
+use super::{HubId, own};
+
+/// A file below `refs` holds 40 digits.
+const LONGEST_REF: u64 = 4096;
 
 /// The cache folder; nothing in it need exist.
 #[derive(Debug, Clone)]
@@ -77,19 +80,37 @@ impl Cache {
         layout.model(repo.to_owned()).pointer_path(commit)
     }
 
-    /// What is here of the revision that `id` names, without asking the Hub.
+    /// What is here of the revision that `id` names, without asking the Hub. Where nothing says
+    /// which commit the main branch stands for, as in a copy of nothing but a snapshot, it is
+    /// the only one that is here.
     pub fn snapshot(&self, id: &HubId) -> Option<Snapshot> {
         let revision = id.revision.as_deref().unwrap_or("main");
-        let reference = self.repo_folder(&id.repo).join("refs").join(revision);
-        let commit = match fs::read_to_string(reference) {
-            Ok(text) => text.trim().to_owned(),
-            Err(_) => revision.to_ascii_lowercase(),
+        let commit = match self.read_ref(&id.repo, revision) {
+            Ok(commit) => commit,
+            Err(_) if id.revision.is_some() => revision.to_ascii_lowercase(),
+            Err(_) => match self.commits(&id.repo).as_slice() {
+                [only] => only.clone(),
+                _ => return None,
+            },
         };
         if !is_commit(&commit) {
             return None;
         }
         let folder = self.snapshot_folder(&id.repo, &commit);
         folder.is_dir().then_some(Snapshot { folder, commit })
+    }
+
+    /// The commits of which anything is here, in order.
+    pub fn commits(&self, repo: &str) -> Vec<String> {
+        let snapshots = self.repo_folder(repo).join("snapshots");
+        let entries = fs::read_dir(snapshots).into_iter().flatten().flatten();
+        let mut commits: Vec<String> = entries
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_commit(name))
+            .collect();
+        commits.sort();
+        commits
     }
 
     /// The repositories of which anything is here, as `org/name`.
@@ -109,6 +130,13 @@ impl Cache {
         repos
     }
 
+    /// Reads which commit a branch or tag stood for.
+    fn read_ref(&self, repo: &str, revision: &str) -> io::Result<String> {
+        let path = self.repo_folder(repo).join("refs").join(revision);
+        let bytes = own::read(&path, LONGEST_REF)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
     /// Remembers which commit a branch or tag stood for.
     pub(super) fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> io::Result<()> {
         if is_commit(revision) {
@@ -116,7 +144,10 @@ impl Cache {
         }
         let path = self.repo_folder(repo).join("refs").join(revision);
         // A shared cache may be one that can only be read.
-        if fs::read_to_string(&path).is_ok_and(|there| there.trim() == commit) {
+        if self
+            .read_ref(repo, revision)
+            .is_ok_and(|there| there == commit)
+        {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
@@ -160,11 +191,7 @@ impl Cache {
         let name = hf_hub::Repo::model(repo.to_owned()).folder_name();
         let folder = self.root.join(".locks").join(name);
         fs::create_dir_all(&folder)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(folder.join(format!("{hash}.lock")))?;
+        let file = own::open_to_append(&folder.join(format!("{hash}.lock")))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -249,9 +276,15 @@ mod tests {
         let id = |text: &str| text.parse::<HubId>().unwrap();
         assert_eq!(cache.snapshot(&id("o/n")), None);
         fs::create_dir_all(cache.snapshot_folder("o/n", commit)).unwrap();
-        cache.write_ref("o/n", "refs/pr/1", commit).unwrap();
+        let there = cache.snapshot(&id("o/n")).unwrap();
+        assert_eq!(there.commit, commit, "the only one there is");
+        assert_eq!(cache.snapshot(&id("o/n@v1")), None);
+        let other = "f".repeat(40);
+        fs::create_dir_all(cache.snapshot_folder("o/n", &other)).unwrap();
         assert_eq!(cache.snapshot(&id("o/n")), None, "main is not known");
-        let there = cache.snapshot(&id("o/n@refs/pr/1")).unwrap();
+        assert_eq!(cache.commits("o/n"), [commit, other.as_str()]);
+        cache.write_ref("o/n", "refs/pr/1", commit).unwrap();
+        assert_eq!(cache.snapshot(&id("o/n@refs/pr/1")).unwrap(), there);
         assert_eq!(there.commit, commit);
         assert_eq!(
             cache.snapshot(&id(&format!("o/n@{commit}"))).unwrap(),
@@ -282,6 +315,7 @@ mod tests {
         let cache = Cache::at(dir.path());
         let refs = dir.path().join("models--o--n/refs");
         fs::create_dir_all(&refs).unwrap();
+        fs::create_dir_all(cache.snapshot_folder("o/n", &"a".repeat(40))).unwrap();
         fs::write(refs.join("main"), "../../../etc").unwrap();
         assert_eq!(cache.snapshot(&"o/n".parse().unwrap()), None);
     }

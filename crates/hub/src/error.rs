@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::locate::convert_command;
 use super::select::SelectError;
 use super::{HubId, bytes};
 
@@ -161,15 +162,29 @@ pub enum Error {
         /// What is there instead.
         found: Vec<String>,
     },
-    /// Several GGUF models fit.
-    #[error("{repo} holds several GGUF files: {}", names.join(", "))]
-    WhichGguf {
-        /// `org/name`.
-        repo: String,
-        /// Their names.
+    /// No GGUF model that the label fits.
+    #[error(
+        "{} has no GGUF file {}, only {}",
+        id.without_quant(), id.quant.as_deref().unwrap_or("at all"), names.join(", ")
+    )]
+    NoSuchLabel {
+        /// What was asked for.
+        id: HubId,
+        /// The labels of the models that are there.
         names: Vec<String>,
-        /// A quantization that names one of them.
-        example: Option<String>,
+    },
+    /// Several GGUF models that the label fits, or no label.
+    #[error(
+        "{} holds several GGUF files{}: {}",
+        id.without_quant(),
+        id.quant.as_deref().map(|label| format!(" that {label} fits")).unwrap_or_default(),
+        names.join(", ")
+    )]
+    WhichGguf {
+        /// What was asked for.
+        id: HubId,
+        /// Their labels.
+        names: Vec<String>,
     },
     /// The network may not be used, and not everything is here.
     #[error("{id} is not complete on this machine, and the network is off: missing {}", missing.join(", "))]
@@ -269,11 +284,15 @@ impl Error {
             Error::NoChecksum { .. } => {
                 "set HF_ENDPOINT to the Hub itself or another mirror".into()
             }
-            Error::WhichGguf {
-                repo,
-                example: Some(quant),
-                ..
-            } => format!("name one, for example {repo}:{quant}"),
+            Error::WhichGguf { id, names } => {
+                let example = id.with_quant(names.first()?).ok()?;
+                format!("name one: {}", convert_command(&example))
+            }
+            Error::NoSuchLabel { id, names } => {
+                let label = id.quant.as_deref()?;
+                let example = id.with_quant(closest(label, names)?).ok()?;
+                format!("take one that is there: {}", convert_command(&example))
+            }
             Error::Offline { .. } => {
                 "run it once without --offline (and without HF_HUB_OFFLINE)".into()
             }
@@ -289,4 +308,11 @@ impl Error {
         matches!(self, Error::Unreachable { .. } | Error::TooSlow { .. })
             || matches!(self, Error::Server { status, .. } if *status >= 500 || *status == 429)
     }
+}
+
+/// The name that is most like `label`.
+fn closest<'a>(label: &str, names: &'a [String]) -> Option<&'a str> {
+    let like = |name: &String| strsim::jaro_winkler(&name.to_ascii_uppercase(), label);
+    let best = names.iter().max_by(|a, b| like(a).total_cmp(&like(b)))?;
+    Some(best.as_str())
 }

@@ -1,21 +1,22 @@
 //! A whole fetch: commit, listing, choice, space, transfers.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::api::{Commit, Listed, Stated};
+use super::ggufs::{self, Choice, GgufModel};
 use super::remote::Remote;
 use super::transfer::{Transfer, write_error};
-use super::{Error, FetchOptions, Fetched, HubId, Wanted, select};
+use super::{Error, FetchOptions, Fetched, HubId, Wanted, own, select};
 use modelve_base::progress::{Progress, Unit};
 
 /// Left free on the disk: other programs write, too.
 const SPARE: u64 = 64 << 20;
 
-/// An index is read as a whole; that of the largest models has a few MiB.
-const LARGEST_INDEX: u64 = 256 << 20;
+/// No configuration or tokenizer has more bytes than this; the largest have 30 MiB.
+const LARGEST_DESCRIPTION: u64 = 256 << 20;
 
 pub(super) async fn fetch(
     id: &HubId,
@@ -59,13 +60,13 @@ pub(super) async fn fetch(
 struct Run<'a> {
     remote: &'a Remote<'a>,
     commit: &'a str,
-    listing: &'a [Listed],
+    listing: &'a BTreeMap<String, Listed>,
     received: u64,
 }
 
 impl<'a> Run<'a> {
     fn listed(&self, name: &str) -> Option<&'a Listed> {
-        self.listing.iter().find(|file| file.name == name)
+        self.listing.get(name)
     }
 
     /// Whether GGUF files are meant rather than a checkpoint.
@@ -79,22 +80,38 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ggufs(&self) -> Vec<select::GgufModel> {
-        select::gguf_models(self.listing.iter().map(|file| file.name.as_str()))
+    fn ggufs(&self) -> Vec<GgufModel> {
+        ggufs::gguf_models(self.listing.keys().map(String::as_str))
     }
 
     /// Fetches one GGUF model and answers the name of its first file.
     async fn fetch_gguf(&mut self, id: &HubId) -> Result<String, Error> {
         let models = self.ggufs();
-        let model = select::choose_gguf(&id.repo, &models, id.quant.as_deref())?;
-        let files = model.files.iter().filter_map(|name| self.listed(name));
+        let label = id.quant.as_deref();
+        let model = match (ggufs::choose(&models, label), label) {
+            (Choice::One(model), _) => model,
+            (Choice::Several(several), _) => {
+                return Err(Error::WhichGguf {
+                    id: id.clone(),
+                    names: ggufs::addresses(&models, several),
+                });
+            }
+            (Choice::None, Some(_)) if !models.is_empty() => {
+                return Err(Error::NoSuchLabel {
+                    id: id.clone(),
+                    names: ggufs::addresses(&models, &models),
+                });
+            }
+            (Choice::None, _) => return Err(self.nothing("GGUF file")),
+        };
         if !model.complete {
             return Err(Error::NothingThere {
                 repo: id.repo.clone(),
-                wanted: format!("complete set of the parts of {}", model.stem),
+                wanted: format!("complete set of the parts of {}", model.name),
                 found: model.files.clone(),
             });
         }
+        let files = model.files.iter().filter_map(|name| self.listed(name));
         let files: Vec<&Listed> = files.collect();
         self.transfer(&files).await?;
         Ok(model.files[0].clone())
@@ -104,11 +121,16 @@ impl<'a> Run<'a> {
     async fn fetch_checkpoint(&mut self, weights: bool) -> Result<(), Error> {
         let description: Vec<&Listed> = self
             .listing
-            .iter()
+            .values()
             .filter(|file| select::is_description(&file.name, file.size))
             .collect();
         if self.listed("config.json").is_none() {
             return Err(self.nothing("config.json"));
+        }
+        if let Some(file) = description.iter().find(|f| f.size > LARGEST_DESCRIPTION) {
+            let (name, size) = (&file.name, super::bytes(file.size));
+            let why = format!("it lists {name} with {size}");
+            return Err(self.remote.malformed(&why));
         }
         if weights && self.listed(select::SINGLE).is_none() && self.listed(select::INDEX).is_none()
         {
@@ -121,9 +143,6 @@ impl<'a> Run<'a> {
         // before the first byte of any: so it comes alone.
         let mut files = description;
         if let Some(index) = self.listed(select::INDEX) {
-            if index.size > LARGEST_INDEX {
-                return Err(self.remote.malformed("a shard index of that size"));
-            }
             self.transfer(&[index]).await?;
             for shard in self.shards()? {
                 let file = self.listed(&shard).ok_or_else(|| Error::NoShard {
@@ -143,7 +162,8 @@ impl<'a> Run<'a> {
         let path = cache
             .snapshot_folder(self.remote.repo, self.commit)
             .join(select::INDEX);
-        let index = fs::read(&path).map_err(|source| Error::Read { path, source })?;
+        let index = own::read(&path, select::LARGEST_INDEX)
+            .map_err(|source| Error::Read { path, source })?;
         select::shards_of_index(&index).map_err(|source| Error::Select {
             repo: self.remote.repo.to_owned(),
             source,
@@ -151,9 +171,8 @@ impl<'a> Run<'a> {
     }
 
     fn nothing(&self, wanted: &str) -> Error {
-        let mut found: Vec<String> = self.listing.iter().map(|f| f.name.clone()).collect();
-        let more = found.len().saturating_sub(8);
-        found.truncate(8);
+        let mut found: Vec<String> = self.listing.keys().take(8).cloned().collect();
+        let more = self.listing.len() - found.len();
         if more > 0 {
             found.push(format!("{more} more"));
         }

@@ -1,4 +1,4 @@
-//! `org/name[@revision][:QUANT]`: how a model on the Hub is named.
+//! `org/name[@revision][:LABEL]`: how a model on the Hub is named.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,8 @@ pub struct HubId {
     pub repo: String,
     /// Branch, tag or commit; `None` is the repository's main branch.
     pub revision: Option<String>,
-    /// Quantization, as in `Q4_K_M`; in capitals.
+    /// Which quantization, as in `Q4_K_M`, or any other part of a file's name that tells it from
+    /// its neighbours; in capitals. What it means is said by [`crate::ggufs::choose`].
     pub quant: Option<String>,
 }
 
@@ -40,12 +41,20 @@ impl HubId {
             .map_or(self.repo.as_str(), |(_, name)| name)
     }
 
-    /// The same repository and revision, without a quantization.
+    /// The same repository and revision, without a label.
     pub fn without_quant(&self) -> HubId {
         HubId {
             quant: None,
             ..self.clone()
         }
+    }
+
+    /// The same repository and revision with another label.
+    ///
+    /// # Errors
+    /// A text that is no label.
+    pub fn with_quant(&self, label: &str) -> Result<HubId, IdError> {
+        format!("{}:{label}", self.without_quant()).parse()
     }
 }
 
@@ -77,8 +86,10 @@ impl FromStr for HubId {
         if revision.is_some_and(|r| !is_revision(r)) {
             return fail("what follows `@` is no branch, tag or commit");
         }
-        if quant.is_some_and(|q| !is_quant(q)) {
-            return fail("what follows `:` is no quantization, as in Q4_K_M");
+        if quant.is_some_and(|q| !is_label(q)) {
+            return fail(
+                "what follows `:` is no quantization or part of a file's name, as in Q4_K_M",
+            );
         }
         Ok(HubId {
             repo: repo.to_owned(),
@@ -126,12 +137,14 @@ fn is_revision(revision: &str) -> bool {
             .all(|b| b.is_ascii_graphic() && !br#"\:*?"<>|~^[@"#.contains(&b))
 }
 
-fn is_quant(quant: &str) -> bool {
-    !quant.is_empty()
-        && quant.len() <= 32
-        && quant
+fn is_label(label: &str) -> bool {
+    label.len() <= 200
+        && label
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..")
+        && label
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/' | b'+'))
 }
 
 #[cfg(test)]
@@ -155,7 +168,11 @@ mod tests {
         );
         assert_eq!(
             parsed("microsoft/Phi-3-mini-128k-instruct@refs/pr/3:Q4_0"),
-            (repo, some("refs/pr/3"), some("Q4_0"))
+            (repo.clone(), some("refs/pr/3"), some("Q4_0"))
+        );
+        assert_eq!(
+            parsed("microsoft/Phi-3-mini-128k-instruct:BF16/x.i1-UD-Q4_K_XL"),
+            (repo, None, some("BF16/X.I1-UD-Q4_K_XL"))
         );
     }
 
@@ -181,6 +198,9 @@ mod tests {
             "a/b:",
             "a/b:../x",
             "a/b:Q 4",
+            "a/b:/x",
+            "a/b:x/",
+            "a/b:x:y",
         ] {
             assert!(text.parse::<HubId>().is_err(), "{text:?} must be refused");
         }

@@ -10,14 +10,17 @@ mod api;
 pub mod cache;
 mod error;
 mod fetch;
+pub mod ggufs;
 mod id;
 pub mod locate;
 mod offline;
+mod own;
 mod refusal;
 mod remote;
 pub mod select;
 mod space;
 pub mod store;
+mod tiny;
 mod transfer;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +35,9 @@ pub use space::free_space;
 
 use modelve_base::progress::Progress;
 
+/// The longest token in a file, in bytes; real ones have about 40.
+const LONGEST_TOKEN: u64 = 4096;
+
 /// Which files of a repository to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -39,7 +45,7 @@ pub enum Wanted {
     Description,
     /// The same with the safetensors.
     Checkpoint,
-    /// The GGUF file that the id's quantization names, or the only one.
+    /// The GGUF model that the id's label means, or the only one.
     Gguf,
     /// A checkpoint where the repository has one, a GGUF file otherwise.
     Any,
@@ -94,7 +100,7 @@ impl FetchOptions {
         let token_file = || {
             let path =
                 text("HF_TOKEN_PATH").map_or_else(|| cache::hf_home().join("token"), PathBuf::from);
-            let token = std::fs::read_to_string(path).ok()?;
+            let token = String::from_utf8(own::read(&path, LONGEST_TOKEN).ok()?).ok()?;
             Some(token.trim().to_owned()).filter(|token| !token.is_empty())
         };
         let token = if on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {

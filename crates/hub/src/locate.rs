@@ -1,6 +1,6 @@
 //! MODEL on the command line → files on disk. Never touches the network.
 //!
-//! MODEL is a path, a Hub id (`org/name[@revision][:QUANT]`), `tiny`, or nothing: then
+//! MODEL is a path, a Hub id (`org/name[@revision][:LABEL]`), `tiny`, or nothing: then
 //! `$MODELVE_MODEL`, else [`DEFAULT`]. What a Hub id stands for is looked for in the store
 //! (what `convert` wrote), then in the Hub's cache (what was fetched, by this program or by
 //! another).
@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Snapshot};
+use crate::ggufs::{self, Choice, GgufHere};
 use crate::missing_of_checkpoint;
 use crate::select;
 pub use crate::store::{Store, store_path, tiny_path};
@@ -105,7 +106,7 @@ pub enum Error {
         /// What is here.
         have: Vec<String>,
     },
-    /// A Hub model that is here in several quantizations, and none was named.
+    /// A Hub model that is here in several quantizations, and none was named, or not clearly.
     #[error("{id} is on this machine as {}: name one", have.join(", "))]
     WhichQuant {
         /// What was asked for.
@@ -152,24 +153,26 @@ impl Error {
             )),
             Error::NotHere { id, .. } => Some(format!("get it: {}", convert_command(id))),
             Error::NoSuchQuant { id, have, .. } => Some(format!(
-                "take {}:{}, or make it: {}",
+                "take {}:{}, or get it: {}",
                 id.without_quant(),
                 have.first()?,
                 convert_command(id)
             )),
-            Error::WhichQuant { id, have } => Some(format!("for example {id}:{}", have.first()?)),
+            Error::WhichQuant { id, have } => {
+                let repo = id.without_quant();
+                Some(format!("for example {repo}:{}", have.first()?))
+            }
             Error::Read { .. } => None,
             Error::Store(error) => error.hint(),
         }
     }
 }
 
-/// The command that puts `id` on this machine.
+/// The command that puts `id` on this machine: it fetches the GGUF that the label means, or
+/// makes one of a checkpoint.
 pub fn convert_command(id: &HubId) -> String {
-    let repo = id.without_quant();
     match id.quant.as_deref() {
-        None | Some(DEFAULT_QUANT) if !holds_gguf(&repo) => format!("modelve convert {repo}"),
-        Some(quant) if !holds_gguf(&repo) => format!("modelve convert {repo} -q {quant}"),
+        Some(DEFAULT_QUANT) if !holds_gguf(id) => format!("modelve convert {}", id.without_quant()),
         _ => format!("modelve convert {id}"),
     }
 }
@@ -186,8 +189,10 @@ impl ModelRef {
             return ModelRef::Tiny;
         }
         let path = PathBuf::from(text);
+        // After the colon of an id the name of a file may stand.
+        let named = |text: &str| text.to_ascii_lowercase().ends_with(".gguf");
         let like_a_path = text.starts_with(['.', '/', '~'])
-            || text.to_ascii_lowercase().ends_with(".gguf")
+            || (named(text) && !text.contains(':'))
             || text.contains('\\')
             || path.exists();
         match text.parse() {
@@ -242,7 +247,7 @@ pub fn locate_path(path: &Path, known: &[String]) -> Result<Located, Error> {
 /// Of a split model the first part, of any other file the file itself.
 fn first_part(path: &Path) -> Result<PathBuf, Error> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    match select::split_part(&stem) {
+    match ggufs::split_part(&stem) {
         Some((name, part, of)) if part != 1 => {
             let first = path.with_file_name(format!("{name}-00001-of-{of:05}.gguf"));
             if first.is_file() {
@@ -261,7 +266,7 @@ fn locate_folder(folder: &Path) -> Result<Located, Error> {
     if has_weights && names.iter().any(|name| name == "config.json") {
         return Ok(Located::Checkpoint(folder.to_owned()));
     }
-    let models = select::gguf_models(names.iter().map(String::as_str));
+    let models = ggufs::gguf_models(names.iter().map(String::as_str));
     match models.as_slice() {
         [one] => first_part(&folder.join(&one.files[0])).map(Located::Gguf),
         [] => Err(Error::NoModel {
@@ -277,37 +282,25 @@ fn locate_folder(folder: &Path) -> Result<Located, Error> {
 
 /// Finds a Hub model in the store, then in the Hub's cache.
 pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, Error> {
-    let mut here = store.ggufs(id);
     let snapshot = cache.snapshot(id);
-    if let Some(snapshot) = &snapshot {
-        here.extend(select::gguf_files_in(&snapshot.folder));
-    }
-    let have = || {
-        let mut have: Vec<String> = here.iter().map(|(quant, _)| quant.clone()).collect();
-        have.dedup();
-        have
-    };
-    if let Some(quant) = &id.quant {
-        return match here.iter().find(|(q, _)| q == quant) {
-            Some((_, path)) => Ok(Located::Gguf(path.clone())),
-            None if here.is_empty() => Err(not_here(id, store, cache)),
-            None => Err(Error::NoSuchQuant {
-                id: id.clone(),
-                quant: quant.clone(),
-                have: have(),
-            }),
-        };
-    }
-    let default = here.iter().find(|(quant, _)| quant == DEFAULT_QUANT);
-    match (default, here.as_slice()) {
-        (Some((_, path)), _) | (None, [(_, path)]) => return Ok(Located::Gguf(path.clone())),
-        (None, []) => {}
-        (None, _) => {
+    let here = ggufs_of(id, store, snapshot.as_ref());
+    match (ggufs::choose(&here, id.quant.as_deref()), &id.quant) {
+        (Choice::One(found), _) => return Ok(Located::Gguf(found.path.clone())),
+        (Choice::Several(several), _) => {
             return Err(Error::WhichQuant {
                 id: id.clone(),
-                have: have(),
+                have: ggufs::addresses(&here, several),
             });
         }
+        (Choice::None, Some(quant)) if !here.is_empty() => {
+            return Err(Error::NoSuchQuant {
+                id: id.clone(),
+                quant: quant.clone(),
+                have: ggufs::addresses(&here, &here),
+            });
+        }
+        (Choice::None, Some(_)) => return Err(not_here(id, store, cache)),
+        (Choice::None, None) => {}
     }
     match snapshot {
         // Half a checkpoint is none: `convert` fetches the rest.
@@ -318,6 +311,22 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
         }
         _ => Err(not_here(id, store, cache)),
     }
+}
+
+/// The GGUF models of a repository that are here. Of two with one label, one made here and one
+/// fetched, the former counts.
+fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<GgufHere> {
+    let mut here = store.ggufs(id);
+    let made: Vec<String> = here
+        .iter()
+        .map(|gguf| gguf.model.label().to_owned())
+        .collect();
+    let fetched = snapshot.map(|snapshot| ggufs::ggufs_here(&snapshot.folder));
+    here.extend(fetched.into_iter().flatten().filter(|gguf| {
+        let label = gguf.model.label();
+        !made.iter().any(|made| made.eq_ignore_ascii_case(label))
+    }));
+    here
 }
 
 /// The Hub ids of which there is something on this machine.

@@ -193,7 +193,7 @@ fn what_is_missing_comes_with_the_command_that_gets_it() {
     assert_eq!(hint("o/n:Q4_K_M"), "get it: modelve convert o/n");
     assert_eq!(
         hint("o/n@v2:Q5_K_M"),
-        "get it: modelve convert o/n@v2 -q Q5_K_M"
+        "get it: modelve convert o/n@v2:Q5_K_M"
     );
     assert_eq!(
         hint("o/n-GGUF:Q5_K_M"),
@@ -210,7 +210,7 @@ fn what_is_missing_comes_with_the_command_that_gets_it() {
         error
             .hint()
             .unwrap()
-            .contains("modelve convert o/n -q Q8_0")
+            .ends_with("get it: modelve convert o/n:Q8_0")
     );
 
     touch(&store.gguf_path(&id("microsoft/Phi-3-mini"), "Q4_0"));
@@ -219,5 +219,29 @@ fn what_is_missing_comes_with_the_command_that_gets_it() {
         near.hint()
             .unwrap()
             .starts_with("did you mean microsoft/Phi-3-mini?")
+    );
+}
+
+#[test]
+fn a_label_means_here_what_it_means_on_the_hub() {
+    let (_dir, store, cache) = places();
+    let q4 = touch_cached(&cache, "o/n-GGUF", "n-4k-q4.gguf");
+    let fp16 = touch_cached(&cache, "o/n-GGUF", "n-4k-fp16.gguf");
+    let ud = touch_cached(&cache, "o/n-GGUF", "n-4k-UD-Q4_K_XL.gguf");
+    for (label, path) in [
+        ("FP16", &fp16),
+        ("f16", &fp16),
+        ("q4", &q4),
+        ("UD-Q4_K_XL", &ud),
+        ("q4_k_xl", &ud),
+        ("n-4k-fp16.gguf", &fp16),
+    ] {
+        let found = locate_hub(&id(&format!("o/n-GGUF:{label}")), &store, &cache);
+        assert_eq!(found.unwrap(), Located::Gguf(path.clone()), "{label}");
+    }
+    let error = locate_hub(&id("o/n-GGUF"), &store, &cache).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "o/n-GGUF is on this machine as UD-Q4_K_XL, fp16, q4: name one"
     );
 }

@@ -1,9 +1,10 @@
 //! A model from what is here, without asking anybody.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::{Cache, Error, Fetched, HubId, Wanted, select};
+use super::ggufs::{self, Choice};
+use super::{Cache, Error, Fetched, HubId, Wanted, own, select};
 
 /// Finds what is wanted in the cache.
 ///
@@ -15,7 +16,14 @@ pub(super) fn find(id: &HubId, wanted: Wanted, cache: &Cache) -> Result<Fetched,
         missing,
     };
     let Some(snapshot) = cache.snapshot(id) else {
-        return Err(offline(vec!["everything".to_owned()]));
+        return Err(offline(match cache.commits(&id.repo).as_slice() {
+            [] => vec!["everything".to_owned()],
+            commits => vec![format!(
+                "which commit `{}` stands for (here: {})",
+                id.revision.as_deref().unwrap_or("main"),
+                commits.join(", ")
+            )],
+        }));
     };
     let fetched = |gguf| Fetched {
         folder: snapshot.folder.clone(),
@@ -39,14 +47,20 @@ pub(super) fn find(id: &HubId, wanted: Wanted, cache: &Cache) -> Result<Fetched,
             }
         }
         Wanted::Gguf => {
-            let models = select::gguf_models_in(&snapshot.folder);
-            match select::choose_gguf(&id.repo, &models, id.quant.as_deref()) {
-                Ok(model) if model.complete => {
+            let models = ggufs::gguf_models_in(&snapshot.folder);
+            match ggufs::choose(&models, id.quant.as_deref()) {
+                Choice::One(model) if model.complete => {
                     Ok(fetched(Some(snapshot.folder.join(&model.files[0]))))
                 }
-                Ok(model) => Err(offline(vec![format!("parts of {}", model.stem)])),
-                Err(Error::NothingThere { wanted, .. }) => Err(offline(vec![wanted])),
-                Err(error) => Err(error),
+                Choice::One(model) => Err(offline(vec![format!("parts of {}", model.name)])),
+                Choice::Several(several) => Err(Error::WhichGguf {
+                    id: id.clone(),
+                    names: ggufs::addresses(&models, several),
+                }),
+                Choice::None => Err(offline(vec![match &id.quant {
+                    Some(label) => format!("the GGUF file {label}"),
+                    None => "the GGUF file".to_owned(),
+                }])),
             }
         }
         Wanted::Any => find(id, Wanted::Checkpoint, cache)
@@ -62,9 +76,16 @@ pub(crate) fn missing_of_checkpoint(
     let absent = |name: &String| !folder.join(name).is_file();
     let mut needed = vec!["config.json".to_owned()];
     if weights {
-        match fs::read(folder.join(select::INDEX)) {
+        let index = folder.join(select::INDEX);
+        match own::read(&index, select::LARGEST_INDEX) {
             Ok(index) => needed.extend(select::shards_of_index(&index)?),
-            Err(_) => needed.push(select::SINGLE.to_owned()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                needed.push(select::SINGLE.to_owned());
+            }
+            Err(e) => {
+                let why = e.to_string();
+                return Err(select::SelectError::BadIndex { why });
+            }
         }
     }
     Ok(needed.into_iter().filter(absent).collect())

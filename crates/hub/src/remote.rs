@@ -66,6 +66,11 @@ impl<'a> Remote<'a> {
                     options.endpoint
                 ))
             })?;
+        let visible = |token: &String| token.bytes().all(|b| b.is_ascii_graphic());
+        if !options.token.iter().all(visible) {
+            let why = "the token holds characters that no token has; set HF_TOKEN to a valid one";
+            return Err(setup(why.to_owned()));
+        }
         // A program that links this crate may have chosen its cryptography already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // One connection per file over HTTP/1.1: the flow control of HTTP/2 would share one

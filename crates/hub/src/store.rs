@@ -1,5 +1,5 @@
 //! The store: where `convert` writes what has no other place, and where the built-in model is
-//! unpacked.
+//! unpacked ([`tiny_path`]).
 //!
 //! ```text
 //! $MODELVE_HOME, or modelve/ in the platform's cache folder
@@ -8,11 +8,12 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::HubId;
-use crate::select;
+use crate::ggufs::{self, GgufHere};
+pub use crate::tiny::tiny_path;
 
 /// Why the store or the built-in model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +76,9 @@ impl Store {
         self.folder(id).join(file)
     }
 
-    /// The quantizations of a Hub model that are in the store, each with its first file.
-    pub fn ggufs(&self, id: &HubId) -> Vec<(String, PathBuf)> {
-        select::gguf_files_in(&self.folder(id))
+    /// What was made of a Hub model.
+    pub fn ggufs(&self, id: &HubId) -> Vec<GgufHere> {
+        ggufs::ggufs_here(&self.folder(id))
     }
 
     /// The Hub repositories of which the store has anything, as `org/name`.
@@ -139,84 +140,6 @@ fn cache_folder() -> Option<PathBuf> {
     absolute("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache")))
 }
 
-/// The small Phi-3 that ships inside the program.
-const TINY: &[u8] = include_bytes!("../../../models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
-
-/// The built-in model as a file: unpacked on first use, and again when the program brings
-/// another version of it.
-///
-/// # Errors
-/// When neither the store nor the folder for temporary files can be written.
-pub fn tiny_path() -> Result<PathBuf, Error> {
-    let in_store = Store::from_env().map(|store| store.root.join("tiny"));
-    let elsewhere = std::env::temp_dir().join(format!("modelve-tiny-{}", user()));
-    let folders = in_store.into_iter().chain([elsewhere]);
-    unpack_into_first("tiny-phi3-Q4_K_M.gguf", TINY, folders)
-}
-
-/// Puts a file with exactly these bytes into the first of the folders that takes it.
-fn unpack_into_first(
-    name: &str,
-    bytes: &[u8],
-    folders: impl Iterator<Item = PathBuf>,
-) -> Result<PathBuf, Error> {
-    let mut last = Error::NoHome;
-    for folder in folders {
-        let path = folder.join(name);
-        match unpack(&path, bytes) {
-            Ok(()) => return Ok(path),
-            Err(source) => last = Error::Unpack { path, source },
-        }
-    }
-    Err(last)
-}
-
-/// Makes `path` a file with exactly these bytes. Another process may do the same at the same
-/// time, and one that has mapped an older file keeps it: the name changes over at once.
-fn unpack(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if has_content(path, bytes) {
-        return Ok(());
-    }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".tiny-")
-        .tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    make_readable(file.path());
-    match file.persist(path) {
-        Ok(_) => Ok(()),
-        // Where a file in use cannot be replaced, another process may have been first.
-        Err(_) if has_content(path, bytes) => Ok(()),
-        Err(error) => Err(error.error),
-    }
-}
-
-fn has_content(path: &Path, bytes: &[u8]) -> bool {
-    let same_length =
-        fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == bytes.len() as u64);
-    same_length && fs::read(path).is_ok_and(|there| there == bytes)
-}
-
-/// Temporary files are born private; this one is to be read by whoever shares the store.
-fn make_readable(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o644));
-    }
-    #[cfg(not(unix))]
-    let _ = path;
-}
-
-/// Tells the temporary folders of different people on one machine apart.
-fn user() -> String {
-    let name = std::env::var("USER").or_else(|_| std::env::var("USERNAME"));
-    let name = name.unwrap_or_default();
-    name.chars().filter(char::is_ascii_alphanumeric).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,46 +153,5 @@ mod tests {
             path("o/n@refs/pr/1"),
             Path::new("/s/models/o/n@refs%2Fpr%2F1/n-Q4_0.gguf")
         );
-    }
-
-    #[test]
-    fn unpacking_replaces_a_stale_file_and_leaves_a_good_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/tiny.gguf");
-        unpack(&path, b"version 1").unwrap();
-        let first = fs::metadata(&path).unwrap().modified().unwrap();
-        unpack(&path, b"version 1").unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), first);
-        unpack(&path, b"version 2").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"version 2", "same length");
-        let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
-        assert_eq!(left, 1, "no temporary file is left");
-    }
-
-    #[test]
-    fn many_at_once_unpack_the_same_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tiny.gguf");
-        let bytes = vec![7; 1 << 20];
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| unpack(&path, &bytes).unwrap());
-            }
-        });
-        assert!(has_content(&path, &bytes));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_store_that_cannot_be_written_falls_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let blocked = dir.path().join("file");
-        fs::write(&blocked, "not a folder").unwrap();
-        let open = dir.path().join("open");
-        let folders = [blocked.join("tiny"), open.clone()];
-        let path = unpack_into_first("t.gguf", b"x", folders.into_iter()).unwrap();
-        assert_eq!(path, open.join("t.gguf"));
-        let error = unpack_into_first("t.gguf", b"x", [blocked].into_iter()).unwrap_err();
-        assert!(matches!(error, Error::Unpack { .. }), "{error}");
     }
 }

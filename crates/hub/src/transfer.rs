@@ -11,9 +11,9 @@ use reqwest::{Response, StatusCode};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
 use super::api::{Digest, Stated};
 use super::remote::{Failure, Remote, words};
+use super::{Error, own};
 
 /// How much is read at a time when bytes on the disk are hashed.
 const READ: usize = 1 << 20;
@@ -172,12 +172,7 @@ impl Transfer<'_> {
 
     /// Opens the part file for appending and hashes what is in it.
     async fn open_part<'p>(&self, path: &'p Path, file: &'p Stated) -> Result<Part<'p>, Error> {
-        let handle = File::options()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(path)
-            .map_err(|e| write_error(path, e))?;
+        let handle = own::open_to_append(path).map_err(|e| write_error(path, e))?;
         let mut part = Part {
             len: handle.metadata().map_err(|e| read_error(path, e))?.len(),
             file: handle,
@@ -189,8 +184,8 @@ impl Transfer<'_> {
             part.file.set_len(0).map_err(|e| write_error(path, e))?;
             part.len = 0;
         } else if part.len > 0 {
-            let mut reader = File::open(path).map_err(|e| read_error(path, e))?;
-            self.hash(&mut reader, path, &mut part.hasher).await?;
+            // The position for reading is at the beginning; writing appends.
+            self.hash(&mut part.file, path, &mut part.hasher).await?;
         }
         Ok(part)
     }
@@ -342,8 +337,8 @@ impl Remote<'_> {
     /// The bytes in the part file of a file, as far as they can belong to it.
     pub fn part_len(&self, file: &Stated) -> u64 {
         let path = self.options.cache.incomplete(self.repo, file.digest.hex());
-        match fs::metadata(path) {
-            Ok(meta) if meta.len() <= file.size => meta.len(),
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_file() && meta.len() <= file.size => meta.len(),
             _ => 0,
         }
     }

@@ -92,11 +92,11 @@ fn impossible_sizes_are_refused() {
             "ab".repeat(32)
         )
     };
-    let half = (1_u64 << 63).to_string();
     for (sizes, said) in [
-        ([half.as_str(), half.as_str()], "impossible sizes"),
+        (["1", "18446744073709551615"], "impossible sizes"),
         (["-1", "1"], "no JSON as expected"),
         (["18446744073709551616", "1"], "no JSON as expected"),
+        (["300000000", "1"], "config.json with 286 MiB"),
         (["null", "1"], "without a size"),
         (["1e30", "1"], "no JSON as expected"),
     ] {
@@ -156,4 +156,26 @@ fn the_name_that_the_hub_gives_is_taken_only_if_it_is_one() {
         bench.server.fault("GET", "/api/models/org/phi?", 1, info);
         assert_eq!(bench.fetch().repo, taken);
     }
+}
+
+#[test]
+fn a_token_that_no_header_takes_is_called_that() {
+    let mut bench = Bench::new();
+    bench.options.token = Some("hf_a\nX: y".into());
+    let error = bench.fail().to_string();
+    assert!(error.contains("the token holds characters"), "{error}");
+    assert!(!error.contains("hf_a"), "{error}");
+    assert!(bench.server.requests().is_empty());
+}
+
+#[test]
+fn a_very_large_listing_takes_no_very_long_time() {
+    let bench = Bench::new();
+    let rows: Vec<String> = (0..100_000)
+        .map(|n| format!(r#"{{"type":"file","path":"m{n}-Q8_0.gguf","size":1}}"#))
+        .collect();
+    let listing = Fault::Body(format!("[{}]", rows.join(",")), Vec::new());
+    bench.server.fault("GET", "/tree/", 1, listing);
+    let error = bench.try_fetch(REPO, Wanted::Gguf).unwrap_err().to_string();
+    assert!(error.ends_with("m10006-Q8_0, 99988 more"), "{error}");
 }

@@ -93,13 +93,21 @@ fn a_gguf_is_fetched_by_its_quantization() {
     let error = bench.try_fetch("o/phi-GGUF:Q5_0", Wanted::Any).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "o/phi-GGUF has no GGUF file in Q5_0, only BF16, Q4_K_M, Q8_0"
+        "o/phi-GGUF has no GGUF file Q5_0, only BF16, Q4_K_M, Q8_0"
+    );
+    assert_eq!(
+        error.hint().unwrap(),
+        "take one that is there: modelve convert o/phi-GGUF:Q8_0"
     );
     bench.server.remove(repo, "phi-Q4_K_M.gguf");
     let error = bench.try_fetch("o/phi-GGUF", Wanted::Any).unwrap_err();
     assert!(
-        matches!(&error, Error::WhichGguf { names, .. } if names.len() == 2),
+        matches!(&error, Error::WhichGguf { names, .. } if names == &["BF16", "Q8_0"]),
         "{error:?}"
+    );
+    assert_eq!(
+        error.hint().unwrap(),
+        "name one: modelve convert o/phi-GGUF:BF16"
     );
     bench
         .server
@@ -109,4 +117,38 @@ fn a_gguf_is_fetched_by_its_quantization() {
         error.to_string().contains("complete set of the parts"),
         "{error}"
     );
+}
+
+#[test]
+fn a_label_is_matched_against_names_as_people_write_them() {
+    let mut bench = Bench::new();
+    let repo = "org/Phi-GGUF";
+    bench.server.repo(repo);
+    for label in ["q4", "fp16", "UD-Q4_K_XL", "IQ2_M", "MXFP4_MOE"] {
+        let name = format!("Phi-3-mini-4k-instruct-{label}.gguf");
+        bench.server.large(repo, &name, name.as_bytes());
+    }
+    for offline in [false, true] {
+        bench.options.offline = offline;
+        for (label, file) in [
+            ("FP16", "fp16"),
+            ("q4", "q4"),
+            ("UD-Q4_K_XL", "UD-Q4_K_XL"),
+            ("IQ2_M", "IQ2_M"),
+            ("MXFP4", "MXFP4_MOE"),
+        ] {
+            let fetched = bench
+                .try_fetch(&format!("{repo}:{label}"), Wanted::Gguf)
+                .unwrap();
+            let name = format!("Phi-3-mini-4k-instruct-{file}.gguf");
+            assert!(fetched.gguf.unwrap().ends_with(&name), "{label}");
+        }
+        let error = bench
+            .try_fetch("org/Phi-GGUF:4k", Wanted::Gguf)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "org/Phi-GGUF holds several GGUF files that 4K fits: IQ2_M, MXFP4_MOE, UD-Q4_K_XL, fp16, q4"
+        );
+    }
 }

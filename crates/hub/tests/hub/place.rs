@@ -36,6 +36,68 @@ fn offline_uses_what_is_here_and_names_what_is_not() {
 }
 
 #[test]
+fn a_copy_of_nothing_but_a_snapshot_is_found_offline() {
+    let mut bench = Bench::new();
+    let fetched = bench.fetch();
+    fs::remove_dir_all(bench.dir.path().join("hub/models--org--phi/refs")).unwrap();
+    bench.options.offline = true;
+    assert_eq!(bench.fetch().folder, fetched.folder);
+    let other = "beef000000beef000000beef000000beef000000";
+    fs::create_dir(bench.folder().with_file_name(other)).unwrap();
+    let error = bench.fail().to_string();
+    assert!(error.contains("which commit `main` stands for"), "{error}");
+    assert!(error.contains(other) && error.contains(COMMIT), "{error}");
+    let pinned = format!("{REPO}@{COMMIT}");
+    let again = bench.try_fetch(&pinned, Wanted::Checkpoint).unwrap();
+    assert_eq!(again.folder, fetched.folder);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_part_file_or_a_lock_is_not_written_through() {
+    use sha2::Digest;
+    use std::os::unix::fs::symlink;
+    let bench = Bench::new();
+    let sha: String = sha2::Sha256::digest(shard(1))
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let victim = bench.dir.path().join("victim");
+    fs::write(&victim, &shard(1)[..1000]).unwrap();
+    let hub = bench.dir.path().join("hub");
+    let part = hub.join(format!("models--org--phi/blobs/{sha}.incomplete"));
+    let lock = hub.join(format!(".locks/models--org--phi/{sha}.lock"));
+    let nowhere = bench.dir.path().join("nowhere");
+    for (link, target) in [(&part, &victim), (&lock, &nowhere)] {
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(target, link).unwrap();
+    }
+    bench.check(&bench.fetch());
+    assert_eq!(fs::read(&victim).unwrap(), &shard(1)[..1000]);
+    assert!(!nowhere.exists());
+    assert_eq!(
+        bench.server.ranges(SHARD_1),
+        [None],
+        "it is no part of ours"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn an_index_that_is_a_pipe_or_a_device_is_not_read() {
+    let mut bench = Bench::new();
+    let fetched = bench.fetch();
+    bench.options.offline = true;
+    let index = fetched.folder.join("model.safetensors.index.json");
+    for target in ["/dev/zero", "/dev/full"] {
+        fs::remove_file(&index).unwrap();
+        std::os::unix::fs::symlink(target, &index).unwrap();
+        let error = bench.fail();
+        assert!(matches!(error, Error::Select { .. }), "{error:?}");
+    }
+}
+
+#[test]
 fn without_a_hub_what_is_here_is_used_with_a_note() {
     let mut bench = Bench::new();
     let closed = "http://127.0.0.1:1".to_owned();
@@ -145,8 +207,9 @@ fn child() {
 
 fn child_command(bench: &Bench) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let (_, module) = module_path!().split_once("::").unwrap();
     command
-        .args(["--exact", "hub::place::child", "--nocapture"])
+        .args(["--exact", &format!("{module}::child"), "--nocapture"])
         .env("HUB_TEST_CACHE", bench.options.cache.root())
         .env("HF_ENDPOINT", bench.server.endpoint())
         .env_remove("HF_HUB_OFFLINE")

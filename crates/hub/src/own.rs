@@ -1,0 +1,158 @@
+//! Files that others may have put in our way: read only when they are files and short, and
+//! written only when they are nobody else's.
+//!
+//! A cache can lie in a folder that several people share. Whoever plants a link where a part
+//! file or a lock is expected must not make this program write to a file of its user's.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Reads a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// A folder, a pipe or a device, a longer file, and whatever the system says.
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    // Opening a pipe would wait for who writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(refused("it is not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let mut file = File::open(path)?.take(limit.saturating_add(1));
+    file.read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(refused(format!(
+            "it is longer than {}",
+            crate::bytes(limit)
+        ))),
+        false => Ok(bytes),
+    }
+}
+
+/// Opens a file for reading and appending, and makes it where there is none. A link is replaced,
+/// never followed, and so is anything that is no regular file or has a second name.
+///
+/// # Errors
+/// Whatever the system says, also about a folder in its place.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).append(true).create(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    }
+    match options.open(path) {
+        Ok(file) if is_own(&file.metadata()?) => return Ok(file),
+        Err(e) if fs::symlink_metadata(path).map_or(true, |m| m.is_file() || m.is_dir()) => {
+            return Err(e);
+        }
+        Ok(_) | Err(_) => {}
+    }
+    fs::remove_file(path)?;
+    options.create_new(true).open(path)
+}
+
+/// Whether a file is a regular one with one name.
+fn is_own(meta: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    let one_name = std::os::unix::fs::MetadataExt::nlink(meta) == 1;
+    #[cfg(not(unix))]
+    let one_name = true;
+    meta.is_file() && one_name
+}
+
+/// Makes a folder that only this user can enter, or finds one.
+///
+/// # Errors
+/// A link, another user's folder, or one that others can write to; whatever the system says.
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let meta = fs::symlink_metadata(path)?;
+        let ours = meta.uid() == rustix::process::geteuid().as_raw();
+        match meta.is_dir() && ours && meta.mode() & 0o022 == 0 {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "somebody else made it, or can write to it",
+            )),
+        }
+    }
+    // Elsewhere the folder for temporary files is each user's own.
+    #[cfg(not(unix))]
+    fs::create_dir_all(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_short_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
+        let said = |path: &Path| read(path, 4).unwrap_err().to_string();
+        assert_eq!(said(&path), "it is longer than 4 B");
+        assert_eq!(said(Path::new("/dev/zero")), "it is not a regular file");
+        assert_eq!(said(dir.path()), "it is not a regular file");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        assert_eq!(said(&pipe), "it is not a regular file");
+    }
+
+    #[test]
+    fn what_is_planted_is_replaced_and_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let path = dir.path().join("part");
+        type Plant<'a> = &'a dyn Fn();
+        let plants: [Plant<'_>; 4] = [
+            &|| symlink(&victim, &path).unwrap(),
+            &|| symlink(dir.path().join("nowhere"), &path).unwrap(),
+            &|| fs::hard_link(&victim, &path).unwrap(),
+            &|| rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap(),
+        ];
+        for plant in plants {
+            plant();
+            open_to_append(&path).unwrap().write_all(b"new").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert!(fs::symlink_metadata(&path).unwrap().is_file());
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+            assert!(!dir.path().join("nowhere").exists());
+            open_to_append(&path).unwrap().write_all(b"er").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"newer", "a file of ours goes on");
+            fs::remove_file(&path).unwrap();
+        }
+        fs::create_dir(&path).unwrap();
+        assert!(open_to_append(&path).is_err());
+    }
+
+    #[test]
+    fn a_private_folder_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        private_folder(&path).unwrap();
+        private_folder(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(private_folder(&path).is_err());
+        let link = dir.path().join("link");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        symlink(&path, &link).unwrap();
+        assert!(private_folder(&link).is_err());
+    }
+}
