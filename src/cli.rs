@@ -3,7 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score, vocab,
+    attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score,
+    trial, vocab,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -56,6 +57,9 @@ pub enum Command {
     /// Print the manual page
     #[command(hide = true)]
     Man(man::Args),
+    /// Try a model's file: what the other commands start for those they do not know in full
+    #[command(hide = true)]
+    TryFile(trial::Args),
 }
 
 impl Command {
@@ -73,7 +77,8 @@ impl Command {
             | Command::Vocab(_)
             | Command::Doctor(_)
             | Command::Completions(_)
-            | Command::Man(_) => false,
+            | Command::Man(_)
+            | Command::TryFile(_) => false,
         }
     }
 }

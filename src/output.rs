@@ -3,6 +3,7 @@
 //! Standard output carries data and nothing else. Colour appears on a terminal only and
 //! never when `NO_COLOR` is set; a reader that goes away (`| head`) ends the program quietly.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
 
@@ -120,10 +121,12 @@ fn line(text: &str) {
 /// Prints what clap says of the arguments and says how to exit: help goes to standard output, an
 /// error with what the person typed, made harmless, to standard error.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
-    let plain = error.render().to_string();
-    let harmless = human::harmless(&plain);
-    match error.use_stderr() && plain != harmless {
-        true => line(harmless.trim_end()),
+    let is_harmless = |argument: OsString| {
+        let argument = argument.to_string_lossy();
+        human::harmless(&argument) == argument
+    };
+    match error.use_stderr() && !std::env::args_os().all(is_harmless) {
+        true => note(error.render().to_string().trim_end()),
         // With its colours. A reader that went away is no fault.
         false => drop(error.print()),
     }

@@ -222,7 +222,7 @@ fn add_parting(
     if args.greedy == 0 {
         return Ok(());
     }
-    let room = GREEDY_PROMPT + args.greedy;
+    let room = GREEDY_PROMPT.saturating_add(args.greedy);
     let open = |side: &Side| short_session(args, side.session.model(), room, cancel);
     let (a, b) = (&mut open(a)?, &mut open(b)?);
     let ids = text.ids[..text.ids.len().min(GREEDY_PROMPT)].to_vec();

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::ValueEnum;
 
-use crate::commands;
+use crate::commands::{self, trial};
 use crate::gguf::Gguf;
 use crate::hint::{Interrupted, hinted};
 use crate::hub::locate::Located;
-use crate::output;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
-    self, Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
+    Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
     context, host,
 };
 
@@ -65,6 +64,10 @@ pub struct EngineArgs {
     /// The device to compute on, by name; `CPU` keeps off GPUs
     #[arg(long, value_name = "NAME", help_heading = "Engine")]
     pub device: Option<String>,
+
+    /// Load a model of any architecture at once; else those whose files are not checked in full are first tried in a process of their own
+    #[arg(long, help_heading = "Engine")]
+    pub trust: bool,
 }
 
 /// `--kv-type`.
@@ -179,14 +182,11 @@ impl EngineArgs {
 
     /// [`EngineArgs::load`] for a file that was found.
     pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
-        // Every fault that is known is checked for; of any other llama.cpp would end the
-        // program with a stack trace.
-        runtime::on_abort(|message| {
-            output::note(&format!("error: llama.cpp gave up: {message}"));
-            std::process::exit(1);
-        });
         let checked = Model::inspect(path).map_err(explain)?;
         let facts = checked.facts();
+        if !self.trust {
+            trial::model(path, facts, cancel)?;
+        }
         let settings = self.settings(cancel);
         let free = host::free_memory();
         if let Some(size) = self.ctx_size {
@@ -199,7 +199,8 @@ impl EngineArgs {
             WeightsArg::Repacked => Weights::Repacked,
             WeightsArg::Auto => weights::choose(facts, work, free),
         };
-        let tokens = (work.prompt_tokens / work.prompts.max(1) + work.max_tokens) as u64;
+        let prompt = work.prompt_tokens / work.prompts.max(1);
+        let tokens = prompt.saturating_add(work.max_tokens) as u64;
         let options = LoadOptions {
             weights,
             gpu_layers: self.gpu_layers.0,
@@ -241,7 +242,9 @@ pub fn explain(error: Error) -> anyhow::Error {
             Some(hint) => hint,
             None => return error.into(),
         },
-        Error::Invalid { .. } | Error::Load { .. } => "make the file again: modelve convert",
+        Error::Invalid { .. } | Error::Load { .. } | Error::NotANumber { .. } => {
+            "make the file again: modelve convert"
+        }
         _ => return error.into(),
     };
     hinted(error, hint)

@@ -7,7 +7,9 @@ use anyhow::Context;
 use clap::CommandFactory;
 use clap_mangen::Man;
 
+use crate::base::outfile::{Existing, Outfile};
 use crate::cli::Cli;
+use crate::hint::WithHint;
 use crate::output::Output;
 
 /// Flags of `modelve man`.
@@ -16,7 +18,7 @@ use crate::output::Output;
   modelve man | man -l -
   modelve man --folder ~/.local/share/man/man1")]
 pub struct Args {
-    /// Write a page for the program and one for each command into this folder
+    /// Write a page for the program and one for each command into this folder; earlier ones are replaced
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
 }
@@ -31,6 +33,29 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(std::io::Write::flush(&mut out)?);
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    clap_mangen::generate_to(command, folder)
-        .with_context(|| format!("cannot write manual pages to {}", folder.display()))
+    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+    let pages: Vec<Man> = shown
+        .cloned()
+        .map(Man::new)
+        .chain([Man::new(command.clone())])
+        .collect();
+    for page in pages {
+        let mut text = Vec::new();
+        page.render(&mut text)?;
+        let path = folder.join(page.get_filename());
+        let none: [PathBuf; 0] = [];
+        let page = Outfile::judge(&path, Existing::ReplaceIf(is_ours), none);
+        page.and_then(|page| page.write(&text)).with_hint(|| {
+            format!(
+                "manual pages replace earlier ones only; remove {} first",
+                path.display()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a file is an earlier version of one of these pages.
+fn is_ours(head: &[u8]) -> bool {
+    head.windows(11).any(|part| part == b".TH modelve")
 }

@@ -13,6 +13,7 @@ pub mod meta;
 pub mod next;
 pub mod probing;
 pub mod score;
+pub mod trial;
 pub mod vocab;
 mod waiting;
 
@@ -25,7 +26,8 @@ use crate::cli::{Cli, Command};
 use crate::gguf::{self, Gguf, Problem};
 use crate::hint::hinted;
 use crate::hub::locate::{self, Located};
-use crate::output::Output;
+use crate::output::{self, Output};
+use crate::runtime;
 
 /// `0.1.0 (commit, llama.cpp …, ggml …)`
 pub const VERSION: &str = concat!(
@@ -57,6 +59,12 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             .with_max_level(tracing::Level::DEBUG)
             .try_init();
     }
+    // Every fault that is known is checked for; of any other llama.cpp would end the program with a
+    // stack trace.
+    runtime::on_abort(|message| {
+        output::note(&format!("{}{message}", trial::GAVE_UP));
+        signal_hook::low_level::exit(1);
+    });
     if cli.command.as_ref().is_some_and(Command::computes) {
         waiting::suit_the_machine();
     }
@@ -74,6 +82,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
+        Some(Command::TryFile(args)) => trial::run(&args),
     }
 }
 

@@ -449,18 +449,10 @@ fn temporary_file(target: &Path) -> io::Result<NamedTempFile> {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     #[cfg(unix)]
     builder.permissions(permissions);
-    let temporary = builder.tempfile_in(folder_of(target)).map_err(unwrapped)?;
+    let temporary = builder.tempfile_in(folder_of(target))?;
     // Held as long as this process lives: a locked file is no abandoned one.
     let _ = temporary.as_file().try_lock();
     Ok(temporary)
-}
-
-/// The system's reason without the temporary path that `tempfile` puts before it.
-fn unwrapped(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error.kind().into(),
-    }
 }
 
 /// Removes what earlier runs for the same output left when they were killed.

@@ -130,6 +130,14 @@ fn mean(name: &str, sums: &[f32], counts: &[f32]) -> Result<Vec<f32>, String> {
             counts.len()
         ));
     }
+    // Squares are summed, and tokens counted: a matrix that says otherwise is damaged, and weights
+    // made of it would look sound.
+    let is_sum = |x: &f32| x.is_finite() && *x >= 0.0;
+    for (what, values) in [("sum", sums), ("count", counts)] {
+        if let Some(bad) = values.iter().find(|x| !is_sum(x)) {
+            return Err(format!("`{name}` holds a {what} of {bad}"));
+        }
+    }
     let per_count = sums.len() / counts.len();
     let mut weights = Vec::with_capacity(sums.len());
     for (sums, count) in sums.chunks(per_count).zip(counts) {

@@ -22,6 +22,8 @@ pub struct Encoder {
     scratch: Box<Scratch>,
     /// Rows as f32 for ggml; mean squares of rows for the older formats' importances.
     rows: Vec<f32>,
+    /// The first weight of the call that no block can hold.
+    beyond: Option<usize>,
 }
 
 /// An encoder of our own.
@@ -64,6 +66,10 @@ fn own_format(ty: GgmlType) -> Option<Own> {
     })
 }
 
+/// The largest f16, times scales of scales of up to 7 bits, times values of up to 8: beyond this no
+/// block holds a weight.
+const MOST_WEIGHT: f32 = 65504.0 * 128.0 * 128.0;
+
 /// Do the weights of this type go without blocks?
 fn is_plain(ty: GgmlType) -> bool {
     [GgmlType::F32, GgmlType::F16, GgmlType::BF16].contains(&ty)
@@ -104,6 +110,7 @@ impl Encoder {
             row_square: Box::new([0.0; BATCH / BLOCK]),
             scratch: Scratch::new(),
             rows: Vec::new(),
+            beyond: None,
         })
     }
 
@@ -173,6 +180,7 @@ impl Encoder {
         if is_plain(self.ty) {
             self.convert(input, dst)
         } else {
+            self.beyond = None;
             match own_format(self.ty).filter(|_| self.own) {
                 Some(own) => self.encode_batches(input, imatrix, dst, own)?,
                 None => self.encode_by_ggml(input, imatrix, dst)?,
@@ -201,6 +209,7 @@ impl Encoder {
             let len = out.len() / block_bytes * block;
             input.widen(self.isa, at, &mut self.x[..len])?;
             self.x[len..].fill(0.0);
+            self.note_range(true, len, at);
             if let Some(imatrix) = imatrix {
                 repeat_from(imatrix, at % n_per_row, &mut self.importance[..len]);
             }
@@ -288,7 +297,9 @@ impl Encoder {
         for (group, out) in dst.chunks_mut(rows * row_bytes).enumerate() {
             self.rows
                 .resize(out.len() / row_bytes * input.n_per_row, 0.0);
-            input.widen(self.isa, group * rows * input.n_per_row, &mut self.rows)?;
+            let at = group * rows * input.n_per_row;
+            input.widen(self.isa, at, &mut self.rows)?;
+            self.note_range(false, self.rows.len(), at);
             ggml_ffi::quantize(self.ty, &self.rows, input.n_per_row, imatrix, out)?;
         }
         Ok(())
@@ -312,12 +323,32 @@ impl Encoder {
             _ => &[0],
         };
         let infinite = |block: &[u8]| at.iter().any(|&at| block[at + 1] & 0x7c == 0x7c);
-        match blocks
-            .chunks_exact(info.block_bytes as usize)
-            .position(infinite)
-        {
-            Some(block) => Err(self.overflow(block * info.block_size as usize, n_per_row)),
+        let size = info.block_size as usize;
+        let mut headers = blocks.chunks_exact(info.block_bytes as usize);
+        let infinite = headers.position(infinite).map(|block| block * size);
+        let beyond = self.beyond.map(|at| at / size * size);
+        match infinite.into_iter().chain(beyond).min() {
+            Some(at) => Err(self.overflow(at, n_per_row)),
             None => Ok(()),
+        }
+    }
+
+    /// Remembers the first weight that no block with scales in f16 can hold; `x` are those from `at`
+    /// on. The searches for a scale sum up powers of weights: so large ones overflow there, and the
+    /// block comes out as zeros that look sound.
+    fn note_range(&mut self, own: bool, len: usize, at: usize) {
+        // Their scales reach as far as f32 does.
+        if self.beyond.is_some() || matches!(self.ty, GgmlType::MXFP4 | GgmlType::NVFP4) {
+            return;
+        }
+        let x = match own {
+            true => &self.x[..len],
+            false => &self.rows[..len],
+        };
+        // A search for the largest is made of vectors, one for a position is not.
+        if x.iter().fold(0.0f32, |most, x| most.max(x.abs())) > MOST_WEIGHT {
+            let bad = x.iter().position(|x| x.abs() > MOST_WEIGHT);
+            self.beyond = bad.map(|bad| at + bad);
         }
     }
 
@@ -395,6 +426,35 @@ mod tests {
             let mut out = vec![0; 3 * row_bytes(ty, 512).unwrap()];
             let error = encoder.encode_rows(SourceType::F32, &bytes(&x), 512, None, &mut out);
             assert_eq!(error, Err(Error::Overflow { ty, row: 1, column }));
+        }
+    }
+
+    #[test]
+    fn rejects_weights_that_the_search_for_a_scale_overflows_on() {
+        for info in GgmlType::all()
+            .iter()
+            .filter(|info| Encoder::new(info.ty).is_ok())
+        {
+            if is_plain(info.ty) || [GgmlType::MXFP4, GgmlType::NVFP4].contains(&info.ty) {
+                continue;
+            }
+            let imatrix = [1.0; 512];
+            for large in [2e9, 1e13, 1e20, 3.4e38] {
+                let mut x = vec![0.25; 3 * 512];
+                x[512 + 300] = -large;
+                let mut encoder = Encoder::new(info.ty).unwrap();
+                let mut out = vec![0; 3 * row_bytes(info.ty, 512).unwrap()];
+                let error =
+                    encoder.encode_rows(SourceType::F32, &bytes(&x), 512, Some(&imatrix), &mut out);
+                let size = info.block_size as usize;
+                let column = 300 / size * size;
+                let ty = info.ty;
+                assert_eq!(
+                    error,
+                    Err(Error::Overflow { ty, row: 1, column }),
+                    "{large:e}"
+                );
+            }
         }
     }
 

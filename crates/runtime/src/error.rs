@@ -101,6 +101,14 @@ pub enum Error {
         /// What llama.cpp logged.
         reason: String,
     },
+    /// A result is NaN or infinite, as damaged weights make it.
+    #[error(
+        "what the model computes is no number ({what}): its weights are damaged, or too large for its types"
+    )]
+    NotANumber {
+        /// The tensor that was found so first.
+        what: String,
+    },
     /// Somebody asked for the work to stop.
     #[error("cancelled")]
     Cancelled,

@@ -78,22 +78,35 @@ pub(super) fn listen(work: impl FnOnce()) -> Vec<String> {
     std::mem::take(&mut *said())
 }
 
+/// What is called when llama.cpp is about to abort the process.
+static ABORT_HOOK: OnceLock<fn(&str)> = OnceLock::new();
+
 /// Calls `hook` with llama.cpp's message when it is about to abort the process over an
 /// assertion that no check here foresaw. The process ends when the hook returns, so a program
-/// that wants a tidy message and exit code ends it there itself. The first hook set stays.
+/// that wants a tidy message and exit code ends it there itself. The first hook set stays; without
+/// one the message goes to standard error.
 pub fn on_abort(hook: fn(&str)) {
-    static HOOK: OnceLock<fn(&str)> = OnceLock::new();
+    let _ = ABORT_HOOK.set(hook);
+    catch_aborts();
+}
 
+/// Sees to it that no abort starts a debugger and none goes without a word. Part of the start of
+/// llama.cpp, so that it holds for every use.
+pub(super) fn catch_aborts() {
     extern "C" fn call(message: *const c_char) {
-        if let Some(hook) = HOOK.get() {
-            // SAFETY: ggml passes a zero-terminated string that lives during the call.
-            hook(&unsafe { copy(message) });
+        // SAFETY: ggml passes a zero-terminated string that lives during the call.
+        let message = unsafe { copy(message) };
+        let message = log::without_paths(&message);
+        match ABORT_HOOK.get() {
+            Some(hook) => hook(&message),
+            None => {
+                use std::io::Write;
+                let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
+            }
         }
     }
-    if HOOK.set(hook).is_ok() {
-        // SAFETY: `call` has the signature ggml wants and lives as long as the program.
-        unsafe { sys::ggml_set_abort_callback(Some(call)) };
-    }
+    // SAFETY: `call` has the signature ggml wants and lives as long as the program.
+    unsafe { sys::ggml_set_abort_callback(Some(call)) };
 }
 
 /// Asks for huge pages behind a block's capacity.
@@ -277,6 +290,8 @@ struct Watch {
     observer: Option<NonNull<dyn Observer>>,
     bytes: Vec<u8>,
     floats: Vec<f32>,
+    /// The first observed tensor that held something else than numbers.
+    no_number: Option<String>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -391,7 +406,7 @@ impl Context {
         match status {
             0 => {
                 self.outputs.extend(batch.outputs.iter().map(|&o| o != 0));
-                Ok(())
+                self.check_numbers()
             }
             _ if self.cancel.is_set() => Err(Error::Cancelled),
             1 => Err(Error::ContextFull {
@@ -402,6 +417,27 @@ impl Context {
                 status,
                 reason: take_errors(),
             }),
+        }
+    }
+
+    /// Refuses results that are no numbers where they first come up. A token may be ruled out (-inf),
+    /// but not all of them.
+    fn check_numbers(&mut self) -> Result<()> {
+        // SAFETY: the box lives as long as the context, and no decode call is in progress.
+        let observed = unsafe { (*self.watch.as_ptr()).no_number.take() };
+        let is_sound = |row: &[f32]| {
+            row.iter().all(|&x| x < f32::INFINITY) && row.iter().any(|x| x.is_finite())
+        };
+        let what = observed.or_else(|| {
+            let mut rows = (0..self.outputs.len()).filter_map(|i| self.logits(i));
+            rows.any(|row| !is_sound(row)).then(|| "logits".to_owned())
+        });
+        match what {
+            Some(what) => {
+                self.outputs.clear();
+                Err(Error::NotANumber { what })
+            }
+            None => Ok(()),
         }
     }
 
@@ -498,6 +534,10 @@ extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_vo
         let ty = tensor.type_;
         if !observe::read_floats(ty, shape, tensor.nb, &watch.bytes, &mut watch.floats) {
             return true;
+        }
+        if watch.floats.iter().any(|x| x.is_nan()) {
+            watch.no_number.get_or_insert_with(|| name.clone());
+            return false;
         }
         let tensor = NamedTensor {
             name: &name,

@@ -1,5 +1,6 @@
 //! What llama.cpp says: to `tracing`, and its errors to whoever called it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use llama_cpp_sys_2 as sys;
@@ -11,7 +12,7 @@ thread_local! {
 
 /// A message of llama.cpp's.
 pub(super) fn note(level: sys::ggml_log_level, text: &str) {
-    let text = text.trim_end();
+    let text = &*without_paths(text.trim_end());
     if text.is_empty() || text.trim_matches('.').is_empty() {
         return;
     }
@@ -24,6 +25,20 @@ pub(super) fn note(level: sys::ggml_log_level, text: &str) {
         sys::GGML_LOG_LEVEL_INFO => tracing::info!(target: "llama.cpp", "{text}"),
         _ => tracing::debug!(target: "llama.cpp", "{text}"),
     }
+}
+
+/// A message of llama.cpp's without the folders it was compiled in, which are those of another
+/// machine: `llama-vocab.cpp:3241: …`.
+pub(super) fn without_paths(text: &str) -> Cow<'_, str> {
+    let is_built = |word: &str| word.contains("/llama.cpp/") || word.contains("\\llama.cpp\\");
+    if !is_built(text) {
+        return Cow::Borrowed(text);
+    }
+    let words = text.split(' ').map(|word| match is_built(word) {
+        true => word.rsplit(['/', '\\']).next().unwrap_or(word),
+        false => word,
+    });
+    Cow::Owned(words.collect::<Vec<_>>().join(" "))
 }
 
 /// Forgets what was logged so far.
@@ -43,4 +58,25 @@ pub(super) fn take_error() -> Option<String> {
 /// [`take_error`], for a place that must say something.
 pub(super) fn take_errors() -> String {
     take_error().unwrap_or_else(|| "no reason given".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_names_a_folder_of_the_build() {
+        let said =
+            "/root/.cargo/src/llama-cpp-sys-2-0.1/llama.cpp/src/llama-vocab.cpp:3241: fatal error";
+        assert_eq!(without_paths(said), "llama-vocab.cpp:3241: fatal error");
+        let said = "loader: C:\\a\\llama.cpp\\ggml\\ggml.c:12: GGML_ASSERT(a / b) failed";
+        assert_eq!(
+            without_paths(said),
+            "loader: ggml.c:12: GGML_ASSERT(a / b) failed"
+        );
+        assert_eq!(
+            without_paths("cannot open /home/x/llama.gguf"),
+            "cannot open /home/x/llama.gguf"
+        );
+    }
 }

@@ -13,6 +13,9 @@ use super::vocab::Vocab;
 /// Tokens that the penalties look back on, as in llama.cpp.
 const PENALTY_WINDOW: i32 = 64;
 
+/// The lowest temperature above 0. Far above it already only the likeliest token is drawn.
+const LEAST_TEMPERATURE: f32 = 1e-6;
+
 /// How tokens are chosen. The default is greedy: always the likeliest.
 #[derive(Debug, Clone)]
 pub struct Sampling {
@@ -90,6 +93,13 @@ impl Sampling {
                 f32::MAX,
             ),
         ];
+        // Logits are divided by it, and quotients that overflow are no distribution.
+        if self.temperature != 0.0 && self.temperature < LEAST_TEMPERATURE {
+            return Err(Error::Setting(format!(
+                "temperature cannot be {}: it is 0, which takes the likeliest token, or {LEAST_TEMPERATURE} and more",
+                self.temperature
+            )));
+        }
         for (name, value, least, most) in finite {
             if !value.is_finite() || value < least || value > most {
                 return Err(Error::Setting(format!("{name} cannot be {value}")));

@@ -61,6 +61,7 @@ pub(super) fn start() -> bool {
         prepare();
         let none = backends::backends().is_empty();
         ffi::send_log();
+        ffi::catch_aborts();
         // Without any backend llama.cpp would look for one where it was built and in the current
         // folder. An error means that other code of this process has started it: as good for us.
         match none {

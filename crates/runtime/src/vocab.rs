@@ -103,6 +103,12 @@ impl Vocab {
         Ok(Vocab::new(Arc::new(raw), &facts))
     }
 
+    /// Whether all that could end llama.cpp in a vocabulary of this file's kind is checked when it
+    /// is loaded. Where it is not, the file should be tried in a process of its own first.
+    pub fn is_covered(gguf: &Gguf) -> bool {
+        check::covers_vocabulary(gguf)
+    }
+
     pub(super) fn new(raw: Arc<LlamaModel>, facts: &Facts) -> Vocab {
         let kind = ffi::vocab_kind(&raw);
         let len = match kind {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Args, JsonText, quoted};
 use crate::base::{human, infile};
+use crate::commands::trial;
 use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, Output};
 use crate::runtime::{self, Reading};
@@ -38,7 +39,7 @@ pub(super) fn encode(
     } else {
         text.as_encoded_bytes().to_vec()
     };
-    let tokenizer = load(path, vocabulary)?;
+    let tokenizer = load(path, vocabulary, &text)?;
     let mut reading = Reading::Prompt;
     if args.no_bos {
         reading = reading.part();
@@ -54,9 +55,15 @@ pub(super) fn encode(
     print(&text, &ids, args.json, vocabulary, out)
 }
 
-/// llama.cpp's tokenizer. It is never dropped: taking its tables apart, token by token, would
+/// llama.cpp's tokenizer, for `text`. It is never dropped: taking its tables apart, token by token, would
 /// be a tenth of the work of a program that ends right after it.
-fn load(path: &Path, vocabulary: &Vocabulary<'_>) -> anyhow::Result<ManuallyDrop<runtime::Vocab>> {
+fn load(
+    path: &Path,
+    vocabulary: &Vocabulary<'_>,
+    text: &[u8],
+) -> anyhow::Result<ManuallyDrop<runtime::Vocab>> {
+    let covered = runtime::Vocab::is_covered(vocabulary.gguf());
+    trial::vocabulary(path, covered, text)?;
     Ok(ManuallyDrop::new(runtime::Vocab::of(
         path,
         vocabulary.gguf(),
@@ -136,7 +143,7 @@ pub(super) fn decode(
     vocabulary: &Vocabulary<'_>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let tokenizer = load(path, vocabulary)?;
+    let tokenizer = load(path, vocabulary, b"")?;
     let tokens = ids.iter().map(|&id| runtime::Token::try_from(id));
     let tokens: Vec<runtime::Token> = tokens.collect::<Result<_, _>>()?;
     let text = tokenizer.detokenize(&tokens, true)?;

@@ -1,5 +1,6 @@
 //! `modelve convert` from outside: what it writes, and that it writes all or nothing.
 
+mod checkpoints;
 mod ends;
 mod refusal;
 

@@ -9,6 +9,8 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::path::Path;
 
+mod table;
+
 use super::error::{Error, Result, Token};
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
@@ -49,6 +51,10 @@ pub struct Facts {
     pub stop_tokens: StopTokens,
     /// What the vocabulary can express.
     pub alphabet: Alphabet,
+    /// Whether everything that is known to end llama.cpp has been looked for: it has in files of
+    /// few architectures and kinds of vocabulary. Any other should be tried in a process of its own
+    /// before one relies on it. Where only the vocabulary is read, this speaks of that alone.
+    pub covered: bool,
 }
 
 /// Which tokens end a text.
@@ -105,6 +111,16 @@ impl Alphabet {
 
 /// The largest number of layers llama.cpp has arrays for.
 const MAX_LAYERS: u64 = 512;
+
+/// Bytes of the longest token: llama.cpp keeps some vocabularies as trees of characters and takes
+/// those apart by recursion, which overflows the stack. Tokens in use have some hundred.
+const MAX_TOKEN: usize = 4096;
+
+/// Kinds of vocabulary of which all that could end llama.cpp is checked here: SentencePiece and BPE.
+const COVERED_VOCABULARIES: [&str; 2] = ["llama", "gpt2"];
+
+/// Kinds in which a token can stand for a byte by its type, and is written as `<0xNN>`.
+const BYTE_VOCABULARIES: [&str; 3] = ["llama", "gpt2", "t5"];
 
 /// Where data may begin in memory: at multiples of ggml's `TENSOR_ALIGNMENT`.
 const ALIGNMENT: u64 = 32;
@@ -175,6 +191,13 @@ impl File<'_> {
     }
 }
 
+/// Whether nothing in a file's vocabulary could end llama.cpp once [`vocabulary`] has found it sound.
+pub(super) fn covers_vocabulary(gguf: &Gguf) -> bool {
+    let kind = gguf.get("tokenizer.ggml.model");
+    let kind = kind.and_then(|value| value.as_str().map(Cow::into_owned));
+    kind.is_some_and(|kind| COVERED_VOCABULARIES.contains(&&*kind))
+}
+
 /// Checks the vocabulary; enough for loading with `vocab_only`.
 pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     let mut file = File {
@@ -199,6 +222,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
         return file.fault(format!("{key} has {} entries", tokens.len()));
     }
 
+    let is_byte = byte_tokens(gguf);
     let hasher = foldhash::fast::RandomState::default();
     let mut hashes = Vec::with_capacity(tokens.len());
     let mut has_byte = [false; 256];
@@ -208,6 +232,19 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
             return file.fault(format!("{key}[{id}] is not a string"));
         };
         let name = token_name(id, text);
+        if name.len() > MAX_TOKEN {
+            let bytes = name.len();
+            return file.fault(format!(
+                "{key}[{id}] has {bytes} bytes; up to {MAX_TOKEN} are possible"
+            ));
+        }
+        if is_byte.get(id).is_some_and(|&byte| byte)
+            && !(BYTE_VOCABULARIES.contains(&&*kind) && name.len() > 3)
+        {
+            return file.fault(format!(
+                "{key}[{id}] is of the type of byte tokens, and none that a vocabulary of kind {kind:?} can have"
+            ));
+        }
         hashes.push(hasher.hash_one(&*name));
         match &*name {
             [byte] => has_byte[*byte as usize] = true,
@@ -247,8 +284,18 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
         chat_template,
         stop_tokens,
         alphabet,
+        covered: COVERED_VOCABULARIES.contains(&&*kind),
         ..Facts::default()
     })
+}
+
+/// For each token whether its type says that it stands for a byte; empty if no types are given.
+fn byte_tokens(gguf: &Gguf) -> Vec<bool> {
+    const BYTE: u64 = 6;
+    let types = gguf.get("tokenizer.ggml.token_type");
+    let types = types.and_then(|value| value.as_array());
+    let types = types.iter().flat_map(|types| types.iter());
+    types.map(|kind| kind.as_u64() == Some(BYTE)).collect()
 }
 
 /// What llama.cpp calls a token: its text as a C string, and something made of its index
@@ -342,6 +389,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
             "{arch}.rope.dimension_count is {n_rot}, which must be even and at most the head size {head_k}"
         ));
     }
+    facts.covered &= table::check(&file, n_layer, n_embd)?;
     if arch == "phi3" && (first == 0 || head_k != head_v || first * head_k != n_embd) {
         return file.fault(format!(
             "{first} heads of {head_k} and {head_v} values do not make a width of {n_embd}"
@@ -361,7 +409,6 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
         }
     }
 
-    check_projections(&file, n_layer)?;
     let mut weights: Vec<(GgmlType, u64)> = Vec::new();
     let tied = gguf.tensor("output.weight").is_none();
     for tensor in gguf.tensors() {
@@ -426,22 +473,6 @@ fn check_experts(file: &File<'_>, n_layer: u64) -> Result<()> {
     file.fault(format!(
         "{arch}.expert_count is {experts} with {used} used, in {groups} groups of which {groups_used} are used"
     ))
-}
-
-/// llama.cpp loads a Phi-3 without queries, keys or values and then computes with what is not
-/// there.
-fn check_projections(file: &File<'_>, n_layer: u64) -> Result<()> {
-    if file.arch != "phi3" {
-        return Ok(());
-    }
-    for layer in 0..n_layer {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        let has = |part: &str| file.gguf.tensor(&name(part)).is_some();
-        if !has("attn_qkv") && !["attn_q", "attn_k", "attn_v"].into_iter().all(has) {
-            return file.fault(format!("tensor {} is missing", name("attn_qkv")));
-        }
-    }
-    Ok(())
 }
 
 fn check_rope_scaling(file: &File<'_>) -> Result<()> {

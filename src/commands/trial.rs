@@ -1,0 +1,335 @@
+//! A file is tried in a process of its own before this one relies on it.
+//!
+//! llama.cpp trusts its files. What is known to end it is looked for beforehand
+//! (`modelve_runtime`'s table of checks), in full for few architectures and kinds of vocabulary. A
+//! file of any other is loaded and computes two tokens in a child process first, under limits of
+//! time and memory: its death, its hanging and its hunger then are an error message here. The child
+//! is this program with a hidden command.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use crate::base::{human, infile};
+use crate::hint::{Interrupted, hinted};
+use crate::runtime::{
+    self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Settings, Vocab,
+};
+
+/// The hidden command.
+pub const COMMAND: &str = "try-file";
+
+/// Flags of the hidden command.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file to try
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Read no weights, and cut standard input into tokens
+    #[arg(long)]
+    vocabulary: bool,
+
+    /// Memory for everything but mapped files, in bytes
+    #[arg(long, value_name = "BYTES")]
+    memory: u64,
+}
+
+/// The child's exit code for an error that is told in words: this process will meet it as well.
+const REFUSED: u8 = 3;
+
+/// A text with characters of several scripts, a digit, a mark and a line feed.
+const SAMPLE: &str = "The bat, 3 + é 中 ▁\n";
+
+/// Seconds that any trial may take, and bytes of the file for which it gets another one: a slow disk
+/// reads so many.
+const SECONDS: u64 = 30;
+const BYTES_PER_SECOND: u64 = 20 << 20;
+
+/// Memory besides the mapped file: the graph's buffers, a small KV cache, the vocabulary.
+const MEMORY: u64 = 4 << 30;
+
+/// As much as is read of what the child says.
+const MOST_SAID: u64 = 64 << 10;
+
+/// Tries a model's file, unless all that could end llama.cpp has been checked.
+///
+/// # Errors
+/// The file ends llama.cpp, never ends, or wants more memory than its size explains.
+pub fn model(path: &Path, facts: &Facts, cancel: &Cancel) -> anyhow::Result<()> {
+    if facts.covered {
+        return Ok(());
+    }
+    Trial::new(path, facts.tensor_bytes).run(&[], cancel)
+}
+
+/// Tries a vocabulary with the text that it is wanted for, unless its kind has been checked in full.
+///
+/// # Errors
+/// See [`model`].
+pub fn vocabulary(path: &Path, covered: bool, text: &[u8]) -> anyhow::Result<()> {
+    if covered {
+        return Ok(());
+    }
+    let mut trial = Trial::new(path, 0);
+    trial.command.arg("--vocabulary");
+    trial.run(text, &Cancel::new())
+}
+
+struct Trial<'a> {
+    path: &'a Path,
+    command: Command,
+    time: Duration,
+    memory: u64,
+}
+
+impl<'a> Trial<'a> {
+    fn new(path: &'a Path, bytes: u64) -> Self {
+        let memory = MEMORY + bytes / 4;
+        let mut command =
+            Command::new(std::env::current_exe().unwrap_or_else(|_| "modelve".into()));
+        command
+            .arg(COMMAND)
+            .arg("--memory")
+            .arg(memory.to_string())
+            // No debugger is to take the child's death apart, and its threads are to share the cores.
+            .env("GGML_NO_BACKTRACE", "1")
+            .env("OMP_WAIT_POLICY", "passive");
+        Trial {
+            path,
+            command,
+            time: Duration::from_secs(SECONDS + bytes / BYTES_PER_SECOND),
+            memory,
+        }
+    }
+
+    /// Runs the child with `text` on its standard input.
+    fn run(mut self, text: &[u8], cancel: &Cancel) -> anyhow::Result<()> {
+        let mut child = self
+            .command
+            .arg("--")
+            .arg(self.path.as_os_str())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start this program again to try the file")?;
+        let stdin = child.stdin.take();
+        let stderr = child.stderr.take();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // A child that ended does not read on; how it ended is what counts.
+                stdin.map(|mut stdin| drop(stdin.write_all(text)));
+            });
+            let said = scope.spawn(move || {
+                let said = stderr.map(|stderr| infile::bounded(stderr, MOST_SAID));
+                said.and_then(Result::ok).unwrap_or_default()
+            });
+            let ended = wait(&mut child, self.time, cancel);
+            let said = said.join().unwrap_or_default();
+            self.judge(ended?, &String::from_utf8_lossy(&said))
+        })
+    }
+
+    fn judge(&self, status: Option<ExitStatus>, said: &str) -> anyhow::Result<()> {
+        let path = self.path.display();
+        let limits = "if the file is sound and this machine slow or the model unusual, --trust loads it without this trial";
+        let Some(status) = status else {
+            let error = anyhow!(
+                "{path}: llama.cpp did not compute two tokens with it within {} seconds",
+                self.time.as_secs()
+            );
+            return Err(hinted(error, limits));
+        };
+        let code = status.code();
+        if code == Some(0) || code == Some(i32::from(REFUSED)) {
+            return Ok(());
+        }
+        let memory = [
+            "bad_alloc",
+            "alloc failed",
+            "failed to allocate",
+            "memory allocation",
+        ];
+        if memory.iter().any(|words| said.contains(words)) {
+            let error = anyhow!(
+                "{path}: llama.cpp wants more than {} of memory besides the file to compute two tokens with it",
+                human::bytes(self.memory)
+            );
+            return Err(hinted(error, limits));
+        }
+        let reason = said.lines().find_map(|line| line.strip_prefix(GAVE_UP));
+        let how = match reason {
+            Some(reason) => format!("it gave up: {}", reason.trim()),
+            None if said.contains("overflowed its stack") => "its stack overflowed".to_owned(),
+            None => format!("it ended by {}", ending(status)),
+        };
+        let error = anyhow!(
+            "{path}: llama.cpp cannot compute with this file, which is damaged or of an unknown make: {how}"
+        );
+        Err(hinted(
+            error,
+            "make the file again, or ask where it comes from: `modelve meta` shows what it holds",
+        ))
+    }
+}
+
+/// How a process ended that was not meant to.
+fn ending(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return match signal_hook::low_level::signal_name(signal) {
+            Some(name) => name.to_owned(),
+            None => format!("signal {signal}"),
+        };
+    }
+    status.to_string()
+}
+
+/// Waits for the child, and ends it when its time is up (`None`) or somebody cancels.
+fn wait(child: &mut Child, time: Duration, cancel: &Cancel) -> anyhow::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            // Ctrl-C reaches the child, too.
+            return match cancel.is_set() {
+                true => Err(Interrupted.into()),
+                false => Ok(Some(status)),
+            };
+        }
+        let late = begun.elapsed() > time;
+        if late || cancel.is_set() {
+            let _ = child.kill();
+            child.wait()?;
+            return match late {
+                true => Ok(None),
+                false => Err(Interrupted.into()),
+            };
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// What this program says before llama.cpp's last words.
+pub const GAVE_UP: &str = "error: llama.cpp gave up: ";
+
+/// The child's work. Exits 0 when it was done.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    limit(args.memory);
+    let done = match args.vocabulary {
+        true => try_vocabulary(&args.file),
+        false => try_model(&args.file),
+    };
+    if let Err(error) = done {
+        crate::output::note(&format!("{error:#}"));
+        std::process::exit(REFUSED.into());
+    }
+    Ok(())
+}
+
+/// Keeps this process from taking more memory than a trial needs, from leaving a core file, and from
+/// outliving the one that wants to know.
+fn limit(memory: u64) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let to = |most| Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        // Mapped files do not count as data.
+        let _ = setrlimit(Resource::Data, to(memory));
+        let _ = setrlimit(Resource::Core, to(0));
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let signal = Some(rustix::process::Signal::KILL);
+        let _ = rustix::process::set_parent_process_death_signal(signal);
+    }
+    let _ = memory;
+}
+
+fn try_vocabulary(path: &Path) -> anyhow::Result<()> {
+    let text = infile::bounded(std::io::stdin().lock(), infile::MOST_TEXT)?;
+    let vocab = Vocab::load(path)?;
+    use_vocabulary(&vocab)?;
+    vocab.tokenize(&text, Reading::Prompt)?;
+    vocab.tokenize(&text, Reading::TextPart)?;
+    Ok(())
+}
+
+/// Cuts the sample into tokens and spells every token there is.
+fn use_vocabulary(vocab: &Vocab) -> anyhow::Result<Vec<runtime::Token>> {
+    for token in 0..vocab.len() {
+        vocab.piece(runtime::Token::try_from(token)?, true)?;
+    }
+    let tokens = vocab.tokenize(SAMPLE, Reading::Prompt)?;
+    vocab.detokenize(&tokens, true)?;
+    Ok(tokens)
+}
+
+fn try_model(path: &Path) -> anyhow::Result<()> {
+    let options = LoadOptions {
+        gpu_layers: GpuLayers::Count(0),
+        ..LoadOptions::default()
+    };
+    let model = Model::load(path, &options)?;
+    let prompt = use_vocabulary(model.vocab())?;
+    let options = Options {
+        max_tokens: 2,
+        ignore_end: true,
+        parallel: 1,
+        settings: Settings::default(),
+        ..Options::default()
+    };
+    runtime::complete(&model, vec![prompt], &options, &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })?;
+    Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn judged(raw: i32, said: &str) -> String {
+        let trial = Trial::new(Path::new("x.gguf"), 0);
+        let status = Some(ExitStatus::from_raw(raw));
+        trial.judge(status, said).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_end_of_a_trial_has_its_words() {
+        let trial = Trial::new(Path::new("x.gguf"), 0);
+        for sound in [0, i32::from(REFUSED) << 8] {
+            trial.judge(Some(ExitStatus::from_raw(sound)), "").unwrap();
+        }
+        let late = trial.judge(None, "").unwrap_err().to_string();
+        assert!(late.contains("within 30 seconds"), "{late}");
+        assert!(judged(11, "").contains("it ended by SIGSEGV"));
+        assert!(judged(8, "").contains("it ended by SIGFPE"));
+        assert!(
+            judged(6, "thread 'main' has overflowed its stack").contains("its stack overflowed")
+        );
+        assert!(judged(6, "what():  std::bad_alloc").contains("more than 4.00 GiB of memory"));
+        let said = format!("{GAVE_UP}llama-vocab.cpp:1: fatal error\n");
+        assert!(judged(1 << 8, &said).contains("it gave up: llama-vocab.cpp:1: fatal error"));
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let ended = wait(&mut child, Duration::from_millis(50), &Cancel::new()).unwrap();
+        assert!(ended.is_none());
+        let cancel = Cancel::new();
+        cancel.set();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(wait(&mut child, Duration::from_secs(60), &cancel).is_err());
+    }
+}
