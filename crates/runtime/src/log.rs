@@ -1,6 +1,6 @@
 //! What llama.cpp says: to `tracing`, and its errors to whoever called it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use llama_cpp_sys_2 as sys;
 
@@ -9,8 +9,24 @@ thread_local! {
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+thread_local! {
+    /// Whether what llama.cpp says on this thread is expected, and of no interest.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, of which llama.cpp's complaints are expected.
+pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    QUIET.set(true);
+    let done = work();
+    QUIET.set(false);
+    done
+}
+
 /// A message of llama.cpp's.
 pub(super) fn note(level: sys::ggml_log_level, text: &str) {
+    if QUIET.get() {
+        return;
+    }
     let text = text.trim_end();
     if text.is_empty() || text.trim_matches('.').is_empty() {
         return;
@@ -43,4 +59,10 @@ pub(super) fn take_error() -> Option<String> {
 /// [`take_error`], for a place that must say something.
 pub(super) fn take_errors() -> String {
     take_error().unwrap_or_else(|| "no reason given".to_owned())
+}
+
+/// Whether an error that llama.cpp logged is that a device gave no memory. Its words are all
+/// that tells; they are looked at here and nowhere else.
+pub(super) fn is_want_of_memory(reason: &str) -> bool {
+    reason.contains("allocate") || reason.contains("out of memory")
 }
