@@ -47,10 +47,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (
             "prefill",
             Box::new(|| {
-                plain.reset();
+                let seq = plain.open().expect("a sequence");
                 seconds(&mut || {
                     plain
-                        .feed(0, &prompt.ids, Want::Last, &mut |_, _| {})
+                        .feed(&seq, &prompt.ids, Want::Last, &mut |_, _| {})
                         .expect("prefill");
                 })
             }),

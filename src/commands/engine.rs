@@ -234,7 +234,7 @@ pub fn explain(error: Error) -> anyhow::Error {
         Error::NoDevice { .. } => {
             "leave --device out, or build it in: cargo build --release --features cuda (or metal, vulkan, rocm)"
         }
-        error if error.is_for_want_of_memory() => {
+        Error::OutOfMemory { .. } => {
             "leave more layers on the processor: --gpu-layers with a smaller number, 0 for none"
         }
         Error::Template(_) => "leave out --chat to give the model the prompt as it is",

@@ -11,7 +11,7 @@ use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
 use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
-use crate::probe::tree::{Branch, Shape, tree};
+use crate::probe::tree::{Branch, Shape};
 use crate::probe::{Prompt, piece};
 use crate::progress::{self, Unit};
 use crate::runtime::{Reading, Settings, Token, Vocab};
@@ -109,15 +109,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let mut before = 0;
         let mut ask = || -> anyhow::Result<Next> {
             let session = sessions.of(room)?;
-            let result = next::next(session, prompt, args.top, &candidates, &mut |done| {
+            let options = next::Options {
+                top: args.top,
+                candidates: &candidates,
+                tree: args.tree,
+            };
+            let result = next::next(session, prompt, &options, &mut |done| {
                 progress.advance((done - before) as u64);
                 before = done;
             });
-            let mut result = result.map_err(told)?;
-            if let Some(shape) = args.tree {
-                result.tree = Some(tree(session, &result, shape).map_err(told)?);
-            }
-            Ok(result)
+            result.map_err(told)
         };
         let mut result = match ask() {
             Ok(result) => result,

@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::probe::Error;
 use crate::probe::html::Page;
 use crate::runtime::weights::Work;
-use crate::runtime::{Cancel, Model, Session, Settings};
+use crate::runtime::{self, Cancel, Model, Session, Settings};
 
 /// Where a result goes.
 #[derive(Debug, Clone, clap::Args)]
@@ -108,13 +108,8 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// A session with room for a text of `tokens`, and the RoPE factors that belong to that length.
-pub fn session(
-    engine: &EngineArgs,
-    model: &Model,
-    tokens: usize,
-    settings: Settings,
-) -> anyhow::Result<Session> {
+/// Refuses a text of `tokens` that is longer than the flags or the model allow.
+fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
     let trained = model.facts().n_ctx_train;
     let (most, whose) = match engine.ctx_size {
         Some(size) => (size, "--ctx-size allows"),
@@ -127,27 +122,26 @@ pub fn session(
             human::count(most.into())
         );
     }
-    let mut n_ctx = tokens.max(1);
-    if let Some(rope) = model.rope()
-        && tokens > rope.original as usize
-    {
-        // llama.cpp takes the long factors only in a context beyond the boundary.
-        n_ctx = n_ctx.max(rope.short_context as usize + 1);
-    }
-    let n_ctx = u32::try_from(n_ctx).unwrap_or(u32::MAX);
+    Ok(())
+}
+
+/// A session with room for a text of `tokens`, and the RoPE factors that belong to that length.
+pub fn session(
+    engine: &EngineArgs,
+    model: &Model,
+    tokens: usize,
+    settings: Settings,
+) -> anyhow::Result<Session> {
+    check_length(engine, model, tokens)?;
+    let n_ctx = model.context_for(model.regime(tokens), tokens);
     Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
 }
 
-/// Sessions for texts of several lengths: one for those that the model computes with its short
-/// RoPE factors, one for those it computes with the long ones. So a text gets the same answer
-/// alone and beside a longer one.
+/// Sessions for texts of several lengths, see [`runtime::Sessions`].
 pub struct Sessions<'a> {
     engine: &'a EngineArgs,
     model: &'a Model,
-    settings: Settings,
-    /// Tokens of the longest text of each kind.
-    rooms: [usize; 2],
-    made: [Option<Session>; 2],
+    sessions: runtime::Sessions,
 }
 
 impl<'a> Sessions<'a> {
@@ -158,36 +152,19 @@ impl<'a> Sessions<'a> {
         settings: Settings,
         rooms: impl Iterator<Item = usize>,
     ) -> Self {
-        let mut sessions = Sessions {
+        let mut sessions = runtime::Sessions::new(model, settings);
+        rooms.for_each(|room| sessions.reserve(room));
+        Sessions {
             engine,
             model,
-            settings,
-            rooms: [0; 2],
-            made: [None, None],
-        };
-        for room in rooms {
-            let kind = sessions.kind(room);
-            sessions.rooms[kind] = sessions.rooms[kind].max(room);
+            sessions,
         }
-        sessions
-    }
-
-    fn kind(&self, room: usize) -> usize {
-        let rope = self.model.rope();
-        usize::from(rope.is_some_and(|rope| room > rope.original as usize))
     }
 
     /// The session for a text that needs `room` tokens.
     pub fn of(&mut self, room: usize) -> anyhow::Result<&mut Session> {
-        let kind = self.kind(room);
-        let made = match self.made[kind].take() {
-            Some(made) => made,
-            None => {
-                let room = self.rooms[kind].max(room);
-                session(self.engine, self.model, room, self.settings.clone())?
-            }
-        };
-        Ok(self.made[kind].insert(made))
+        check_length(self.engine, self.model, room)?;
+        self.sessions.of(room).map_err(explain)
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::support::probe_fixture::{both, exact, prompt};
 use crate::support::tiny_gguf::Tiny;
 use modelve::probe::math::Distribution;
-use modelve::probe::next::{candidate_ids, moved, next, one_token};
+use modelve::probe::next::{Options, candidate_ids, moved, next, one_token};
 use modelve::probe::score::{Windows, score};
-use modelve::probe::tree::{Branch, Shape, tree};
+use modelve::probe::tree::{Branch, Shape};
 use modelve::probe::{Error, Prompt, attention, lens};
 use modelve::runtime::Cancel;
 use modelve::runtime::{LoadOptions, Model, Session, Settings};
@@ -18,6 +18,13 @@ fn random_model() -> (tempfile::TempDir, Model) {
     (dir, model)
 }
 
+fn top(n: usize) -> Options<'static> {
+    Options {
+        top: n,
+        ..Options::default()
+    }
+}
+
 #[test]
 fn next_token_logprobs_are_those_of_transformers() {
     for fixture in both() {
@@ -26,7 +33,7 @@ fn next_token_logprobs_are_those_of_transformers() {
         for n_batch in [512, 3] {
             let settings = Settings { n_batch, ..exact() };
             let mut session = Session::new(&model, &settings).unwrap();
-            let answer = next(&mut session, &prompt(&fixture, n), 352, &[], &mut |_| {}).unwrap();
+            let answer = next(&mut session, &prompt(&fixture, n), &top(352), &mut |_| {}).unwrap();
             let expected = Distribution::new(&fixture.lens[2][n - 1]);
             assert_eq!(answer.top.len(), 352);
             for choice in &answer.top {
@@ -132,7 +139,12 @@ fn a_candidate_of_several_tokens_is_their_product() {
     let mut session = Session::new(&model, &exact()).unwrap();
     let text = Prompt::new(model.vocab(), "the ball hit the bat").unwrap();
     let words = ["cave hit".to_owned(), "of".to_owned(), ", and".to_owned()];
-    let answer = next(&mut session, &text, 3, &words, &mut |_| {}).unwrap();
+    let options = Options {
+        top: 3,
+        candidates: &words,
+        tree: None,
+    };
+    let answer = next(&mut session, &text, &options, &mut |_| {}).unwrap();
     for candidate in &answer.candidates {
         let spelled: String = candidate.pieces.iter().map(|p| &**p).collect();
         assert_eq!(candidate.text.trim_start(), spelled.trim_start());
@@ -143,7 +155,7 @@ fn a_candidate_of_several_tokens_is_their_product() {
                 text: String::new(),
                 ids: ids.clone(),
             };
-            let step = next(&mut session, &here, 0, &[], &mut |_| {}).unwrap();
+            let step = next(&mut session, &here, &top(0), &mut |_| {}).unwrap();
             sum += Distribution::new(&step.logits).logprob(id);
             ids.push(id);
         }
@@ -155,13 +167,12 @@ fn a_candidate_of_several_tokens_is_their_product() {
     }
     assert_eq!(answer.candidates[0].ids.len(), 2);
     assert_eq!(&*answer.candidates[0].pieces[0], " cave");
-    let empty = next(
-        &mut session,
-        &text,
-        3,
-        &["of".to_owned(), String::new()],
-        &mut |_| {},
-    );
+    let words = ["of".to_owned(), String::new()];
+    let options = Options {
+        candidates: &words,
+        ..options
+    };
+    let empty = next(&mut session, &text, &options, &mut |_| {});
     assert!(matches!(empty, Err(Error::EmptyCandidate { index: 2 })));
     // Directly after an opening mark there is no space.
     let open = Prompt::new(model.vocab(), "the (").unwrap();
@@ -202,8 +213,13 @@ fn a_tree_holds_what_walking_it_step_by_step_gives() {
     let mut session = Session::new(&model, &Settings { n_seq, ..exact() }).unwrap();
     let text = Prompt::new(model.vocab(), "the ball hit").unwrap();
     let words = ["hit the cave".to_owned()];
-    let root = next(&mut session, &text, 3, &words, &mut |_| {}).unwrap();
-    let branches = tree(&mut session, &root, shape).unwrap();
+    let options = Options {
+        top: 3,
+        candidates: &words,
+        tree: Some(shape),
+    };
+    let root = next(&mut session, &text, &options, &mut |_| {}).unwrap();
+    let branches = root.tree.unwrap();
     let mut alone = Session::new(&model, &exact()).unwrap();
     check(&mut alone, &text.ids, &branches, 0.0, 3);
     assert_eq!(branches.len(), 3);
@@ -213,7 +229,7 @@ fn a_tree_holds_what_walking_it_step_by_step_gives() {
             text: String::new(),
             ids: ids.to_vec(),
         };
-        let step = next(session, &here, 3, &[], &mut |_| {}).unwrap();
+        let step = next(session, &here, &top(3), &mut |_| {}).unwrap();
         for (branch, choice) in branches.iter().zip(&step.top) {
             assert_eq!(branch.choice.id, choice.id);
             assert!((branch.choice.logprob - choice.logprob).abs() < 1e-4);

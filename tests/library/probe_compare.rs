@@ -77,10 +77,10 @@ fn a_comparison_is_what_both_models_say_position_by_position() {
 
     let rows = |side: &mut Side| {
         let mut rows = Vec::new();
-        side.session.reset();
+        let seq = side.session.open().unwrap();
         let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
         let want = modelve::runtime::Want::All;
-        side.session.feed(0, &text.ids, want, &mut keep).unwrap();
+        side.session.feed(&seq, &text.ids, want, &mut keep).unwrap();
         rows
     };
     let (of_a, of_b) = (rows(&mut sides[0]), rows(&mut sides[1]));

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use modelve::probe::compare::Side;
 use modelve::probe::math::Distribution;
-use modelve::probe::next::next;
+use modelve::probe::next::{Options, next};
 use modelve::probe::score::{Windows, score};
 use modelve::probe::{Prompt, attention, compare, lens};
 use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Session, Settings};
@@ -106,7 +106,11 @@ fn probes_say_what_transformers_says() {
     };
 
     let mut session = Session::new(&model, &exact(n)).unwrap();
-    let answer = next(&mut session, &text, N_VOCAB, &[], &mut |_| {}).unwrap();
+    let all = Options {
+        top: N_VOCAB,
+        ..Options::default()
+    };
+    let answer = next(&mut session, &text, &all, &mut |_| {}).unwrap();
     let sum: f64 = answer.top.iter().map(|choice| choice.prob).sum();
     assert!((sum - 1.0).abs() < 1e-9, "{sum}");
     let d = Distribution::new(&answer.logits);

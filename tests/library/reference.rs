@@ -135,9 +135,10 @@ fn logits_are_those_of_transformers() {
             let long = prompt["factors"] == "long";
             let feed = |settings: Settings| {
                 let mut rows = Vec::new();
-                session(&model, long, tokens.len(), settings)
-                    .feed(0, &tokens, Want::All, &mut |_, row| rows.push(row.to_vec()))
-                    .unwrap();
+                let mut session = session(&model, long, tokens.len(), settings);
+                let seq = session.open().unwrap();
+                let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
+                session.feed(&seq, &tokens, Want::All, &mut keep).unwrap();
                 rows
             };
             let (ours, by_default) = (feed(exact()), feed(Settings::default()));
@@ -223,9 +224,10 @@ fn quantized_logits_stay_within_bounds() {
             let tokens = ids(&prompt["ids"]);
             let long = prompt["factors"] == "long";
             let mut ours = Vec::new();
-            session(&model, long, tokens.len(), exact())
-                .feed(0, &tokens, Want::All, &mut |_, row| ours.push(row.to_vec()))
-                .unwrap();
+            let mut session = session(&model, long, tokens.len(), exact());
+            let seq = session.open().unwrap();
+            let mut keep = |_: usize, row: &[f32]| ours.push(row.to_vec());
+            session.feed(&seq, &tokens, Want::All, &mut keep).unwrap();
             for row in prompt["rows"].as_array().unwrap() {
                 let at = row["position"].as_u64().unwrap() as usize;
                 let from = row["row"].as_u64().unwrap() as usize * n_vocab;

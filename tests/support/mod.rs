@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod archs;
 pub mod hub_server;
 pub mod llama_quantize_ffi;
 pub mod probe_fixture;

@@ -42,7 +42,7 @@ pub fn exact() -> Settings {
         kv_type: KvType::F32,
         flash_attention: FlashAttention::Off,
         n_outputs: 512,
-        observe: true,
+        hooks: true,
         ..Settings::default()
     }
 }

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use serde::{Serialize, Serializer};
 
 use super::{Error, Piece, Prompt, Result, piece};
+use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Error as RuntimeError, FlashAttention, Model, NamedTensor, Observer, Session, Settings, Token,
-    Want,
+    Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, Want,
 };
 
 /// Attention of one layer, and how all heads of the model behave.
@@ -118,7 +118,7 @@ pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
         n_batch,
         n_outputs: n_batch,
         flash_attention: FlashAttention::Off,
-        observe: true,
+        hooks: true,
         ..base
     }
 }
@@ -195,23 +195,26 @@ impl Watch {
         }
     }
 
-    fn layer_of(&self, name: &str) -> Option<usize> {
-        let layer: usize = name.strip_prefix("kq_soft_max-")?.parse().ok()?;
-        let wanted = layer < self.sums.len() && (self.overview || layer == self.layer);
-        wanted.then_some(layer)
+    fn layer_of(&self, role: Option<Role>) -> Option<usize> {
+        match role {
+            Some(Role::Pattern(layer)) if self.overview || layer == self.layer => Some(layer),
+            _ => None,
+        }
     }
 }
 
-impl Observer for Watch {
-    fn wants(&mut self, name: &str) -> bool {
-        self.layer_of(name).is_some()
+impl Hook for Watch {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        self.layer_of(node.role).is_some()
     }
 
-    fn tensor(&mut self, tensor: &NamedTensor<'_>) -> ControlFlow<()> {
-        let [n_kv, n_queries, n_head, _] = tensor.shape;
-        let Some(layer) = self.layer_of(tensor.name).filter(|_| n_kv > 0) else {
-            return ControlFlow::Continue(());
+    fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
+        let info = node.info();
+        let [n_kv, n_queries, n_head, _] = info.shape;
+        let Some(layer) = self.layer_of(info.role).filter(|_| n_kv > 0) else {
+            return Ok(ControlFlow::Continue(()));
         };
+        let values = node.read()?;
         self.sums[layer].resize(n_head, Sums::default());
         if layer == self.layer {
             self.n_head = n_head;
@@ -220,7 +223,7 @@ impl Observer for Watch {
         for head in 0..n_head {
             for query in 0..n_queries {
                 let position = self.start + query;
-                let Some(row) = tensor.row(head * n_queries + query) else {
+                let Some(row) = values.get(info.row(head * n_queries + query)) else {
                     break;
                 };
                 // Cells after this token's own are empty, or hold later tokens.
@@ -238,7 +241,7 @@ impl Observer for Watch {
                 }
             }
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -274,7 +277,7 @@ pub fn attention(
         weights: Vec::new(),
         sums: vec![Vec::new(); n_layer],
     };
-    session.reset();
+    let seq = session.open()?;
     let n_batch = session.settings().n_batch as usize;
     let mut done = 0;
     for chunk in prompt.ids.chunks(n_batch) {
@@ -283,12 +286,15 @@ pub fn attention(
         let before = watch.small();
         // In the last layer queries without logits are dropped before attention in some
         // architectures, after it in others: ask for all.
-        match session.feed_observed(0, chunk, Want::All, &mut watch, &mut |_, _| {}) {
+        match session.feed_hooked(&seq, chunk, Want::All, &mut watch, &mut |_, _| {}) {
             Err(RuntimeError::Cancelled) if done > 0 => {
                 watch.back_to(before, done);
                 break;
             }
-            result => result?,
+            // The hook stops no pass.
+            pass => {
+                let _: Pass = pass?;
+            }
         }
         done += chunk.len();
         on_progress(done);

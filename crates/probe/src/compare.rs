@@ -10,7 +10,7 @@ use super::math::{Distribution, Mean, Reference};
 use super::score::Windows;
 use super::weights::TensorError;
 use super::{Choice, Error, Piece, Prompt, Result, piece, text_of};
-use modelve_runtime::{Error as RuntimeError, Session, Settings, Token, Want};
+use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, Want};
 
 /// A file compared with the first.
 #[derive(Debug, Clone, Serialize)]
@@ -191,15 +191,15 @@ pub fn compare(
         let starts = (unseen..tokens.len()).step_by(step);
         let scored = starts.map(|from| from..tokens.len().min(from + step));
         let parts = std::iter::once(0..unseen).chain(scored);
-        for side in std::iter::once(&mut *first).chain(others.iter_mut()) {
-            side.session.reset();
-        }
+        let sides = std::iter::once(&mut *first).chain(others.iter_mut());
+        let seqs = sides.map(|side| side.session.open());
+        let seqs: Vec<Seq> = seqs.collect::<Result<_, _>>()?;
         for (number, part) in parts.enumerate() {
             let target = window.start + part.start + 1;
             let fed = &tokens[part.clone()];
             let wanted = number > 0;
             let result = batch(
-                first, others, &mut own, &mut sums, text, fed, target, wanted, worst,
+                first, others, &seqs, &mut own, &mut sums, text, fed, target, wanted, worst,
             );
             match result {
                 Err(Error::Runtime(RuntimeError::Cancelled)) => {
@@ -240,11 +240,12 @@ pub fn compare(
     Ok(told.collect())
 }
 
-/// One batch through all models; `target` is the index of the token the first row predicts.
+/// One batch through all models, in a sequence of each; `target` is the index of the token the first row predicts.
 #[allow(clippy::too_many_arguments)]
 fn batch(
     first: &mut Side,
     others: &mut [Side],
+    seqs: &[Seq],
     own: &mut Sums,
     sums: &mut [Sums],
     text: &Prompt,
@@ -257,7 +258,7 @@ fn batch(
     let vocab = first.session.model().vocab().clone();
     let mut rows: Vec<(Reference, Choice, f64)> = Vec::new();
     let start = Instant::now();
-    first.session.feed(0, fed, want, &mut |i, logits| {
+    first.session.feed(&seqs[0], fed, want, &mut |i, logits| {
         let d = Distribution::new(logits);
         let logprob = d.logprob(text.ids[target + i]);
         rows.push((d.reference(), Choice::new(&vocab, &d, d.best()), logprob));
@@ -266,10 +267,10 @@ fn batch(
     own.fed += fed.len();
     // All or nothing: a batch that one of the models did not finish counts for none.
     let mut found: Vec<Vec<(f64, f64, Choice)>> = Vec::with_capacity(others.len());
-    for (other, sums) in others.iter_mut().zip(sums.iter_mut()) {
+    for ((other, seq), sums) in others.iter_mut().zip(&seqs[1..]).zip(sums.iter_mut()) {
         let mut here = Vec::with_capacity(rows.len());
         let start = Instant::now();
-        other.session.feed(0, fed, want, &mut |i, logits| {
+        other.session.feed(seq, fed, want, &mut |i, logits| {
             let d = Distribution::new(logits);
             let logprob = d.logprob(text.ids[target + i]);
             here.push((rows[i].0.kl(&d), logprob, Choice::new(&vocab, &d, d.best())));
@@ -321,18 +322,17 @@ pub fn parting(a: &mut Session, b: &mut Session, prompt: &Prompt, most: usize) -
     let mut fed = prompt.ids.clone();
     let mut same = Vec::new();
     let mut parted = (None, None);
-    a.reset();
-    b.reset();
+    let (seq_a, seq_b) = (a.open()?, b.open()?);
     while same.len() < most {
-        let says = |session: &mut Session| -> Result<Choice> {
+        let says = |session: &mut Session, seq: &Seq| -> Result<Choice> {
             let mut choice = None;
-            session.feed(0, &fed, Want::Last, &mut |_, logits| {
+            session.feed(seq, &fed, Want::Last, &mut |_, logits| {
                 let d = Distribution::new(logits);
                 choice = Some(Choice::new(&vocab, &d, d.best()));
             })?;
             choice.ok_or(Error::EmptyPrompt)
         };
-        let (of_a, of_b) = (says(a)?, says(b)?);
+        let (of_a, of_b) = (says(a, &seq_a)?, says(b, &seq_b)?);
         if of_a.id != of_b.id {
             parted = (Some(of_a), Some(of_b));
             break;

@@ -106,6 +106,9 @@ pub enum Error {
         /// Entries of the vocabulary.
         n_vocab: u32,
     },
+    /// The system gives no threads.
+    #[error("no threads: {0}")]
+    Threads(String),
     /// A file that cannot be written.
     #[error("cannot write {}", path.display())]
     Write {

@@ -13,9 +13,9 @@ use super::math::{Distribution, Reference, bits};
 use super::unembed_ffi::Unembed;
 use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_gguf::Gguf;
+use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Error as RuntimeError, Model, NamedTensor, Observer, Session, Settings, Token, Vocab, Want,
-    host,
+    Error as RuntimeError, Model, Seq, Session, Settings, Token, Vocab, Want, host,
 };
 
 /// What to look at.
@@ -104,7 +104,7 @@ const HELD: usize = 96 << 20;
 /// Bytes of the logits of layers that are computed at once, roughly.
 const ROWS_HELD: usize = 32 << 20;
 
-/// Settings for a session of [`lens`]: observed, and with a batch of which all layers' states
+/// Settings for a session of [`lens`]: with hooks, and with a batch of which all layers' states
 /// can be held.
 pub fn settings(model: &Model, base: Settings) -> Settings {
     let facts = model.facts();
@@ -115,41 +115,45 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
     Settings {
         n_batch,
         n_outputs: n_batch,
-        observe: true,
+        hooks: true,
         ..base
     }
 }
 
-/// Collects `l_out-N` of one batch.
+/// Collects the states after layers of one batch.
 struct States<'a> {
     layers: &'a [usize],
     /// Rows of the batch that are wanted.
     rows: Vec<usize>,
-    n_embd: usize,
     /// For each wanted layer, the wanted rows.
     states: Vec<Vec<f32>>,
 }
 
 impl States<'_> {
-    fn index(&self, name: &str) -> Option<usize> {
-        let layer: usize = name.strip_prefix("l_out-")?.parse().ok()?;
-        self.layers.iter().position(|&wanted| wanted == layer)
+    fn index(&self, role: Option<Role>) -> Option<usize> {
+        match role {
+            Some(Role::Residual(layer)) => self.layers.iter().position(|&wanted| wanted == layer),
+            _ => None,
+        }
     }
 }
 
-impl Observer for States<'_> {
-    fn wants(&mut self, name: &str) -> bool {
-        self.index(name).is_some()
+impl Hook for States<'_> {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        self.index(node.role).is_some()
     }
 
-    fn tensor(&mut self, tensor: &NamedTensor<'_>) -> ControlFlow<()> {
-        if let Some(at) = self.index(tensor.name)
-            && tensor.shape[0] == self.n_embd
-        {
-            let rows = self.rows.iter().filter_map(|&row| tensor.row(row));
+    fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
+        let info = node.info();
+        if let Some(at) = self.index(info.role) {
+            let values = node.read()?;
+            let rows = self
+                .rows
+                .iter()
+                .filter_map(|&row| values.get(info.row(row)));
             self.states[at] = rows.flatten().copied().collect();
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -190,13 +194,13 @@ pub fn lens(
 
     let mut looking = Looking::new(&model, session.settings().threads, options, &layers)?;
     let mut complete = true;
-    session.reset();
+    let seq = session.open()?;
     let n_batch = session.settings().n_batch as usize;
     for (number, chunk) in prompt.ids.chunks(n_batch).enumerate() {
         let start = number * n_batch;
         let here = positions.iter().map(|&p| p.wrapping_sub(start));
         let here: Vec<usize> = here.filter(|&row| row < chunk.len()).collect();
-        match looking.batch(session, start, chunk, here) {
+        match looking.batch(session, &seq, start, chunk, here) {
             Err(Error::Runtime(RuntimeError::Cancelled)) => {
                 complete = false;
                 break;
@@ -276,7 +280,7 @@ impl<'a> Looking<'a> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
         let pool = pool
             .build()
-            .map_err(|error| RuntimeError::Setting(format!("no threads: {error}")))?;
+            .map_err(|error| Error::Threads(error.to_string()))?;
         let facts = model.facts();
         if unembed.n_embd() != facts.n_embd as usize
             || unembed.n_vocab() != model.vocab().len() as usize
@@ -305,6 +309,7 @@ impl<'a> Looking<'a> {
     fn batch(
         &mut self,
         session: &mut Session,
+        seq: &Seq,
         start: usize,
         tokens: &[Token],
         rows: Vec<usize>,
@@ -317,16 +322,17 @@ impl<'a> Looking<'a> {
         let mut states = States {
             layers: &watched,
             rows,
-            n_embd,
             states: vec![Vec::new(); watched.len()],
         };
         let mut finals: Vec<Vec<f32>> = Vec::with_capacity(states.rows.len());
         let wanted = states.rows.clone();
-        session.feed_observed(0, tokens, Want::All, &mut states, &mut |i, logits| {
+        let mut keep = |i: usize, logits: &[f32]| {
             if wanted.binary_search(&i).is_ok() {
                 finals.push(logits.to_vec());
             }
-        })?;
+        };
+        // The hook stops no pass.
+        let _: Pass = session.feed_hooked(seq, tokens, Want::All, &mut states, &mut keep)?;
         let States { states, .. } = states;
         if wanted.is_empty() {
             return Ok(());

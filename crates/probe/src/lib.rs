@@ -2,12 +2,13 @@
 //! say, where its heads look, and what quantization changed.
 //!
 //! Everything here is a function over a [`Session`], returns plain data that serializes to the
-//! documented JSON, and prints nothing. Probabilities are the model's own, before temperature
+//! documented JSON, and prints nothing. It opens the sequences it needs and closes them; what else
+//! is open in the session is left alone. Probabilities are the model's own, before temperature
 //! and over the whole vocabulary; `logprob` is a natural logarithm.
 //!
 //! | function | what it needs of the session |
 //! |---|---|
-//! | [`next::next`], [`tree::tree`] | room for the prompt and what is tried after it |
+//! | [`next::next`] | room for the prompt and what is tried after it |
 //! | [`score::score`] | room for a window of text |
 //! | [`lens::lens`] | [`lens::settings`] |
 //! | [`attention::attention`] | [`attention::settings`] |
@@ -20,7 +21,8 @@
 //! let model = Model::load("model.gguf".as_ref(), &LoadOptions::default())?;
 //! let mut session = Session::new(&model, &Settings::default())?;
 //! let prompt = Prompt::new(model.vocab(), "The ball hit the bat, and")?;
-//! let next = next::next(&mut session, &prompt, 5, &[], &mut |_| {})?;
+//! let options = next::Options { top: 5, ..next::Options::default() };
+//! let next = next::next(&mut session, &prompt, &options, &mut |_| {})?;
 //! for choice in &next.top {
 //!     println!("{:?} {:.1} %", choice.piece, 100.0 * choice.prob);
 //! }
@@ -47,7 +49,7 @@ pub use pieces::Piece;
 use serde::Serialize;
 
 use math::Distribution;
-use modelve_runtime::{Reading, Session, Token, Vocab, Want};
+use modelve_runtime::{Reading, Seq, Session, Token, Vocab, Want};
 
 /// A text as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,13 +154,14 @@ fn digits<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_f64(short)
 }
 
-/// The logits after `ids`, alone in sequence 0. `on_progress` is told how many tokens are done.
-fn logits_after(
+/// A sequence with `ids` in it, and the logits after them. `on_progress` is told how many tokens
+/// are done.
+fn read(
     session: &mut Session,
     ids: &[Token],
     on_progress: &mut dyn FnMut(usize),
-) -> Result<Vec<f32>> {
-    session.reset();
+) -> Result<(Seq, Vec<f32>)> {
+    let seq = session.open()?;
     let step = session.settings().n_batch as usize;
     let mut row = Vec::new();
     let mut done = 0;
@@ -169,10 +172,10 @@ fn logits_after(
         } else {
             Want::None
         };
-        session.feed(0, part, want, &mut |_, logits| row = logits.to_vec())?;
+        session.feed(&seq, part, want, &mut |_, logits| row = logits.to_vec())?;
         on_progress(done);
     }
-    Ok(row)
+    Ok((seq, row))
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::math::Distribution;
-use super::{Choice, Error, Piece, Prompt, Result, logits_after, piece};
-use modelve_runtime::{Reading, Session, Token, Vocab, Want};
+use super::tree::{Branch, Shape, grow};
+use super::{Choice, Error, Piece, Prompt, Result, piece, read};
+use modelve_runtime::{Error as RuntimeError, Reading, Seq, Session, Token, Vocab, Want};
 
 /// What a model expects after a prompt.
 #[derive(Debug, Clone, Serialize)]
@@ -24,7 +25,7 @@ pub struct Next {
     pub moved: Vec<Moved>,
     /// The likeliest continuations, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tree: Option<Vec<super::tree::Branch>>,
+    pub tree: Option<Vec<Branch>>,
     /// Every logit, for what is computed from several prompts.
     #[serde(skip)]
     pub logits: Vec<f32>,
@@ -60,32 +61,45 @@ pub struct Moved {
     pub prob: f64,
 }
 
-/// What the model expects after `prompt`: the `top` likeliest tokens, and the probability of
-/// each of `candidates` (see [`candidate_ids`]). The session needs room for the prompt and the
-/// longest candidate; it is left with the prompt in it. `on_progress` is told how many tokens of
-/// the prompt are done.
+/// What to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// How many of the likeliest tokens.
+    pub top: usize,
+    /// Continuations whose probability to tell, see [`candidate_ids`].
+    pub candidates: &'a [String],
+    /// How deep and wide to walk the likeliest continuations; none: not at all.
+    pub tree: Option<Shape>,
+}
+
+/// What the model expects after `prompt`. The session needs room for the prompt and the longest
+/// candidate, and for a tree [`Shape::room`] besides the prompt. `on_progress` is told how many
+/// tokens of the prompt are done.
 ///
 /// # Errors
-/// [`Error::EmptyCandidate`]; a prompt that does not fit.
+/// [`Error::EmptyCandidate`], [`Error::Tree`]; a prompt that does not fit.
 pub fn next(
     session: &mut Session,
     prompt: &Prompt,
-    top: usize,
-    candidates: &[String],
+    options: &Options<'_>,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Next> {
     let model = session.model().clone();
     let vocab = model.vocab();
-    let wanted = candidates
+    if let Some(shape) = options.tree {
+        shape.check()?;
+    }
+    let wanted = options
+        .candidates
         .iter()
         .enumerate()
         .map(|(i, text)| candidate_ids(vocab, prompt, text, i + 1))
         .collect::<Result<Vec<_>>>()?;
-    let logits = logits_after(session, &prompt.ids, on_progress)?;
+    let (seq, logits) = read(session, &prompt.ids, on_progress)?;
     let distribution = Distribution::new(&logits);
-    let mut judged = Vec::with_capacity(candidates.len());
-    for (text, ids) in candidates.iter().zip(wanted) {
-        let logprob = distribution.logprob(ids[0]) + rest_logprob(session, prompt, &ids)?;
+    let mut judged = Vec::with_capacity(wanted.len());
+    for (text, ids) in options.candidates.iter().zip(wanted) {
+        let logprob = distribution.logprob(ids[0]) + rest_logprob(session, &seq, prompt, &ids)?;
         judged.push(Candidate {
             text: text.clone(),
             pieces: ids.iter().map(|&id| piece(vocab, id)).collect(),
@@ -95,36 +109,41 @@ pub fn next(
             ids,
         });
     }
+    let tree = match options.tree {
+        Some(shape) => Some(grow(session, vocab, shape, 0, &seq, 0.0, &logits)?),
+        None => None,
+    };
+    session.close(seq);
     Ok(Next {
         prompt: prompt.text.clone(),
         ids: prompt.ids.clone(),
         entropy_bits: distribution.entropy_bits(),
-        top: Choice::top(vocab, &distribution, top),
+        top: Choice::top(vocab, &distribution, options.top),
         candidates: judged,
         moved: Vec::new(),
-        tree: None,
+        tree,
         logits,
     })
 }
 
-/// The log-probability of all tokens of a continuation but the first. Leaves the session with
+/// The log-probability of all tokens of a continuation but the first. Leaves the sequence with
 /// the prompt alone.
-fn rest_logprob(session: &mut Session, prompt: &Prompt, ids: &[Token]) -> Result<f64> {
+fn rest_logprob(session: &mut Session, seq: &Seq, prompt: &Prompt, ids: &[Token]) -> Result<f64> {
     let Some((_, fed)) = ids.split_last().filter(|(_, fed)| !fed.is_empty()) else {
         return Ok(0.0);
     };
-    let have = prompt.ids.len();
-    session.truncate(0, have);
-    if session.len(0) < have {
-        // A memory that cannot be taken back: begin again.
-        let at = session.len(0);
-        session.feed(0, &prompt.ids[at..], Want::None, &mut |_, _| {})?;
-    }
     let mut sum = 0.0;
-    session.feed(0, fed, Want::All, &mut |i, logits| {
+    session.feed(seq, fed, Want::All, &mut |i, logits| {
         sum += Distribution::new(logits).logprob(ids[i + 1]);
     })?;
-    session.truncate(0, have);
+    match session.truncate(seq, prompt.ids.len()) {
+        // A memory that cannot be taken back in part begins again.
+        Err(RuntimeError::CannotTakeBack { .. }) => {
+            session.truncate(seq, 0)?;
+            session.feed(seq, &prompt.ids, Want::None, &mut |_, _| {})?;
+        }
+        result => result?,
+    }
     Ok(sum)
 }
 

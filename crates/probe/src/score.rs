@@ -70,7 +70,7 @@ impl Window {
         tokens
     }
 
-    /// Feeds the window to an empty session and hands over each row of logits with the index
+    /// Feeds the window to a sequence of its own and hands over each row of logits with the index
     /// of the token it predicts.
     pub(super) fn feed(
         self,
@@ -80,10 +80,10 @@ impl Window {
     ) -> Result<()> {
         let Window { start, first, .. } = self;
         let tokens = self.tokens(session.model().vocab(), ids);
-        session.reset();
+        let seq = session.open()?;
         let unseen = first - 1 - start;
-        session.feed(0, &tokens[..unseen], Want::None, &mut |_, _| {})?;
-        session.feed(0, &tokens[unseen..], Want::All, &mut |i, logits| {
+        session.feed(&seq, &tokens[..unseen], Want::None, &mut |_, _| {})?;
+        session.feed(&seq, &tokens[unseen..], Want::All, &mut |i, logits| {
             on_row(first + i, logits);
         })?;
         Ok(())

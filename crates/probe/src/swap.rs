@@ -220,8 +220,8 @@ impl Baseline {
     /// A text that does not fit the session.
     pub fn new(session: &mut Session, ids: &[Token]) -> Result<Self> {
         let mut rows = Vec::with_capacity(ids.len());
-        session.reset();
-        session.feed(0, ids, Want::All, &mut |_, logits| {
+        let seq = session.open()?;
+        session.feed(&seq, ids, Want::All, &mut |_, logits| {
             rows.push(Distribution::new(logits).reference());
         })?;
         Ok(Baseline {
@@ -236,8 +236,8 @@ impl Baseline {
     /// A text that does not fit the session.
     pub fn kl(&self, session: &mut Session) -> Result<Mean> {
         let mut mean = Mean::default();
-        session.reset();
-        session.feed(0, &self.ids, Want::All, &mut |i, logits| {
+        let seq = session.open()?;
+        session.feed(&seq, &self.ids, Want::All, &mut |i, logits| {
             mean.add(self.rows[i].kl(&Distribution::new(logits)));
         })?;
         Ok(mean)

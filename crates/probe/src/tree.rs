@@ -3,9 +3,8 @@
 use serde::Serialize;
 
 use super::math::Distribution;
-use super::next::Next;
 use super::{Choice, Error, Result};
-use modelve_runtime::{Entry, Session, Token, Vocab, Want};
+use modelve_runtime::{Entry, Seq, Session, Vocab};
 
 /// A continuation by one token, and how it goes on.
 #[derive(Debug, Clone, Serialize)]
@@ -33,7 +32,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Sequences and tokens that [`tree`] needs in a session besides the prompt's: `(sequences,
+    /// Sequences and tokens that a tree needs in a session besides the prompt's: `(sequences,
     /// tokens)`.
     pub fn room(self) -> (u32, u32) {
         let room = (self.depth.saturating_sub(1)).saturating_mul(self.width);
@@ -63,31 +62,15 @@ impl Shape {
     }
 }
 
-/// Walks the `width` likeliest tokens at every node down to `depth`. The branches of a node are
-/// computed in one batch and share the cache of what is above them. The root is what
-/// [`next`](super::next::next) said, whose prompt is still in the session; the session needs
-/// [`Shape::room`] besides.
-///
-/// # Errors
-/// [`Error::Tree`]; a session with too little room.
-pub fn tree(session: &mut Session, root: &Next, shape: Shape) -> Result<Vec<Branch>> {
-    shape.check()?;
-    if session.len(0) != root.ids.len() {
-        // A memory that could not be taken back after candidates: begin again.
-        session.reset();
-        session.feed(0, &root.ids, Want::None, &mut |_, _| {})?;
-    }
-    let model = session.model().clone();
-    grow(session, model.vocab(), shape, 0, 0, 0.0, &root.logits)
-}
-
-/// The branches below the node that sequence `seq` ends with, which is `above` tokens down.
-fn grow(
+/// The branches below the node that sequence `seq` ends with, which is `above` tokens down: the
+/// `width` likeliest tokens at every node down to `depth`. The branches of a node are computed in
+/// one batch and share the cache of what is above them.
+pub(super) fn grow(
     session: &mut Session,
     vocab: &Vocab,
     shape: Shape,
     above: usize,
-    seq: u32,
+    seq: &Seq,
     joint: f64,
     logits: &[f32],
 ) -> Result<Vec<Branch>> {
@@ -103,33 +86,29 @@ fn grow(
     if above + 1 == shape.depth {
         return Ok(branches);
     }
-    let first = 1 + (above * shape.width) as u32;
-    let mut entries = Vec::with_capacity(branches.len());
-    let mut open: Vec<usize> = Vec::with_capacity(branches.len());
-    for (i, branch) in branches.iter().enumerate() {
-        let token: Token = branch.choice.id;
-        // After the end of the text nothing follows.
-        if vocab.is_end(token) {
-            continue;
-        }
-        let own = first + i as u32;
-        session.fork(seq, own, session.len(seq));
-        entries.push(Entry {
-            seq: own,
-            token,
-            output: true,
-        });
-        open.push(i);
-    }
-    if entries.is_empty() {
+    // After the end of the text nothing follows.
+    let open: Vec<usize> = (0..branches.len())
+        .filter(|&i| !vocab.is_end(branches[i].choice.id))
+        .collect();
+    if open.is_empty() {
         return Ok(branches);
     }
+    let length = session.len(seq)?;
+    let forks = open.iter().map(|_| session.fork(seq, length));
+    let forks: Vec<Seq> = forks.collect::<Result<_, _>>()?;
+    let entries: Vec<Entry<'_>> = (forks.iter().zip(&open))
+        .map(|(seq, &i)| Entry {
+            seq,
+            token: branches[i].choice.id,
+            output: true,
+        })
+        .collect();
     let mut rows = vec![Vec::new(); entries.len()];
     session.step(&entries, &mut |i, logits| rows[i] = logits.to_vec())?;
-    for ((i, entry), row) in open.into_iter().zip(&entries).zip(rows) {
+    for ((i, fork), row) in open.into_iter().zip(forks).zip(rows) {
         let joint = branches[i].joint_logprob;
-        branches[i].branches = grow(session, vocab, shape, above + 1, entry.seq, joint, &row)?;
-        session.truncate(entry.seq, 0);
+        branches[i].branches = grow(session, vocab, shape, above + 1, &fork, joint, &row)?;
+        session.close(fork);
     }
     Ok(branches)
 }

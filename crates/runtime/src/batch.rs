@@ -1,6 +1,8 @@
 //! The tokens of one decode call, and what a context takes.
 
 use super::error::{Error, Result, Token};
+use super::graph::Row;
+use super::seq::{Position, SeqId};
 
 /// One decode call: parallel arrays, an entry per token.
 #[derive(Debug, Default, Clone)]
@@ -40,6 +42,24 @@ impl Batch {
         self.outputs.push(i8::from(output));
     }
 
+    /// Whose rows the tokens are, and the rows of those with logits.
+    pub fn rows(&self) -> (Vec<Row>, Vec<Row>) {
+        let row = |(&seq, &position): (&i32, &i32)| Row {
+            seq: SeqId(seq.unsigned_abs()),
+            position: Position::new(position.unsigned_abs() as usize),
+        };
+        let rows: Vec<Row> = self
+            .sequences
+            .iter()
+            .zip(&self.positions)
+            .map(row)
+            .collect();
+        let outputs = rows.iter().zip(&self.outputs);
+        let outputs = outputs.filter(|(_, output)| **output != 0);
+        let outputs = outputs.map(|(row, _)| *row).collect();
+        (rows, outputs)
+    }
+
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -53,17 +73,17 @@ impl Batch {
             self.outputs.len(),
         ];
         if n == 0 || n > limits.n_batch as usize || arrays != [n; 3] {
-            return Err(Error::Setting(format!(
-                "a batch has 1 to {} tokens, not {n}",
-                limits.n_batch
-            )));
+            return Err(Error::BatchSize {
+                n,
+                most: limits.n_batch,
+            });
         }
         let outputs = self.outputs.iter().filter(|&&output| output != 0).count();
         if outputs > limits.n_outputs as usize {
-            return Err(Error::Setting(format!(
-                "logits of {outputs} tokens at once, in a context made for {}",
-                limits.n_outputs
-            )));
+            return Err(Error::TooManyOutputs {
+                n: outputs,
+                most: limits.n_outputs,
+            });
         }
         let places = self.positions.iter().zip(&self.sequences);
         for (&token, (&pos, &seq)) in self.tokens.iter().zip(places) {
@@ -74,10 +94,11 @@ impl Batch {
                 });
             }
             if pos < 0 || seq < 0 || seq as u32 >= limits.n_seq {
-                return Err(Error::Setting(format!(
-                    "no sequence {seq} with a position {pos} in a context of {} sequences",
-                    limits.n_seq
-                )));
+                return Err(Error::NoPlace {
+                    seq,
+                    position: pos,
+                    n_seq: limits.n_seq,
+                });
             }
         }
         Ok(())

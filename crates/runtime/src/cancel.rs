@@ -33,9 +33,4 @@ impl Cancel {
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-
-    /// Where the flag lies: stays valid as long as a clone of `self` does.
-    pub(super) fn as_ptr(&self) -> *const AtomicBool {
-        Arc::as_ptr(&self.0)
-    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::roles::Role;
 use super::settings::KvType;
 use modelve_base::human::bytes;
 
@@ -11,6 +12,7 @@ pub type Token = i32;
 
 /// An error of the runtime. Names the file, tensor, key or argument it is about.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The file is no GGUF, or a damaged one.
     #[error(transparent)]
@@ -84,9 +86,157 @@ pub enum Error {
         /// The names there are.
         have: Vec<String>,
     },
-    /// A setting that this model or this build does not have.
-    #[error("{0}")]
-    Setting(String),
+    /// A context of no tokens, or of more than llama.cpp counts.
+    #[error("a context of {n_ctx} tokens")]
+    ContextSize {
+        /// The size asked for.
+        n_ctx: u32,
+    },
+    /// A context for no sequences, or for more than llama.cpp keeps apart.
+    #[error("a context for {n_seq} sequences (1 to {most})")]
+    Sequences {
+        /// Sequences asked for.
+        n_seq: u32,
+        /// The most there can be.
+        most: u32,
+    },
+    /// A quantized KV cache without fused attention.
+    #[error("a quantized KV cache needs flash attention")]
+    QuantizedCacheUnfused,
+    /// A quantized KV cache for heads that are not made of whole blocks.
+    #[error("a quantized KV cache needs heads of a multiple of 32 values, not {k} and {v}")]
+    QuantizedCacheHeads {
+        /// Values of a key head.
+        k: u32,
+        /// Values of a value head.
+        v: u32,
+    },
+    /// A context longer than the model was trained on.
+    #[error("a context of {size} tokens is more than the {trained} the model was trained on")]
+    BeyondTraining {
+        /// Tokens asked for.
+        size: u32,
+        /// Tokens of the longest text the model was trained on.
+        trained: u32,
+    },
+    /// A batch of no tokens, or of more than the context takes at once.
+    #[error("a batch has 1 to {most} tokens, not {n}")]
+    BatchSize {
+        /// Tokens given.
+        n: usize,
+        /// The most the context takes.
+        most: u32,
+    },
+    /// More rows of logits than the context was made for.
+    #[error("logits of {n} tokens at once, in a context made for {most}")]
+    TooManyOutputs {
+        /// Rows asked for.
+        n: usize,
+        /// Rows there is room for.
+        most: u32,
+    },
+    /// A sequence or position that the context does not have.
+    #[error("no sequence {seq} with a position {position} in a context of {n_seq} sequences")]
+    NoPlace {
+        /// The sequence.
+        seq: i32,
+        /// The position.
+        position: i32,
+        /// Sequences of the context.
+        n_seq: u32,
+    },
+    /// All sequences of a session are open.
+    #[error("all {n_seq} sequences of the session are open")]
+    NoSequence {
+        /// Sequences of the session.
+        n_seq: u32,
+    },
+    /// A sequence of another session.
+    #[error("the sequence is of another session")]
+    ForeignSequence,
+    /// A memory that cannot be taken back to where it was some tokens ago.
+    #[error("the memory of this model ({arch}) cannot be taken back from {have} to {want} tokens")]
+    CannotTakeBack {
+        /// The architecture.
+        arch: String,
+        /// Tokens of the sequence.
+        have: usize,
+        /// Tokens wanted of it.
+        want: usize,
+    },
+    /// A look inside a step with several sequences, of a model that reorders them.
+    #[error("the memory of this model ({arch}) is recurrent: a step with a hook has one sequence")]
+    HookOnSeveral {
+        /// The architecture.
+        arch: String,
+    },
+    /// A node that no model of this architecture has, or none as it computes now.
+    #[error("{arch}: its graph has no {role}{}", if *.fused { ": fused attention keeps no weights" } else { "" })]
+    NoRole {
+        /// The architecture.
+        arch: String,
+        /// What was wanted.
+        role: Role,
+        /// Whether it would be there without fused attention.
+        fused: bool,
+    },
+    /// A node whose values are not floats.
+    #[error("node {node} holds {ty}, which is neither read nor written")]
+    NodeType {
+        /// Its name.
+        node: String,
+        /// The type of its values.
+        ty: String,
+    },
+    /// A node that was to be given more or fewer values than it has.
+    #[error("node {node} has {have} values, not {given}")]
+    NodeLength {
+        /// Its name.
+        node: String,
+        /// Values it has.
+        have: usize,
+        /// Values that were given.
+        given: usize,
+    },
+    /// The activations of a node that is no matrix product.
+    #[error("node {node} is no matrix product but {op}")]
+    NoActivations {
+        /// Its name.
+        node: String,
+        /// What computes it.
+        op: String,
+    },
+    /// A look inside by a session that was made without hooks.
+    #[error("the session was made without hooks")]
+    NoHooks,
+    /// A number for a sampler that makes no sense.
+    #[error("{name} cannot be {value}")]
+    Sampling {
+        /// What it is called.
+        name: &'static str,
+        /// The number.
+        value: f32,
+    },
+    /// A logit bias that is no number.
+    #[error("logit bias of {token} is no number")]
+    LogitBias {
+        /// Whose bias it is.
+        token: Token,
+    },
+    /// Samplers after which there is nothing to choose.
+    #[error("the samplers leave no token")]
+    NothingToSample,
+    /// A model without a vocabulary.
+    #[error("the model has no vocabulary")]
+    NoVocabulary,
+    /// A device gave no memory for weights or for a context.
+    #[error("there is no memory for {what}: {reason}")]
+    OutOfMemory {
+        /// What it was to hold.
+        what: String,
+        /// What llama.cpp logged.
+        reason: String,
+    },
     /// A grammar or JSON schema that cannot be used.
     #[error("{0}")]
     Grammar(String),
@@ -112,19 +262,6 @@ pub enum Error {
     /// Somebody asked for the work to stop.
     #[error("cancelled")]
     Cancelled,
-}
-
-impl Error {
-    /// Whether llama.cpp declined because a device gave it no memory. Its words are all that
-    /// tells.
-    pub fn is_for_want_of_memory(&self) -> bool {
-        match self {
-            Error::Load { reason, .. } | Error::Context { reason, .. } => {
-                reason.contains("allocate")
-            }
-            _ => false,
-        }
-    }
 }
 
 /// `Result` with the runtime's [`Error`].

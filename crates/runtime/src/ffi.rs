@@ -1,27 +1,23 @@
-//! All unsafe code of the runtime: the calls into llama.cpp and ggml, and what they call back.
+//! Calls into llama.cpp and ggml but those of a context (`context_ffi.rs`), and what they call
+//! back.
 //! The functions here are safe to call with any arguments; what llama.cpp would assert on is
 //! checked before it is called.
 
 #![allow(unsafe_code)]
 
-use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
 use super::backends::Device;
-use super::batch::{Batch, Limits};
-use super::cancel::Cancel;
 use super::error::{Error, Result};
-use super::log::{self, clear_errors, take_errors};
-use super::observe::{self, NamedTensor, Observer};
-use super::params::{ContextParams, LoadParams};
+use super::log::{self, clear_errors, is_want_of_memory, take_errors};
+use super::params::LoadParams;
 use super::start::start;
 use modelve_gguf::Gguf;
 
@@ -29,7 +25,7 @@ use modelve_gguf::Gguf;
 ///
 /// # Safety
 /// `text` is null or points to a zero-terminated string that lives during the call.
-unsafe fn copy(text: *const c_char) -> String {
+pub(super) unsafe fn copy(text: *const c_char) -> String {
     match text.is_null() {
         true => String::new(),
         // SAFETY: the caller's promise.
@@ -258,10 +254,17 @@ pub(super) fn load_model(
         NonNull::new(raw)
             .map(|raw| std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(raw))
     };
-    loaded.ok_or_else(|| failed(take_errors()))
+    loaded.ok_or_else(|| match take_errors() {
+        reason if is_want_of_memory(&reason) => Error::OutOfMemory {
+            what: format!("the weights of {}", path.display()),
+            reason,
+        },
+        reason => failed(reason),
+    })
 }
 
-fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
+/// What a model is to llama.cpp.
+pub(super) fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
     // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null `llama_model *`.
     unsafe { ptr::from_ref(model).cast::<*mut sys::llama_model>().read() }
 }
@@ -270,285 +273,4 @@ fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
 pub(super) fn vocab_kind(model: &LlamaModel) -> sys::llama_vocab_type {
     // SAFETY: the model lives, and its vocabulary is never null.
     unsafe { sys::llama_vocab_type(sys::llama_model_get_vocab(model_ptr(model))) }
-}
-
-/// A llama.cpp context: KV cache, compute buffers and the last logits.
-pub(super) struct Context {
-    raw: NonNull<sys::llama_context>,
-    watch: NonNull<Watch>,
-    /// Kept alive: the context points into the flag and the model.
-    cancel: Cancel,
-    _model: Arc<LlamaModel>,
-    limits: Limits,
-    /// For each token of the last batch, whether it has logits.
-    outputs: Vec<bool>,
-}
-
-/// Where the callback finds the observer of the decode call in progress.
-#[derive(Default)]
-struct Watch {
-    observer: Option<NonNull<dyn Observer>>,
-    bytes: Vec<u8>,
-    floats: Vec<f32>,
-    /// The first observed tensor that held something else than numbers.
-    no_number: Option<String>,
-    panic: Option<Box<dyn Any + Send>>,
-}
-
-// SAFETY: a context may be used from any one thread at a time; `&self` methods only read
-// state that `&mut self` methods write. The observer pointer is set only inside `decode`.
-unsafe impl Send for Context {}
-
-impl Context {
-    pub fn new(model: &Arc<LlamaModel>, n_vocab: u32, params: ContextParams) -> Result<Self> {
-        // Making a context changes the model now and then, so contexts are made one at a time.
-        static MAKING: Mutex<()> = Mutex::new(());
-        let _one = MAKING
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        clear_errors();
-
-        let limits = params.limits(n_vocab);
-        let watch = NonNull::from(Box::leak(Box::<Watch>::default()));
-        // SAFETY: plain data. The two pointers in it outlive the context, which is freed in
-        // `drop` before them: the flag is held by `cancel`, the box is freed after the context.
-        let raw = unsafe {
-            let mut p = sys::llama_context_default_params();
-            params.fill(limits, &mut p);
-            p.abort_callback = Some(on_poll);
-            p.abort_callback_data = params.cancel.as_ptr().cast_mut().cast();
-            if params.observe {
-                p.cb_eval = Some(on_eval);
-                p.cb_eval_user_data = watch.as_ptr().cast();
-            }
-            sys::llama_init_from_model(model_ptr(model), p)
-        };
-        let Some(raw) = NonNull::new(raw) else {
-            // SAFETY: leaked above, and nothing else points to it now.
-            drop(unsafe { Box::from_raw(watch.as_ptr()) });
-            let reason = take_errors();
-            return Err(Error::Context {
-                n_ctx: params.n_ctx,
-                reason,
-            });
-        };
-        Ok(Context {
-            raw,
-            watch,
-            cancel: params.cancel,
-            _model: Arc::clone(model),
-            limits,
-            outputs: Vec::new(),
-        })
-    }
-
-    /// Tokens the context holds, after llama.cpp's padding.
-    pub fn n_ctx(&self) -> u32 {
-        // SAFETY: the context lives; reads a field.
-        unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
-    }
-
-    /// Tokens one sequence may have: what decides between RoPE factors.
-    pub fn n_ctx_seq(&self) -> u32 {
-        // SAFETY: as above.
-        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
-    }
-
-    /// What it was made for.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    /// Computes a batch. `observer` sees the graph's tensors if the context was made with
-    /// `observe`. Stops with [`Error::Cancelled`] soon after the cancel flag is raised.
-    pub fn decode(&mut self, batch: &mut Batch, observer: Option<&mut dyn Observer>) -> Result<()> {
-        self.outputs.clear();
-        batch.check(self.limits)?;
-        if self.cancel.is_set() {
-            return Err(Error::Cancelled);
-        }
-
-        clear_errors();
-        let n = batch.len();
-        let mut counts = vec![1i32; n];
-        let mut sequences: Vec<*mut i32> = batch.sequences.iter_mut().map(ptr::from_mut).collect();
-        // SAFETY: every array has n entries and outlives the call, and llama.cpp keeps none.
-        // Tokens, sequences and sizes were checked above, positions are checked by llama.cpp,
-        // which returns an error. The observer is reachable for the callback during this call
-        // only: its lifetime is erased for the pointer's sake and the pointer removed after it.
-        let status = unsafe {
-            let watch = self.watch.as_ptr();
-            (*watch).observer = observer.map(|observer| {
-                std::mem::transmute::<NonNull<dyn Observer + '_>, NonNull<dyn Observer>>(
-                    NonNull::from(observer),
-                )
-            });
-            let status = sys::llama_decode(
-                self.raw.as_ptr(),
-                sys::llama_batch {
-                    n_tokens: n as i32,
-                    token: batch.tokens.as_mut_ptr(),
-                    embd: ptr::null_mut(),
-                    pos: batch.positions.as_mut_ptr(),
-                    n_seq_id: counts.as_mut_ptr(),
-                    seq_id: sequences.as_mut_ptr(),
-                    logits: batch.outputs.as_mut_ptr(),
-                },
-            );
-            // Also waits for devices that compute on their own.
-            sys::llama_synchronize(self.raw.as_ptr());
-            (*watch).observer = None;
-            if let Some(panic) = (*watch).panic.take() {
-                resume_unwind(panic);
-            }
-            status
-        };
-        match status {
-            0 => {
-                self.outputs.extend(batch.outputs.iter().map(|&o| o != 0));
-                self.check_numbers()
-            }
-            _ if self.cancel.is_set() => Err(Error::Cancelled),
-            1 => Err(Error::ContextFull {
-                need: n,
-                n_ctx: self.n_ctx() as usize,
-            }),
-            status => Err(Error::Decode {
-                status,
-                reason: take_errors(),
-            }),
-        }
-    }
-
-    /// Refuses results that are no numbers where they first come up. A token may be ruled out (-inf),
-    /// but not all of them.
-    fn check_numbers(&mut self) -> Result<()> {
-        // SAFETY: the box lives as long as the context, and no decode call is in progress.
-        let observed = unsafe { (*self.watch.as_ptr()).no_number.take() };
-        let is_sound = |row: &[f32]| {
-            row.iter().all(|&x| x < f32::INFINITY) && row.iter().any(|x| x.is_finite())
-        };
-        let what = observed.or_else(|| {
-            let mut rows = (0..self.outputs.len()).filter_map(|i| self.logits(i));
-            rows.any(|row| !is_sound(row)).then(|| "logits".to_owned())
-        });
-        match what {
-            Some(what) => {
-                self.outputs.clear();
-                Err(Error::NotANumber { what })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The logits of the `i`-th token of the last batch, one per vocabulary entry; `None` if
-    /// they were not asked for.
-    pub fn logits(&self, i: usize) -> Option<&[f32]> {
-        if !self.outputs.get(i).copied().unwrap_or(false) {
-            return None;
-        }
-        // SAFETY: token `i` was marked as output, so llama.cpp has a row of `n_vocab` floats for
-        // it, which stays until the next decode (`&mut self`).
-        unsafe {
-            let row = sys::llama_get_logits_ith(self.raw.as_ptr(), i as i32);
-            let n = self.limits.n_vocab as usize;
-            (!row.is_null()).then(|| std::slice::from_raw_parts(row, n))
-        }
-    }
-
-    fn memory(&self) -> sys::llama_memory_t {
-        // SAFETY: the context lives.
-        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
-    }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        let memory = self.memory();
-        if !memory.is_null() {
-            // SAFETY: a live context's memory; data need not be zeroed, cells are marked free.
-            unsafe { sys::llama_memory_clear(memory, false) };
-        }
-    }
-
-    /// Forgets the positions of `seq` from `from` on. False: this kind of memory cannot.
-    pub fn truncate(&mut self, seq: u32, from: usize) -> bool {
-        let memory = self.memory();
-        if memory.is_null() || seq >= self.limits.n_seq {
-            return false;
-        }
-        let from = i32::try_from(from).unwrap_or(i32::MAX);
-        // SAFETY: a live context's memory and a sequence within its range.
-        unsafe { sys::llama_memory_seq_rm(memory, seq as i32, from, -1) }
-    }
-
-    /// Gives `to` the positions of `from` below `len`, sharing their cells.
-    pub fn copy(&mut self, from: u32, to: u32, len: usize) {
-        let memory = self.memory();
-        if !memory.is_null() && from.max(to) < self.limits.n_seq && from != to {
-            let len = i32::try_from(len).unwrap_or(i32::MAX);
-            // SAFETY: a live context's memory and sequences within its range.
-            unsafe { sys::llama_memory_seq_cp(memory, from as i32, to as i32, 0, len) };
-        }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // SAFETY: made by `llama_init_from_model` and freed once, before the model (held by
-        // `_model`) and before the box its callback points to.
-        unsafe {
-            sys::llama_free(self.raw.as_ptr());
-            drop(Box::from_raw(self.watch.as_ptr()));
-        }
-    }
-}
-
-extern "C" fn on_poll(flag: *mut c_void) -> bool {
-    // SAFETY: `flag` is the `AtomicBool` of the context's `Cancel`, which outlives the context.
-    unsafe { (*flag.cast::<AtomicBool>()).load(Ordering::Relaxed) }
-}
-
-/// Asked twice per tensor: whether it is wanted, then, computed, with its data.
-extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_void) -> bool {
-    // SAFETY: `watch` is the context's box and `tensor` a live node of its graph; ggml calls
-    // from the decoding thread only, which holds no reference into the box.
-    let (watch, tensor) = unsafe { (&mut *watch.cast::<Watch>(), &*tensor) };
-    let Some(mut observer) = watch.observer else {
-        return !ask;
-    };
-    // SAFETY: `name` is a fixed array that ggml keeps zero-terminated; the observer is borrowed
-    // mutably by the decode call in progress, and by nobody else.
-    let (name, observer) = unsafe { (copy(tensor.name.as_ptr()), observer.as_mut()) };
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        if ask {
-            return observer.wants(&name);
-        }
-        // SAFETY: a computed tensor has a buffer with `ggml_nbytes` bytes behind it, strides
-        // included; `bytes` is made as long.
-        unsafe {
-            watch.bytes.resize(sys::ggml_nbytes(tensor), 0);
-            let (bytes, len) = (watch.bytes.as_mut_ptr(), watch.bytes.len());
-            sys::ggml_backend_tensor_get(tensor, bytes.cast(), 0, len);
-        }
-        let shape = tensor.ne.map(|n| usize::try_from(n).unwrap_or(0));
-        let ty = tensor.type_;
-        if !observe::read_floats(ty, shape, tensor.nb, &watch.bytes, &mut watch.floats) {
-            return true;
-        }
-        if watch.floats.iter().any(|x| x.is_nan()) {
-            watch.no_number.get_or_insert_with(|| name.clone());
-            return false;
-        }
-        let tensor = NamedTensor {
-            name: &name,
-            shape,
-            data: &watch.floats,
-        };
-        observer.tensor(&tensor).is_continue()
-    }));
-    result.unwrap_or_else(|panic| {
-        watch.panic = Some(panic);
-        // Neither wanted nor to be continued.
-        false
-    })
 }

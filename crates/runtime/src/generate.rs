@@ -13,6 +13,7 @@ use super::error::{Error, Result, Token};
 use super::model::Model;
 use super::plan::{self, Need};
 use super::sampling::{Sampler, likeliest, log_sum_exp};
+use super::seq::Seq;
 use super::session::{Entry, Session, Want};
 use super::text::Assembler;
 use super::vocab::Vocab;
@@ -140,7 +141,7 @@ struct Run<'a> {
 /// A job in the context, and how much of it has been fed.
 struct Active {
     job: Job,
-    seq: u32,
+    seq: Seq,
     fed: usize,
     /// Cells of the cache kept for it.
     cells: usize,
@@ -217,32 +218,27 @@ impl Run<'_> {
         active: &mut Vec<Active>,
         grown: &mut Vec<Job>,
     ) -> Result<()> {
-        let n_seq = session.settings().n_seq;
         let room = session.settings().n_batch as usize;
         let reach = session.longest().min(self.limit);
-        // A beginning that all prompts share is computed once, in the last sequence.
-        let (mut free, common): (Vec<u32>, u32) = match shared {
-            0 => ((0..n_seq).rev().collect(), 0),
-            _ => ((0..n_seq - 1).rev().collect(), n_seq - 1),
-        };
         let mut taken = shared;
+        // A beginning that all prompts share is computed once.
+        let common = session.open()?;
         if shared > 0 {
             let prefix = queue[0].tokens[..shared].to_vec();
-            session.feed(common, &prefix, Want::None, &mut |_, _| {})?;
+            session.feed(&common, &prefix, Want::None, &mut |_, _| {})?;
             self.report.prefilled += shared;
         }
         loop {
             while let Some(job) = queue.front() {
                 let cells = self.cells(job.n_prompt, reach).max(job.tokens.len()) - shared;
-                if free.is_empty() || taken + cells > session.n_ctx() {
+                if session.free_sequences() == 0 || taken + cells > session.n_ctx() {
                     break;
                 }
-                let (Some(mut job), Some(seq)) = (queue.pop_front(), free.pop()) else {
+                let Some(mut job) = queue.pop_front() else {
                     break;
                 };
                 job.started.get_or_insert_with(Instant::now);
-                session.truncate(seq, 0);
-                session.fork(common, seq, shared);
+                let seq = session.fork(&common, shared)?;
                 taken += cells;
                 active.push(Active {
                     job,
@@ -259,6 +255,7 @@ impl Run<'_> {
             let mut entries = Vec::with_capacity(room);
             let mut owners = Vec::new();
             active.sort_by_key(|a| a.job.tokens.len() - a.fed != 1);
+            let mut samplers = Vec::with_capacity(active.len());
             for (slot, a) in active.iter_mut().enumerate() {
                 let n = (a.job.tokens.len() - a.fed).min(room - entries.len());
                 for &token in &a.job.tokens[a.fed..a.fed + n] {
@@ -268,7 +265,7 @@ impl Run<'_> {
                         owners.push((entries.len(), slot));
                     }
                     entries.push(Entry {
-                        seq: a.seq,
+                        seq: &a.seq,
                         token,
                         output,
                     });
@@ -276,13 +273,14 @@ impl Run<'_> {
                 if a.fed <= a.job.n_prompt {
                     self.report.prefilled += n;
                 }
+                samplers.push(&mut a.job.sampler);
             }
             self.report.calls += 1;
             let mut chosen: Vec<(usize, Result<Step>)> = Vec::new();
             let (logprobs, top) = (self.options.logprobs, self.options.top);
             session.step(&entries, &mut |i, logits| {
                 if let Some(&(_, slot)) = owners.iter().find(|(entry, _)| *entry == i) {
-                    let step = choose(&mut active[slot].job.sampler, logits, logprobs, top);
+                    let step = choose(samplers[slot], logits, logprobs, top);
                     chosen.push((slot, step));
                 }
             })?;
@@ -305,8 +303,7 @@ impl Run<'_> {
                 let Active {
                     job, seq, cells, ..
                 } = active.remove(slot);
-                session.truncate(seq, 0);
-                free.push(seq);
+                session.close(seq);
                 taken -= cells;
                 match outcome {
                     Outcome::Done(finish) => {

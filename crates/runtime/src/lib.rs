@@ -2,11 +2,11 @@
 //!
 //! - [`Model`]: a GGUF file's weights and vocabulary, loaded once and shared by threads.
 //! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
-//!   wants to look inside, an [`Observer`] of the graph's tensors.
+//!   wants to look inside, [hooks](graph) on its graph.
 //!
 //! - [`complete`]: texts from prompts, many at once.
 //!
-//! The only unsafe code is in `ffi.rs`; files are checked before llama.cpp sees them.
+//! Unsafe code is in `ffi.rs` and `*_ffi.rs` only; files are checked before llama.cpp sees them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -31,7 +31,8 @@
 //!
 //!     // What the model expects at every place of the prompt.
 //!     let mut session = Session::new(&model, &Settings { n_ctx: 256, ..Settings::default() })?;
-//!     session.feed(0, &prompt, Want::All, &mut |i, logits| {
+//!     let seq = session.open()?;
+//!     session.feed(&seq, &prompt, Want::All, &mut |i, logits| {
 //!         println!("after token {i}: {:?}", likeliest(logits, 3));
 //!     })?;
 //!     Ok(())
@@ -41,25 +42,33 @@
 pub mod backends;
 mod batch;
 mod cancel;
+mod cells;
 pub mod chat;
 mod check;
 mod completion;
 pub mod context;
+mod context_ffi;
 mod error;
 mod ffi;
 mod generate;
 mod grammar;
+pub mod graph;
+mod graph_ffi;
 pub mod host;
 mod log;
 mod model;
-mod observe;
 mod params;
 mod plan;
+mod roles;
+mod rope;
 mod sampling;
+mod seq;
 mod session;
 mod settings;
 mod start;
 pub mod text;
+mod trace;
+mod values;
 mod vocab;
 pub mod weights;
 
@@ -71,8 +80,9 @@ pub use ffi::{devices, on_abort, system_info};
 pub use generate::complete;
 pub use grammar::Grammar;
 pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
-pub use observe::{NamedTensor, Observer};
+pub use rope::{Regime, Rope, Sessions};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
+pub use seq::{Position, Seq, SeqId};
 pub use session::{Entry, Session, Want};
 pub use settings::{FlashAttention, KvType, Settings};
 pub use start::{Starting, own_kernels, start_ahead};

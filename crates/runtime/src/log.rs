@@ -1,7 +1,7 @@
 //! What llama.cpp says: to `tracing`, and its errors to whoever called it.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use llama_cpp_sys_2 as sys;
 
@@ -10,8 +10,24 @@ thread_local! {
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+thread_local! {
+    /// Whether what llama.cpp says on this thread is expected, and of no interest.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, of which llama.cpp's complaints are expected.
+pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    QUIET.set(true);
+    let done = work();
+    QUIET.set(false);
+    done
+}
+
 /// A message of llama.cpp's.
 pub(super) fn note(level: sys::ggml_log_level, text: &str) {
+    if QUIET.get() {
+        return;
+    }
     let text = &*without_paths(text.trim_end());
     if text.is_empty() || text.trim_matches('.').is_empty() {
         return;
@@ -60,6 +76,12 @@ pub(super) fn take_errors() -> String {
     take_error().unwrap_or_else(|| "no reason given".to_owned())
 }
 
+/// Whether an error that llama.cpp logged is that a device gave no memory. Its words are all
+/// that tells; they are looked at here and nowhere else.
+pub(super) fn is_want_of_memory(reason: &str) -> bool {
+    reason.contains("allocate") || reason.contains("out of memory")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,7 +89,7 @@ mod tests {
     #[test]
     fn no_message_names_a_folder_of_the_build() {
         let said =
-            "/root/.cargo/src/llama-cpp-sys-2-0.1/llama.cpp/src/llama-vocab.cpp:3241: fatal error";
+            "/home/build/.cargo/llama-cpp-sys-2-0.1/llama.cpp/src/llama-vocab.cpp:3241: fatal error";
         assert_eq!(without_paths(said), "llama-vocab.cpp:3241: fatal error");
         let said = "loader: C:\\a\\llama.cpp\\ggml\\ggml.c:12: GGML_ASSERT(a / b) failed";
         assert_eq!(

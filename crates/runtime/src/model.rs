@@ -12,7 +12,8 @@ use super::check::{self, Facts};
 use super::error::{Error, Result};
 use super::ffi;
 use super::params::{Extent, LoadParams};
-use super::settings::CONTEXT_STEP;
+use super::roles::FoundRoles;
+use super::rope::Rope;
 use super::vocab::Vocab;
 use modelve_gguf::Gguf;
 
@@ -70,17 +71,8 @@ pub(super) struct Inner {
     gpu_layers: u32,
     device: String,
     load_time: Duration,
-}
-
-/// A model with two sets of RoPE factors: the short ones are for texts of up to `original`
-/// tokens, the long ones for longer texts. llama.cpp chooses by the size of the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rope {
-    /// The longest text for the short factors, in tokens.
-    pub original: u32,
-    /// The largest context that llama.cpp computes with the short factors: `original` rounded
-    /// up to the 256 tokens contexts come in.
-    pub short_context: u32,
+    /// What nodes of its graph are, found once.
+    pub roles: FoundRoles,
 }
 
 impl fmt::Debug for Model {
@@ -123,12 +115,7 @@ impl Model {
         let start = Instant::now();
         let Checked { path, gguf, facts } = checked;
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
-        let rope = facts.rope_boundary.map(|original| Rope {
-            original,
-            short_context: (original.max(1))
-                .checked_next_multiple_of(CONTEXT_STEP)
-                .unwrap_or(u32::MAX - CONTEXT_STEP + 1),
-        });
+        let rope = facts.rope_boundary.map(Rope::new);
         // llama.cpp compares the boundary with the padded size of the context: a boundary
         // between two steps is moved up to the next, and sessions stop at the true one.
         let overrides: Vec<(String, i64)> = rope
@@ -180,6 +167,7 @@ impl Model {
             gpu_layers,
             device,
             load_time: start.elapsed(),
+            roles: FoundRoles::default(),
         };
         Ok(Model {
             inner: Arc::new(inner),
@@ -326,5 +314,5 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
 fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
     options.gpu_layers == GpuLayers::Auto
         && !options.cancel.is_set()
-        && error.is_for_want_of_memory()
+        && matches!(error, Error::OutOfMemory { .. })
 }

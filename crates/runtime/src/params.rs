@@ -74,7 +74,7 @@ pub(super) struct ContextParams {
     pub threads_batch: u32,
     pub kv_type: KvType,
     pub flash_attention: FlashAttention,
-    pub observe: bool,
+    pub hooks: bool,
     pub offload: bool,
     pub cancel: Cancel,
 }

@@ -28,10 +28,8 @@ pub(super) struct Need {
 pub(super) fn longest_text(model: &Model, ctx_size: Option<u32>) -> Result<usize> {
     let trained = model.facts().n_ctx_train;
     match ctx_size {
-        Some(size) if size > trained => Err(Error::Setting(format!(
-            "a context of {size} tokens is more than the {trained} the model was trained on"
-        ))),
-        Some(0) => Err(Error::Setting("a context of 0 tokens".to_owned())),
+        Some(size) if size > trained => Err(Error::BeyondTraining { size, trained }),
+        Some(0) => Err(Error::ContextSize { n_ctx: 0 }),
         Some(size) => Ok(size as usize),
         None => Ok(trained as usize),
     }
@@ -122,10 +120,9 @@ pub(super) fn settings(
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Settings {
         n_ctx: small(n_ctx),
-        n_seq: small(n_seq) + u32::from(shared > 0),
+        n_seq: small(n_seq) + 1,
         n_batch: small(n_batch),
         n_outputs: small(n_seq),
-        observe: false,
         ..options.settings.clone()
     }
 }

@@ -102,15 +102,13 @@ impl Sampling {
         }
         for (name, value, least, most) in finite {
             if !value.is_finite() || value < least || value > most {
-                return Err(Error::Setting(format!("{name} cannot be {value}")));
+                return Err(Error::Sampling { name, value });
             }
         }
         for &(token, bias) in &self.logit_bias {
             vocab.check(token)?;
             if bias.is_nan() {
-                return Err(Error::Setting(format!(
-                    "logit bias of {token} is no number"
-                )));
+                return Err(Error::LogitBias { token });
             }
         }
         match &self.grammar {
@@ -237,9 +235,7 @@ impl Sampler {
         }
         let token = array.selected_token();
         self.candidates = array.data;
-        token
-            .map(|token| token.0)
-            .ok_or_else(|| Error::Setting("the samplers leave no token".to_owned()))
+        token.map(|token| token.0).ok_or(Error::NothingToSample)
     }
 
     /// Takes note of the token that was chosen.

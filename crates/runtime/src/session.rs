@@ -1,15 +1,20 @@
-//! A context of a model: feed tokens, read logits, go back, branch.
+//! A context of a model: open sequences, feed tokens, read logits, go back, branch.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
+use super::cells::Cells;
 use super::context::{self, kv_bytes};
+use super::context_ffi::Context;
 use super::error::{Error, Result, Token};
-use super::ffi::Context;
+use super::graph::{Hook, Pass, Roles};
+use super::graph_ffi::Looking;
 use super::host;
 use super::model::Model;
-use super::observe::Observer;
 use super::params::ContextParams;
+use super::seq::{Home, Seq};
 use super::settings::{CONTEXT_STEP, FlashAttention, MAX_SEQ, Settings};
 
 /// Which tokens of a feed are to get logits.
@@ -37,10 +42,10 @@ impl Want<'_> {
 }
 
 /// A token for one sequence, in [`Session::step`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
     /// The sequence it continues.
-    pub seq: u32,
+    pub seq: &'a Seq,
     /// The token.
     pub token: Token,
     /// Whether its logits are wanted.
@@ -52,9 +57,15 @@ pub struct Session {
     context: Context,
     model: Model,
     settings: Settings,
-    /// Tokens in each sequence.
-    lengths: Vec<usize>,
+    home: Arc<Home>,
+    /// Slots that no sequence has.
+    vacant: Vec<u32>,
+    /// The tokens of each slot.
+    tokens: Vec<Vec<Token>>,
+    cells: Cells,
     batch: Batch,
+    /// What nodes are; none without hooks.
+    roles: Option<Arc<Roles>>,
     cache_offloaded: bool,
     made_in: Duration,
 }
@@ -77,30 +88,26 @@ impl Session {
         let start = Instant::now();
         let facts = model.facts();
         let mut settings = settings.clone();
-        if settings.n_ctx == 0 || settings.n_seq == 0 || settings.n_seq > MAX_SEQ {
-            return Err(Error::Setting(format!(
-                "a context of {} tokens for {} sequences (1 to {})",
-                settings.n_ctx, settings.n_seq, MAX_SEQ
-            )));
+        if settings.n_seq == 0 || settings.n_seq > MAX_SEQ {
+            return Err(Error::Sequences {
+                n_seq: settings.n_seq,
+                most: MAX_SEQ,
+            });
         }
         if settings.kv_type.is_quantized() {
             if settings.flash_attention == FlashAttention::Off {
-                return Err(Error::Setting(
-                    "a quantized KV cache needs flash attention".to_owned(),
-                ));
+                return Err(Error::QuantizedCacheUnfused);
             }
             let (k, v) = facts.head_sizes;
             if k % 32 != 0 || v % 32 != 0 {
-                return Err(Error::Setting(format!(
-                    "a quantized KV cache needs heads of a multiple of 32 values, not {k} and {v}"
-                )));
+                return Err(Error::QuantizedCacheHeads { k, v });
             }
         }
-        let Some(padded) = settings.n_ctx.checked_next_multiple_of(CONTEXT_STEP) else {
-            return Err(Error::Setting(format!(
-                "a context of {} tokens",
-                settings.n_ctx
-            )));
+        let padded = settings.n_ctx.checked_next_multiple_of(CONTEXT_STEP);
+        let Some(padded) = padded.filter(|&padded| padded > 0) else {
+            return Err(Error::ContextSize {
+                n_ctx: settings.n_ctx,
+            });
         };
         settings.n_ctx = padded;
         settings.n_batch = settings.n_batch.clamp(1, padded);
@@ -117,7 +124,7 @@ impl Session {
                 threads_batch: threads,
                 kv_type: settings.kv_type,
                 flash_attention: settings.flash_attention,
-                observe: settings.observe,
+                hooks: settings.hooks,
                 offload,
                 cancel: settings.cancel.clone(),
             };
@@ -125,22 +132,31 @@ impl Session {
         };
         let (raw, cache_offloaded) = match make(offload) {
             // The weights left no room on the device: the cache is kept, and used, on the CPU.
-            Err(error) if offload && error.is_for_want_of_memory() => {
+            Err(error @ Error::OutOfMemory { .. }) if offload => {
                 tracing::warn!("the KV cache stays on the CPU: {error}");
                 context::check_host_memory(model, &settings)?;
                 (make(false)?, false)
             }
             made => (made?, offload),
         };
-        Ok(Session {
+        let mut session = Session {
             context: raw,
             model: model.clone(),
-            lengths: vec![0; settings.n_seq as usize],
+            home: Arc::default(),
+            vacant: (0..settings.n_seq).rev().collect(),
+            tokens: vec![Vec::new(); settings.n_seq as usize],
+            cells: Cells::new(settings.n_seq),
             settings,
             batch: Batch::default(),
+            roles: None,
             cache_offloaded,
-            made_in: start.elapsed(),
-        })
+            made_in: Duration::ZERO,
+        };
+        if session.settings.hooks {
+            session.roles = Some(session.find_roles()?);
+        }
+        session.made_in = start.elapsed();
+        Ok(session)
     }
 
     /// The model.
@@ -194,14 +210,78 @@ impl Session {
         }
     }
 
-    /// Tokens in sequence `seq`.
-    pub fn len(&self, seq: u32) -> usize {
-        self.lengths.get(seq as usize).copied().unwrap_or(0)
+    /// Cells of the cache that no sequence holds.
+    pub fn free_cells(&mut self) -> usize {
+        self.collect();
+        self.n_ctx().saturating_sub(self.cells.taken())
     }
 
-    /// Whether sequence `seq` has no tokens.
-    pub fn is_empty(&self, seq: u32) -> bool {
-        self.len(seq) == 0
+    /// Sequences that can still be opened.
+    pub fn free_sequences(&mut self) -> usize {
+        self.collect();
+        self.vacant.len()
+    }
+
+    /// Opens an empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::NoSequence`]: all of [`Settings::n_seq`] are open.
+    pub fn open(&mut self) -> Result<Seq> {
+        self.collect();
+        match self.vacant.pop() {
+            Some(slot) => Ok(Seq::new(slot, &self.home)),
+            None => Err(Error::NoSequence {
+                n_seq: self.settings.n_seq,
+            }),
+        }
+    }
+
+    /// Closes a sequence and gives its cells free, as dropping it does.
+    pub fn close(&mut self, seq: Seq) {
+        drop(seq);
+        self.collect();
+    }
+
+    /// Takes back what was closed.
+    fn collect(&mut self) {
+        for slot in self.home.take_returned() {
+            self.forget(slot);
+            self.vacant.push(slot);
+        }
+    }
+
+    fn forget(&mut self, slot: u32) {
+        self.context.truncate(slot, 0);
+        self.tokens[slot as usize].clear();
+        self.cells.truncate(slot as usize, 0);
+    }
+
+    fn slot(&self, seq: &Seq) -> Result<u32> {
+        seq.slot_in(&self.home).ok_or(Error::ForeignSequence)
+    }
+
+    /// The tokens of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn tokens(&self, seq: &Seq) -> Result<&[Token]> {
+        Ok(&self.tokens[self.slot(seq)? as usize])
+    }
+
+    /// How many tokens a sequence has.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn len(&self, seq: &Seq) -> Result<usize> {
+        Ok(self.tokens(seq)?.len())
+    }
+
+    /// Whether a sequence has no tokens.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn is_empty(&self, seq: &Seq) -> Result<bool> {
+        Ok(self.len(seq)? == 0)
     }
 
     /// Appends tokens to a sequence and hands the logits asked for, one value per vocabulary
@@ -209,48 +289,86 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::ContextFull`] before anything is computed, [`Error::TokenRange`],
-    /// [`Error::Cancelled`]; after an error the sequence is as long as before.
+    /// [`Error::Cancelled`]; after an error the sequence is as long as before, or empty if the
+    /// model's memory cannot be taken back in part.
     pub fn feed(
         &mut self,
-        seq: u32,
+        seq: &Seq,
         tokens: &[Token],
         want: Want<'_>,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
         self.feed_in_parts(seq, tokens, want, None, on_logits)
+            .map(drop)
     }
 
-    /// [`Session::feed`], with `observer` looking on. Needs [`Settings::observe`]. llama.cpp
-    /// drops the rows that get no logits before the end of the last layer, so who wants every
-    /// position of the last layer asks for all logits.
+    /// [`Session::feed`] with a hook. Needs [`Settings::hooks`]. llama.cpp drops the rows that get
+    /// no logits before the end of the last layer, so who wants every position of the last layer
+    /// asks for all logits. Of a feed in several batches `Break` leaves nothing either: the
+    /// sequence is as long as before the call.
     ///
     /// # Errors
-    /// See [`Session::feed`].
-    pub fn feed_observed(
+    /// See [`Session::feed`]; [`Error::NoHooks`]; what the hook returns.
+    pub fn feed_hooked(
         &mut self,
-        seq: u32,
+        seq: &Seq,
         tokens: &[Token],
         want: Want<'_>,
-        observer: &mut dyn Observer,
+        hook: &mut dyn Hook,
         on_logits: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
-        if !self.settings.observe {
-            return Err(Error::Setting(
-                "the session was made without an observer".to_owned(),
-            ));
-        }
-        self.feed_in_parts(seq, tokens, want, Some(observer), on_logits)
+    ) -> Result<Pass> {
+        self.roles()?;
+        self.feed_in_parts(seq, tokens, want, Some(hook), on_logits)
+    }
+
+    /// [`Session::step`] with a hook. Needs [`Settings::hooks`].
+    ///
+    /// # Errors
+    /// See [`Session::step`]; [`Error::NoHooks`]; [`Error::HookOnSeveral`]; what the hook returns.
+    pub fn step_hooked(
+        &mut self,
+        entries: &[Entry<'_>],
+        hook: &mut dyn Hook,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<Pass> {
+        self.roles()?;
+        self.run(entries, Some(hook), on_logits)
+    }
+
+    /// The roles that nodes of this model's graph have, as this session computes it.
+    ///
+    /// # Errors
+    /// [`Error::NoHooks`].
+    pub fn roles(&self) -> Result<&Roles> {
+        self.roles.as_deref().ok_or(Error::NoHooks)
+    }
+
+    /// Holds the table of roles against the graph of two tokens.
+    fn find_roles(&mut self) -> Result<Arc<Roles>> {
+        let model = self.model.clone();
+        let flash = self.settings.flash_attention;
+        model.inner.roles.get_or_find(flash, || {
+            let limits = self.context.limits();
+            let n = limits.n_batch.min(limits.n_outputs).min(2) as usize;
+            self.batch.clear();
+            (0..n).for_each(|position| self.batch.push(0, position, 0, true));
+            let graph = self.context.survey(&mut self.batch)?;
+            let facts = model.facts();
+            let (n_layer, n_embd) = (facts.n_layer as usize, facts.n_embd as usize);
+            let fused = flash != FlashAttention::Off;
+            Ok(Roles::find(&facts.arch, fused, n_layer, n_embd, n, &graph))
+        })
     }
 
     fn feed_in_parts(
         &mut self,
-        seq: u32,
+        seq: &Seq,
         tokens: &[Token],
         want: Want<'_>,
-        mut observer: Option<&mut (dyn Observer + '_)>,
+        mut hook: Option<&mut (dyn Hook + '_)>,
         on_logits: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
-        let before = self.len(seq);
+    ) -> Result<Pass> {
+        let before = self.len(seq)?;
         let need = before + tokens.len();
         if need > self.longest() {
             return Err(Error::ContextFull {
@@ -262,7 +380,7 @@ impl Session {
         let (n_batch, n_outputs) = (limits.n_batch as usize, limits.n_outputs as usize);
         let mut fed = 0;
         while fed < tokens.len() {
-            let mut entries: Vec<Entry> = Vec::new();
+            let mut entries: Vec<Entry<'_>> = Vec::new();
             let mut outputs = 0;
             for (i, &token) in tokens.iter().enumerate().skip(fed).take(n_batch) {
                 let output = want.has(i, tokens.len());
@@ -272,18 +390,18 @@ impl Session {
                 outputs += usize::from(output);
                 entries.push(Entry { seq, token, output });
             }
-            let observer: Option<&mut dyn Observer> = match &mut observer {
-                Some(observer) => Some(&mut **observer),
+            let hook: Option<&mut dyn Hook> = match &mut hook {
+                Some(hook) => Some(&mut **hook),
                 None => None,
             };
-            let result = self.run(&entries, observer, &mut |i, row| on_logits(fed + i, row));
-            if let Err(error) = result {
-                self.truncate(seq, before);
-                return Err(error);
+            let result = self.run(&entries, hook, &mut |i, row| on_logits(fed + i, row));
+            if !matches!(result, Ok(Pass::Complete)) {
+                self.take_back(self.slot(seq)?, before);
+                return result;
             }
             fed += entries.len();
         }
-        Ok(())
+        Ok(Pass::Complete)
     }
 
     /// Computes one batch with tokens of any sequences, at most [`Settings::n_batch`] in all;
@@ -291,52 +409,54 @@ impl Session {
     /// `on_logits` with the index of their entry.
     ///
     /// # Errors
-    /// See [`Session::feed`].
+    /// See [`Session::feed`]; [`Error::ForeignSequence`].
     pub fn step(
         &mut self,
-        entries: &[Entry],
+        entries: &[Entry<'_>],
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        self.run(entries, None, on_logits)
+        self.run(entries, None, on_logits).map(drop)
     }
 
     fn run(
         &mut self,
-        entries: &[Entry],
-        observer: Option<&mut dyn Observer>,
+        entries: &[Entry<'_>],
+        hook: Option<&mut dyn Hook>,
         on_logits: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
-        let before = self.lengths.clone();
+    ) -> Result<Pass> {
+        self.collect();
         let longest = self.longest();
-        let n_seq = self.lengths.len();
+        let mut grown: BTreeMap<u32, usize> = BTreeMap::new();
         self.batch.clear();
         for entry in entries {
-            let Some(length) = self.lengths.get_mut(entry.seq as usize) else {
-                self.lengths = before;
-                return Err(Error::Setting(format!(
-                    "no sequence {} in a session of {n_seq}",
-                    entry.seq
-                )));
-            };
-            if *length >= longest {
-                self.lengths = before;
+            let slot = self.slot(entry.seq)?;
+            let length = self.tokens[slot as usize].len();
+            let position = length + *grown.entry(slot).and_modify(|n| *n += 1).or_insert(0);
+            if position >= longest {
                 return Err(Error::ContextFull {
                     need: longest + 1,
                     n_ctx: longest,
                 });
             }
-            self.batch
-                .push(entry.token, *length, entry.seq, entry.output);
-            *length += 1;
+            self.batch.push(entry.token, position, slot, entry.output);
         }
-        if let Err(error) = self.context.decode(&mut self.batch, observer) {
-            let grown: Vec<u32> = (0..n_seq as u32)
-                .filter(|&seq| self.lengths[seq as usize] != before[seq as usize])
-                .collect();
-            for seq in grown {
-                self.truncate(seq, before[seq as usize]);
+        if entries.len() > self.n_ctx().saturating_sub(self.cells.taken()) {
+            return Err(Error::ContextFull {
+                need: self.cells.taken() + entries.len(),
+                n_ctx: self.n_ctx(),
+            });
+        }
+        let result = self.decode(hook, grown.len());
+        if !matches!(result, Ok(Pass::Complete)) {
+            for &slot in grown.keys() {
+                self.take_back(slot, self.tokens[slot as usize].len());
             }
-            return Err(error);
+            return result;
+        }
+        for entry in entries {
+            let slot = self.slot(entry.seq)? as usize;
+            self.tokens[slot].push(entry.token);
+            self.cells.push(slot);
         }
         for (i, entry) in entries.iter().enumerate() {
             if entry.output
@@ -345,40 +465,98 @@ impl Session {
                 on_logits(i, logits);
             }
         }
+        Ok(Pass::Complete)
+    }
+
+    /// Computes the batch, which has tokens of `n_seq` sequences.
+    fn decode(&mut self, hook: Option<&mut dyn Hook>, n_seq: usize) -> Result<Pass> {
+        let (Some(hook), Some(roles)) = (hook, &self.roles) else {
+            return self.context.decode(&mut self.batch, None);
+        };
+        // llama.cpp computes a batch in the order given, but for memories that want sequences of
+        // equal length side by side.
+        if n_seq > 1 && self.context.is_recurrent() {
+            let arch = self.model.facts().arch.clone();
+            return Err(Error::HookOnSeveral { arch });
+        }
+        let (tokens, outputs) = self.batch.rows();
+        let looking = Looking::new(hook, &tokens, &outputs, roles);
+        self.context.decode(&mut self.batch, Some(looking))
+    }
+
+    /// Removes whatever of a slot lies behind its first `length` tokens; all of it, if the memory
+    /// cannot be taken back in part.
+    fn take_back(&mut self, slot: u32, length: usize) {
+        if self.context.truncate(slot, length) {
+            self.tokens[slot as usize].truncate(length);
+            self.cells.truncate(slot as usize, length);
+        } else {
+            self.forget(slot);
+        }
+    }
+
+    /// Whether a sequence can be taken back to its first `length` tokens: to none and to all it
+    /// always can. A recurrent memory cannot otherwise, and one with a sliding window only while
+    /// it still holds what the window then reaches back to.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn can_truncate(&self, seq: &Seq, length: usize) -> Result<bool> {
+        let slot = self.slot(seq)?;
+        let have = self.tokens[slot as usize].len();
+        Ok(length == 0 || length >= have || self.context.holds_window_before(slot, length))
+    }
+
+    fn check_truncate(&self, seq: &Seq, length: usize) -> Result<()> {
+        match self.can_truncate(seq, length)? {
+            true => Ok(()),
+            false => Err(Error::CannotTakeBack {
+                arch: self.model.facts().arch.clone(),
+                have: self.len(seq)?,
+                want: length,
+            }),
+        }
+    }
+
+    /// Takes a sequence back to its first `length` tokens.
+    ///
+    /// # Errors
+    /// [`Error::CannotTakeBack`] for a model whose memory cannot be taken back in part, see
+    /// [`Session::can_truncate`]: then nothing is changed.
+    pub fn truncate(&mut self, seq: &Seq, length: usize) -> Result<()> {
+        let slot = self.slot(seq)?;
+        if length >= self.tokens[slot as usize].len() {
+            return Ok(());
+        }
+        self.check_truncate(seq, length)?;
+        if !self.context.truncate(slot, length) {
+            return Err(Error::CannotTakeBack {
+                arch: self.model.facts().arch.clone(),
+                have: self.tokens[slot as usize].len(),
+                want: length,
+            });
+        }
+        self.tokens[slot as usize].truncate(length);
+        self.cells.truncate(slot as usize, length);
         Ok(())
     }
 
-    /// Takes a sequence back to its first `length` tokens. A model whose memory cannot be taken
-    /// back in part (a recurrent one) forgets the sequence altogether: see [`Session::len`].
-    pub fn truncate(&mut self, seq: u32, length: usize) {
-        let Some(now) = self.lengths.get_mut(seq as usize) else {
-            return;
-        };
-        if length >= *now {
-            return;
-        }
-        *now = length;
-        if !self.context.truncate(seq, length) {
-            self.context.truncate(seq, 0);
-            self.lengths[seq as usize] = 0;
-        }
-    }
-
-    /// Makes sequence `to` a copy of the first `length` tokens of `from`; they share the cache's
-    /// cells until they part.
-    pub fn fork(&mut self, from: u32, to: u32, length: usize) {
-        if from == to || to as usize >= self.lengths.len() {
-            return;
-        }
-        let length = length.min(self.len(from));
-        self.truncate(to, 0);
-        self.context.copy(from, to, length);
-        self.lengths[to as usize] = length;
-    }
-
-    /// Forgets all sequences.
-    pub fn reset(&mut self) {
-        self.context.clear();
-        self.lengths.fill(0);
+    /// Opens a sequence that begins as a copy of the first `length` tokens of `from`. They share
+    /// the cache's cells until they part.
+    ///
+    /// # Errors
+    /// [`Error::NoSequence`]; [`Error::CannotTakeBack`] if less than all of `from` is wanted of a
+    /// memory that cannot be taken back in part.
+    pub fn fork(&mut self, from: &Seq, length: usize) -> Result<Seq> {
+        let source = self.slot(from)? as usize;
+        self.check_truncate(from, length)?;
+        let fork = self.open()?;
+        let (slot, length) = (self.slot(&fork)?, length.min(self.tokens[source].len()));
+        let all = length == self.tokens[source].len();
+        self.context
+            .copy(source as u32, slot, (!all).then_some(length));
+        self.tokens[slot as usize] = self.tokens[source][..length].to_vec();
+        self.cells.share(source, slot as usize, length);
+        Ok(fork)
     }
 }

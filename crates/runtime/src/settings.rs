@@ -48,7 +48,7 @@ pub enum FlashAttention {
     Auto,
     /// Always.
     On,
-    /// Never: [`Observer`](super::Observer)s see `kq_soft_max-N`, and results are nearest to the reference.
+    /// Never: [`Hook`](super::graph::Hook)s see the weights, and results are nearest to the reference.
     Off,
 }
 
@@ -71,8 +71,8 @@ pub struct Settings {
     pub kv_type: KvType,
     /// Fused attention.
     pub flash_attention: FlashAttention,
-    /// Whether [`Session::feed_observed`](super::Session::feed_observed) will be used.
-    pub observe: bool,
+    /// Whether [`Hook`](super::graph::Hook)s will look at passes.
+    pub hooks: bool,
     /// Stops a computation.
     pub cancel: Cancel,
 }
@@ -87,7 +87,7 @@ impl Default for Settings {
             threads: None,
             kv_type: KvType::default(),
             flash_attention: FlashAttention::default(),
-            observe: false,
+            hooks: false,
             cancel: Cancel::new(),
         }
     }

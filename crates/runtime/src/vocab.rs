@@ -180,7 +180,7 @@ impl Vocab {
     pub fn tokenize(&self, text: impl AsRef<[u8]>, reading: Reading) -> Result<Vec<Token>> {
         let text = text.as_ref();
         if self.len == 0 {
-            return Err(Error::Setting("the model has no vocabulary".to_owned()));
+            return Err(Error::NoVocabulary);
         }
         // The tokenizer writes lengths in 32 bits, and a space as three bytes.
         if text.len() > i32::MAX as usize / 4 {

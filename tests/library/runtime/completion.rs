@@ -36,7 +36,8 @@ fn fresh_runs(model: &Model, prompt: &[i32], n: usize) -> Vec<i32> {
             let ids = (0..row.len()).filter(|&id| !ends(id));
             best = ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32;
         };
-        session.feed(0, &tokens, Want::Last, &mut pick).unwrap();
+        let seq = session.open().unwrap();
+        session.feed(&seq, &tokens, Want::Last, &mut pick).unwrap();
         tokens.push(best);
     }
     tokens.split_off(prompt.len())

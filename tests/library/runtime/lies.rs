@@ -22,7 +22,8 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
         return false;
     };
     let token = i32::try_from(model.vocab().len()).unwrap_or(1) - 1;
-    let fed = session.feed(0, &[0, token, 1], Want::All, &mut |_, _| {});
+    let seq = session.open().unwrap();
+    let fed = session.feed(&seq, &[0, token, 1], Want::All, &mut |_, _| {});
     let _ = model.vocab().tokenize("the ball \u{20ac}", Reading::Prompt);
     let greedy = Options {
         max_tokens: 2,

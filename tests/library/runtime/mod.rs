@@ -2,6 +2,7 @@
 
 mod completion;
 mod files;
+mod hooks;
 mod lies;
 
 use crate::support::tiny_gguf;
@@ -11,8 +12,8 @@ use std::path::PathBuf;
 use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
-    Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, NamedTensor,
-    Observer, Options, Reading, Report, Session, Settings, Vocab, Want, complete,
+    Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, Options,
+    Reading, Report, Seq, Session, Settings, Vocab, Want, complete,
 };
 
 struct File {
@@ -47,7 +48,13 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     difference / norm(&mut b.iter().map(|&b| f64::from(b)))
 }
 
-fn all_logits(session: &mut Session, seq: u32, tokens: &[i32]) -> Vec<Vec<f32>> {
+/// The logits after every token, in a sequence of their own.
+fn alone(session: &mut Session, tokens: &[i32]) -> Vec<Vec<f32>> {
+    let seq = session.open().unwrap();
+    all_logits(session, &seq, tokens)
+}
+
+fn all_logits(session: &mut Session, seq: &Seq, tokens: &[i32]) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     session
         .feed(seq, tokens, Want::All, &mut |_, row| {
@@ -100,7 +107,7 @@ fn one_batch_or_several_give_the_same_logits() {
     let model = tiny();
     let tokens: Vec<i32> = (0..40).map(|i| 260 + i * 3 % 90).collect();
     let mut whole = Session::new(&model, &exact()).unwrap();
-    let reference = all_logits(&mut whole, 0, &tokens);
+    let reference = alone(&mut whole, &tokens);
     assert_eq!(reference.len(), tokens.len());
     let mut parts = Session::new(
         &model,
@@ -110,7 +117,8 @@ fn one_batch_or_several_give_the_same_logits() {
         },
     )
     .unwrap();
-    let rows = all_logits(&mut parts, 0, &tokens);
+    let seq = parts.open().unwrap();
+    let rows = all_logits(&mut parts, &seq, &tokens);
     for (a, b) in rows.iter().zip(&reference) {
         assert!(distance(a, b) < 1e-5, "{}", distance(a, b));
     }
@@ -119,9 +127,9 @@ fn one_batch_or_several_give_the_same_logits() {
         "positions differ"
     );
     // Taking back and feeding again, alone or as a copy, changes nothing either.
-    parts.truncate(0, 20);
-    assert_eq!(parts.len(0), 20);
-    let again = all_logits(&mut parts, 0, &tokens[20..]);
+    parts.truncate(&seq, 20).unwrap();
+    assert_eq!(parts.tokens(&seq).unwrap(), &tokens[..20]);
+    let again = all_logits(&mut parts, &seq, &tokens[20..]);
     assert!(distance(&again[19], &reference[39]) < 1e-5);
 }
 
@@ -137,49 +145,107 @@ fn sequences_in_one_context_do_not_see_each_other() {
     )
     .unwrap();
     let (a, b) = ([270, 280, 290], [300, 310, 320]);
-    let alone = all_logits(&mut Session::new(&model, &exact()).unwrap(), 0, &b);
-    all_logits(&mut session, 0, &a);
-    let beside = all_logits(&mut session, 1, &b);
-    assert!(distance(&beside[2], &alone[2]) < 1e-5);
-    session.fork(1, 2, 2);
-    assert_eq!(session.len(2), 2);
+    let expected = alone(&mut Session::new(&model, &exact()).unwrap(), &b);
+    let first = session.open().unwrap();
+    all_logits(&mut session, &first, &a);
+    let second = session.open().unwrap();
+    let beside = all_logits(&mut session, &second, &b);
+    assert!(distance(&beside[2], &expected[2]) < 1e-5);
+    assert_eq!(session.free_cells(), session.n_ctx() - 6);
+    let fork = session.fork(&second, 2).unwrap();
+    assert_eq!(session.len(&fork).unwrap(), 2);
+    assert_eq!(session.free_cells(), session.n_ctx() - 6, "shared");
     let mut forked = Vec::new();
     let entry = Entry {
-        seq: 2,
+        seq: &fork,
         token: b[2],
         output: true,
     };
     session
         .step(&[entry], &mut |_, row| forked = row.to_vec())
         .unwrap();
-    assert!(distance(&forked, &alone[2]) < 1e-5);
+    assert!(distance(&forked, &expected[2]) < 1e-5);
+}
+
+#[test]
+fn sequences_are_handed_out_and_taken_back() {
+    let model = tiny();
+    let settings = Settings {
+        n_seq: 2,
+        ..exact()
+    };
+    let mut session = Session::new(&model, &settings).unwrap();
+    let first = session.open().unwrap();
+    let second = session.open().unwrap();
+    assert_ne!(first.id(), second.id());
+    assert!(matches!(
+        session.open(),
+        Err(Error::NoSequence { n_seq: 2 })
+    ));
+    assert!(matches!(
+        session.fork(&first, 0),
+        Err(Error::NoSequence { n_seq: 2 })
+    ));
+    let expected = all_logits(&mut session, &first, &[270, 280]);
+    all_logits(&mut session, &second, &[290, 300, 310]);
+    // One that is dropped gives its cells back, and whoever comes next finds it empty.
+    drop(first);
+    assert_eq!(session.free_cells(), session.n_ctx() - 3);
+    assert_eq!(session.free_sequences(), 1);
+    let third = session.open().unwrap();
+    assert!(session.is_empty(&third).unwrap());
+    let again = all_logits(&mut session, &third, &[270, 280]);
+    assert!(distance(&again[1], &expected[1]) < 1e-5);
+    session.close(third);
+    assert_eq!(session.free_cells(), session.n_ctx() - 3);
+
+    // One of another session is no one here, though both have a first.
+    let mut other = Session::new(&model, &settings).unwrap();
+    let foreign = other.open().unwrap();
+    let mut ignore = |_: usize, _: &[f32]| {};
+    let entry = Entry {
+        seq: &foreign,
+        token: 270,
+        output: true,
+    };
+    let errors = [
+        session.feed(&foreign, &[270], Want::Last, &mut ignore),
+        session.step(&[entry], &mut ignore),
+        session.truncate(&foreign, 0),
+        session.fork(&foreign, 0).map(drop),
+        session.len(&foreign).map(drop),
+    ];
+    for error in errors {
+        assert!(matches!(error, Err(Error::ForeignSequence)), "{error:?}");
+    }
+    session.close(foreign);
+    assert_eq!(session.tokens(&second).unwrap(), [290, 300, 310]);
+    assert_eq!(other.free_sequences(), 2);
 }
 
 #[test]
 fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let model = tiny();
     let mut session = Session::new(&model, &exact()).unwrap();
+    let seq = session.open().unwrap();
     let mut ignore = |_: usize, _: &[f32]| {};
     session
-        .feed(0, &[270, 271], Want::None, &mut ignore)
+        .feed(&seq, &[270, 271], Want::None, &mut ignore)
         .unwrap();
     let long = vec![270; 600];
-    let full = session.feed(0, &long, Want::Last, &mut ignore);
+    let full = session.feed(&seq, &long, Want::Last, &mut ignore);
     assert!(
         matches!(full, Err(Error::ContextFull { need: 602, .. })),
         "{full:?}"
     );
-    let range = session.feed(0, &[270, 1 << 20], Want::Last, &mut ignore);
+    let range = session.feed(&seq, &[270, 1 << 20], Want::Last, &mut ignore);
     assert!(matches!(range, Err(Error::TokenRange { .. })));
-    let negative = session.feed(0, &[-1], Want::Last, &mut ignore);
+    let negative = session.feed(&seq, &[-1], Want::Last, &mut ignore);
     assert!(matches!(negative, Err(Error::TokenRange { token: -1, .. })));
-    let entry = Entry {
-        seq: 9,
-        token: 270,
-        output: true,
-    };
-    assert!(session.step(&[entry], &mut ignore).is_err());
-    assert!(session.step(&[], &mut ignore).is_err());
+    assert!(matches!(
+        session.step(&[], &mut ignore),
+        Err(Error::BatchSize { n: 0, .. })
+    ));
     let mut narrow = Session::new(
         &model,
         &Settings {
@@ -188,14 +254,15 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
         },
     )
     .unwrap();
+    let own = narrow.open().unwrap();
     let three = [Entry {
-        seq: 0,
+        seq: &own,
         token: 270,
         output: true,
     }; 3];
     assert!(narrow.step(&three, &mut ignore).is_err());
     assert!(narrow.step(&three[..2], &mut ignore).is_ok());
-    assert_eq!(session.len(0), 2);
+    assert_eq!(session.len(&seq).unwrap(), 2);
     let cancel = Cancel::new();
     let mut session = Session::new(
         &model,
@@ -206,9 +273,10 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     )
     .unwrap();
     cancel.set();
-    let stopped = session.feed(0, &[270], Want::Last, &mut ignore);
+    let seq = session.open().unwrap();
+    let stopped = session.feed(&seq, &[270], Want::Last, &mut ignore);
     assert!(matches!(stopped, Err(Error::Cancelled)));
-    assert_eq!(session.len(0), 0);
+    assert_eq!(session.len(&seq).unwrap(), 0);
 }
 
 #[test]
@@ -231,9 +299,7 @@ fn the_size_of_a_context_decides_between_rope_factors() {
         assert_eq!(sessions[0].longest(), original as usize);
         assert_eq!(sessions[2].uses_long_rope(), Some(true));
         assert_eq!(sessions[2].longest(), 2048);
-        let rows = sessions
-            .each_mut()
-            .map(|s| all_logits(s, 0, &tokens)[19].clone());
+        let rows = sessions.each_mut().map(|s| alone(s, &tokens)[19].clone());
         assert!(
             distance(&rows[2], &rows[0]) > 1e-3,
             "{}",
@@ -246,7 +312,7 @@ fn the_size_of_a_context_decides_between_rope_factors() {
 fn threads_share_a_model() {
     let model = tiny();
     let tokens = [270, 280, 290, 300];
-    let reference = all_logits(&mut Session::new(&model, &exact()).unwrap(), 0, &tokens);
+    let reference = alone(&mut Session::new(&model, &exact()).unwrap(), &tokens);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -255,65 +321,9 @@ fn threads_share_a_model() {
                     ..exact()
                 };
                 let mut session = Session::new(&model, &settings).unwrap();
-                let rows = all_logits(&mut session, 0, &tokens);
+                let rows = alone(&mut session, &tokens);
                 assert!(distance(&rows[3], &reference[3]) < 1e-5);
             });
         }
     });
-}
-
-#[test]
-fn an_observer_sees_layers_and_attention() {
-    struct Watch(Vec<(String, [usize; 4], Vec<f32>)>);
-    impl Observer for Watch {
-        fn wants(&mut self, name: &str) -> bool {
-            name.starts_with("l_out-") || name.starts_with("kq_soft_max-") || name == "result_norm"
-        }
-        fn tensor(&mut self, tensor: &NamedTensor<'_>) -> ControlFlow<()> {
-            self.0
-                .push((tensor.name.to_owned(), tensor.shape, tensor.data.to_vec()));
-            ControlFlow::Continue(())
-        }
-    }
-    let model = tiny();
-    let tokens = [270, 280, 290, 300, 310];
-    let plain = all_logits(&mut Session::new(&model, &exact()).unwrap(), 0, &tokens);
-    let settings = Settings {
-        observe: true,
-        ..exact()
-    };
-    let mut session = Session::new(&model, &settings).unwrap();
-    let mut watch = Watch(Vec::new());
-    let mut rows = Vec::new();
-    session
-        .feed_observed(0, &tokens, Want::All, &mut watch, &mut |_, row| {
-            rows.push(row.to_vec())
-        })
-        .unwrap();
-    assert!(
-        distance(&rows[4], &plain[4]) < 1e-6,
-        "looking on changes nothing"
-    );
-    let find = |name: &str| watch.0.iter().find(|(n, _, _)| n == name).unwrap();
-    for layer in 0..2 {
-        assert_eq!(find(&format!("l_out-{layer}")).1, [64, 5, 1, 1]);
-        let (_, shape, weights) = find(&format!("kq_soft_max-{layer}"));
-        assert_eq!(shape[1..], [5, 4, 1]);
-        for (i, row) in weights.chunks(shape[0]).enumerate() {
-            let sum: f32 = row.iter().sum();
-            assert!((sum - 1.0).abs() < 1e-5, "{sum}");
-            assert!(row[i % 5 + 1..].iter().all(|&w| w == 0.0), "causal");
-        }
-    }
-    assert!(
-        session
-            .feed_observed(0, &[1; 600], Want::None, &mut watch, &mut |_, _| {})
-            .is_err()
-    );
-    let mut blind = Session::new(&model, &exact()).unwrap();
-    assert!(
-        blind
-            .feed_observed(0, &tokens, Want::None, &mut watch, &mut |_, _| {})
-            .is_err()
-    );
 }

@@ -1,0 +1,383 @@
+//! A context of llama.cpp, and what it calls back while it computes. Unsafe code, as in `ffi.rs`;
+//! the functions here are safe to call with any arguments.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
+
+use super::batch::{Batch, Limits};
+use super::cancel::Cancel;
+use super::error::{Error, Result};
+use super::ffi::model_ptr;
+use super::graph::Pass;
+use super::graph_ffi::{Looking, Survey, Tensor, Watcher, describe};
+use super::log::{self, clear_errors, is_want_of_memory, take_errors};
+use super::params::ContextParams;
+use super::trace::RawNode;
+
+/// A llama.cpp context: KV cache, compute buffers and the last logits.
+pub(super) struct Context {
+    raw: NonNull<sys::llama_context>,
+    watch: NonNull<Watch>,
+    /// Kept alive: the context points into it and the model.
+    poll: Arc<Poll>,
+    _model: Arc<LlamaModel>,
+    limits: Limits,
+    /// For each token of the last batch, whether it has logits.
+    outputs: Vec<bool>,
+}
+
+/// What a computation in progress looks at now and then.
+#[derive(Default)]
+struct Poll {
+    /// The caller's flag.
+    cancel: Cancel,
+    /// The watcher has seen enough of this pass.
+    stop: AtomicBool,
+}
+
+/// Where the callback finds the watcher of the decode call in progress.
+#[derive(Default)]
+struct Watch {
+    watcher: Option<NonNull<dyn Watcher>>,
+    poll: Arc<Poll>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+// SAFETY: a context may be used from any one thread at a time; `&self` methods only read
+// state that `&mut self` methods write. The watcher pointer is set only inside `decode`.
+unsafe impl Send for Context {}
+
+impl Context {
+    pub fn new(model: &Arc<LlamaModel>, n_vocab: u32, params: ContextParams) -> Result<Self> {
+        // Making a context changes the model now and then, so contexts are made one at a time.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _one = MAKING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        clear_errors();
+
+        let limits = params.limits(n_vocab);
+        let poll = Arc::new(Poll {
+            cancel: params.cancel.clone(),
+            stop: AtomicBool::new(false),
+        });
+        let watch = NonNull::from(Box::leak(Box::new(Watch {
+            poll: Arc::clone(&poll),
+            ..Watch::default()
+        })));
+        // SAFETY: plain data. The two pointers in it outlive the context, which is freed in
+        // `drop` before them: the flags are held by `poll`, the box is freed after the context.
+        let raw = unsafe {
+            let mut p = sys::llama_context_default_params();
+            params.fill(limits, &mut p);
+            p.abort_callback = Some(on_poll);
+            p.abort_callback_data = Arc::as_ptr(&poll).cast_mut().cast();
+            if params.hooks {
+                p.cb_eval = Some(on_eval);
+                p.cb_eval_user_data = watch.as_ptr().cast();
+            }
+            sys::llama_init_from_model(model_ptr(model), p)
+        };
+        let Some(raw) = NonNull::new(raw) else {
+            // SAFETY: leaked above, and nothing else points to it now.
+            drop(unsafe { Box::from_raw(watch.as_ptr()) });
+            let n_ctx = params.n_ctx;
+            return Err(match take_errors() {
+                reason if is_want_of_memory(&reason) => Error::OutOfMemory {
+                    what: format!("a context of {n_ctx} tokens"),
+                    reason,
+                },
+                reason => Error::Context { n_ctx, reason },
+            });
+        };
+        Ok(Context {
+            raw,
+            watch,
+            poll,
+            _model: Arc::clone(model),
+            limits,
+            outputs: Vec::new(),
+        })
+    }
+
+    /// Tokens the context holds, after llama.cpp's padding.
+    pub fn n_ctx(&self) -> u32 {
+        // SAFETY: the context lives; reads a field.
+        unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
+    }
+
+    /// Tokens one sequence may have: what decides between RoPE factors.
+    pub fn n_ctx_seq(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
+    }
+
+    /// What it was made for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Computes a batch. `looking` is told of the graph's nodes if the context was made with
+    /// hooks. Stops with [`Error::Cancelled`] soon after the cancel flag is raised.
+    pub fn decode(&mut self, batch: &mut Batch, looking: Option<Looking<'_>>) -> Result<Pass> {
+        self.check(batch)?;
+        let Some(mut looking) = looking else {
+            return self.told(batch, None);
+        };
+        let status = self.told(batch, Some(&mut looking));
+        match looking.outcome()? {
+            // ggml leaves the loop of one part of the graph only, so a pass that was stopped may
+            // well have come to its end.
+            Pass::Stopped => {
+                self.outputs.clear();
+                Ok(Pass::Stopped)
+            }
+            Pass::Complete => status,
+        }
+    }
+
+    /// The nodes of the graph that would compute the batch. Nothing of it stays in the cache
+    /// behind the beginnings of its sequences.
+    pub fn survey(&mut self, batch: &mut Batch) -> Result<Vec<RawNode>> {
+        self.check(batch)?;
+        // Where all is computed on the processor, all nodes are asked about before the first is
+        // computed, and it does not come to that.
+        for compute in [false, true] {
+            let mut survey = Survey::default();
+            self.poll.stop.store(!compute, Ordering::Relaxed);
+            let status = log::quietly(|| self.call(batch, Some(&mut survey)));
+            self.poll.stop.store(false, Ordering::Relaxed);
+            for &seq in &batch.sequences {
+                self.truncate(seq.unsigned_abs(), 0);
+            }
+            let whole = survey.nodes.iter().any(|node| node.name == "result_output");
+            if compute && status != 0 {
+                let _: Pass = self.result(status, batch)?;
+            }
+            if status == 0 || whole {
+                self.outputs.clear();
+                return Ok(survey.nodes);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn check(&mut self, batch: &Batch) -> Result<()> {
+        self.outputs.clear();
+        batch.check(self.limits)?;
+        match self.poll.cancel.is_set() {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    fn told(&mut self, batch: &mut Batch, watcher: Option<&mut dyn Watcher>) -> Result<Pass> {
+        clear_errors();
+        let status = self.call(batch, watcher);
+        self.poll.stop.store(false, Ordering::Relaxed);
+        self.result(status, batch)
+    }
+
+    fn call(&mut self, batch: &mut Batch, watcher: Option<&mut dyn Watcher>) -> i32 {
+        let n = batch.len();
+        let mut counts = vec![1i32; n];
+        let mut sequences: Vec<*mut i32> = batch.sequences.iter_mut().map(ptr::from_mut).collect();
+        // SAFETY: every array has n entries and outlives the call, and llama.cpp keeps none.
+        // Tokens, sequences and sizes were checked above, positions are checked by llama.cpp,
+        // which returns an error. The watcher is reachable for the callback during this call
+        // only: its lifetime is erased for the pointer's sake and the pointer removed after it.
+        unsafe {
+            let watch = self.watch.as_ptr();
+            (*watch).watcher = watcher.map(|watcher| {
+                std::mem::transmute::<NonNull<dyn Watcher + '_>, NonNull<dyn Watcher>>(
+                    NonNull::from(watcher),
+                )
+            });
+            let status = sys::llama_decode(
+                self.raw.as_ptr(),
+                sys::llama_batch {
+                    n_tokens: n as i32,
+                    token: batch.tokens.as_mut_ptr(),
+                    embd: ptr::null_mut(),
+                    pos: batch.positions.as_mut_ptr(),
+                    n_seq_id: counts.as_mut_ptr(),
+                    seq_id: sequences.as_mut_ptr(),
+                    logits: batch.outputs.as_mut_ptr(),
+                },
+            );
+            // Also waits for devices that compute on their own.
+            sys::llama_synchronize(self.raw.as_ptr());
+            (*watch).watcher = None;
+            if let Some(panic) = (*watch).panic.take() {
+                self.poll.stop.store(false, Ordering::Relaxed);
+                for (&seq, &position) in batch.sequences.iter().zip(&batch.positions).rev() {
+                    self.truncate(seq.unsigned_abs(), position.unsigned_abs() as usize);
+                }
+                resume_unwind(panic);
+            }
+            status
+        }
+    }
+
+    fn result(&mut self, status: i32, batch: &Batch) -> Result<Pass> {
+        match status {
+            0 => {
+                self.outputs.extend(batch.outputs.iter().map(|&o| o != 0));
+                self.check_numbers()?;
+                Ok(Pass::Complete)
+            }
+            _ if self.poll.cancel.is_set() => Err(Error::Cancelled),
+            1 => Err(Error::ContextFull {
+                need: batch.len(),
+                n_ctx: self.n_ctx() as usize,
+            }),
+            status => Err(Error::Decode {
+                status,
+                reason: take_errors(),
+            }),
+        }
+    }
+
+    /// Refuses logits that are not numbers, as damaged weights make them. A token may be ruled out
+    /// (-inf), but not all of them. What a pass that was stopped left behind is not looked at.
+    fn check_numbers(&mut self) -> Result<()> {
+        if self.poll.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let is_sound = |row: &[f32]| {
+            row.iter().all(|&x| x < f32::INFINITY) && row.iter().any(|x| x.is_finite())
+        };
+        let mut rows = (0..self.outputs.len()).filter_map(|i| self.logits(i));
+        if rows.all(is_sound) {
+            return Ok(());
+        }
+        self.outputs.clear();
+        Err(Error::NotANumber {
+            what: "logits".to_owned(),
+        })
+    }
+
+    /// Whether the model's memory is its last state, wholly or in part.
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the context lives, and so does its model.
+        unsafe {
+            let model = sys::llama_get_model(self.raw.as_ptr());
+            sys::llama_model_is_recurrent(model) || sys::llama_model_is_hybrid(model)
+        }
+    }
+
+    /// The logits of the `i`-th token of the last batch, one per vocabulary entry; `None` if
+    /// they were not asked for.
+    pub fn logits(&self, i: usize) -> Option<&[f32]> {
+        if !self.outputs.get(i).copied().unwrap_or(false) {
+            return None;
+        }
+        // SAFETY: token `i` was marked as output, so llama.cpp has a row of `n_vocab` floats for
+        // it, which stays until the next decode (`&mut self`).
+        unsafe {
+            let row = sys::llama_get_logits_ith(self.raw.as_ptr(), i as i32);
+            let n = self.limits.n_vocab as usize;
+            (!row.is_null()).then(|| std::slice::from_raw_parts(row, n))
+        }
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+
+    /// Forgets the positions of `seq` from `from` on. False: this kind of memory cannot.
+    pub fn truncate(&mut self, seq: u32, from: usize) -> bool {
+        let memory = self.memory();
+        if memory.is_null() || seq >= self.limits.n_seq {
+            return false;
+        }
+        let from = i32::try_from(from).unwrap_or(i32::MAX);
+        // SAFETY: a live context's memory and a sequence within its range.
+        unsafe { sys::llama_memory_seq_rm(memory, seq as i32, from, -1) }
+    }
+
+    /// Whether the memory of `seq` reaches back far enough to go on after its first `length`
+    /// tokens: what it holds begins no later than the model's sliding window then does, and
+    /// without one no later than there. A recurrent memory holds its last state only.
+    pub fn holds_window_before(&self, seq: u32, length: usize) -> bool {
+        let memory = self.memory();
+        if memory.is_null() || seq >= self.limits.n_seq || self.is_recurrent() {
+            return false;
+        }
+        // SAFETY: a live context's memory, a sequence within its range, and the context's model.
+        let (first, window) = unsafe {
+            let first = sys::llama_memory_seq_pos_min(memory, seq as i32);
+            let window = sys::llama_model_n_swa(sys::llama_get_model(self.raw.as_ptr()));
+            (i64::from(first), i64::from(window.max(0)))
+        };
+        first <= (length as i64 - window).max(0)
+    }
+
+    /// Gives `to` the positions of `from`, those below `length` or all, sharing their cells.
+    pub fn copy(&mut self, from: u32, to: u32, length: Option<usize>) {
+        let memory = self.memory();
+        if !memory.is_null() && from.max(to) < self.limits.n_seq && from != to {
+            let end = length.map_or(-1, |length| i32::try_from(length).unwrap_or(i32::MAX));
+            // SAFETY: a live context's memory and sequences within its range.
+            unsafe { sys::llama_memory_seq_cp(memory, from as i32, to as i32, -1, end) };
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by `llama_init_from_model` and freed once, before the model (held by
+        // `_model`) and before the box its callback points to.
+        unsafe {
+            sys::llama_free(self.raw.as_ptr());
+            drop(Box::from_raw(self.watch.as_ptr()));
+        }
+    }
+}
+
+extern "C" fn on_poll(poll: *mut c_void) -> bool {
+    // SAFETY: `poll` is the context's, which outlives it.
+    let poll = unsafe { &*poll.cast::<Poll>() };
+    poll.cancel.is_set() || poll.stop.load(Ordering::Relaxed)
+}
+
+/// Asked twice per tensor: whether it is wanted, then, computed, with its data.
+extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_void) -> bool {
+    // SAFETY: `watch` is the context's box and `tensor` a live node of its graph; ggml calls
+    // from the decoding thread only, which holds no reference into the box.
+    let (watch, tensor) = unsafe { (&mut *watch.cast::<Watch>(), &*tensor) };
+    let Some(mut watcher) = watch.watcher else {
+        return !ask;
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the watcher is borrowed mutably by the decode call in progress, and by nobody
+        // else; the tensor is live, and where nobody is asked, just computed.
+        unsafe {
+            match ask {
+                true => watcher.as_mut().ask(describe(tensor)),
+                false => watcher.as_mut().computed(Tensor::new(tensor)).is_continue(),
+            }
+        }
+    }));
+    let go_on = result.unwrap_or_else(|panic| {
+        watch.panic = Some(panic);
+        // Neither wanted nor to be continued.
+        false
+    });
+    if watch.panic.is_some() || !ask && !go_on {
+        // Other parts of the graph would go on, and ask again.
+        watch.watcher = None;
+        watch.poll.stop.store(true, Ordering::Relaxed);
+    }
+    go_on
+}

@@ -1,0 +1,316 @@
+//! The nodes of a pass as ggml has them, for hooks. Unsafe code, as in `ffi.rs`.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use llama_cpp_sys_2 as sys;
+
+use super::error::{Error, Result};
+use super::ffi::copy;
+use super::graph::{Hook, NodeInfo, Pass, Row, Rows};
+use super::roles::{Role, Roles};
+use super::trace::{Along, RawInput, RawNode, Trace, Whose};
+use super::values::Layout;
+use modelve_gguf::GgmlType;
+
+/// Who is told of the nodes of a pass.
+pub(super) trait Watcher {
+    /// A node that is going to be computed; whether it is wanted then.
+    fn ask(&mut self, node: RawNode) -> bool;
+    /// The node last asked about, computed. `Break` ends the pass.
+    fn computed(&mut self, tensor: Tensor<'_>) -> ControlFlow<()>;
+}
+
+/// A live node of the graph, computed.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<'a>(&'a sys::ggml_tensor);
+
+impl<'a> Tensor<'a> {
+    /// # Safety
+    /// ggml has just computed the tensor, and computes no other while `'a` lasts.
+    pub unsafe fn new(tensor: &'a sys::ggml_tensor) -> Self {
+        Tensor(tensor)
+    }
+
+    fn layout(self) -> Layout {
+        Layout {
+            ty: self.0.type_,
+            shape: lengths(self.0),
+            strides: self.0.nb,
+        }
+    }
+
+    fn fetch(self, bytes: &mut Vec<u8>) {
+        // SAFETY: a computed tensor, or one that a computed tensor was made from, has a buffer
+        // with `ggml_nbytes` bytes behind it, strides included; `bytes` is made as long.
+        unsafe {
+            bytes.resize(sys::ggml_nbytes(self.0), 0);
+            if !bytes.is_empty() {
+                sys::ggml_backend_tensor_get(self.0, bytes.as_mut_ptr().cast(), 0, bytes.len());
+            }
+        }
+    }
+
+    fn store(self, bytes: &[u8]) {
+        // SAFETY: as in `fetch`; the bytes are as many as were fetched. ggml changes the tensor's
+        // values through this pointer, and nothing else refers to them while it waits for us.
+        unsafe {
+            if !bytes.is_empty() {
+                let tensor = std::ptr::from_ref(self.0).cast_mut();
+                sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len());
+            }
+        }
+    }
+}
+
+fn lengths(tensor: &sys::ggml_tensor) -> [usize; 4] {
+    match tensor.ne.contains(&0) {
+        true => tensor.ne.map(|n| usize::try_from(n).unwrap_or(0)),
+        false => tensor.ne.map(|n| usize::try_from(n).unwrap_or(1)),
+    }
+}
+
+/// `blk.0.attn_q.weight` of `CUDA0#blk.0.attn_q.weight#0`: copies for a backend are renamed.
+fn own_name(name: String) -> String {
+    let mut parts = name.split('#');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(own), Some(_), None) => own.to_owned(),
+        _ => name,
+    }
+}
+
+/// What a node says of itself.
+///
+/// # Safety
+/// `tensor` is a live node of a graph.
+pub(super) unsafe fn describe(tensor: &sys::ggml_tensor) -> RawNode {
+    // SAFETY: names are fixed arrays that ggml keeps zero-terminated, the operation's name is
+    // static, inputs are null or live as long as the graph.
+    unsafe {
+        let inputs = tensor.src.iter().filter_map(|input| input.as_ref());
+        let inputs = inputs.map(|input| RawInput {
+            id: std::ptr::from_ref(input).addr(),
+            name: own_name(copy(input.name.as_ptr())),
+            leaf: input.op == sys::GGML_OP_NONE,
+            shape: lengths(input),
+        });
+        let [a, b, c, d, ..] = tensor.op_params;
+        RawNode {
+            id: std::ptr::from_ref(tensor).addr(),
+            name: copy(tensor.name.as_ptr()),
+            op: copy(sys::ggml_op_name(tensor.op)),
+            op_params: [a, b, c, d],
+            shape: lengths(tensor),
+            ty: GgmlType(tensor.type_ as u32),
+            inputs: inputs.collect(),
+        }
+    }
+}
+
+/// A node that was computed, and what it may be asked and told.
+pub struct Node<'a> {
+    info: NodeInfo<'a>,
+    tensor: Tensor<'a>,
+    scratch: &'a mut Scratch,
+}
+
+#[derive(Default)]
+struct Scratch {
+    bytes: Vec<u8>,
+    floats: Vec<f32>,
+}
+
+impl<'a> Node<'a> {
+    /// What it is.
+    pub fn info(&self) -> NodeInfo<'a> {
+        self.info
+    }
+
+    /// Its values, in the order of its shape.
+    ///
+    /// # Errors
+    /// [`Error::NodeType`] for values that are not F32, F16 or BF16.
+    pub fn read(&mut self) -> Result<&[f32]> {
+        self.values(self.tensor)
+    }
+
+    /// Replaces its values, given in the order of its shape: the pass goes on with them.
+    ///
+    /// # Errors
+    /// [`Error::NodeType`]; [`Error::NodeLength`] for another number of values.
+    pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        if values.len() != self.info.len() {
+            return Err(Error::NodeLength {
+                node: self.info.name.to_owned(),
+                have: self.info.len(),
+                given: values.len(),
+            });
+        }
+        self.tensor.fetch(&mut self.scratch.bytes);
+        let written = (self.tensor.layout()).write(values, &mut self.scratch.bytes);
+        written.ok_or_else(|| self.wrong_type())?;
+        self.tensor.store(&self.scratch.bytes);
+        Ok(())
+    }
+
+    /// The values that a matrix product (`MUL_MAT`, `MUL_MAT_ID`) multiplied its weights with,
+    /// and their shape. Other inputs of nodes may have been overwritten by now; weights are read
+    /// from the file.
+    ///
+    /// # Errors
+    /// [`Error::NoActivations`] for another operation, [`Error::NodeType`].
+    pub fn read_activations(&mut self) -> Result<(&[f32], [usize; 4])> {
+        let raw = self.tensor.0;
+        // SAFETY: inputs of a live node are null or live; those of a matrix product are not
+        // overwritten before it is computed, which it has just been.
+        let input = unsafe { raw.src[1].as_ref() };
+        let product = [sys::GGML_OP_MUL_MAT, sys::GGML_OP_MUL_MAT_ID].contains(&raw.op);
+        match input.filter(|_| product) {
+            Some(input) => Ok((self.values(Tensor(input))?, lengths(input))),
+            None => Err(Error::NoActivations {
+                node: self.info.name.to_owned(),
+                op: self.info.op.to_owned(),
+            }),
+        }
+    }
+
+    fn values(&mut self, tensor: Tensor<'_>) -> Result<&[f32]> {
+        let Scratch { bytes, floats } = &mut *self.scratch;
+        if tensor.layout().size().is_none() {
+            return Err(self.wrong_type());
+        }
+        tensor.fetch(bytes);
+        match tensor.layout().read(bytes, floats) {
+            Some(()) => Ok(&self.scratch.floats),
+            None => Err(self.wrong_type()),
+        }
+    }
+
+    fn wrong_type(&self) -> Error {
+        Error::NodeType {
+            node: self.info.name.to_owned(),
+            ty: self.info.ty.name().into_owned(),
+        }
+    }
+}
+
+/// A hook on one pass.
+pub(super) struct Looking<'a> {
+    hook: &'a mut dyn Hook,
+    tokens: &'a [Row],
+    outputs: &'a [Row],
+    roles: &'a Roles,
+    trace: Trace,
+    seen: HashMap<String, usize>,
+    current: Option<(RawNode, Vec<String>, Option<Role>, Option<Along>)>,
+    scratch: Scratch,
+    /// How it ended, if before its end.
+    ended: Option<Result<()>>,
+}
+
+impl<'a> Looking<'a> {
+    pub fn new(
+        hook: &'a mut dyn Hook,
+        tokens: &'a [Row],
+        outputs: &'a [Row],
+        roles: &'a Roles,
+    ) -> Self {
+        Looking {
+            hook,
+            tokens,
+            outputs,
+            roles,
+            trace: Trace::new(tokens.len(), outputs.len()),
+            seen: HashMap::new(),
+            current: None,
+            scratch: Scratch::default(),
+            ended: None,
+        }
+    }
+
+    /// How the pass ended.
+    pub fn outcome(self) -> Result<Pass> {
+        match self.ended {
+            None => Ok(Pass::Complete),
+            Some(Ok(())) => Ok(Pass::Stopped),
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+fn info<'a>(
+    node: &'a RawNode,
+    inputs: &'a [String],
+    role: Option<Role>,
+    along: Option<Along>,
+    tokens: &'a [Row],
+    outputs: &'a [Row],
+) -> NodeInfo<'a> {
+    NodeInfo {
+        name: &node.name,
+        op: &node.op,
+        shape: node.shape,
+        ty: node.ty,
+        inputs,
+        role,
+        rows: along.map(|along| Rows {
+            dimension: along.dimension,
+            of: match along.whose {
+                Whose::Tokens => tokens,
+                Whose::Outputs => outputs,
+            },
+        }),
+    }
+}
+
+impl Watcher for Looking<'_> {
+    fn ask(&mut self, mut node: RawNode) -> bool {
+        let along = self.trace.note(&node);
+        let role = self.roles.of(&node, &mut self.seen);
+        let names = node.inputs.iter_mut();
+        let names: Vec<String> = names.map(|input| std::mem::take(&mut input.name)).collect();
+        let wanted = {
+            let info = info(&node, &names, role, along, self.tokens, self.outputs);
+            self.hook.wants(&info)
+        };
+        self.current = wanted.then_some((node, names, role, along));
+        wanted
+    }
+
+    fn computed(&mut self, tensor: Tensor<'_>) -> ControlFlow<()> {
+        let Some((node, names, role, along)) = self.current.take() else {
+            return ControlFlow::Continue(());
+        };
+        let mut node = Node {
+            info: info(&node, &names, role, along, self.tokens, self.outputs),
+            tensor,
+            scratch: &mut self.scratch,
+        };
+        match self.hook.node(&mut node) {
+            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            ended => {
+                self.ended = Some(ended.map(drop));
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+/// Takes down a graph without computing it.
+#[derive(Default)]
+pub(super) struct Survey {
+    pub nodes: Vec<RawNode>,
+}
+
+impl Watcher for Survey {
+    fn ask(&mut self, node: RawNode) -> bool {
+        self.nodes.push(node);
+        false
+    }
+
+    fn computed(&mut self, _: Tensor<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

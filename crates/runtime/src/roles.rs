@@ -1,0 +1,261 @@
+//! What the nodes of a graph are, whatever an architecture calls them.
+//!
+//! [`RULES`] is the table: for each role the ways a node can be told that has it, the first that
+//! fits counts. It is held against the graph of a pass over two tokens when a session with hooks
+//! is made; a model that lacks a role is told so when somebody asks for it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::{Error, Result};
+use super::settings::FlashAttention;
+use super::trace::RawNode;
+
+/// What a node is. Layers are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// What enters the first block: a row of the token table for each token, scaled and with its
+    /// position added where the model does so. `[width, tokens]`.
+    Embedding,
+    /// The residual stream after a block. `[width, tokens]`.
+    Residual(usize),
+    /// The outputs of a block's heads side by side, before the output matrix.
+    /// `[heads · values, tokens]`.
+    HeadOutput(usize),
+    /// What a block's attention adds to the residual stream. `[width, tokens]`.
+    Attention(usize),
+    /// What a block's MLP, or its experts, add to the residual stream. `[width, tokens]`.
+    Mlp(usize),
+    /// A block's attention weights, kept only without fused attention. `[cells, tokens, heads]`.
+    Pattern(usize),
+    /// The normed last state, which the output matrix turns into logits. `[width, outputs]`.
+    FinalNorm,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Embedding => write!(f, "embedding"),
+            Role::Residual(layer) => write!(f, "state after layer {layer}"),
+            Role::HeadOutput(layer) => write!(f, "output of the heads of layer {layer}"),
+            Role::Attention(layer) => write!(f, "attention output of layer {layer}"),
+            Role::Mlp(layer) => write!(f, "MLP output of layer {layer}"),
+            Role::Pattern(layer) => write!(f, "attention weights of layer {layer}"),
+            Role::FinalNorm => write!(f, "normed last state"),
+        }
+    }
+}
+
+/// A way to tell a node; `{}` stands for the layer.
+enum Rule {
+    /// By its name, the first of that name.
+    Name(&'static str),
+    /// By a name without a layer: the first of that name is layer 0's, the next layer 1's.
+    InTurn(&'static str),
+    /// The product with this matrix.
+    Product(&'static str),
+    /// The sum with this bias.
+    Sum(&'static str),
+    /// The rows of this table.
+    Lookup(&'static str),
+}
+
+/// The roles of each block, or of the whole graph (`{}` does not occur then). Names are llama.cpp's.
+/// Gemma and OLMo 2 norm what a block adds once more, GPT-2 and Phi-2 add a bias after the matrix.
+const RULES: [(fn(usize) -> Role, &[Rule]); 7] = {
+    use Rule::{InTurn, Lookup, Name, Product, Sum};
+    [
+        (
+            |_| Role::Embedding,
+            &[
+                Name("inp_scaled"),
+                Name("inpL"),
+                Lookup("token_embd.weight"),
+            ],
+        ),
+        (Role::Residual, &[Name("l_out-{}")]),
+        (Role::HeadOutput, &[Name("kqv_out-{}")]),
+        (
+            Role::Attention,
+            &[
+                Name("attn_post_norm-{}"),
+                Sum("blk.{}.attn_output.bias"),
+                Product("blk.{}.attn_output.weight"),
+            ],
+        ),
+        (
+            Role::Mlp,
+            &[
+                Name("ffn_post_norm-{}"),
+                InTurn("ffn_post_norm"),
+                // Of a mixture with a shared expert their sum, else the MLP itself.
+                Name("ffn_out-{}"),
+                Name("ffn_moe_out-{}"),
+                Sum("blk.{}.ffn_down.bias"),
+                Product("blk.{}.ffn_down.weight"),
+            ],
+        ),
+        (Role::Pattern, &[Name("kq_soft_max-{}")]),
+        (|_| Role::FinalNorm, &[Name("result_norm")]),
+    ]
+};
+
+/// How a node is known again in a later pass.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// A name and which of those that have it, from 0.
+    Name(String, usize),
+    /// An operation and the weights it computes with.
+    With(&'static str, String),
+}
+
+/// The keys a node has. `seen` counts names.
+fn keys(node: &RawNode, seen: &mut HashMap<String, usize>) -> Vec<Key> {
+    let count = seen.entry(node.name.clone()).or_insert(0);
+    let mut keys = vec![Key::Name(node.name.clone(), *count)];
+    *count += 1;
+    let with = match node.op.as_str() {
+        "MUL_MAT" => Some(("MUL_MAT", 0)),
+        "ADD" => Some(("ADD", 1)),
+        "GET_ROWS" => Some(("GET_ROWS", 0)),
+        _ => None,
+    };
+    if let Some((op, input)) = with
+        && let Some(input) = node.inputs.get(input).filter(|input| input.leaf)
+    {
+        keys.push(Key::With(op, input.name.clone()));
+    }
+    keys
+}
+
+impl Rule {
+    fn key(&self, layer: usize) -> Key {
+        let fill = |text: &str| text.replace("{}", &layer.to_string());
+        match self {
+            Rule::Name(name) => Key::Name(fill(name), 0),
+            Rule::InTurn(name) => Key::Name((*name).to_owned(), layer),
+            Rule::Product(weights) => Key::With("MUL_MAT", fill(weights)),
+            Rule::Sum(weights) => Key::With("ADD", fill(weights)),
+            Rule::Lookup(weights) => Key::With("GET_ROWS", fill(weights)),
+        }
+    }
+}
+
+/// The roles that a model's graph has.
+#[derive(Debug, Clone, Default)]
+pub struct Roles {
+    arch: String,
+    fused: bool,
+    by_key: HashMap<Key, Role>,
+    present: HashSet<Role>,
+}
+
+impl Roles {
+    /// Holds the table against the graph of a pass over `n_tokens`, all of which get logits.
+    pub(super) fn find(
+        arch: &str,
+        fused: bool,
+        n_layer: usize,
+        n_embd: usize,
+        n_tokens: usize,
+        graph: &[RawNode],
+    ) -> Roles {
+        let mut seen = HashMap::new();
+        let mut nodes: HashMap<Key, &RawNode> = HashMap::new();
+        let mut uses: HashMap<usize, Vec<&RawNode>> = HashMap::new();
+        for node in graph {
+            for key in keys(node, &mut seen) {
+                nodes.entry(key).or_insert(node);
+            }
+            for input in &node.inputs {
+                uses.entry(input.id).or_default().push(node);
+            }
+        }
+        // What is added to the residual stream is an input of a sum, at most picked from first.
+        let is_added = |node: &RawNode| {
+            let of = |node: &RawNode| uses.get(&node.id).cloned().unwrap_or_default();
+            of(node).iter().any(|user| match user.op.as_str() {
+                "ADD" => true,
+                "GET_ROWS" => of(user).iter().any(|user| user.op == "ADD"),
+                _ => false,
+            })
+        };
+        let fits = |role: Role, node: &RawNode| {
+            let state = node.shape == [n_embd, n_tokens, 1, 1];
+            match role {
+                Role::Pattern(_) => node.shape[1] == n_tokens,
+                Role::HeadOutput(_) => node.shape[1..] == [n_tokens, 1, 1],
+                Role::Attention(_) | Role::Mlp(_) => state && is_added(node),
+                _ => state,
+            }
+        };
+        let mut roles = Roles {
+            arch: arch.to_owned(),
+            fused,
+            ..Roles::default()
+        };
+        for layer in 0..n_layer {
+            for (role, rules) in &RULES {
+                let role = role(layer);
+                if roles.present.contains(&role) {
+                    continue;
+                }
+                let keys = rules.iter().map(|rule| rule.key(layer));
+                let key = keys.into_iter().find(|key| {
+                    let node = nodes.get(key);
+                    node.is_some_and(|node| fits(role, node))
+                });
+                if let Some(key) = key {
+                    roles.by_key.insert(key, role);
+                    roles.present.insert(role);
+                }
+            }
+        }
+        roles
+    }
+
+    /// Whether the graph has a node of this role.
+    pub fn has(&self, role: Role) -> bool {
+        self.present.contains(&role)
+    }
+
+    /// # Errors
+    /// [`Error::NoRole`] for a role that no node of this model's graph has.
+    pub fn require(&self, role: Role) -> Result<()> {
+        if self.has(role) {
+            return Ok(());
+        }
+        Err(Error::NoRole {
+            arch: self.arch.clone(),
+            role,
+            fused: self.fused && matches!(role, Role::Pattern(_)),
+        })
+    }
+
+    /// The role of the next node of a pass.
+    pub(super) fn of(&self, node: &RawNode, seen: &mut HashMap<String, usize>) -> Option<Role> {
+        let mut keys = keys(node, seen).into_iter();
+        keys.find_map(|key| self.by_key.get(&key).copied())
+    }
+}
+
+/// The roles of a model, which depend on whether its attention is fused.
+#[derive(Default)]
+pub(super) struct FoundRoles(Mutex<Vec<(FlashAttention, Arc<Roles>)>>);
+
+impl FoundRoles {
+    pub fn get_or_find(
+        &self,
+        flash: FlashAttention,
+        find: impl FnOnce() -> Result<Roles>,
+    ) -> Result<Arc<Roles>> {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, roles)) = found.iter().find(|(of, _)| *of == flash) {
+            return Ok(Arc::clone(roles));
+        }
+        let roles = Arc::new(find()?);
+        found.push((flash, Arc::clone(&roles)));
+        Ok(roles)
+    }
+}
