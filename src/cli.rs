@@ -11,7 +11,6 @@ use crate::commands::{
 #[command(
     name = "modelve",
     disable_version_flag = true,
-    arg_required_else_help = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -54,7 +53,6 @@ pub enum Command {
     /// Print a completion script for your shell
     Completions(completions::Args),
     /// Print the manual page
-    #[command(hide = true)]
     Man(man::Args),
 }
 

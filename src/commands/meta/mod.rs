@@ -13,7 +13,7 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::{locate, open};
+use super::{flags, kind, locate, open};
 use crate::base::human;
 use crate::base::memory::Memory;
 use crate::hint::Usage;
@@ -35,18 +35,8 @@ use subject::{Identity, Subject};
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
-    /// A .gguf file, a checkpoint folder, a Hub id, or `tiny`
-    pub model: Option<String>,
-
-    /// The same, as the commands take it whose arguments are prompts or tokens
-    #[arg(
-        short = 'm',
-        long = "model",
-        value_name = "MODEL",
-        hide = true,
-        conflicts_with = "model"
-    )]
-    pub named: Option<String>,
+    #[command(flatten)]
+    subject: flags::Subject,
 
     /// Say in plain words what each part is for
     #[arg(long)]
@@ -88,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => None,
     };
     let mut out = Output::stdout();
-    match locate(args.model.as_deref().or(args.named.as_deref()))? {
+    match locate(args.subject.name())? {
         Located::Gguf(path) => of_gguf(args, filter.as_ref(), &path, &mut out)?,
         Located::Checkpoint(folder) => of_checkpoint(args, filter.as_ref(), &folder, &mut out)?,
     }

@@ -7,8 +7,9 @@ use std::num::NonZeroUsize;
 use anyhow::{anyhow, bail};
 use regex::Regex;
 
-use super::{JsonToken, quoted};
+use super::JsonToken;
 use crate::base::human;
+use crate::commands::probing::quoted;
 use crate::gguf::vocab::{Kind, Vocabulary};
 use crate::hint::hinted;
 use crate::output::{ACCENT, DIM, Output};
