@@ -8,11 +8,7 @@ use crate::commands::{
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
-#[command(
-    name = "modelve",
-    disable_version_flag = true,
-    max_term_width = 100
-)]
+#[command(name = "modelve", disable_version_flag = true, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -41,6 +41,18 @@ impl Again {
         self
     }
 
+    /// With `model` in place of the model that it names, if it names one.
+    #[must_use]
+    pub fn on_model(mut self, model: &str) -> Self {
+        while let Some(at) = self.words.iter().position(|word| names_model(word)) {
+            // The name is a word of its own unless it is joined to the flag.
+            let joined = !matches!(self.words[at].as_str(), "-m" | "--model");
+            let end = (at + if joined { 1 } else { 2 }).min(self.words.len());
+            self.words.drain(at..end);
+        }
+        self.with(&["-m", model])
+    }
+
     /// Without the first word after the command's name that is `word`.
     #[must_use]
     pub fn without(mut self, word: &str) -> Self {
@@ -51,6 +63,11 @@ impl Again {
         }
         self
     }
+}
+
+fn names_model(word: &str) -> bool {
+    let short = word.starts_with("-m") && !word.starts_with("--");
+    short || word == "--model" || word.starts_with("--model=")
 }
 
 impl fmt::Display for Again {
@@ -85,6 +102,21 @@ mod tests {
             better.to_string(),
             r"modelve -v complete -m a.gguf 'It'\''s' ''"
         );
+    }
+
+    #[test]
+    fn one_model_takes_the_place_of_another() {
+        for named in [
+            &["-m", "x"][..],
+            &["-mx"],
+            &["--model", "x"],
+            &["--model=x"],
+            &[],
+        ] {
+            let words = [&["score", "a"], named, &["--json"]].concat();
+            let better = Again::of(words).on_model("tiny");
+            assert_eq!(better.to_string(), "modelve score -m tiny a --json");
+        }
     }
 
     #[test]

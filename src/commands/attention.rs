@@ -7,9 +7,7 @@ use anyhow::anyhow;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::Layers;
-use super::probing::{
-    bar, interrupted, load, pad, percent, quoted, session, tail, told,
-};
+use super::probing::{bar, interrupted, load, pad, percent, quoted, session, tail, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -61,7 +59,9 @@ impl Args {
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let text = args.prompts.one("attention", args.engine.model.is_given())?;
+    let text = args
+        .prompts
+        .one("attention", args.engine.model.is_given())?;
     let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);

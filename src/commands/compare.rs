@@ -195,9 +195,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if results.iter().all(|result| result.n_tokens == 0) {
         return interrupted(false);
     }
-    to.show(Page::Compare, &results, |out| {
-        print(out, &results)
-    })?;
+    to.show(Page::Compare, &results, |out| print(out, &results))?;
     interrupted(results.iter().all(|result| result.complete))
 }
 

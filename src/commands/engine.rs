@@ -67,7 +67,12 @@ pub struct EngineArgs {
     pub gpu_layers: GpuLayersArg,
 
     /// The device to compute on, by name; `CPU` keeps off GPUs
-    #[arg(long, value_name = "NAME", help_heading = "Engine", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Engine",
+        hide_short_help = true
+    )]
     pub device: Option<String>,
 }
 
@@ -225,10 +230,10 @@ pub fn explain(error: Error) -> anyhow::Error {
             _ => "a smaller --max-tokens or --ctx-size, or a shorter prompt",
         },
         Error::NoBackend { .. } => {
-            "unpack the program together with its `backends` folder; `modelve doctor` says what it finds"
+            "unpack the program together with its `backends` folder; what it finds: modelve doctor"
         }
         Error::NoGpu | Error::NoDevice { .. } if cfg!(feature = "portable") => {
-            "`modelve doctor` lists the libraries for GPUs, and says why one does not load"
+            "what libraries for GPUs there are, and why one does not load: modelve doctor"
         }
         Error::NoGpu => {
             "build it with one: cargo build --release --features cuda (or metal, vulkan, rocm)"

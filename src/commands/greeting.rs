@@ -6,14 +6,8 @@ use crate::output::{ACCENT, BOLD, Output};
 
 /// Commands to start with, and what they show. A test runs them.
 const START: [(&str, &str); 3] = [
-    (
-        "modelve complete -m tiny \"Today is\"",
-        "go on with a text",
-    ),
-    (
-        "modelve meta tiny",
-        "layers, shapes, types, sizes",
-    ),
+    ("modelve complete -m tiny \"Today is\"", "go on with a text"),
+    ("modelve meta tiny", "layers, shapes, types, sizes"),
     (
         "modelve next -m tiny \"The ball hit the bat, and\"",
         "what does it expect next?",

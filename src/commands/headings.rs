@@ -50,7 +50,12 @@ pub fn headings(texts: &[&str], most: usize) -> Vec<String> {
         .map(|line| {
             let (beginning, rest) = line.split_at(before);
             let (middle, ending) = rest.split_at(rest.len() - after);
-            [kept(beginning, for_before), whole(middle), kept(ending, for_after)].concat()
+            [
+                kept(beginning, for_before),
+                whole(middle),
+                kept(ending, for_after),
+            ]
+            .concat()
         })
         .collect()
 }
@@ -138,22 +143,34 @@ mod tests {
                 "It was night in the cave.…",
             ]
         );
-        let ends = ["It was a long day, and the bat", "It was a long day, and the ball"];
-        assert_eq!(headings(&ends, 12), ["…d the bat", "…d the ball"].map(|s| s.to_owned()));
+        let ends = [
+            "It was a long day, and the bat",
+            "It was a long day, and the ball",
+        ];
+        assert_eq!(
+            headings(&ends, 12),
+            ["…d the bat", "…d the ball"].map(|s| s.to_owned())
+        );
     }
 
     #[test]
     fn texts_that_are_alike_keep_their_end() {
         assert_eq!(headings(&["abcdef"], 4), ["…def"]);
         assert_eq!(headings(&["abcdef", "abcdef"], 4), ["…def", "…def"]);
-        assert_eq!(headings(&["a b", "a b c d e f g"], 5), ["a b", "a b c d e f g"]);
+        assert_eq!(
+            headings(&["a b", "a b c d e f g"], 5),
+            ["a b", "a b c d e f g"]
+        );
         assert_eq!(headings(&[], 5), [""; 0]);
     }
 
     #[test]
     fn files_are_told_apart() {
         assert_eq!(file_names(&["a/x.gguf", "b/y.gguf"]), ["x.gguf", "y.gguf"]);
-        assert_eq!(file_names(&["a/x.gguf", "b/x.gguf"]), ["a/x.gguf", "b/x.gguf"]);
+        assert_eq!(
+            file_names(&["a/x.gguf", "b/x.gguf"]),
+            ["a/x.gguf", "b/x.gguf"]
+        );
         assert_eq!(file_names(&["a/x.gguf", "a/x.gguf"]), ["x.gguf", "x.gguf"]);
     }
 

@@ -46,6 +46,17 @@ impl Kind {
         }
     }
 
+    /// A word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adapter => "adapter",
+            Self::Projector => "mmproj",
+            Self::Imatrix => "imatrix",
+            Self::ControlVector => "controlvector",
+            Self::Vocabulary => "vocabulary",
+        }
+    }
+
     /// `an adapter (LoRA)`.
     pub fn in_words(self) -> &'static str {
         match self {
@@ -102,7 +113,9 @@ const DAMAGED: &str =
 /// What to do about a file that can be read and that llama.cpp does not run.
 pub fn does_not_run(path: &Path) -> String {
     let file = quote(&path.to_string_lossy());
-    format!("the file is damaged, or of a kind that this build does not know: modelve meta {file}")
+    format!(
+        "the file is damaged, or no text model that llama.cpp runs; what is in it: modelve meta {file}"
+    )
 }
 
 /// What to do with a checkpoint where a GGUF is wanted: convert it, if that is possible.
@@ -117,10 +130,7 @@ pub fn checkpoint_hint(folder: &Path, flags: &str) -> String {
         Err(error) => format!(
             "it cannot be converted: {error}; a GGUF of it from elsewhere runs, and so does the \
              model that comes along: {}",
-            Again::typed()
-                .without("-m")
-                .without(&folder.to_string_lossy())
-                .with(&["-m", "tiny"])
+            Again::typed().on_model("tiny")
         ),
     }
 }

@@ -7,9 +7,7 @@ use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::{Layers, numbers};
-use super::probing::{
-    interrupted, load, pad, percent, quoted, session, tail, told,
-};
+use super::probing::{interrupted, load, pad, percent, quoted, session, tail, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -99,11 +97,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if found.cells.is_empty() {
         return interrupted(found.complete);
     }
-    to.show_one(Page::Lens, &found, |out| {
-        match found.answers.len() {
-            1 => print_column(out, &found),
-            _ => print_grid(out, &found),
-        }
+    to.show_one(Page::Lens, &found, |out| match found.answers.len() {
+        1 => print_column(out, &found),
+        _ => print_grid(out, &found),
     })?;
     interrupted(found.complete)
 }

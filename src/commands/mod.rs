@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 
 use self::again::Again;
-use crate::cli::{Cli, Command};
 use crate::base::isa::Isa;
+use crate::cli::{Cli, Command};
 use crate::gguf::Gguf;
 use crate::hint::{Usage, hinted};
 use crate::hub::locate::{self, Located};
@@ -95,7 +95,7 @@ pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
         let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
         let hint = match (&error, hint) {
             (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
-                let now = Again::typed().with(&["-m", "tiny"]);
+                let now = Again::typed().on_model("tiny");
                 Some(format!("with the model that comes along: {now}\n{hint}"))
             }
             (_, hint) => hint,

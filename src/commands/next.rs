@@ -84,7 +84,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
-    let model = load(&args.engine, texts.iter().map(|text| text.text.len()).sum(), &cancel)?;
+    let model = load(
+        &args.engine,
+        texts.iter().map(|text| text.text.len()).sum(),
+        &cancel,
+    )?;
     let vocab = model.vocab();
     let mut asked = Vec::with_capacity(texts.len());
     for text in &texts {

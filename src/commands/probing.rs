@@ -152,10 +152,7 @@ pub fn bar(share: f64, width: usize) -> String {
 /// A piece in quotes, so that its spaces are seen, and nothing a terminal would act on. Bytes that
 /// are no characters are shown as `\xe2`, here and everywhere.
 pub fn quoted(piece: impl AsRef<[u8]>) -> String {
-    format!(
-        "\"{}\"",
-        human::escape(piece.as_ref()).replace('"', "\\\"")
-    )
+    format!("\"{}\"", human::escape(piece.as_ref()).replace('"', "\\\""))
 }
 
 /// The end of a text, on one line of at most `most` characters.

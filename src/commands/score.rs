@@ -155,12 +155,7 @@ pub(super) fn windows(
     Ok(windows)
 }
 
-fn print(
-    out: &mut Output,
-    args: &Args,
-    texts: &[Text],
-    scores: &[Score],
-) -> std::io::Result<()> {
+fn print(out: &mut Output, args: &Args, texts: &[Text], scores: &[Score]) -> std::io::Result<()> {
     for (i, (text, score)) in texts.iter().zip(scores).enumerate() {
         if i > 0 {
             writeln!(out)?;
@@ -287,7 +282,13 @@ fn print_ranking(out: &mut Output, texts: &[Text], scores: &[Score]) -> std::io:
     let mut order: Vec<(&Score, String)> = scores.iter().zip(headings(&names, room)).collect();
     order.sort_by(|(a, _), (b, _)| a.bits_per_byte.total_cmp(&b.bits_per_byte));
     writeln!(out, "\n{}", out.paint(BOLD, "likeliest first"))?;
-    let header = ["bits/byte>", "bits/token>", "perplexity>", "log-prob>", "text"];
+    let header = [
+        "bits/byte>",
+        "bits/token>",
+        "perplexity>",
+        "log-prob>",
+        "text",
+    ];
     let mut rows = Columns::new(out, &header);
     for (score, name) in order {
         rows.add([

@@ -289,7 +289,11 @@ impl Job<'_> {
     fn complete(&self, prompts: Vec<Text>) -> anyhow::Result<()> {
         let mut tokens = Vec::with_capacity(prompts.len());
         for (i, prompt) in prompts.iter().enumerate() {
-            let result = self.args.prompts.tokens(&self.model, prompt).map_err(explain);
+            let result = self
+                .args
+                .prompts
+                .tokens(&self.model, prompt)
+                .map_err(explain);
             tokens.push(match prompts.len() {
                 1 => result?,
                 _ => result.with_context(|| format!("prompt {}", i + 1))?,

@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use regex::Regex;
 
 use crate::base::{human, outfile};
+use crate::commands::again::quote;
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::commands::flags;
 use crate::convert::arch;
@@ -236,7 +237,7 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
         let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
         Usage(format!("no type `{name}`; there are {}", names.join(", ")))
     });
-    found.with_hint(|| "modelve convert --list-quants explains each")
+    found.with_hint(|| "what each is good for: modelve convert --list-quants")
 }
 
 fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
@@ -325,8 +326,8 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
         let hint = match refusal {
             outfile::Error::Exists { .. } => match Gguf::open(output) {
                 Ok(_) => format!(
-                    "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
-                    output.display()
+                    "--force converts again; to use it as it is: modelve complete -m {} \"Today is\"",
+                    quote(&output.to_string_lossy())
                 ),
                 Err(_) => {
                     "it is no GGUF file: give the output a name of its own, -o FILE.gguf".to_owned()

@@ -1,5 +1,6 @@
 //! `modelve meta`: what is in a model, and whether it fits.
 
+mod activation;
 mod checkpoint;
 mod json;
 mod lists;
@@ -13,7 +14,8 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::{flags, kind, locate, open};
+use super::kind::Kind;
+use super::{flags, locate, open};
 use crate::base::human;
 use crate::base::memory::Memory;
 use crate::hint::Usage;
@@ -134,7 +136,11 @@ fn of_gguf(
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
         true => json::print(path, &gguf, &show, &identity, &sizing, out),
-        false => summary::print(path, &subject, &identity, &sizing, args, out),
+        false => {
+            // The summary says of a vocabulary that it is one.
+            let kind = Kind::of(&gguf).filter(|&kind| kind != Kind::Vocabulary);
+            summary::print(path, kind, &subject, &identity, &sizing, args, out)
+        }
     }
 }
 
@@ -159,6 +165,6 @@ fn of_checkpoint(
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
         true => source.print_json(&show, &identity, &sizing, out),
-        false => summary::print(folder, &subject, &identity, &sizing, args, out),
+        false => summary::print(folder, None, &subject, &identity, &sizing, args, out),
     }
 }

@@ -33,7 +33,10 @@ pub fn read_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Those of [`read_bytes`]; a file that is not text.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     decode(read_bytes(path)?).map_err(|at| {
-        let error = anyhow!("{} is not UTF-8 text: byte {at} begins no character", name(path));
+        let error = anyhow!(
+            "{} is not UTF-8 text: byte {at} begins no character",
+            name(path)
+        );
         match path == Path::new("-") {
             true => error,
             false => {
@@ -181,7 +184,8 @@ mod tests {
 
     #[test]
     fn json_lines_are_strings_or_objects() {
-        let text = "{\"prompt\": \"c\", \"system\": \"d\", \"other\": 1}\n\n\"a\\nb\"\n{\"text\": \"e\"}";
+        let text =
+            "{\"prompt\": \"c\", \"system\": \"d\", \"other\": 1}\n\n\"a\\nb\"\n{\"text\": \"e\"}";
         let texts = json_lines(text, "x").unwrap();
         let found: Vec<_> = texts
             .iter()
@@ -200,7 +204,15 @@ mod tests {
         for yes in ["{\"prompt\": 1}", " { \"a\"", "\n{\"a\":"] {
             assert!(is_json_lines(yes), "{yes:?}");
         }
-        for no in ["", "{", "{\n  \"a\": 1\n}", "{% if x %}", "{}", "\"a\"", "a {\"b\"}"] {
+        for no in [
+            "",
+            "{",
+            "{\n  \"a\": 1\n}",
+            "{% if x %}",
+            "{}",
+            "\"a\"",
+            "a {\"b\"}",
+        ] {
             assert!(!is_json_lines(no), "{no:?}");
         }
     }

@@ -18,9 +18,7 @@ pub(super) fn check(arguments: &[String], input: &Input, names_model: bool) -> a
     for (at, argument) in arguments.iter().enumerate() {
         let first_of_several = at == 0 && (arguments.len() > 1 || input.is_given());
         if !names_model && is_model(argument, first_of_several) {
-            let again = Again::typed()
-                .without(argument)
-                .with(&["-m", argument.as_str()]);
+            let again = Again::typed().without(argument).on_model(argument);
             return Err(hinted(
                 Usage(format!("{} is a model, not a text", shown(argument))),
                 format!("the model is named with -m: {again}"),

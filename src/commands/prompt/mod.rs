@@ -236,8 +236,6 @@ pub fn missing(command: &str, what: &str) -> anyhow::Error {
     let example = super::again::Again::of([command, "Today is"]);
     hinted(
         Usage(format!("no {what}")),
-        format!(
-            "give one, with --file FILE one from a file, or one on standard input: {example}"
-        ),
+        format!("give one, with --file FILE one from a file, or one on standard input: {example}"),
     )
 }

@@ -50,7 +50,7 @@ pub(super) fn resolve(
                 let before = if index == 0 { "; nearest:" } else { "," };
                 write!(message, "{before} {text} ({id})")?;
             }
-            let hint = "`modelve vocab --search REGEX` finds tokens by a part of their text";
+            let hint = "--search REGEX finds tokens by a part of their text";
             return Err(hinted(anyhow!(message), hint));
         }
         ids.extend(found);
