@@ -9,12 +9,7 @@ use crate::commands::{
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
 #[derive(Debug, Parser)]
-#[command(
-    name = "modelve",
-    disable_version_flag = true,
-    arg_required_else_help = true,
-    max_term_width = 100
-)]
+#[command(name = "modelve", disable_version_flag = true, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -55,7 +50,6 @@ pub enum Command {
     /// Print a completion script for your shell
     Completions(completions::Args),
     /// Print the manual page
-    #[command(hide = true)]
     Man(man::Args),
     /// Try a model's file: what the other commands start for those they do not know in full
     #[command(hide = true)]

@@ -167,8 +167,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         said.push('\n');
     }
     if let Some(hint) = Hinted::find(error) {
-        let hint = human::harmless(hint);
-        line(&format!("{} {hint}", paint(GOOD, "hint:")));
+        for text in human::harmless(hint).lines() {
+            line(&format!("{} {text}", paint(GOOD, "hint:")));
+        }
     }
     if interrupted {
         ExitCode::from(130)

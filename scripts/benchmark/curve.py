@@ -59,7 +59,7 @@ def prompt_point(bench, model, n):
     """16 tokens each of n prompts in one command."""
     file = bench.work / "prompts.txt"
     file.write_text("".join(f"Chapter {number} is a\n" for number in range(1, n + 1)))
-    done = best(bench, [bench.tools.modelve, "complete", "-m", model, "--ignore-eos", "-n", TOKENS, "--file", file])
+    done = best(bench, [bench.tools.modelve, "complete", "-m", model, "--ignore-eos", "-n", TOKENS, "--lines", "--file", file])
     if not done:
         return None
     return {"prompts": n, "s": done.wall_s, "ms_per_token": 1e3 * done.wall_s / (n * TOKENS), "mb": done.peak_mb}

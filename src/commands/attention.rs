@@ -1,18 +1,18 @@
 //! `modelve attention`: where each head looks.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::anyhow;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{
-    Form, bar, interrupted, is_on_stdout, load, one_prompt, pad, percent, quoted, session, tail,
-    told, write_page, wrote,
-};
+use super::flags::Layers;
+use super::probing::{bar, interrupted, load, pad, percent, quoted, session, tail, told};
+use super::prompt::PromptArgs;
+use super::results::Form;
 use crate::base::human;
 use crate::hint::{Usage, hinted};
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
-use crate::probe::Prompt;
 use crate::probe::attention::{self, Attention, Habits, Options, Rows};
 use crate::probe::html::Page;
 use crate::progress::{self, Unit};
@@ -29,13 +29,11 @@ use crate::table::{Columns, cell, plain};
 
 Attention is computed without fusing, which keeps the weights.")]
 pub struct Args {
-    /// The prompt; `-` reads standard input
-    #[arg(value_name = "PROMPT")]
-    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) prompts: PromptArgs,
 
-    /// The layer, from 0 [default: the last, and all layers in numbers]
-    #[arg(short, long, value_name = "L")]
-    pub layer: Option<usize>,
+    #[command(flatten)]
+    pub(crate) layers: Layers,
 
     /// One head, from 0 [default: all]
     #[arg(long, value_name = "H")]
@@ -51,10 +49,20 @@ pub struct Args {
 /// Weights that a browser draws without effort.
 const MOST_WEIGHTS: usize = 6_000_000;
 
+impl Args {
+    /// The files that are read, which are never written.
+    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
+        let texts = self.prompts.input.file.clone();
+        self.engine.inputs().into_iter().chain(texts)
+    }
+}
+
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let text = one_prompt(args.prompt.as_deref())?;
-    let page = args.form.page(args.engine.inputs())?;
+    let text = args
+        .prompts
+        .one("attention", args.engine.model.is_given())?;
+    let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
@@ -65,13 +73,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let what = "a quantized KV cache needs fused attention, which keeps no weights to show: leave out --kv-type";
         return Err(Usage(what.to_owned()).into());
     }
-    let model = load(&args.engine, text.len(), &cancel)?;
-    let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
+    let model = load(&args.engine, text.text.len(), &cancel)?;
+    let prompt = args.prompts.read(&model, &text).map_err(told)?;
+    let layer = layer(args, model.facts().n_layer as usize)?;
     let n = prompt.ids.len();
     let options = Options {
-        layer: args.layer,
+        layer,
         head: args.head,
-        overview: args.layer.is_none() || args.form.html.is_some(),
+        overview: layer.is_none() || args.form.html.is_some(),
         // Text tells where the last token looks; JSON and pages tell of every token.
         rows: match args.form.json || args.form.html.is_some() {
             true => Rows::All,
@@ -91,13 +100,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.finish();
     let mut found = found.map_err(told)?;
 
-    let mut out = Output::stdout();
-    if args.form.json {
-        out.json_line(&found)?;
-    } else if !is_on_stdout(&page) {
-        print(&mut out, args, &found)?;
+    if found.ids.is_empty() {
+        return interrupted(found.complete);
     }
-    if let Some(file) = &page {
+    to.text(std::slice::from_ref(&found), |out| print(out, args, &found))?;
+    if to.has_page() {
         let left = found.keep_sharpest(MOST_WEIGHTS);
         if left > 0 {
             progress.note(&format!(
@@ -105,10 +112,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 found.heads.len()
             ));
         }
-        write_page(file, Page::Attention, &found)?;
-        wrote(&mut out, &args.form, file)?;
     }
-    out.flush()?;
+    to.page(Page::Attention, &found)?;
     interrupted(found.complete)
 }
 
@@ -132,12 +137,27 @@ fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()>
     }
 }
 
+/// The one layer that was asked for, if any was.
+fn layer(args: &Args, n_layer: usize) -> anyhow::Result<Option<usize>> {
+    match args.layers.of(n_layer)?.as_deref() {
+        None => Ok(None),
+        Some([layer]) => Ok(Some(*layer)),
+        Some(several) => {
+            let what = format!("attention shows one layer, not {}", several.len());
+            Err(hinted(
+                Usage(what),
+                "name one, such as --layer 3; without --layer all are shown in numbers",
+            ))
+        }
+    }
+}
+
 fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()> {
     if let Some(head) = args.head {
         print_looks(out, found, &format!("layer {}, head {head}", found.layer))?;
         return Ok(());
     }
-    if args.layer.is_some() {
+    if args.layers.layers.is_some() {
         print_heads(out, found)?;
         return print_looks(
             out,

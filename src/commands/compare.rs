@@ -1,15 +1,16 @@
 //! `modelve compare`: what quantization changed.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use super::headings::file_names;
 use super::open;
-use super::probing::{
-    Form, interrupted, percent, quoted, read_stdin, read_text, session, show, tail, told, work,
-};
+use super::probing::{interrupted, percent, quoted, session, tail, told, work};
+use super::prompt;
+use super::results::Form;
 use super::score::windows;
 use crate::base::human;
 use crate::gguf::Gguf;
@@ -43,9 +44,17 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub text: Option<String>,
 
-    /// The text to read, in a file; `-` reads standard input
+    /// Read the text from a file, `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// Take `<|end|>` and its like in the text as those tokens
+    #[arg(long, overrides_with = "no_special")]
+    pub special: bool,
+
+    /// Take `<|end|>` and its like in the text as plain characters: the default
+    #[arg(long, overrides_with = "special", hide_short_help = true)]
+    pub no_special: bool,
 
     /// Read no more than N tokens
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
@@ -87,7 +96,7 @@ const GREEDY_PROMPT: usize = 12;
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let named: Vec<&String> = args.engine.model.iter().chain(&args.models).collect();
+    let named: Vec<&String> = args.engine.model.model.iter().chain(&args.models).collect();
     if named.len() < 2 {
         let what =
             "name two files to compare, the better first: modelve compare F16.gguf Q4_K_M.gguf";
@@ -97,12 +106,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Usage("--swap takes two models".to_owned()).into());
     }
     let text = text(args)?;
-    let engine = |name: &String| EngineArgs {
-        model: Some(name.clone()),
-        ..args.engine.clone()
+    let engine = |name: &String| {
+        let mut engine = args.engine.clone();
+        engine.model.model = Some(name.clone());
+        engine
     };
     let inputs = named.iter().flat_map(|name| engine(name).inputs());
-    let page = args.form.page(inputs.chain(args.file.clone()))?;
+    let to = args.form.judge(inputs.chain(args.file.clone()))?;
     let cancel = cancel_on_ctrl_c()?;
     let progress = progress::stderr(false);
     let progress = progress.as_ref();
@@ -118,7 +128,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let (prompt, windows) = match &reading {
             Some(reading) => reading,
             None => {
-                let mut read = Prompt::plain(model.vocab(), &text).map_err(told)?;
+                let ids = prompt::tokens(model.vocab(), &text, args.special).map_err(explain)?;
+                let text = text.clone();
+                let mut read = Prompt { text, ids };
                 read.ids
                     .truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
                 let windows = windows(&args.engine, &model, args.window, args.stride, WINDOW)?;
@@ -180,17 +192,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         swap(args, n, &files, &prompt, &cancel, progress, result)?;
     }
 
-    show(&args.form, &page, Page::Compare, &results, |out| {
-        print(out, &results)
-    })?;
+    if results.iter().all(|result| result.n_tokens == 0) {
+        return interrupted(false);
+    }
+    to.show(Page::Compare, &results, |out| print(out, &results))?;
     interrupted(results.iter().all(|result| result.complete))
 }
 
 fn text(args: &Args) -> anyhow::Result<String> {
     let text = match (&args.text, &args.file) {
         (Some(text), _) => text.clone(),
-        (None, Some(path)) if path == Path::new("-") => read_stdin()?,
-        (None, Some(path)) => read_text(path)?,
+        (None, Some(path)) => {
+            let text = prompt::input::read_text(path)?;
+            text.strip_suffix('\n').unwrap_or(&text).to_owned()
+        }
         (None, None) => SAMPLE.to_owned(),
     };
     if text.is_empty() {
@@ -312,13 +327,6 @@ fn digits(value: f64, after: usize) -> String {
     }
 }
 
-fn file_name(path: &str) -> &str {
-    Path::new(path)
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or(path)
-}
-
 fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
     let Some(first) = results.first() else {
         return Ok(());
@@ -334,9 +342,11 @@ fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
         "tokens/s>",
     ];
     let mut rows = Columns::new(out, &header);
-    let name = |path: &str| human::escape(file_name(path).as_bytes());
+    let paths = results.iter().map(|result| &*result.b);
+    let paths: Vec<&str> = std::iter::once(&*first.a).chain(paths).collect();
+    let names = file_names(&paths);
     rows.add([
-        plain(name(&first.a)),
+        plain(&names[0]),
         plain(human::bytes(first.bytes_a)),
         cell("measured by", DIM),
         plain(""),
@@ -345,9 +355,9 @@ fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
         plain(format!("{:.4}", first.perplexity_a)),
         plain(format!("{:.1}", first.speed_a)),
     ]);
-    for result in results {
+    for (result, name) in results.iter().zip(&names[1..]) {
         rows.add([
-            cell(name(&result.b), ACCENT),
+            cell(name, ACCENT),
             plain(human::bytes(result.bytes_b)),
             plain(digits(result.kl_mean, 5)),
             plain(digits(result.kl_error, 5)),
@@ -365,20 +375,16 @@ fn print(out: &mut Output, results: &[Comparison]) -> std::io::Result<()> {
         first.windows.stride
     );
     writeln!(out, "{}", out.paint(DIM, note))?;
-    for result in results {
-        print_one(out, result, results.len() > 1)?;
+    for (result, name) in results.iter().zip(&names[1..]) {
+        if results.len() > 1 {
+            writeln!(out, "\n{}", out.paint(BOLD, name))?;
+        }
+        print_one(out, result)?;
     }
     Ok(())
 }
 
-fn print_one(out: &mut Output, result: &Comparison, named: bool) -> std::io::Result<()> {
-    if named {
-        writeln!(
-            out,
-            "\n{}",
-            out.paint(BOLD, human::escape(file_name(&result.b).as_bytes()))
-        )?;
-    }
+fn print_one(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
     let ratio = 100.0 * (result.log_ratio.exp() - 1.0);
     let error = 100.0 * result.log_ratio.exp() * result.log_ratio_error;
     writeln!(out, "perplexity changes by {ratio:+.2} % ± {error:.2} %")?;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use clap::ValueEnum;
 
-use crate::commands::{self, trial};
+use super::flags::{self, ModelFlag};
+use super::{kind, trial};
+use crate::commands;
 use crate::gguf::Gguf;
 use crate::hint::{Interrupted, hinted};
 use crate::hub::locate::Located;
@@ -18,16 +20,15 @@ use crate::runtime::{
 /// Flags that say which model runs, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EngineArgs {
-    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny` [default: $MODELVE_MODEL, else Phi-3-mini-128k-instruct]
-    #[arg(short, long, value_name = "MODEL", help_heading = "Model")]
-    pub model: Option<String>,
+    #[command(flatten)]
+    pub model: ModelFlag,
 
     /// Threads to compute with [default: the cores this process may use]
-    #[arg(long, value_name = "N", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..=512))]
+    #[arg(short, long, value_name = "N", value_parser = flags::threads, help_heading = "Engine", hide_short_help = true)]
     pub threads: Option<u32>,
 
     /// The longest text, prompt and answer, in tokens [default: what the model was trained on]; memory is taken for what is needed only
-    #[arg(long, value_name = "TOKENS", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", help_heading = "Engine", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx_size: Option<u32>,
 
     /// Type of the KV cache
@@ -35,6 +36,7 @@ pub struct EngineArgs {
         long,
         value_name = "TYPE",
         help_heading = "Engine",
+        hide_short_help = true,
         default_value = "f16"
     )]
     pub kv_type: KvTypeArg,
@@ -44,6 +46,7 @@ pub struct EngineArgs {
         long,
         value_name = "WHEN",
         help_heading = "Engine",
+        hide_short_help = true,
         default_value = "auto"
     )]
     pub flash_attn: FlashArg,
@@ -53,20 +56,26 @@ pub struct EngineArgs {
         long,
         value_name = "WHERE",
         help_heading = "Engine",
+        hide_short_help = true,
         default_value = "auto"
     )]
     pub weights: WeightsArg,
 
     /// Layers to put on a GPU: a number, all, or auto (all that fit)
-    #[arg(long, value_name = "N", help_heading = "Engine", default_value = "auto", value_parser = parse_gpu_layers)]
+    #[arg(long, value_name = "N", help_heading = "Engine", hide_short_help = true, default_value = "auto", value_parser = parse_gpu_layers)]
     pub gpu_layers: GpuLayersArg,
 
     /// The device to compute on, by name; `CPU` keeps off GPUs
-    #[arg(long, value_name = "NAME", help_heading = "Engine")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Engine",
+        hide_short_help = true
+    )]
     pub device: Option<String>,
 
     /// Load a model of any architecture at once; else those whose files are not checked in full are first tried in a process of their own
-    #[arg(long, help_heading = "Engine")]
+    #[arg(long, help_heading = "Engine", hide_short_help = true)]
     pub trust: bool,
 }
 
@@ -155,7 +164,7 @@ impl EngineArgs {
 
     /// The files that the model is read from, those of all its parts; none if it is not found.
     pub fn inputs(&self) -> Vec<PathBuf> {
-        let Ok(Located::Gguf(path)) = commands::locate(self.model.as_deref()) else {
+        let Ok(Located::Gguf(path)) = commands::locate(self.model.model.as_deref()) else {
             return Vec::new();
         };
         match Gguf::open(&path) {
@@ -167,22 +176,21 @@ impl EngineArgs {
     /// Where the GGUF file is. To make one of a checkpoint, `modelve convert` is advised with
     /// these `flags`.
     pub fn locate(&self, flags: &str) -> anyhow::Result<PathBuf> {
-        match commands::locate(self.model.as_deref())? {
+        match commands::locate(self.model.model.as_deref())? {
             Located::Gguf(path) => Ok(path),
             Located::Checkpoint(path) => {
+                let hint = kind::checkpoint_hint(&path, flags);
                 let path = path.display();
                 let error = anyhow!("{path} is a checkpoint, which llama.cpp cannot run");
-                Err(hinted(
-                    error,
-                    format!("make a GGUF of it: modelve convert {path}{flags}"),
-                ))
+                Err(hinted(error, hint))
             }
         }
     }
 
     /// [`EngineArgs::load`] for a file that was found.
     pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
-        let checked = Model::inspect(path).map_err(explain)?;
+        let refused = |error| kind::instead_of(explain_file(error, path), path);
+        let checked = Model::inspect(path).map_err(refused)?;
         let facts = checked.facts();
         if !self.trust {
             trial::model(path, facts, cancel)?;
@@ -208,7 +216,7 @@ impl EngineArgs {
             gpu_reserve: context::kv_bytes(facts, settings.kv_type, tokens),
             cancel: cancel.clone(),
         };
-        Model::load_checked(checked, &options).map_err(explain)
+        Model::load_checked(checked, &options).map_err(refused)
     }
 }
 
@@ -223,10 +231,10 @@ pub fn explain(error: Error) -> anyhow::Error {
             _ => "a smaller --max-tokens or --ctx-size, or a shorter prompt",
         },
         Error::NoBackend { .. } => {
-            "unpack the program together with its `backends` folder; `modelve doctor` says what it finds"
+            "unpack the program together with its `backends` folder; what it finds: modelve doctor"
         }
         Error::NoGpu | Error::NoDevice { .. } if cfg!(feature = "portable") => {
-            "`modelve doctor` lists the libraries for GPUs, and says why one does not load"
+            "what libraries for GPUs there are, and why one does not load: modelve doctor"
         }
         Error::NoGpu => {
             "build it with one: cargo build --release --features cuda (or metal, vulkan, rocm)"
@@ -238,16 +246,22 @@ pub fn explain(error: Error) -> anyhow::Error {
             "leave more layers on the processor: --gpu-layers with a smaller number, 0 for none"
         }
         Error::Template(_) => "leave out --chat to give the model the prompt as it is",
-        Error::Gguf(unread) => match commands::gguf_hint(unread) {
+        Error::Gguf(unread) => match kind::unread(unread) {
             Some(hint) => hint,
             None => return error.into(),
         },
-        Error::Invalid { .. } | Error::Load { .. } | Error::NotANumber { .. } => {
-            "make the file again: modelve convert"
-        }
+        Error::NotANumber { .. } => "make or fetch the file again; `modelve meta` shows where it is from",
         _ => return error.into(),
     };
     hinted(error, hint)
+}
+
+/// An error about the file at `path`, with the hint that belongs to it.
+fn explain_file(error: Error, path: &Path) -> anyhow::Error {
+    match error {
+        Error::Invalid { .. } | Error::Load { .. } => hinted(error, kind::does_not_run(path)),
+        error => explain(error),
+    }
 }
 
 /// A flag that Ctrl-C raises. A second Ctrl-C before the first was heeded ends the program.

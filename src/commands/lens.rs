@@ -1,17 +1,17 @@
 //! `modelve lens`: what the model would say if it stopped after a layer.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{
-    Form, interrupted, is_on_stdout, load, numbers, one_prompt, pad, percent, quoted, session,
-    tail, told, write_page, wrote,
-};
+use super::flags::{Layers, numbers};
+use super::probing::{interrupted, load, pad, percent, quoted, session, tail, told};
+use super::prompt::PromptArgs;
+use super::results::Form;
 use crate::base::human;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
-use crate::probe::Prompt;
 use crate::probe::html::Page;
 use crate::probe::lens::{self, Cell, Lens, Options};
 use crate::probe::next::one_token;
@@ -28,9 +28,8 @@ use crate::table::{Columns, cell, plain};
 
 The state after each layer goes through the model's last norm and output matrix.")]
 pub struct Args {
-    /// The prompt; `-` reads standard input
-    #[arg(value_name = "PROMPT")]
-    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) prompts: PromptArgs,
 
     /// Follow one token, by text or id
     #[arg(long, value_name = "TOKEN")]
@@ -40,9 +39,8 @@ pub struct Args {
     #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
     pub positions: Option<String>,
 
-    /// Layers, such as 0-5,9 or -1 for the last [default: all]
-    #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
-    pub layers: Option<String>,
+    #[command(flatten)]
+    pub(crate) layers: Layers,
 
     /// How many tokens to keep of each layer and position
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
@@ -55,23 +53,30 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
+impl Args {
+    /// The files that are read, which are never written.
+    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
+        let texts = self.prompts.input.file.clone();
+        self.engine.inputs().into_iter().chain(texts)
+    }
+}
+
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let text = one_prompt(args.prompt.as_deref())?;
-    let page = args.form.page(args.engine.inputs())?;
+    let text = args.prompts.one("lens", args.engine.model.is_given())?;
+    let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
-    let model = load(&args.engine, text.len(), &cancel)?;
-    let prompt = Prompt::new(model.vocab(), &text).map_err(told)?;
+    let model = load(&args.engine, text.text.len(), &cancel)?;
+    let prompt = args.prompts.read(&model, &text).map_err(told)?;
     let n = prompt.ids.len();
     let n_layer = model.facts().n_layer as usize;
-    let list = |text: &Option<String>, len, what| match text {
-        Some(text) => numbers(text, len, what).map(Some),
-        None => Ok(None),
-    };
+    let positions = args.positions.as_deref();
     let token = args.token.as_deref();
     let options = Options {
-        layers: list(&args.layers, n_layer, "layer")?,
-        positions: list(&args.positions, n, "position")?,
+        layers: args.layers.of(n_layer)?,
+        positions: positions
+            .map(|list| numbers(list, n, "position"))
+            .transpose()?,
         top: args.top,
         token: token
             .map(|token| one_token(model.vocab(), token).map_err(told))
@@ -89,21 +94,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.finish();
     let found = found.map_err(told)?;
 
-    let mut out = Output::stdout();
-    if args.form.json {
-        out.json_line(&found)?;
-    } else if is_on_stdout(&page) {
-        // The page is all that standard output carries.
-    } else if found.answers.len() == 1 {
-        print_column(&mut out, &found)?;
-    } else {
-        print_grid(&mut out, &found)?;
+    if found.cells.is_empty() {
+        return interrupted(found.complete);
     }
-    if let Some(file) = &page {
-        write_page(file, Page::Lens, &found)?;
-        wrote(&mut out, &args.form, file)?;
-    }
-    out.flush()?;
+    to.show_one(Page::Lens, &found, |out| match found.answers.len() {
+        1 => print_column(out, &found),
+        _ => print_grid(out, &found),
+    })?;
     interrupted(found.complete)
 }
 
@@ -116,13 +113,13 @@ fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
         .collect();
     let title = format!("{} _", tail(read.trim_start(), output::width() - 2));
     writeln!(out, "{}", out.paint(BOLD, title))?;
-    let mut header = vec!["layer>", "entropy>", "KL to end>"];
+    let mut header = vec!["layer>", "entropy bits>", "KL to end, nats>"];
     if lens.token.is_some() {
         header.extend(["rank>", "probability>"]);
     }
     header.push("says");
     let mut rows = Columns::new(out, &header);
-    let room = output::width().saturating_sub(if lens.token.is_some() { 60 } else { 34 });
+    let room = output::width().saturating_sub(if lens.token.is_some() { 71 } else { 45 });
     for here in &lens.cells {
         let mut said = String::new();
         for choice in &here.top {
@@ -159,16 +156,17 @@ fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     print_leads(out, lens)
 }
 
-/// Columns of a cell.
+/// Columns of a cell, with the space after it.
 const WIDE: usize = 12;
 
 /// Layers by positions, as many of the last as fit.
 fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
-    let fit = (output::width().saturating_sub(8) / WIDE).max(1);
+    let first = format!("layer {}", lens.n_layers.saturating_sub(1)).len() + 2;
+    let fit = (output::width().saturating_sub(first) / WIDE).max(1);
     let skipped = lens.answers.len().saturating_sub(fit);
     let shown = &lens.answers[skipped..];
     let cut = |text: &str| pad(&clip(text, WIDE - 1), WIDE);
-    let mut line = pad("token", 8);
+    let mut line = pad("token", first);
     for answer in shown {
         line += &cut(&quoted(&lens.pieces[answer.position]));
     }
@@ -177,7 +175,7 @@ fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     layers.sort_unstable();
     layers.dedup();
     for layer in layers {
-        let mut line = out.paint(DIM, pad(&format!("layer {layer}"), 8));
+        let mut line = out.paint(DIM, pad(&format!("layer {layer}"), first));
         for answer in shown {
             let place = (answer.position, layer);
             let at = lens
@@ -190,7 +188,7 @@ fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
         }
         writeln!(out, "{}", line.trim_end())?;
     }
-    let mut line = pad("leads", 8);
+    let mut line = pad("leads", first);
     for answer in shown {
         line += &cut(&answer
             .first_layer

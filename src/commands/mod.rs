@@ -1,5 +1,6 @@
 //! One file per command: typed options in, a result out.
 
+pub mod again;
 pub mod attention;
 pub mod compare;
 pub mod complete;
@@ -7,11 +8,17 @@ pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+pub mod flags;
+mod greeting;
+pub mod headings;
+pub mod kind;
 pub mod lens;
 pub mod man;
 pub mod meta;
 pub mod next;
 pub mod probing;
+pub mod prompt;
+pub mod results;
 pub mod score;
 pub mod trial;
 pub mod vocab;
@@ -22,9 +29,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
+use self::again::Again;
+use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
-use crate::gguf::{self, Gguf, Problem};
-use crate::hint::hinted;
+use crate::gguf::Gguf;
+use crate::hint::{Usage, hinted};
 use crate::hub::locate::{self, Located};
 use crate::output::{self, Output};
 use crate::runtime;
@@ -43,6 +52,7 @@ pub const VERSION: &str = concat!(
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    Isa::requested().map_err(|error| Usage(error.to_string()))?;
     if cli.version && cli.verbose {
         return doctor::run(&doctor::Args { json: false });
     }
@@ -69,7 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         waiting::suit_the_machine();
     }
     match cli.command {
-        None => Ok(()),
+        None => greeting::print(),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Meta(args)) => meta::run(&args),
         Some(Command::Vocab(args)) => vocab::run(&args),
@@ -86,29 +96,32 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Where the model is, with the hint that belongs to it when it is not here.
+/// Where the model is, with the hint that belongs to it when it is not here. Where the default
+/// was wanted, the hint begins with what works without fetching anything.
 pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
-    locate::locate(model).map_err(|error| match error.hint() {
-        Some(hint) => hinted(error, hint),
-        None => error.into(),
+    locate::locate(model).map_err(|error| {
+        let hint = error.hint();
+        let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
+        let hint = match (&error, hint) {
+            (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
+                let now = Again::typed().on_model("tiny");
+                Some(format!("with the model that comes along: {now}\n{hint}"))
+            }
+            (_, hint) => hint,
+        };
+        match hint {
+            Some(hint) => hinted(error, hint),
+            None => error.into(),
+        }
     })
 }
 
 /// Opens a GGUF file.
 pub fn open(path: &Path) -> anyhow::Result<Gguf> {
-    Gguf::open(path).map_err(|error| match gguf_hint(&error) {
+    Gguf::open(path).map_err(|error| match kind::unread(&error) {
         Some(hint) => hinted(error, hint),
         None => error.into(),
     })
-}
-
-/// What to do about a GGUF file that cannot be read.
-pub fn gguf_hint(error: &gguf::Error) -> Option<&'static str> {
-    match error.problem {
-        Problem::Io(_) => None,
-        Problem::Magic(_) => Some(locate::KINDS),
-        _ => Some("make the file again: modelve convert"),
-    }
 }
 
 /// Opens a model that has to be a GGUF, and says where it lies.
@@ -119,8 +132,8 @@ pub fn open_gguf(model: Option<&str>) -> anyhow::Result<(PathBuf, Gguf)> {
             Ok((path, gguf))
         }
         Located::Checkpoint(path) => {
+            let hint = kind::checkpoint_hint(&path, "");
             let path = path.display();
-            let hint = format!("`modelve convert {path}` makes a GGUF of it");
             Err(hinted(
                 anyhow!("{path} is a checkpoint; this command reads GGUF files"),
                 hint,

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::PathBuf;
 
-use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{
-    Form, Sessions, bar, interrupted, load, pad, percent, prompts, quoted, show, tail, told,
-};
+use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use super::headings::{headings, wrap};
+use super::probing::{Sessions, bar, interrupted, load, pad, percent, quoted, tail, told};
+use super::prompt::{PromptArgs, Text};
+use super::results::Form;
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
@@ -14,7 +16,7 @@ use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
 use crate::probe::tree::{Branch, Shape};
 use crate::probe::{Prompt, piece};
 use crate::progress::{self, Unit};
-use crate::runtime::{Reading, Settings, Token, Vocab};
+use crate::runtime::{Model, Settings, Token};
 
 /// Flags of `modelve next`.
 #[derive(Debug, clap::Args)]
@@ -22,13 +24,12 @@ use crate::runtime::{Reading, Settings, Token, Vocab};
   modelve next 'The ball hit the bat, and'
   modelve next 'The batsman swung his bat and the' 'Deep in the cave, the bat and the'
   modelve next 'The ball hit the bat, and' --candidates 'it flew,the ball,boundary'
-  modelve next 'The ball hit the bat, and' --force the --tree 3x4
+  modelve next 'The ball hit the bat, and' --then the --tree 3x4
 
 A prompt that ends in a space asks for tokens that begin with none; leave the space out.")]
 pub struct Args {
-    /// Prompts; several stand side by side
-    #[arg(value_name = "PROMPT")]
-    pub prompts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) prompts: PromptArgs,
 
     /// How many tokens to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
@@ -39,11 +40,11 @@ pub struct Args {
     pub candidates: Vec<String>,
 
     /// Go on from this token, by text or id; may be given several times
-    #[arg(short, long, value_name = "TOKEN", allow_negative_numbers = true)]
-    pub force: Vec<String>,
+    #[arg(long, value_name = "TOKEN", allow_negative_numbers = true)]
+    pub then: Vec<String>,
 
     /// The likeliest continuations as a tree, so many tokens deep and branches wide
-    #[arg(short, long, value_name = "DEPTHxWIDTH", value_parser = shape)]
+    #[arg(long, value_name = "DEPTHxWIDTH", value_parser = shape)]
     pub tree: Option<Shape>,
 
     #[command(flatten)]
@@ -66,20 +67,32 @@ fn shape(text: &str) -> Result<Shape, String> {
     Ok(shape)
 }
 
+impl Args {
+    /// The files that are read, which are never written.
+    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
+        let texts = self.prompts.input.file.clone();
+        self.engine.inputs().into_iter().chain(texts)
+    }
+}
+
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let texts = prompts(&args.prompts)?;
+    let texts = args.prompts.some("next", args.engine.model.is_given())?;
     let candidates = split(&args.candidates);
     if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(Usage(format!("candidate {} is empty", i + 1)).into());
     }
-    let page = args.form.page(args.engine.inputs())?;
+    let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
-    let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
+    let model = load(
+        &args.engine,
+        texts.iter().map(|text| text.text.len()).sum(),
+        &cancel,
+    )?;
     let vocab = model.vocab();
     let mut asked = Vec::with_capacity(texts.len());
     for text in &texts {
-        asked.push(forced(vocab, text, &args.force)?);
+        asked.push(forced(args, &model, text)?);
     }
 
     let (n_seq, nodes) = args.tree.map_or((1, 0), Shape::room);
@@ -122,7 +135,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         };
         let mut result = match ask() {
             Ok(result) => result,
-            Err(_) if cancel.is_set() && !results.is_empty() => break,
+            Err(_) if cancel.is_set() => break,
             Err(error) => {
                 progress.finish();
                 return Err(error);
@@ -135,9 +148,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    show(&args.form, &page, Page::Next, &results, |out| {
-        print(out, &results)
-    })?;
+    to.show(Page::Next, &results, |out| print(out, &results))?;
     interrupted(results.len() == asked.len())
 }
 
@@ -159,22 +170,24 @@ fn split(given: &[String]) -> Vec<String> {
     candidates
 }
 
-/// A prompt with the forced tokens after it.
-fn forced(vocab: &Vocab, text: &str, force: &[String]) -> anyhow::Result<Prompt> {
-    if text.is_empty() && force.is_empty() && !vocab.adds_bos() {
+/// A prompt with the tokens of `--then` after it.
+fn forced(args: &Args, model: &Model, text: &Text) -> anyhow::Result<Prompt> {
+    let vocab = model.vocab();
+    if text.text.is_empty() && args.then.is_empty() && !vocab.adds_bos() {
         return Err(Usage("the prompt is empty".to_owned()).into());
     }
-    let tokens: Vec<Token> = force
+    let tokens: Vec<Token> = args
+        .then
         .iter()
         .map(|token| one_token(vocab, token).map_err(told))
         .collect::<Result<_, _>>()?;
-    let mut prompt = if text.is_empty() && !tokens.is_empty() {
+    let mut prompt = if text.text.is_empty() && !tokens.is_empty() {
         Prompt {
             text: String::new(),
-            ids: vocab.tokenize("", Reading::Prompt)?,
+            ids: args.prompts.tokens(model, text).map_err(explain)?,
         }
     } else {
-        Prompt::new(vocab, text).map_err(told)?
+        args.prompts.read(model, text).map_err(told)?
     };
     for token in tokens {
         prompt.text.push_str(&piece(vocab, token));
@@ -190,11 +203,25 @@ fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
     let width = output::width();
     let beside = (width / COLUMN).clamp(1, results.len().max(1));
     let column = (width / beside).min(96);
+    let prompts: Vec<&str> = results.iter().map(|next| &*next.prompt).collect();
+    let titles = headings(&prompts, column - 4);
     for (i, group) in results.chunks(beside).enumerate() {
         if i > 0 {
             writeln!(out)?;
         }
-        let blocks: Vec<Vec<Line>> = group.iter().map(|next| block(next, column - 2)).collect();
+        let titles = titles[i * beside..].iter().take(group.len());
+        let mut titles: Vec<Vec<String>> = titles
+            .map(|title| wrap(&format!("{title} _"), column - 2))
+            .collect();
+        // What stands below begins in the same row.
+        let tallest = titles.iter().map(Vec::len).max().unwrap_or(0);
+        titles
+            .iter_mut()
+            .for_each(|title| title.resize(tallest, String::new()));
+        let blocks = group.iter().zip(titles);
+        let blocks: Vec<Vec<Line>> = blocks
+            .map(|(next, title)| block(next, title, column - 2))
+            .collect();
         let height = blocks.iter().map(Vec::len).max().unwrap_or(0);
         for row in 0..height {
             let mut line = String::new();
@@ -214,10 +241,10 @@ fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
     for (i, next) in results.iter().enumerate().skip(1) {
         print_moved(out, i, next)?;
     }
-    for next in results {
+    for (next, title) in results.iter().zip(headings(&prompts, width - 2)) {
         if let Some(branches) = &next.tree {
             writeln!(out)?;
-            writeln!(out, "{}", out.paint(BOLD, tail(&next.prompt, width - 2)))?;
+            writeln!(out, "{}", out.paint(BOLD, title))?;
             print_branches(out, branches, "")?;
         }
     }
@@ -234,10 +261,10 @@ fn paint(out: &Output, line: &Line) -> (String, usize) {
 }
 
 /// One prompt's distribution, at most `width` columns wide.
-fn block(next: &Next, width: usize) -> Vec<Line> {
+fn block(next: &Next, title: Vec<String>, width: usize) -> Vec<Line> {
     let plain = anstyle::Style::new();
-    let title = format!("{} _", tail(&next.prompt, width - 2));
-    let mut lines: Vec<Line> = vec![vec![(BOLD, title)]];
+    let title = title.into_iter();
+    let mut lines: Vec<Line> = title.map(|line| vec![(BOLD, line)]).collect();
     let most = next.top.first().map_or(1.0, |choice| choice.prob);
     let names: Vec<String> = next
         .top

@@ -1,12 +1,14 @@
 //! `modelve score`: how likely the model finds a text, token by token.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 
 use anstyle::{Ansi256Color, Style};
 
-use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::probing::{Form, Sessions, interrupted, load, read_stdin, read_text, show, tail, told};
+use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use super::headings::headings;
+use super::probing::{Sessions, interrupted, load, told};
+use super::prompt::{self, Input, Origin, Text};
+use super::results::Form;
 use crate::base::human;
 use crate::hint::Usage;
 use crate::output::{self, BOLD, DIM, Output};
@@ -23,18 +25,26 @@ use crate::table::{Columns, cell, plain};
   modelve score 'The ball hit the bat, and it flew to the boundary.'
   modelve score 'A bat sleeps by day.' 'A bat sleeps by ball.'     which one is likelier?
   modelve score --file book.txt                                    perplexity of a long text
+  modelve score --file list.txt --lines                            which line is likeliest?
   modelve score --tokens 'The ball hit the bat'                    a line for each token
 
-A text longer than --window is read in windows that move by --stride; each token is scored once,
+Texts are ranked by bits per byte of their text, so that long ones stand beside short ones. A text longer than --window is read in windows that move by --stride; each token is scored once,
 with at least window - stride tokens before it from the second window on.")]
 pub struct Args {
     /// Texts; several are ranked. `-` reads standard input
     #[arg(value_name = "TEXT")]
     pub texts: Vec<String>,
 
-    /// Score a file, `-` standard input; may be given several times
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) input: Input,
+
+    /// Take `<|end|>` and its like in the text as those tokens
+    #[arg(long, overrides_with = "no_special")]
+    pub special: bool,
+
+    /// Take `<|end|>` and its like in the text as plain characters: the default
+    #[arg(long, overrides_with = "special", hide_short_help = true)]
+    pub no_special: bool,
 
     /// Tokens seen at once [default: what the text needs, up to 2048]
     #[arg(short, long, value_name = "N")]
@@ -45,7 +55,7 @@ pub struct Args {
     pub stride: Option<usize>,
 
     /// A line for each token: surprisal, probability, rank
-    #[arg(short, long)]
+    #[arg(long)]
     pub tokens: bool,
 
     #[command(flatten)]
@@ -60,20 +70,25 @@ const WINDOW: usize = 2048;
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let texts = texts(args)?;
-    if let Some(i) = texts.iter().position(String::is_empty) {
+    let texts = args
+        .input
+        .texts(&args.texts, args.engine.model.is_given())?
+        .filter(|texts| !texts.is_empty())
+        .ok_or_else(|| prompt::missing("score", "text"))?;
+    if let Some(i) = texts.iter().position(|text| text.text.is_empty()) {
         return Err(Usage(format!("text {} is empty", i + 1)).into());
     }
-    let page = args
-        .form
-        .page(args.engine.inputs().into_iter().chain(args.file.clone()))?;
+    let inputs = args.engine.inputs().into_iter();
+    let to = args.form.judge(inputs.chain(args.input.file.clone()))?;
     let cancel = cancel_on_ctrl_c()?;
-    let model = load(&args.engine, texts.iter().map(String::len).sum(), &cancel)?;
-    let prompts = texts
-        .iter()
-        .map(|text| Prompt::plain(model.vocab(), text))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(told)?;
+    let bytes = texts.iter().map(|text| text.text.len()).sum();
+    let model = load(&args.engine, bytes, &cancel)?;
+    let mut prompts = Vec::with_capacity(texts.len());
+    for text in &texts {
+        let ids = prompt::tokens(model.vocab(), &text.text, args.special).map_err(explain)?;
+        let text = text.text.clone();
+        prompts.push(Prompt { text, ids });
+    }
     let windows = windows(&args.engine, &model, args.window, args.stride, WINDOW)?;
     let n_batch = 512;
     let settings = Settings {
@@ -99,6 +114,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             before = done;
         });
         match result {
+            // Nothing is known of a text that was not begun.
+            Ok(score) if score.n_scored == 0 => break,
             Ok(score) => scores.push(score),
             Err(error) => {
                 progress.finish();
@@ -111,8 +128,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    show(&args.form, &page, Page::Score, &scores, |out| {
-        print(out, args, &scores)
+    to.show(Page::Score, &scores, |out| {
+        print(out, args, &texts, &scores)
     })?;
     let all = scores.len() == prompts.len() && scores.iter().all(|score| score.complete);
     interrupted(all)
@@ -138,47 +155,33 @@ pub(super) fn windows(
     Ok(windows)
 }
 
-fn texts(args: &Args) -> anyhow::Result<Vec<String>> {
-    let mut texts = Vec::new();
-    for text in &args.texts {
-        texts.push(match text.as_str() {
-            "-" => read_stdin()?,
-            _ => text.clone(),
-        });
-    }
-    for path in &args.file {
-        if path.as_os_str() == "-" {
-            texts.push(read_stdin()?);
-            continue;
-        }
-        texts.push(read_text(path)?);
-    }
-    if texts.is_empty() {
-        if std::io::stdin().is_terminal() {
-            let what = "no text: give it as an argument, with --file, or on standard input";
-            return Err(Usage(what.to_owned()).into());
-        }
-        texts.push(read_stdin()?);
-    }
-    Ok(texts)
-}
-
-fn print(out: &mut Output, args: &Args, scores: &[Score]) -> std::io::Result<()> {
-    for (i, score) in scores.iter().enumerate() {
+fn print(out: &mut Output, args: &Args, texts: &[Text], scores: &[Score]) -> std::io::Result<()> {
+    for (i, (text, score)) in texts.iter().zip(scores).enumerate() {
         if i > 0 {
             writeln!(out)?;
         }
         if args.tokens {
             print_tokens(out, score)?;
         } else {
-            print_text(out, score)?;
+            match &text.origin {
+                Origin::Argument => print_text(out, score)?,
+                // Who has the file knows what is in it.
+                Origin::File(name) => print_name(out, name, score)?,
+                Origin::Line(name, line) => print_name(out, &format!("{name}:{line}"), score)?,
+            }
         }
         print_totals(out, score)?;
     }
     if scores.len() > 1 {
-        print_ranking(out, scores)?;
+        print_ranking(out, texts, scores)?;
     }
     Ok(())
+}
+
+fn print_name(out: &mut Output, name: &str, score: &Score) -> std::io::Result<()> {
+    let rest = if score.complete { "" } else { " …" };
+    let name = human::escape(name.as_bytes());
+    writeln!(out, "{}{rest}", out.paint(BOLD, name))
 }
 
 /// Backgrounds from calm to glaring, one per three bits of surprisal.
@@ -265,18 +268,35 @@ fn print_totals(out: &mut Output, score: &Score) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print_ranking(out: &mut Output, scores: &[Score]) -> std::io::Result<()> {
-    let mut order: Vec<&Score> = scores.iter().collect();
-    order.sort_by(|a, b| b.total_logprob.total_cmp(&a.total_logprob));
+/// Ranks by bits per byte: the total falls with every token, and tokens differ in length.
+fn print_ranking(out: &mut Output, texts: &[Text], scores: &[Score]) -> std::io::Result<()> {
+    let names: Vec<&str> = texts
+        .iter()
+        .zip(scores)
+        .map(|(text, score)| match &text.origin {
+            Origin::File(name) => name.as_str(),
+            Origin::Argument | Origin::Line(..) => score.text.as_str(),
+        })
+        .collect();
+    let room = output::width().saturating_sub(52).max(20);
+    let mut order: Vec<(&Score, String)> = scores.iter().zip(headings(&names, room)).collect();
+    order.sort_by(|(a, _), (b, _)| a.bits_per_byte.total_cmp(&b.bits_per_byte));
     writeln!(out, "\n{}", out.paint(BOLD, "likeliest first"))?;
-    let mut rows = Columns::new(out, &["log-prob>", "bits/token>", "perplexity>", "text"]);
-    let room = output::width().saturating_sub(40).max(20);
-    for score in order {
+    let header = [
+        "bits/byte>",
+        "bits/token>",
+        "perplexity>",
+        "log-prob>",
+        "text",
+    ];
+    let mut rows = Columns::new(out, &header);
+    for (score, name) in order {
         rows.add([
-            plain(format!("{:.2}", score.total_logprob)),
+            plain(format!("{:.3}", score.bits_per_byte)),
             plain(format!("{:.3}", score.bits_per_token)),
             plain(format!("{:.2}", score.perplexity)),
-            plain(tail(&score.text, room)),
+            plain(format!("{:.2}", score.total_logprob)),
+            plain(name),
         ]);
     }
     out.write_all(rows.lines().as_bytes())

@@ -291,7 +291,7 @@ fn every_layer_through_the_lens_is_what_transformers_says() {
                     assert!(difference < 1e-3, "layer {}: {difference}", cell.layer);
                 }
                 assert!((cell.entropy_bits - d.entropy_bits()).abs() < 1e-3);
-                let kl = end.kl(&d) / 2f64.ln();
+                let kl = end.kl(&d);
                 assert!((cell.kl_to_final - kl).abs() < 1e-3 * (1.0 + kl));
                 assert!((cell.token_logprob.unwrap() - d.logprob(17)).abs() < 1e-3);
             }

@@ -52,7 +52,9 @@ fn the_summary_folds_layers_and_knows_both_names() {
     assert!(text.starts_with("tiny-phi3-random\nphi3 · "), "{text}");
     assert!(text.contains("context 4,096 · vocabulary "));
     assert!(
-        text.contains("2 layers · width 64 · feed-forward 96 · 4 heads, 2 for keys and values")
+        text.contains(
+            "2 layers · width 64 · feed-forward 96 · 4 heads of 16, 2 for keys and values"
+        )
     );
     assert!(text.contains("layers (0–1): 2 ×"));
     assert!(text.contains("Phi3ForCausalLM"));

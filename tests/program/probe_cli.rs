@@ -84,7 +84,7 @@ fn next_has_an_object_per_prompt() {
     }
     assert!(found[0].get("moved").is_none());
     assert_eq!(found[1]["moved"].as_array().unwrap().len(), 3);
-    let forced = bench.lines(&["next", "the", "--force", "ball", "-n", "3", "--json"]);
+    let forced = bench.lines(&["next", "the", "--then", "ball", "-n", "3", "--json"]);
     assert_eq!(forced[0]["prompt"], "the ball");
     assert_eq!(forced[0]["top"], found[0]["top"]);
 }
@@ -339,12 +339,12 @@ fn refusals_are_clear() {
             2,
         ),
         (
-            &["next", "the", "--force", "ball cave"],
+            &["next", "the", "--then", "ball cave"],
             "is not one token but",
             2,
         ),
         (
-            &["next", "the", "--force", "123456"],
+            &["next", "the", "--then", "123456"],
             "token 123456 is outside the vocabulary",
             2,
         ),
@@ -356,7 +356,7 @@ fn refusals_are_clear() {
         ),
         (
             &["attention", "the ball", "--layer", "99"],
-            "layer 99 of a model with 2 layers",
+            "layer 99 of 2, which are 0 to 1",
             2,
         ),
         (

@@ -2,6 +2,29 @@
 
 use std::fmt;
 
+/// The environment variable that bounds the instruction set.
+const VARIABLE: &str = "MODELVE_ISA";
+
+/// `MODELVE_ISA` names no instruction set of this CPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownIsa {
+    name: String,
+}
+
+impl fmt::Display for UnknownIsa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known: Vec<&str> = Isa::available().map(Isa::name).collect();
+        write!(
+            f,
+            "{VARIABLE}={} names no instruction set that this CPU has; there are {}",
+            self.name,
+            known.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for UnknownIsa {}
+
 /// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -44,14 +67,36 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// The fastest that this CPU has; `MODELVE_ISA` (`avx512`, `avx2`, `neon`, `plain`) asks for
-    /// another, and is passed over if the CPU lacks it.
+    /// The most that modelve's own code may use: what `MODELVE_ISA` names, else the fastest that
+    /// this CPU has. A value that [`Isa::requested`] refuses counts as none.
+    ///
+    /// The variable means the same wherever there is code of modelve's own: nothing beyond the
+    /// instruction set that it names. Where there is none for that set, ggml's code runs: the
+    /// encoders are compiled for all four, matrix products for `avx512` and `avx2`, so that
+    /// `plain` leaves those to ggml.
     pub fn detect() -> Isa {
-        std::env::var("MODELVE_ISA")
-            .ok()
-            .and_then(|name| Self::available().find(|isa| isa.name() == name))
+        let requested = Self::requested().ok().flatten();
+        requested
             .or_else(|| Self::available().next())
             .unwrap_or(Isa::Plain)
+    }
+
+    /// What `MODELVE_ISA` names (`avx512`, `avx2`, `neon`, `plain`); none where it is unset or
+    /// empty.
+    ///
+    /// # Errors
+    /// Another name, or an instruction set that this CPU lacks.
+    pub fn requested() -> Result<Option<Isa>, UnknownIsa> {
+        match std::env::var_os(VARIABLE) {
+            Some(name) if !name.is_empty() => {
+                let name = name.to_string_lossy();
+                let found = Self::available().find(|isa| isa.name() == name);
+                found.map(Some).ok_or_else(|| UnknownIsa {
+                    name: name.into_owned(),
+                })
+            }
+            _ => Ok(None),
+        }
     }
 
     /// `avx512`, `avx2`, `neon` or `plain`.

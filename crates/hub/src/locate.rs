@@ -228,12 +228,16 @@ pub fn locate(model: Option<&str>) -> Result<Located, Error> {
 
 /// Finds the model in a file or folder. `known` are Hub ids to suggest for a mistyped name.
 pub fn locate_path(path: &Path, known: &[String]) -> Result<Located, Error> {
-    let Ok(meta) = fs::metadata(path) else {
-        return Err(Error::NoSuchPath {
+    let meta = fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::NoSuchPath {
             path: path.to_owned(),
             near: near_paths(path, known),
-        });
-    };
+        },
+        _ => Error::Read {
+            path: path.to_owned(),
+            source,
+        },
+    })?;
     if meta.is_dir() {
         return locate_folder(path);
     }
@@ -373,6 +377,8 @@ fn near_paths(path: &Path, known: &[String]) -> Vec<String> {
     let name = file_name(path);
     let mut found: Vec<String> = near(&name, &beside, |name| name)
         .into_iter()
+        // A link that leads nowhere is listed, too.
+        .filter(|near| *near != name)
         .map(|name| path.with_file_name(name).display().to_string())
         .collect();
     found.extend(near(&name, known, |repo| {

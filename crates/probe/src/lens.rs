@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::math::{Distribution, Reference, bits};
+use super::math::{Distribution, Reference};
 use super::unembed_ffi::Unembed;
 use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_gguf::Gguf;
@@ -86,7 +86,7 @@ pub struct Cell {
     /// How uncertain it is.
     #[serde(serialize_with = "super::digits")]
     pub entropy_bits: f64,
-    /// D(final answer ‖ this layer's) in bits.
+    /// D(final answer ‖ this layer's) in nats, as in [`compare`](crate::compare).
     #[serde(serialize_with = "super::digits")]
     pub kl_to_final: f64,
     /// The likeliest tokens.
@@ -467,7 +467,7 @@ fn cell(
         layer,
         position,
         entropy_bits: distribution.entropy_bits(),
-        kl_to_final: bits(end.kl(&distribution)),
+        kl_to_final: end.kl(&distribution),
         top: Choice::top(vocab, &distribution, options.top.max(1)),
         token_rank: token.map(|id| distribution.rank(id)),
         token_logprob: token.map(|id| distribution.logprob(id)),

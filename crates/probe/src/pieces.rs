@@ -6,7 +6,7 @@ use std::ops::Deref;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 /// What a token stands for: its text, a control token by its name. Bytes that are no whole
-/// characters are spelled `<0xE2>` for people and `{"bytes": [226]}` in JSON.
+/// characters are spelled `\xe2` for people and `{"bytes": [226]}` in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     shown: String,
@@ -21,11 +21,28 @@ impl Piece {
             Err(error) => {
                 let bytes = error.into_bytes();
                 Piece {
-                    shown: bytes.iter().map(|byte| format!("<0x{byte:02X}>")).collect(),
+                    shown: spelled(&bytes),
                     bytes: Some(bytes.into_boxed_slice()),
                 }
             }
         }
+    }
+}
+
+/// Whole characters as they are, other bytes as `\xe2`.
+fn spelled(bytes: &[u8]) -> String {
+    let mut shown = String::new();
+    for chunk in bytes.utf8_chunks() {
+        shown.push_str(chunk.valid());
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    shown
+}
+
+impl AsRef<[u8]> for Piece {
+    /// The bytes of the token.
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or(self.shown.as_bytes())
     }
 }
 
@@ -62,9 +79,10 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_stay_bytes() {
+        assert_eq!(Piece::new(b"\xe2\x96".to_vec()).as_ref(), b"\xe2\x96");
         let json = |bytes: &[u8]| serde_json::to_string(&Piece::new(bytes.to_vec())).unwrap();
         assert_eq!(json(b" bat"), r#"" bat""#);
         assert_eq!(json(b"\xe2\x96"), r#"{"bytes":[226,150]}"#);
-        assert_eq!(&*Piece::new(b"\xe2\x96".to_vec()), "<0xE2><0x96>");
+        assert_eq!(&*Piece::new(b"\xe2\x96".to_vec()), r"\xe2\x96");
     }
 }

@@ -1,4 +1,7 @@
 //! Prompts typed at a terminal, one after another, with the model kept loaded.
+//!
+//! With `--chat` they are one conversation: what was said before is before every new question.
+//! Without it each line is a prompt of its own.
 
 use std::io::IsTerminal as _;
 use std::mem;
@@ -10,12 +13,14 @@ use rustyline::error::ReadlineError;
 use rustyline::history::{FileHistory, History as _};
 
 use super::Job;
-use super::prompts::Prompt;
 use super::render::{self, Renderer};
 use crate::commands::engine::explain;
+use crate::commands::prompt::Text;
 use crate::hint::Hinted;
 use crate::hub::store::Store;
 use crate::output::{self, Output};
+use crate::runtime::chat::{self, Message};
+use crate::runtime::{Result, Token};
 
 /// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
@@ -33,6 +38,7 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         // There is none the first time.
         let _ = history.load(path);
     }
+    let mut conversation = Conversation::default();
     loop {
         let line = match ask(&config, &mut history)? {
             Ok(line) => line,
@@ -43,7 +49,7 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        answer(job, line)?;
+        answer(job, &mut conversation, line)?;
         job.cancel.clear();
     }
     if let Some(path) = &file {
@@ -61,7 +67,7 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
 fn ask(
     config: &Config,
     history: &mut FileHistory,
-) -> anyhow::Result<Result<String, ReadlineError>> {
+) -> anyhow::Result<std::result::Result<String, ReadlineError>> {
     let mut editor: Editor<(), FileHistory> =
         Editor::with_history(config.clone(), mem::take(history))
             .context("cannot edit lines here")?;
@@ -70,11 +76,49 @@ fn ask(
     Ok(line)
 }
 
-fn answer(job: &Job<'_>, line: String) -> anyhow::Result<()> {
-    let prompt = Prompt::plain(line);
-    let tokens = match job.tokenize(&prompt) {
+/// What was said so far, where the model is to remember it.
+#[derive(Debug, Default)]
+struct Conversation {
+    messages: Vec<Message>,
+}
+
+impl Conversation {
+    /// The tokens of everything up to the answer to `asked`.
+    fn tokens(&mut self, job: &Job<'_>, asked: &Text) -> Result<Vec<Token>> {
+        let prompts = &job.args.prompts;
+        if !prompts.is_chat(asked) {
+            return prompts.tokens(&job.model, asked);
+        }
+        match self.messages.is_empty() {
+            true => self.messages = prompts.messages(asked),
+            false => self.messages.push(Message::new("user", &asked.text)),
+        }
+        chat::tokenize_chat(&job.model, &self.messages)
+    }
+
+    /// Adds the answer to what was asked last.
+    fn answered(&mut self, text: &str) {
+        if !self.messages.is_empty() {
+            self.messages.push(Message::new("assistant", text));
+        }
+    }
+
+    /// Takes back what was asked last and got no answer.
+    fn take_back(&mut self) {
+        self.messages.pop();
+        // A system message alone is begun with again.
+        if self.messages.len() < 2 {
+            self.messages.clear();
+        }
+    }
+}
+
+fn answer(job: &Job<'_>, conversation: &mut Conversation, line: String) -> anyhow::Result<()> {
+    let prompt = Text::argument(line);
+    let tokens = match conversation.tokens(job, &prompt) {
         Ok(tokens) => tokens,
         Err(error) => {
+            conversation.take_back();
             tell(&explain(error));
             return Ok(());
         }
@@ -84,12 +128,16 @@ fn answer(job: &Job<'_>, line: String) -> anyhow::Result<()> {
     renderer.finish()?;
     match result {
         Ok((report, _)) => {
+            conversation.answered(&renderer.last_text);
             if job.args.stats {
                 render::stats(job, &report, &renderer);
             }
         }
         // The next prompt may fit.
-        Err(error) => tell(&error),
+        Err(error) => {
+            conversation.take_back();
+            tell(&error);
+        }
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `modelve complete`: text from prompts.
 
 mod interactive;
-mod prompts;
 mod render;
 
 use std::io::IsTerminal;
@@ -12,13 +11,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
-use crate::commands::probing::read_text;
-use crate::hint::{Interrupted, Usage, WithHint};
+use crate::commands::prompt::{self, PromptArgs, Text};
+use crate::hint::{Interrupted, Usage};
 use crate::output::Output;
-use crate::runtime::chat::{self, Message};
 use crate::runtime::weights::Work;
 use crate::runtime::{
-    self, Cancel, Event, Finish, Grammar, Model, Options, Reading, Report, Sampling, Token,
+    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Sampling, Token,
 };
 use render::Renderer;
 
@@ -28,35 +26,23 @@ Examples:
   modelve complete \"Today is\" \"The bat\" --echo      several at once
   modelve complete --chat \"What is a bat?\" -n 200   in the model's chat template
   modelve complete --temp 0.8 --seed 7 \"Once\"       draw instead of taking the likeliest
-  modelve complete --file prompts.txt --json        a prompt per line, an object per answer
-  modelve complete - < prompts.jsonl                {\"prompt\": \"…\"} per line
-  modelve complete                                  ask, line by line";
+  modelve complete --file prompt.txt                a prompt from a file
+  modelve complete --file list.txt --lines --json   a prompt per line, an object per answer
+  modelve complete < prompts.jsonl                  {\"prompt\": \"…\"} per line
+  modelve complete --chat                           talk, line by line
+
+docs/prompts.md says how prompts are read, docs/json.md what --json prints.";
 
 /// Flags of `modelve complete`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
-    /// Prompts; `-` reads JSON lines from standard input, each a string or an object with "prompt"
-    pub prompt: Vec<String>,
-
     #[command(flatten)]
-    engine: EngineArgs,
-
-    /// Read prompts from a file, one per line (JSON lines if it ends in .jsonl)
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    prompts: PromptArgs,
 
     /// Tokens to add, at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
-
-    /// Put the prompt into the model's chat template
-    #[arg(long)]
-    chat: bool,
-
-    /// What the model is told before the prompt; implies --chat
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
 
     /// Print the prompt before its completion
     #[arg(long, conflicts_with = "json")]
@@ -87,18 +73,18 @@ pub struct Args {
     top_p: Option<f32>,
 
     /// Draw from tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
+    #[arg(long, value_name = "P", help_heading = "Sampling", hide_short_help = true, value_parser = probability)]
     min_p: Option<f32>,
 
     /// Draw from the most typical tokens that make up this probability
-    #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
+    #[arg(long, value_name = "P", help_heading = "Sampling", hide_short_help = true, value_parser = probability)]
     typical_p: Option<f32>,
 
     /// Divide the logits of the last 64 tokens
     #[arg(
         long,
         value_name = "X",
-        help_heading = "Sampling",
+        help_heading = "Sampling", hide_short_help = true,
         default_value_t = 1.0,
         value_parser = divisor
     )]
@@ -108,7 +94,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "X",
-        help_heading = "Sampling",
+        help_heading = "Sampling", hide_short_help = true,
         default_value_t = 0.0,
         value_parser = finite
     )]
@@ -118,7 +104,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "X",
-        help_heading = "Sampling",
+        help_heading = "Sampling", hide_short_help = true,
         default_value_t = 0.0,
         value_parser = finite
     )]
@@ -133,11 +119,11 @@ pub struct Args {
     stop: Vec<String>,
 
     /// Go on where the model would end
-    #[arg(long, help_heading = "Sampling")]
+    #[arg(long, help_heading = "Sampling", hide_short_help = true)]
     ignore_eos: bool,
 
     /// Add to one token's logit, such as 29889=-100 or 42=+3 (repeatable)
-    #[arg(long, value_name = "ID=±X", help_heading = "Sampling", value_parser = parse_bias, allow_hyphen_values = true)]
+    #[arg(long, value_name = "ID=±X", help_heading = "Sampling", hide_short_help = true, value_parser = parse_bias, allow_hyphen_values = true)]
     logit_bias: Vec<(Token, f32)>,
 
     /// Follow a grammar (GBNF)
@@ -152,6 +138,9 @@ pub struct Args {
     /// Answer in JSON that fits a schema
     #[arg(long, value_name = "FILE", help_heading = "Sampling")]
     json_schema: Option<PathBuf>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// A finite number for which `fits` holds; else `what` says what is wanted.
@@ -191,20 +180,14 @@ fn parse_bias(text: &str) -> Result<(Token, f32), String> {
 /// Completes prompts.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
-    let prompts = prompts::gather(&args.prompt, args.file.as_deref())?;
+    let prompts = args.prompts.texts(args.engine.model.is_given())?;
     if let Some(empty) = args.stop.iter().position(String::is_empty) {
         return Err(Usage(format!("stop text {} is empty", empty + 1)).into());
     }
-    let interactive = match &prompts {
-        Some(_) => false,
-        None if std::io::stdin().is_terminal() => true,
-        None => {
-            return Err(Usage("no prompt".to_owned())).with_hint(|| {
-                "give one: modelve complete \"Today is\", several, --file prompts.txt, \
-                 or JSON lines on standard input: modelve complete -"
-            });
-        }
-    };
+    let interactive = prompts.is_none() && std::io::stdin().is_terminal();
+    if prompts.is_none() && !interactive {
+        return Err(prompt::missing("complete", "prompt"));
+    }
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options(&cancel)?;
     let prompts = prompts.unwrap_or_default();
@@ -235,7 +218,7 @@ impl Args {
             || self.top_p.is_some()
             || self.min_p.is_some()
             || self.typical_p.is_some();
-        let read = |path: &PathBuf| read_text(path);
+        let read = |path: &PathBuf| prompt::input::read_text(path);
         let grammar = match (&self.grammar, &self.json_schema) {
             (Some(path), _) => Some((path, Grammar::gbnf(&read(path)?))),
             (None, Some(path)) => Some((path, Grammar::json_schema(&read(path)?))),
@@ -271,12 +254,12 @@ impl Args {
     }
 
     /// What lies ahead, before there is a tokenizer to tell exactly.
-    fn work(&self, prompts: &[prompts::Prompt], interactive: bool) -> Work {
+    fn work(&self, prompts: &[Text], interactive: bool) -> Work {
         if interactive {
             // Several questions are likely, and nobody waits for the first one's tokens yet.
             return Work::one(64, self.max_tokens.saturating_mul(4));
         }
-        let system = self.system.as_ref().map_or(0, String::len);
+        let system = self.prompts.system.as_ref().map_or(0, String::len);
         let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
         Work {
             // English has about four bytes to a token.
@@ -285,10 +268,6 @@ impl Args {
             prompts: prompts.len(),
             parallel: Options::default().parallel as usize,
         }
-    }
-
-    fn is_chat(&self) -> bool {
-        self.chat || self.system.is_some()
     }
 }
 
@@ -307,23 +286,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn tokenize(&self, prompt: &prompts::Prompt) -> runtime::Result<Vec<Token>> {
-        let system = prompt.system.as_ref().or(self.args.system.as_ref());
-        if !self.args.is_chat() && system.is_none() {
-            return self.model.vocab().tokenize(&prompt.text, Reading::Text);
-        }
-        let system = system.map(|text| Message::new("system", text));
-        let messages: Vec<Message> = system
-            .into_iter()
-            .chain([Message::new("user", &prompt.text)])
-            .collect();
-        chat::tokenize_chat(&self.model, &messages)
-    }
-
-    fn complete(&self, prompts: Vec<prompts::Prompt>) -> anyhow::Result<()> {
+    fn complete(&self, prompts: Vec<Text>) -> anyhow::Result<()> {
         let mut tokens = Vec::with_capacity(prompts.len());
         for (i, prompt) in prompts.iter().enumerate() {
-            let result = self.tokenize(prompt).map_err(explain);
+            let result = self
+                .args
+                .prompts
+                .tokens(&self.model, prompt)
+                .map_err(explain);
             tokens.push(match prompts.len() {
                 1 => result?,
                 _ => result.with_context(|| format!("prompt {}", i + 1))?,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Job;
-use super::prompts::Prompt;
 use crate::base::human;
+use crate::commands::prompt::Text;
 use crate::commands::vocab::JsonText;
 use crate::output::{self, Output};
 use crate::runtime::{
@@ -19,7 +19,7 @@ use crate::runtime::{
 pub(super) struct Renderer<'a> {
     job: &'a Job<'a>,
     out: Output,
-    prompts: Vec<Prompt>,
+    prompts: Vec<Text>,
     /// Completions that wait for those before them.
     waiting: BTreeMap<usize, Completion>,
     next: usize,
@@ -27,6 +27,8 @@ pub(super) struct Renderer<'a> {
     streamed: usize,
     /// What `--stats` sums up.
     pub totals: Totals,
+    /// The text that was completed last.
+    pub last_text: String,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +84,7 @@ struct Timing {
 }
 
 impl<'a> Renderer<'a> {
-    pub fn new(job: &'a Job<'a>, out: Output, prompts: Vec<Prompt>) -> Self {
+    pub fn new(job: &'a Job<'a>, out: Output, prompts: Vec<Text>) -> Self {
         let (waiting, totals) = (BTreeMap::new(), Totals::default());
         Renderer {
             job,
@@ -92,6 +94,7 @@ impl<'a> Renderer<'a> {
             next: 0,
             streamed: 0,
             totals,
+            last_text: String::new(),
         }
     }
 
@@ -128,6 +131,7 @@ impl<'a> Renderer<'a> {
                 self.waiting.insert(index, completion);
                 while let Some(completion) = self.waiting.remove(&self.next) {
                     self.print(self.next, &completion)?;
+                    self.last_text = completion.text;
                     self.next += 1;
                 }
                 self.out.flush()

@@ -12,7 +12,9 @@ use anyhow::{Context, anyhow};
 use regex::Regex;
 
 use crate::base::{human, outfile};
+use crate::commands::again::quote;
 use crate::commands::engine::cancel_on_ctrl_c;
+use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
@@ -37,7 +39,18 @@ Examples:
 pub struct Args {
     /// A checkpoint folder, or a Hub id: `org/name[@revision]`
     /// [default: microsoft/Phi-3-mini-128k-instruct]
-    pub model: Option<String>,
+    #[arg(value_name = "MODEL")]
+    positional: Option<String>,
+
+    /// The same, as the commands take it whose arguments are texts or tokens
+    #[arg(
+        short,
+        long,
+        value_name = "MODEL",
+        conflicts_with = "positional",
+        hide_short_help = true
+    )]
+    model: Option<String>,
 
     /// How to quantize; --list-quants explains each [default: Q4_K_M]
     #[arg(short, long, value_name = "TYPE")]
@@ -49,7 +62,7 @@ pub struct Args {
     pub output: Option<PathBuf>,
 
     /// Replace the output if it exists
-    #[arg(short, long)]
+    #[arg(long)]
     pub force: bool,
 
     /// Print the plan, a row per tensor, and write nothing
@@ -73,8 +86,8 @@ pub struct Args {
     pub offline: bool,
 
     /// Threads that encode [default: one per core]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    #[arg(short, long, value_name = "N", value_parser = flags::threads)]
+    pub threads: Option<u32>,
 
     /// Importance matrix (llama-imatrix, GGUF): which columns matter more
     #[arg(long, value_name = "FILE")]
@@ -95,7 +108,7 @@ pub struct Args {
 
 /// Does what the flags say.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let place = Place::parse(args.model.as_deref())?;
+    let place = Place::parse(args.model.as_deref().or(args.positional.as_deref()))?;
     if args.list_quants {
         return list_quants(args, &place);
     }
@@ -104,7 +117,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let imatrix = args.imatrix.as_deref().map(open_imatrix).transpose()?;
     let progress = progress::stderr(false);
     let threads = match args.threads {
-        Some(threads) => threads.get(),
+        Some(threads) => threads as usize,
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
 
@@ -224,7 +237,7 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
         let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
         Usage(format!("no type `{name}`; there are {}", names.join(", ")))
     });
-    found.with_hint(|| "modelve convert --list-quants explains each")
+    found.with_hint(|| "what each is good for: modelve convert --list-quants")
 }
 
 fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
@@ -313,8 +326,8 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
         let hint = match refusal {
             outfile::Error::Exists { .. } => match Gguf::open(output) {
                 Ok(_) => format!(
-                    "`modelve complete -m {} \"Today is\"` uses it; --force converts again",
-                    output.display()
+                    "--force converts again; to use it as it is: modelve complete -m {} \"Today is\"",
+                    quote(&output.to_string_lossy())
                 ),
                 Err(_) => {
                     "it is no GGUF file: give the output a name of its own, -o FILE.gguf".to_owned()

@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::size;
 use crate::base::human;
+use crate::commands::again::quote;
 use crate::convert::{Deviation, Plan, PlannedTensor, Source};
 use crate::gguf::Value;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
@@ -211,7 +212,7 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
     }
     let next = format!(
         "modelve complete -m {} \"Today is\"",
-        quoted(&done.reference)
+        quote(&done.reference)
     );
     writeln!(out, "\nnext: {}", out.paint(BOLD, next))?;
     Ok(out.flush()?)
@@ -234,15 +235,6 @@ fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyh
     );
     writeln!(out, "\n{}\n", out.paint(GOOD, text))?;
     Ok(())
-}
-
-/// A MODEL argument as a shell takes it.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
-    match text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
 }
 
 /// `97 Q4_K, 67 F32, 33 Q6_K`.

@@ -7,6 +7,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Seriali
 use super::lists::Show;
 use super::sizing::Sizing;
 use super::subject::Identity;
+use crate::commands::kind::Kind;
 use crate::commands::vocab::JsonText;
 use crate::gguf::{ArrayRef, Gguf, TensorInfo, ValueRef};
 use crate::output::Output;
@@ -46,6 +47,8 @@ impl Serialize for Report<'_> {
             let parts: Vec<_> = self.gguf.paths().map(Path::to_string_lossy).collect();
             object.serialize_entry("parts", &parts)?;
         }
+        let kind = Kind::of(self.gguf).map_or("model", Kind::name);
+        object.serialize_entry("kind", kind)?;
         object.serialize_entry("gguf_version", &self.gguf.version())?;
         object.serialize_entry("alignment", &self.gguf.alignment())?;
         object.serialize_entry("size_bytes", &self.gguf.size_bytes())?;

@@ -1,5 +1,6 @@
 //! `modelve meta`: what is in a model, and whether it fits.
 
+mod activation;
 mod checkpoint;
 mod json;
 mod lists;
@@ -13,7 +14,8 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::{locate, open};
+use super::kind::Kind;
+use super::{flags, locate, open};
 use crate::base::human;
 use crate::base::memory::Memory;
 use crate::hint::Usage;
@@ -35,18 +37,8 @@ use subject::{Identity, Subject};
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
-    /// A .gguf file, a checkpoint folder, a Hub id, or `tiny`
-    pub model: Option<String>,
-
-    /// The same, as the commands take it whose arguments are prompts or tokens
-    #[arg(
-        short = 'm',
-        long = "model",
-        value_name = "MODEL",
-        hide = true,
-        conflicts_with = "model"
-    )]
-    pub named: Option<String>,
+    #[command(flatten)]
+    subject: flags::Subject,
 
     /// Say in plain words what each part is for
     #[arg(long)]
@@ -88,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => None,
     };
     let mut out = Output::stdout();
-    match locate(args.model.as_deref().or(args.named.as_deref()))? {
+    match locate(args.subject.name())? {
         Located::Gguf(path) => of_gguf(args, filter.as_ref(), &path, &mut out)?,
         Located::Checkpoint(folder) => of_checkpoint(args, filter.as_ref(), &folder, &mut out)?,
     }
@@ -144,7 +136,11 @@ fn of_gguf(
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
         true => json::print(path, &gguf, &show, &identity, &sizing, out),
-        false => summary::print(path, &subject, &identity, &sizing, args, out),
+        false => {
+            // The summary says of a vocabulary that it is one.
+            let kind = Kind::of(&gguf).filter(|&kind| kind != Kind::Vocabulary);
+            summary::print(path, kind, &subject, &identity, &sizing, args, out)
+        }
     }
 }
 
@@ -169,6 +165,6 @@ fn of_checkpoint(
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
         true => source.print_json(&show, &identity, &sizing, out),
-        false => summary::print(folder, &subject, &identity, &sizing, args, out),
+        false => summary::print(folder, None, &subject, &identity, &sizing, args, out),
     }
 }

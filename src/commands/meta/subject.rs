@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::activation;
 use crate::convert::arch::names;
 use crate::gguf::{GgmlType, Gguf, ValueRef};
 use crate::quant::mix;
@@ -153,6 +154,16 @@ impl<'a> Subject<'a> {
         each.fold(0, u64::saturating_add)
     }
 
+    /// The token embedding where it is the output matrix, too: a decoder (something norms what
+    /// comes out of its layers) without an output matrix of its own.
+    pub fn tied_output(&self) -> Option<&Tensor> {
+        let find = |name: &str| self.tensors.iter().find(|tensor| tensor.name == name);
+        match (find("output.weight"), find("output_norm.weight")) {
+            (None, Some(_)) => find("token_embd.weight"),
+            _ => None,
+        }
+    }
+
     /// Layers, by metadata, else by the tensors' names.
     pub fn layers(&self) -> Option<u64> {
         let by_name = || {
@@ -200,6 +211,14 @@ pub struct Identity {
     pub heads: Option<u64>,
     /// Heads of keys and values.
     pub kv_heads: Option<u64>,
+    /// Numbers in the key of one head.
+    pub head_size: Option<u64>,
+    /// The function that the feed-forward network goes through, by transformers' name.
+    pub activation: Option<&'static str>,
+    /// How many tokens back the layers with a sliding window look.
+    pub sliding_window: Option<u64>,
+    /// Whether the token embedding is the output matrix, too.
+    pub tied_output: bool,
     /// Experts per layer, and how many of them a token goes through.
     pub experts: Option<(u64, u64)>,
     /// The licence.
@@ -241,6 +260,15 @@ impl Identity {
             feed_forward: first("feed_forward_length"),
             heads: first("attention.head_count"),
             kv_heads: first("attention.head_count_kv").or_else(|| first("attention.head_count")),
+            head_size: subject.number("attention.key_length").or_else(|| {
+                let heads = first("attention.head_count").filter(|&heads| heads > 0)?;
+                Some(subject.number("embedding_length")? / heads)
+            }),
+            activation: activation::of(subject.architecture()),
+            sliding_window: subject
+                .number("attention.sliding_window")
+                .filter(|&window| window > 0),
+            tied_output: subject.tied_output().is_some(),
             experts: subject
                 .number("expert_count")
                 .zip(subject.number("expert_used_count"))

@@ -10,6 +10,7 @@ use super::sizing::{KvBytes, Sizing};
 use super::subject::{Identity, Subject};
 use super::tree::{self, Node};
 use crate::base::human;
+use crate::commands::kind::Kind;
 use crate::convert::arch::names;
 use crate::output::{self, ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 use crate::table::{Columns, cell, plain};
@@ -17,6 +18,7 @@ use crate::table::{Columns, cell, plain};
 /// Prints all of it.
 pub fn print(
     path: &Path,
+    kind: Option<Kind>,
     subject: &Subject<'_>,
     identity: &Identity,
     sizing: &Sizing,
@@ -24,6 +26,10 @@ pub fn print(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     print_identity(path, identity, out)?;
+    if let Some(kind) = kind {
+        let line = format!("{}, not a model", kind.in_words());
+        writeln!(out, "{}", out.paint(WARN, line))?;
+    }
     if subject.tensors.is_empty() {
         writeln!(out, "\nno tensors: this file is a vocabulary alone")?;
     } else {
@@ -32,6 +38,9 @@ pub fn print(
     }
     if args.explain {
         print_legend(subject, out)?;
+    }
+    if kind.is_some() {
+        return Ok(());
     }
     print_sizes(identity, sizing, out)?;
     if subject.tensors.is_empty() {
@@ -75,10 +84,23 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
         identity
             .feed_forward
             .map(|n| format!("feed-forward {}", count(n))),
-        identity.heads.map(|n| match identity.kv_heads {
-            Some(kv) if kv != n => format!("{} heads, {} for keys and values", count(n), count(kv)),
-            _ => format!("{} heads", count(n)),
+        identity.heads.map(|n| {
+            let of = identity
+                .head_size
+                .map_or(String::new(), |size| format!(" of {}", count(size)));
+            match identity.kv_heads {
+                Some(kv) if kv != n => {
+                    format!("{} heads{of}, {} for keys and values", count(n), count(kv))
+                }
+                _ => format!("{} heads{of}", count(n)),
+            }
         }),
+        identity.activation.map(str::to_owned),
+        identity
+            .sliding_window
+            // A window that holds the whole context changes nothing.
+            .filter(|&window| identity.context_length.is_none_or(|all| window < all))
+            .map(|window| format!("window {}", count(window))),
         identity
             .experts
             .map(|(n, used)| format!("{} experts, {} used", count(n), count(used))),

@@ -77,6 +77,11 @@ pub fn build(subject: &Subject<'_>) -> Node {
     for p in &placed {
         insert(&mut root, p, &runs, family);
     }
+    if let Some(embedding) = subject.tied_output() {
+        let lm_head = child(&mut root, "lm_head", || None);
+        lm_head.gguf = "token_embd".to_owned();
+        lm_head.shape = format!("{}, tied", shape(embedding, Module::Linear));
+    }
     total(&mut root);
     root
 }
@@ -369,6 +374,21 @@ mod tests {
         let expected = "Q6_K in layers 1, Q4_K in the others".to_owned();
         assert_eq!(differences, [(expected, vec!["down_proj"])]);
         assert_eq!(root.params, subject.n_params());
+    }
+
+    #[test]
+    fn an_output_matrix_that_is_the_embedding_is_drawn_and_not_counted() {
+        let mut tensors = vec![
+            tensor("token_embd.weight", &[256, 1000], GgmlType::F32),
+            tensor("output_norm.weight", &[256], GgmlType::F32),
+        ];
+        let root = build(&Subject::new(tensors.clone(), 0, &Phi3));
+        assert_eq!(names(&root), ["model", "lm_head"]);
+        assert_eq!(root.children[1].shape, "Linear 256 → 1,000, tied");
+        assert_eq!(root.params, 256 * 1001);
+        tensors.push(tensor("output.weight", &[256, 1000], GgmlType::F32));
+        let root = build(&Subject::new(tensors, 0, &Phi3));
+        assert_eq!(root.children[1].shape, "Linear 256 → 1,000");
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! Text to tokens and back, by llama.cpp's tokenizer; pieces come from the file.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
-use anyhow::Context;
 use serde::Serialize;
 
-use super::{Args, JsonText, quoted};
-use crate::base::{human, infile};
-use crate::commands::trial;
+use super::{Args, JsonText};
+use crate::base::human;
+use crate::commands::probing::quoted;
+use crate::commands::{prompt, trial};
 use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, Output};
 use crate::runtime::{self, Reading};
@@ -25,21 +24,26 @@ struct Json<'a> {
     pieces: Vec<JsonText<'a>>,
 }
 
-/// Cuts `text`, or standard input for `-`, into tokens.
+/// The bytes to cut: those of the argument, of a file, or of standard input for `-`.
+pub(super) fn text(args: &Args) -> anyhow::Result<Vec<u8>> {
+    let stdin = || prompt::input::read_bytes(Path::new("-"));
+    match (&args.encode, &args.file) {
+        (Some(text), _) if text == "-" => stdin(),
+        (Some(text), _) => Ok(text.as_encoded_bytes().to_vec()),
+        (None, Some(path)) => prompt::input::read_bytes(path),
+        (None, None) => stdin(),
+    }
+}
+
+/// Cuts `text` into tokens.
 pub(super) fn encode(
     args: &Args,
-    text: &OsStr,
+    text: &[u8],
     path: &Path,
     vocabulary: &Vocabulary<'_>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let text = if text == "-" {
-        let read = infile::bounded(io::stdin().lock(), infile::MOST_TEXT);
-        read.context("cannot read standard input")?
-    } else {
-        text.as_encoded_bytes().to_vec()
-    };
-    let tokenizer = load(path, vocabulary, &text)?;
+    let tokenizer = load(path, vocabulary, text)?;
     let mut reading = Reading::Prompt;
     if args.no_bos {
         reading = reading.part();
@@ -47,12 +51,12 @@ pub(super) fn encode(
     if args.no_special {
         reading = reading.plain();
     }
-    let ids = tokenizer.tokenize(&text, reading)?;
+    let ids = tokenizer.tokenize(text, reading)?;
     let ids: Vec<u32> = ids
         .into_iter()
         .filter_map(|id| u32::try_from(id).ok())
         .collect();
-    print(&text, &ids, args.json, vocabulary, out)
+    print(text, &ids, args.json, vocabulary, out)
 }
 
 /// llama.cpp's tokenizer, for `text`. It is never dropped: taking its tables apart, token by token, would

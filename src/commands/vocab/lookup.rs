@@ -7,8 +7,9 @@ use std::num::NonZeroUsize;
 use anyhow::{anyhow, bail};
 use regex::Regex;
 
-use super::{JsonToken, quoted};
+use super::JsonToken;
 use crate::base::human;
+use crate::commands::probing::quoted;
 use crate::gguf::vocab::{Kind, Vocabulary};
 use crate::hint::hinted;
 use crate::output::{ACCENT, DIM, Output};
@@ -49,7 +50,7 @@ pub(super) fn resolve(
                 let before = if index == 0 { "; nearest:" } else { "," };
                 write!(message, "{before} {text} ({id})")?;
             }
-            let hint = "`modelve vocab --search REGEX` finds tokens by a part of their text";
+            let hint = "--search REGEX finds tokens by a part of their text";
             return Err(hinted(anyhow!(message), hint));
         }
         ids.extend(found);

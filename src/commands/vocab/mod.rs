@@ -4,13 +4,15 @@ mod encode;
 mod lookup;
 mod overview;
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use regex::Regex;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::open_gguf;
-use crate::base::human;
+use super::flags::ModelFlag;
+use super::{kind, open_gguf};
 use crate::gguf::vocab::{Token, Vocabulary};
 use crate::hint::Usage;
 use crate::output::Output;
@@ -23,7 +25,7 @@ use crate::runtime;
   modelve vocab 1001 '<|end|>' ▁bat          tokens by id or by text
   modelve vocab --search '^▁?bat'            tokens whose text matches
   modelve vocab --encode 'I saw a bat'       a text cut into tokens
-  modelve vocab --encode - < file.txt        the same for a file, byte for byte
+  modelve vocab --file file.txt              the same for a file, byte for byte
   modelve vocab --decode 306 4446 263 17152  tokens back to text
 
 An argument made of digits is an id; find the token `7` with --search '^7$'.")]
@@ -32,20 +34,23 @@ pub struct Args {
     #[arg(value_name = "ID|TOKEN", allow_negative_numbers = true, conflicts_with_all = ["encode", "decode", "search", "special"])]
     pub tokens: Vec<String>,
 
-    /// The model: a .gguf file, a Hub id, or `tiny`
-    #[arg(short, long)]
-    pub model: Option<String>,
+    #[command(flatten)]
+    pub model: ModelFlag,
 
     /// Cut TEXT into tokens; `-` reads standard input
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["decode", "search", "special"])]
-    pub encode: Option<std::ffi::OsString>,
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, group = "text", conflicts_with_all = ["decode", "search"])]
+    pub encode: Option<OsString>,
 
-    /// With --encode: `<|end|>` and its like in the text are plain characters
-    #[arg(long, requires = "encode")]
+    /// Cut a file into tokens, byte for byte; `-` reads standard input
+    #[arg(short, long, value_name = "FILE", group = "text", conflicts_with_all = ["tokens", "decode", "search"])]
+    pub file: Option<PathBuf>,
+
+    /// With --encode or --file: `<|end|>` and its like in the text are plain characters
+    #[arg(long, requires = "text", conflicts_with = "special")]
     pub no_special: bool,
 
-    /// With --encode: add no token before or after the text
-    #[arg(long, requires = "encode")]
+    /// With --encode or --file: add no token before or after the text
+    #[arg(long, requires = "text")]
     pub no_bos: bool,
 
     /// Put tokens together to a text
@@ -57,10 +62,10 @@ pub struct Args {
     pub search: Option<String>,
 
     /// With --search: at most N tokens
-    #[arg(long, value_name = "N", requires = "search")]
+    #[arg(short = 'n', long, value_name = "N", requires = "search")]
     pub limit: Option<NonZeroUsize>,
 
-    /// The special tokens only
+    /// The special tokens only; with --encode or --file the default: they are special
     #[arg(long)]
     pub special: bool,
 
@@ -76,14 +81,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
         None => None,
     };
-    let (path, gguf) = open_gguf(args.model.as_deref())?;
-    let tokenizes = args.encode.is_some() || args.decode.is_some();
+    let (path, gguf) = open_gguf(args.model.model.as_deref())?;
+    let tokenizes = args.encode.is_some() || args.file.is_some() || args.decode.is_some();
     let _starting = tokenizes.then(runtime::start_ahead);
     let vocabulary = Vocabulary::new(&gguf)
-        .map_err(|error| anyhow::Error::new(error).context(path.display().to_string()))?;
+        .map_err(|error| anyhow::Error::new(error).context(path.display().to_string()))
+        .map_err(|error| kind::instead_of(error, &path))?;
     let mut out = Output::stdout();
-    if let Some(text) = &args.encode {
-        encode::encode(args, text, &path, &vocabulary, &mut out)?;
+    if args.encode.is_some() || args.file.is_some() {
+        let text = encode::text(args)?;
+        encode::encode(args, &text, &path, &vocabulary, &mut out)?;
     } else if let Some(ids) = &args.decode {
         let ids = lookup::ids(ids, &vocabulary)?;
         encode::decode(&ids, args.json, &path, &vocabulary, &mut out)?;
@@ -130,9 +137,4 @@ impl Serialize for JsonText<'_> {
             }
         }
     }
-}
-
-/// A piece in quotes, so that white space at its ends is seen.
-fn quoted(piece: &[u8]) -> String {
-    format!("\"{}\"", human::escape(piece).replace('"', "\\\""))
 }

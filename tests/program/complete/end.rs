@@ -179,3 +179,37 @@ fn notes_that_nobody_reads_are_no_fault() {
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
+
+/// Before the first batch is done nothing is known of a text, and nothing is claimed.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_before_anything_is_known_shows_nothing() {
+    let file = files().small.with_file_name("long-to-score.txt");
+    std::fs::write(&file, "the ball hit the bat ".repeat(2000)).unwrap();
+    for ticks in [1, 5, 10, 20] {
+        let page = files().small.with_file_name(format!("page-{ticks}.html"));
+        let child = Command::new(env!("CARGO_BIN_EXE_modelve"))
+            .arg("score")
+            .arg("-m")
+            .arg(&files().large)
+            .args(["--threads", "1", "--json", "--file"])
+            .arg(&file)
+            .arg("--html")
+            .arg(&page)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for_ticks(&child, ticks);
+        interrupt(&child);
+        let output = ended(child, Duration::from_secs(20));
+        if output.status.code() != Some(130) {
+            // The signal came before the program had said what to do with it.
+            continue;
+        }
+        assert_eq!(page.exists(), !output.stdout.is_empty());
+        if let Ok(object) = serde_json::from_slice::<Value>(&output.stdout) {
+            assert!(object["n_scored"].as_u64().unwrap() > 0, "{object}");
+        }
+    }
+}

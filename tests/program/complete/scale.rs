@@ -32,7 +32,7 @@ fn ten_thousand_prompts_are_answered_in_order() {
     let lines: Vec<String> = (0..10_000).map(|i| format!("number {i}")).collect();
     let file = written("many.txt", &lines.join("\n"));
     let output = run(modelve(slight())
-        .args(["-n", "2", "--json", "--file"])
+        .args(["-n", "2", "--json", "--lines", "--file"])
         .arg(&file));
     let objects = objects(&output);
     assert_eq!(objects.len(), lines.len());
@@ -47,7 +47,7 @@ fn a_prompt_of_a_hundred_thousand_tokens_is_worked_off() {
     // " the" is one token.
     let file = written("long.txt", &"the ".repeat(100_000));
     let output = run(modelve(slight())
-        .args(["-n", "2", "--json", "--file"])
+        .args(["-n", "2", "--json", "--lines", "--file"])
         .arg(&file));
     let object = &objects(&output)[0];
     assert!(object["usage"]["prompt_tokens"].as_u64().unwrap() >= 100_000);

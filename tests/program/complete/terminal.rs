@@ -128,3 +128,38 @@ fn only_texts_go_to_a_file() {
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written, answer("the ball", "6") + "\n");
 }
+
+#[test]
+#[allow(clippy::print_stderr)]
+fn a_conversation_remembers_what_was_said() {
+    let home = tempfile::tempdir().unwrap();
+    let read = |more: &[&str]| -> Option<Vec<usize>> {
+        let mut command = asking(&files().small, home.path(), "6");
+        command.arg("--stats").args(more);
+        let keys = [
+            (READY, "the ball\r"),
+            (READY, "the ball\r"),
+            (READY, CTRL_D),
+        ];
+        let (shown, code) = converse(&command, 200, &keys)?;
+        assert_eq!(code, 0, "{shown}");
+        let counts = shown.split("prompts    1 of ").skip(1).map(|rest| {
+            let number = rest.split(' ').next().unwrap();
+            number.parse().unwrap()
+        });
+        Some(counts.collect())
+    };
+    let Some(apart) = read(&[]) else {
+        return eprintln!("{NO_TERMINAL}");
+    };
+    assert_eq!(apart.len(), 2);
+    assert_eq!(apart[0], apart[1], "each line is a prompt of its own");
+    let talk = read(&["--chat"]).unwrap();
+    // The second time the first question, its answer and the question again.
+    assert!(talk[1] >= 2 * talk[0] + 1, "{talk:?}");
+    let told = read(&["--system", "the cave"]).unwrap();
+    assert!(
+        told[0] > talk[0] && told[1] - told[0] == talk[1] - talk[0],
+        "{told:?} {talk:?}"
+    );
+}

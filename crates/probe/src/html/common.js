@@ -27,7 +27,7 @@ function percent(p) {
 // A piece as text: bytes that are no text are spelled out.
 function spelled(piece) {
   if (typeof piece === "string") return piece;
-  return piece.bytes.map((b) => "<0x" + b.toString(16).toUpperCase().padStart(2, "0") + ">").join("");
+  return piece.bytes.map((b) => "\\x" + b.toString(16).padStart(2, "0")).join("");
 }
 
 // A piece as it stands in its text: some tokenizers put a space before the first.

@@ -10,7 +10,7 @@ const mostRank = Math.max(2, largest((c) => c.token_rank));
 const METRICS = {
   prob: ["probability of what it says", (c) => c.top[0].prob, "0", "1"],
   entropy: ["entropy", (c) => c.entropy_bits / mostEntropy, "0", mostEntropy.toFixed(1) + " bits"],
-  kl: ["divergence from the end", (c) => Math.sqrt(c.kl_to_final / mostKl), "0", mostKl.toFixed(1) + " bits"],
+  kl: ["divergence from the end", (c) => Math.sqrt(c.kl_to_final / mostKl), "0", mostKl.toFixed(1) + " nats"],
 };
 if (data.token) METRICS.token = ["rank of " + shown(data.token.piece), (c) => 1 - Math.log(c.token_rank) / Math.log(mostRank), String(mostRank), "1"];
 let metric = data.token ? "token" : "prob";
@@ -132,7 +132,7 @@ function describe(i, j) {
   const cell = cellAt(i, j);
   return [el("b", {}, "after layer " + cell.layer + ", " + shown(data.pieces[cell.position]) + " (" + cell.position + ")"),
     bars(cell.top.slice(0, 5), cell.top[0].prob, "likeliest"),
-    el("div", { class: "soft" }, "entropy " + fixed(cell.entropy_bits, 2) + " bits, " + fixed(cell.kl_to_final, 3) + " bits from the end" +
+    el("div", { class: "soft" }, "entropy " + fixed(cell.entropy_bits, 2) + " bits, " + fixed(cell.kl_to_final, 3) + " nats from the end" +
       (cell.token_rank ? ", rank of " + shown(data.token.piece) + ": " + cell.token_rank : ""))];
 }
 
@@ -151,7 +151,7 @@ function pin(i, j) {
     el("h1", {}, "After ", el("code", {}, shown(data.pieces[positions[i]])), " at position " + positions[i]),
     el("p", { class: "soft" }, "the answer ", el("code", {}, shown(answer.piece)), " (" + percent(answer.prob) + ") leads first after layer " +
       (answer.first_layer ?? "\u2013") + ", to the end from layer " + (answer.settled_layer ?? "\u2013")),
-    table(["layer>", "says", "entropy>", "KL to end>", ...(data.token ? ["rank of " + shown(data.token.piece) + ">"] : [])], layers.map((layer, k) => {
+    table(["layer>", "says", "entropy bits>", "KL to end, nats>", ...(data.token ? ["rank of " + shown(data.token.piece) + ">"] : [])], layers.map((layer, k) => {
       const cell = cellAt(i, k);
       return [String(layer),
         el("td", { class: "says" }, cell.top.slice(0, 5).map((c) => {

@@ -30,8 +30,8 @@ function scored(score) {
 
 main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));
 if (data.length > 1) {
-  const order = [...data].sort((a, b) => b.total_logprob - a.total_logprob);
-  main.append(el("h2", {}, "Likeliest first"), table(["text>", "log-prob>", "bits/token>", "perplexity>", ""],
-    order.map((s) => [String(data.indexOf(s) + 1), fixed(s.total_logprob, 2), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
+  const order = [...data].sort((a, b) => a.bits_per_byte - b.bits_per_byte);
+  main.append(el("h2", {}, "Likeliest first"), table(["text>", "bits/byte>", "bits/token>", "perplexity>", "log-prob>", ""],
+    order.map((s) => [String(data.indexOf(s) + 1), fixed(s.bits_per_byte, 3), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), fixed(s.total_logprob, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
 }
 main.append(el("div", { class: "columns", style: "margin-top:18px" }, data.map(scored)));

@@ -1,0 +1,127 @@
+//! Command lines inside hints: what was typed, changed so that it works.
+
+use std::fmt;
+
+/// A command line to propose, beginning with the program's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Again {
+    /// The words after the program's name.
+    words: Vec<String>,
+}
+
+impl Again {
+    /// The command line of this process.
+    pub fn typed() -> Self {
+        let words = std::env::args_os().skip(1);
+        Self::of(words.map(|word| word.to_string_lossy().into_owned()))
+    }
+
+    /// A command line of these words.
+    pub fn of<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Self {
+        Self {
+            words: words.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    /// The name of the command, such as `complete`.
+    pub fn command(&self) -> Option<&str> {
+        let mut words = self.words.iter();
+        words
+            .find(|word| !word.starts_with('-'))
+            .map(String::as_str)
+    }
+
+    /// With `words` right after the command's name.
+    #[must_use]
+    pub fn with(mut self, words: &[&str]) -> Self {
+        let command = self.words.iter().position(|word| !word.starts_with('-'));
+        let at = command.map_or(self.words.len(), |at| at + 1);
+        let words = words.iter().map(|&word| word.to_owned());
+        self.words.splice(at..at, words);
+        self
+    }
+
+    /// With `model` in place of the model that it names, if it names one.
+    #[must_use]
+    pub fn on_model(mut self, model: &str) -> Self {
+        while let Some(at) = self.words.iter().position(|word| names_model(word)) {
+            // The name is a word of its own unless it is joined to the flag.
+            let joined = !matches!(self.words[at].as_str(), "-m" | "--model");
+            let end = (at + if joined { 1 } else { 2 }).min(self.words.len());
+            self.words.drain(at..end);
+        }
+        self.with(&["-m", model])
+    }
+
+    /// Without the first word after the command's name that is `word`.
+    #[must_use]
+    pub fn without(mut self, word: &str) -> Self {
+        let command = self.words.iter().position(|word| !word.starts_with('-'));
+        let after = command.map_or(0, |at| at + 1);
+        if let Some(at) = self.words[after..].iter().position(|other| other == word) {
+            self.words.remove(after + at);
+        }
+        self
+    }
+}
+
+fn names_model(word: &str) -> bool {
+    let short = word.starts_with("-m") && !word.starts_with("--");
+    short || word == "--model" || word.starts_with("--model=")
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("modelve")?;
+        for word in &self.words {
+            write!(f, " {}", quote(word))?;
+        }
+        Ok(())
+    }
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_added_after_the_command_and_quoted_for_a_shell() {
+        let typed = Again::of(["-v", "complete", "a.gguf", "It's", ""]);
+        assert_eq!(typed.command(), Some("complete"));
+        let better = typed.without("a.gguf").with(&["-m", "a.gguf"]);
+        assert_eq!(
+            better.to_string(),
+            r"modelve -v complete -m a.gguf 'It'\''s' ''"
+        );
+    }
+
+    #[test]
+    fn one_model_takes_the_place_of_another() {
+        for named in [
+            &["-m", "x"][..],
+            &["-mx"],
+            &["--model", "x"],
+            &["--model=x"],
+            &[],
+        ] {
+            let words = [&["score", "a"], named, &["--json"]].concat();
+            let better = Again::of(words).on_model("tiny");
+            assert_eq!(better.to_string(), "modelve score -m tiny a --json");
+        }
+    }
+
+    #[test]
+    fn the_command_itself_is_no_argument() {
+        let typed = Again::of(["complete", "complete", "x"]);
+        assert_eq!(typed.without("complete").to_string(), "modelve complete x");
+    }
+}

@@ -1,0 +1,83 @@
+//! Arguments that are models or files where texts are asked for.
+
+use std::path::Path;
+
+use super::Input;
+use crate::base::human;
+use crate::commands::again::{Again, quote};
+use crate::hint::{Usage, hinted};
+use crate::hub::locate::{self, ModelRef};
+
+/// What people call files of text; a prompt rarely ends so without a space in it.
+const TEXT_FILES: [&str; 9] = [
+    "txt", "md", "json", "jsonl", "csv", "tsv", "log", "html", "xml",
+];
+
+/// Refuses arguments that can only be meant as a model or as a file.
+pub(super) fn check(arguments: &[String], input: &Input, names_model: bool) -> anyhow::Result<()> {
+    for (at, argument) in arguments.iter().enumerate() {
+        let first_of_several = at == 0 && (arguments.len() > 1 || input.is_given());
+        if !names_model && is_model(argument, first_of_several) {
+            let again = Again::typed().without(argument).on_model(argument);
+            return Err(hinted(
+                Usage(format!("{} is a model, not a text", shown(argument))),
+                format!("the model is named with -m: {again}"),
+            ));
+        }
+        if !looks_like_a_file(argument) {
+            continue;
+        }
+        let again = Again::typed().without(argument);
+        if Path::new(argument).is_file() {
+            let again = again.with(&["--file", argument.as_str()]);
+            return Err(hinted(
+                Usage(format!("{} is a file, not a text", shown(argument))),
+                format!("to read it: {again}"),
+            ));
+        }
+        return Err(hinted(
+            Usage(format!("no such file: {}", shown(argument))),
+            format!(
+                "files are read with --file; to take the name for the text: printf %s {} | {again}",
+                quote(argument)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn shown(argument: &str) -> String {
+    human::escape(argument.as_bytes())
+}
+
+/// Returns whether an argument is a GGUF file, or names, as the first of several, a model that is
+/// on this machine.
+fn is_model(argument: &str, first_of_several: bool) -> bool {
+    let path = Path::new(argument);
+    let is_gguf = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if is_gguf && (path.is_file() || !argument.contains(char::is_whitespace)) {
+        return true;
+    }
+    if !first_of_several || argument.contains(char::is_whitespace) {
+        return false;
+    }
+    match ModelRef::parse(argument) {
+        ModelRef::Tiny => true,
+        ModelRef::Hub(_) => locate::locate(Some(argument)).is_ok(),
+        ModelRef::Path(path) => argument.contains('/') && path.is_dir(),
+    }
+}
+
+/// Returns whether an argument without white space is the path of a file that is there, or ends
+/// as names of text files do.
+fn looks_like_a_file(argument: &str) -> bool {
+    if argument.is_empty() || argument.contains(char::is_whitespace) {
+        return false;
+    }
+    let path = Path::new(argument);
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let known = extension.is_some_and(|extension| TEXT_FILES.contains(&extension));
+    known || (argument.contains(['.', '/']) && path.is_file())
+}

@@ -1,0 +1,163 @@
+//! Where the results of a probe go: text or JSON on standard output, or a page.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::again::quote;
+use crate::base::human;
+use crate::base::outfile::{self, Existing, Outfile};
+use crate::hint::{Usage, hinted};
+use crate::output::{self, Output};
+use crate::probe::html::Page;
+
+/// Flags that say where a result goes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Form {
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write a page to look at with a browser instead of text; it replaces none but an earlier page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// With --html: replace whatever file has that name, but never one that the command reads
+    #[arg(long, requires = "html")]
+    pub force: bool,
+}
+
+/// The ways a result goes, decided before the work.
+#[derive(Debug)]
+pub struct Results {
+    json: bool,
+    page: Option<Outfile>,
+}
+
+impl Form {
+    /// Decides where the page goes, if one is asked for. A page that modelve made is replaced, any
+    /// other file stays unless `--force`, and what the command reads (`inputs`) stays whatever it
+    /// is.
+    ///
+    /// # Errors
+    /// A file that must stay; a folder that is not there or cannot be written.
+    pub fn judge(&self, inputs: impl IntoIterator<Item = PathBuf>) -> anyhow::Result<Results> {
+        let Some(path) = &self.html else {
+            return Ok(Results {
+                json: self.json,
+                page: None,
+            });
+        };
+        let existing = match self.force {
+            true => Existing::Replace,
+            false => Existing::ReplaceIf(Page::is_one),
+        };
+        let page = Outfile::judge(path, existing, inputs);
+        let page = page.and_then(|page| page.try_begin().map(|()| page));
+        let page = page.map_err(page_error)?;
+        if page.is_stdout() && self.json {
+            let what =
+                "--json and --html - would both write to standard output: name a file for one";
+            return Err(Usage(what.to_owned()).into());
+        }
+        Ok(Results {
+            json: self.json,
+            page: Some(page),
+        })
+    }
+}
+
+impl Results {
+    /// Results one after the other, as JSON, as a page or by `print`. Where Ctrl-C came before the
+    /// first there is nothing to show.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn show<T: Serialize>(
+        &self,
+        page: Page,
+        results: &[T],
+        print: impl FnOnce(&mut Output) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        if results.is_empty() {
+            return Ok(());
+        }
+        self.text(results, print)?;
+        self.page(page, &results)
+    }
+
+    /// [`Results::show`] of a single result, whose page holds it alone.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn show_one<T: Serialize>(
+        &self,
+        page: Page,
+        result: &T,
+        print: impl FnOnce(&mut Output) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.text(std::slice::from_ref(result), print)?;
+        self.page(page, result)
+    }
+
+    /// What goes to standard output: JSON if it was asked for, else text unless there is a page.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn text<T: Serialize>(
+        &self,
+        results: &[T],
+        print: impl FnOnce(&mut Output) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut out = Output::stdout();
+        if self.json {
+            for result in results {
+                out.json_line(result)?;
+            }
+        } else if self.page.is_none() {
+            print(&mut out)?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// Writes the page, if one was asked for, and says so.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn page<T: Serialize>(&self, page: Page, data: &T) -> anyhow::Result<()> {
+        let Some(file) = &self.page else {
+            return Ok(());
+        };
+        file.write(page.render(data)?.as_bytes())
+            .map_err(page_error)?;
+        if !file.is_stdout() {
+            let path = file.path().display().to_string();
+            output::note(&format!("wrote {}", human::escape(path.as_bytes())));
+        }
+        Ok(())
+    }
+
+    /// Returns whether a page was asked for.
+    pub fn has_page(&self) -> bool {
+        self.page.is_some()
+    }
+}
+
+/// An error of writing a page with its hint.
+fn page_error(error: outfile::Error) -> anyhow::Error {
+    use outfile::Error;
+    let hint = match &error {
+        Error::Exists { .. } => {
+            "it is no page that modelve made: give the page another name, or --force".to_owned()
+        }
+        Error::IsInput { .. } | Error::IsStream { .. } | Error::NotAFile { .. } => {
+            "give the page a name of its own: --html page.html".to_owned()
+        }
+        Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            let folder = outfile::folder_of(path).display().to_string();
+            format!("mkdir -p {}", quote(&folder))
+        }
+        _ => return error.into(),
+    };
+    hinted(error, hint)
+}
