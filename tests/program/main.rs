@@ -14,6 +14,7 @@ mod doctor;
 mod grammar;
 mod hints;
 mod hostile;
+mod hub;
 mod meta;
 mod outputs;
 mod pages;

@@ -19,7 +19,8 @@ use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::{GgmlType, Gguf, Problem};
-use crate::hint::{Interrupted, Usage, WithHint, hinted};
+use crate::hint::{Interrupted, Usage, hinted};
+use crate::hub::Wanted;
 use crate::output::Output;
 use crate::progress;
 use crate::quant::mix::{Overrides, RECIPES, Recipe};
@@ -35,9 +36,10 @@ Examples:
   modelve convert                                    Phi-3-mini-128k from the Hub, as Q4_K_M, into the store
   modelve convert -q Q4_0 ./my-checkpoint            a folder, to NAME-Q4_0.gguf in this folder
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
+  modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, as it is
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
-    /// A checkpoint folder, or a Hub id: `org/name[@revision]`
+    /// A checkpoint folder, or a Hub id: `org/name[@revision][:TYPE]`
     /// [default: microsoft/Phi-3-mini-128k-instruct]
     #[arg(value_name = "MODEL")]
     positional: Option<String>,
@@ -108,9 +110,13 @@ pub struct Args {
 
 /// Does what the flags say.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let place = Place::parse(args.model.as_deref().or(args.positional.as_deref()))?;
+    let model = args.model.as_deref().or(args.positional.as_deref());
+    let place = Place::parse(model, args.quant.as_deref())?;
     if args.list_quants {
         return list_quants(args, &place);
+    }
+    if let Some(label) = place.quant().filter(|label| Recipe::find(label).is_none()) {
+        return fetch_gguf(args, &place, label);
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
     let overrides = overrides(args)?;
@@ -131,9 +137,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         output_hint(checked, output)?;
     }
     let cancel = cancel_on_signals()?;
-    let found = place.find(args.offline, args.dry_run, progress.as_ref(), &cancel)?;
+    let wanted = match args.dry_run {
+        true => Wanted::Description,
+        false => Wanted::Any,
+    };
+    let found = place.find(args.offline, wanted, progress.as_ref(), &cancel)?;
     if let Some(gguf) = &found.gguf {
-        return report::gguf(&mut Output::stdout(), gguf, args.json);
+        return fetched(args, gguf);
     }
     let checkpoint = open(&found)?;
     let request = Request {
@@ -207,6 +217,33 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     report::done(&mut Output::stdout(), &done, args.json)
 }
 
+/// Fetches the GGUF file of a repository whose label is none of the types that are made here.
+fn fetch_gguf(args: &Args, place: &Place, label: &str) -> anyhow::Result<()> {
+    if args.dry_run {
+        let why = "is no type that is made here, so there is nothing to plan";
+        return Err(Usage(format!("--dry-run: `{label}` {why}")).into());
+    }
+    let progress = progress::stderr(false);
+    let cancel = cancel_on_signals()?;
+    let found = place.find(args.offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
+    match &found.gguf {
+        Some(gguf) => fetched(args, gguf),
+        None => Err(no_type(label)),
+    }
+}
+
+/// Says where a GGUF file is that was fetched as it is.
+fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
+    if let Some(output) = &args.output {
+        let error = anyhow!(
+            "a GGUF file is fetched as it is, into the Hub's cache; -o is for what is made here"
+        );
+        let hint = format!("copy it: cp {} {}", gguf.display(), output.display());
+        return Err(hinted(error, hint));
+    }
+    report::gguf(&mut Output::stdout(), gguf, args.json)
+}
+
 /// Opens the checkpoint; where only its description is here, its tensors are assumed.
 fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     if found.complete {
@@ -233,11 +270,13 @@ fn load(path: &Path) -> anyhow::Result<Loaded> {
 
 fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
     let name = name.unwrap_or(crate::hub::locate::DEFAULT_QUANT);
-    let found = Recipe::find(name).ok_or_else(|| {
-        let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
-        Usage(format!("no type `{name}`; there are {}", names.join(", ")))
-    });
-    found.with_hint(|| "what each is good for: modelve convert --list-quants")
+    Recipe::find(name).ok_or_else(|| no_type(name))
+}
+
+fn no_type(name: &str) -> anyhow::Error {
+    let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+    let error = Usage(format!("no type `{name}`; there are {}", names.join(", ")));
+    hinted(error, "what each is good for: modelve convert --list-quants")
 }
 
 fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
@@ -345,7 +384,12 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
 fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {
     let cancel = AtomicBool::new(false);
     let progress = progress::stderr(false);
-    let found = place.find(args.offline, true, progress.as_ref(), &cancel);
+    let found = place.find(
+        args.offline,
+        Wanted::Description,
+        progress.as_ref(),
+        &cancel,
+    );
     let (description, name) = match found {
         Ok(found) => {
             let checkpoint = Checkpoint::open_description(&found.folder)?;

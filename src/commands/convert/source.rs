@@ -33,9 +33,13 @@ pub(super) struct Found {
 }
 
 impl Place {
-    pub(super) fn parse(model: Option<&str>) -> anyhow::Result<Self> {
+    /// Reads MODEL. A type asked for apart from it counts before the one in a Hub id.
+    pub(super) fn parse(model: Option<&str>, quant: Option<&str>) -> anyhow::Result<Self> {
         match ModelRef::parse_or_default(model) {
-            ModelRef::Hub(id) => Ok(Self::Hub(id)),
+            ModelRef::Hub(id) => Ok(Self::Hub(match quant {
+                Some(quant) => id.with_quant(quant).map_err(|_| super::no_type(quant))?,
+                None => id,
+            })),
             ModelRef::Path(path) if !path.is_dir() => {
                 let what = match path.exists() {
                     true => "is a file; a checkpoint is a folder with config.json and safetensors",
@@ -52,7 +56,7 @@ impl Place {
         }
     }
 
-    /// The quantization in a Hub id: `org/name:Q4_0`.
+    /// What is asked for in a Hub id: `org/name:Q4_0`.
     pub(super) fn quant(&self) -> Option<&str> {
         match self {
             Self::Hub(id) => id.quant.as_deref(),
@@ -105,12 +109,12 @@ impl Place {
         }
     }
 
-    /// Finds or fetches the checkpoint; of one on the Hub only the small files when those will
-    /// do (`description`) and the weights are not here anyway.
+    /// Finds or fetches the checkpoint or GGUF file; of a checkpoint on the Hub only the small
+    /// files when those will do ([`Wanted::Description`]) and the weights are not here anyway.
     pub(super) fn find(
         &self,
         offline: bool,
-        description: bool,
+        wanted: Wanted,
         progress: &dyn Progress,
         cancel: &AtomicBool,
     ) -> anyhow::Result<Found> {
@@ -128,10 +132,9 @@ impl Place {
         let mut options = FetchOptions::from_env();
         options.offline |= offline;
         let mut complete = true;
-        let fetched = match description {
-            false => hub::fetch(id, Wanted::Any, &options, progress, cancel),
+        let fetched = match wanted {
             // What is here already tells more than a description.
-            true => {
+            Wanted::Description => {
                 let here = FetchOptions {
                     offline: true,
                     ..options.clone()
@@ -141,8 +144,14 @@ impl Place {
                     hub::fetch(id, Wanted::Description, &options, progress, cancel)
                 })
             }
+            wanted => hub::fetch(id, wanted, &options, progress, cancel),
         };
         let fetched = fetched.map_err(|error| {
+            if let (Wanted::Gguf, hub::Error::NothingThere { .. }, Some(label)) =
+                (wanted, &error, &id.quant)
+            {
+                return super::no_type(label);
+            }
             let hint = error.hint();
             let (said, hint) = match &error {
                 hub::Error::Interrupted { .. } => (
