@@ -240,6 +240,9 @@ pub enum Error {
     /// A grammar or JSON schema that cannot be used.
     #[error("{0}")]
     Grammar(String),
+    /// The grammar is at its end, and the model has no token to say so.
+    #[error("the grammar is at its end")]
+    GrammarEnd,
     /// A chat template that cannot be used.
     #[error("chat template: {0}")]
     Template(String),

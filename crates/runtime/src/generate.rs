@@ -290,8 +290,7 @@ impl Run<'_> {
                 let a = &mut active[slot];
                 let outcome = match step {
                     Ok(step) => self.advance(&mut a.job, step, reach)?,
-                    // Nothing can follow: the grammar is at its end.
-                    Err(Error::Grammar(_)) => Some(Outcome::Done(Finish::Stop)),
+                    Err(Error::GrammarEnd) => Some(Outcome::Done(Finish::Stop)),
                     Err(error) => return Err(error),
                 };
                 if let Some(outcome) = outcome {
@@ -329,7 +328,7 @@ impl Run<'_> {
         if self.vocab.is_end(token) || follows_grammar && self.vocab.ends_grammar(token) {
             return Ok(Some(Outcome::Done(Finish::Stop)));
         }
-        let complete = job.sampler.accept(token).is_err();
+        job.sampler.accept(token)?;
         job.tokens.push(token);
         let (text, stopped) = job.assembler.push(&self.vocab.piece(token, false)?);
         job.text += &text;
@@ -340,7 +339,7 @@ impl Run<'_> {
         });
         job.steps.push(step);
         told?;
-        Ok(if stopped || complete {
+        Ok(if stopped {
             Some(Outcome::Done(Finish::Stop))
         } else if job.steps.len() >= self.options.max_tokens || job.tokens.len() > self.limit {
             Some(Outcome::Done(Finish::Length))

@@ -7,7 +7,7 @@ use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 
 use super::error::{Error, Result, Token};
-use super::grammar::Grammar;
+use super::grammar::{Follower, Grammar};
 use super::vocab::Vocab;
 
 /// Tokens that the penalties look back on, as in llama.cpp.
@@ -126,7 +126,7 @@ impl Sampling {
 pub(super) struct Sampler {
     /// llama.cpp's chain; `None`: the likeliest token as the model has it.
     chain: Option<LlamaSampler>,
-    grammar: Option<LlamaSampler>,
+    grammar: Option<Follower>,
     candidates: Vec<LlamaTokenData>,
 }
 
@@ -187,7 +187,7 @@ impl Sampler {
             grammar: sampling
                 .grammar
                 .as_ref()
-                .map(|g| g.sampler(vocab))
+                .map(|g| g.follower(vocab))
                 .transpose()?,
             candidates: Vec::new(),
         })
@@ -202,14 +202,13 @@ impl Sampler {
         let token = self.draw(logits, false)?;
         // Most tokens follow the grammar by themselves: asking about one is far cheaper than
         // asking about all.
-        let allowed = self
-            .grammar
-            .as_mut()
-            .is_none_or(|grammar| allows(grammar, token));
-        if allowed {
-            Ok(token)
-        } else {
-            self.draw(logits, true)
+        let allowed = match &mut self.grammar {
+            Some(grammar) => grammar.allows(token)?,
+            None => true,
+        };
+        match allowed {
+            true => Ok(token),
+            false => self.draw(logits, true),
         }
     }
 
@@ -220,14 +219,17 @@ impl Sampler {
         data.extend(entries.map(|(id, &l)| LlamaTokenData::new(LlamaToken(id as Token), l, 0.0)));
         let mut array = LlamaTokenDataArray::new(data, false);
         if let Some(grammar) = self.grammar.as_mut().filter(|_| by_grammar) {
-            grammar.apply(&mut array);
+            let allowed = grammar.allowed()?;
             array
                 .data
-                .retain(|candidate| candidate.logit() > f32::NEG_INFINITY);
+                .retain(|candidate| allowed.contains(candidate.id().0));
             if array.data.is_empty() {
-                return Err(Error::Grammar(
-                    "grammar: no token can follow here".to_owned(),
-                ));
+                return Err(match grammar.is_complete()? {
+                    true => Error::GrammarEnd,
+                    false => Error::Grammar(
+                        "grammar: no token of this model can follow here".to_owned(),
+                    ),
+                });
             }
         }
         if let Some(chain) = &mut self.chain {
@@ -245,21 +247,9 @@ impl Sampler {
         }
         match &mut self.grammar {
             None => Ok(()),
-            Some(grammar) => grammar
-                .try_accept(LlamaToken(token))
-                .map_err(|_| Error::Grammar(format!("grammar: it does not accept token {token}"))),
+            Some(grammar) => grammar.accept(token),
         }
     }
-}
-
-fn allows(grammar: &mut LlamaSampler, token: Token) -> bool {
-    let data = vec![LlamaTokenData::new(LlamaToken(token), 1.0, 0.0)];
-    let mut array = LlamaTokenDataArray::new(data, false);
-    grammar.apply(&mut array);
-    array
-        .data
-        .first()
-        .is_some_and(|candidate| candidate.logit() > f32::NEG_INFINITY)
 }
 
 /// The likeliest token, the first among equals.

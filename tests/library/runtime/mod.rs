@@ -4,6 +4,7 @@ mod completion;
 mod files;
 mod hooks;
 mod lies;
+mod schema;
 
 use crate::support::tiny_gguf;
 use std::ops::ControlFlow;

@@ -105,21 +105,50 @@ fn a_grammar_is_followed() {
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert!(json["a"].as_i64().unwrap() < 100 && ["x", "y"].contains(&json["b"].as_str().unwrap()));
 
-    for (flag, bad) in [
-        ("--grammar", "root ::= (\"a\""),
-        ("--grammar", "root ::= missing"),
-        ("--grammar", "root ::= root \"a\""),
-        ("--grammar", "nothing"),
-        ("--grammar", ""),
-        ("--json-schema", "{"),
-        ("--json-schema", "{\"type\": \"nonsense\"}"),
+    let schema = write("pattern.json", r#"{"type":"string","pattern":"^\\d{3}-\\d{4}$"}"#);
+    let output = run(small()
+        .args(["the", "-n", "60", "--json-schema"])
+        .arg(&schema));
+    let text: String = serde_json::from_str(&stdout(&output)).unwrap();
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let (a, b) = text.split_once('-').unwrap();
+    assert!(a.len() == 3 && b.len() == 4 && digits(a) && digits(b), "{text}");
+
+    let token = write("token.gbnf", "root ::= \" bat\" <|system|> \"!\"\n");
+    let output = run(small().args(["the", "--json", "--grammar"]).arg(&token));
+    let object = &objects(&output)[0];
+    assert_eq!(object["text"], " bat!", "{object}");
+
+    for (flag, bad, told) in [
+        ("--grammar", "root ::= (\"a\"", "line 1, column 10: this bracket is not closed"),
+        ("--grammar", "root ::= missing", "there is no rule named missing"),
+        ("--grammar", "root ::= root \"a\"", "no text follows it"),
+        ("--grammar", "root ::= \"a\"{5,0}", "the most is less than the least"),
+        ("--grammar", "root ::= <|nosuch|>", "<|nosuch|> is not one token"),
+        ("--grammar", "nothing", "::= is expected"),
+        ("--grammar", "", "does not define a rule named root"),
+        ("--json-schema", "{", "it is no JSON"),
+        ("--json-schema", r#"{"type": "nonsense"}"#, "/type: a type is one of"),
+        ("--json-schema", r#"{"not": {"type": "number"}}"#, "/not: not cannot be followed"),
+        (
+            "--json-schema",
+            r#"{"type":"array","items":{"type":"integer"},"minItems":5,"maxItems":2}"#,
+            "nothing fits it: minItems (5)",
+        ),
+        (
+            "--json-schema",
+            r#"{"type":"string","minLength":5,"maxLength":2}"#,
+            "nothing fits it: minLength (5)",
+        ),
+        (
+            "--json-schema",
+            r#"{"type":"integer","minimum":5,"maximum":2}"#,
+            "nothing fits it",
+        ),
     ] {
         let path = write("bad", bad);
         let (code, said) = failure(small().args(["the", flag]).arg(&path));
         assert_eq!(code, 1, "{bad}: {said}");
-        assert!(
-            said.contains("grammar") || said.contains("JSON schema"),
-            "{bad}: {said}"
-        );
+        assert!(said.contains(told), "{bad}: {said}");
     }
 }

@@ -1,0 +1,131 @@
+//! llguidance with a vocabulary and limits.
+
+use std::sync::{Arc, OnceLock};
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{
+    ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie,
+};
+use llguidance::{Matcher, ParserFactory};
+
+use crate::error::{Error, Result, Token};
+use crate::vocab::Vocab;
+
+/// llguidance calls itself for what nests; a schema of the largest size needs this much.
+const STACK: usize = 256 << 20;
+/// The trie counts the way back from a token in ten bits.
+const LONGEST_TOKEN: usize = 1000;
+
+/// Compiles grammars for one vocabulary.
+pub(super) struct Engine {
+    factory: ParserFactory,
+}
+
+impl Engine {
+    /// An engine whose tokens are the 256 bytes.
+    pub fn bytes() -> Result<Arc<Engine>> {
+        static BYTES: OnceLock<Option<Arc<Engine>>> = OnceLock::new();
+        let engine = BYTES.get_or_init(|| {
+            let words = (0..=255u8)
+                .map(|byte| match byte {
+                    // Marks special tokens, and occurs in no UTF-8.
+                    TokTrie::SPECIAL_TOKEN_MARKER => Vec::new(),
+                    byte => vec![byte],
+                })
+                .collect();
+            Engine::new(words).ok().map(Arc::new)
+        });
+        engine.clone().ok_or_else(|| fault("no engine"))
+    }
+
+    /// An engine for a model's tokens.
+    pub fn of(vocab: &Vocab) -> Result<Engine> {
+        let words = (0..i32::try_from(vocab.len()).unwrap_or(i32::MAX))
+            .map(|token| word(vocab, token))
+            .collect::<Result<_>>()?;
+        Engine::new(words).map_err(|reason| fault(&reason))
+    }
+
+    fn new(mut words: Vec<Vec<u8>>) -> Result<Engine, String> {
+        // Which tokens end a text is asked of the vocabulary: llguidance gets one that is none.
+        let end = u32::try_from(words.len()).unwrap_or(u32::MAX);
+        words.push(Vec::new());
+        let trie = TokTrie::from(&TokRxInfo::new(end + 1, end), &words);
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[])
+            .map_err(|error| error.to_string())?;
+        factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_items_in_row = 20_000;
+        limits.step_max_items = 2_000_000;
+        limits.step_lexer_fuel = 1_000_000;
+        limits.max_lexer_states = 50_000;
+        limits.precompute_large_lexemes = false;
+        limits.verbose_errors = false;
+        Ok(Engine { factory })
+    }
+
+    /// The one token that a name in angle brackets (`<|end|>`) stands for.
+    pub fn token_named(&self, name: &str) -> Option<Token> {
+        let trie = self.factory.tok_env().tok_trie();
+        let mut special = vec![TokTrie::SPECIAL_TOKEN_MARKER];
+        special.extend(name.as_bytes());
+        trie.token_id_at_bytes(&special)
+            .or_else(|| trie.token_id_at_bytes(name.as_bytes()))
+            .and_then(|id| Token::try_from(id).ok())
+    }
+
+    /// A parser at the beginning of a text, or why there is none.
+    pub fn compile(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+        std::thread::scope(|scope| {
+            let work = || {
+                let parser = self.factory.create_parser(grammar);
+                let matcher = Matcher::new(parser);
+                match matcher.get_error() {
+                    None => Ok(matcher),
+                    Some(reason) => Err(readable(&reason)),
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name("grammar".to_owned())
+                .stack_size(STACK)
+                .spawn_scoped(scope, work)
+                .map_err(|error| format!("no thread to read it on: {error}"))?;
+            thread
+                .join()
+                .unwrap_or_else(|_| Err("the parser gave up".to_owned()))
+        })
+    }
+}
+
+/// The bytes of a token as llguidance wants them: those of a control token are its name after a
+/// byte that no text holds, those of a token that no grammar can use are none.
+fn word(vocab: &Vocab, token: Token) -> Result<Vec<u8>> {
+    let bytes = vocab.piece(token, false)?;
+    let bytes = match bytes.is_empty() && !vocab.ends_grammar(token) {
+        true => {
+            let mut name = vocab.piece(token, true)?;
+            if !name.is_empty() {
+                name.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
+            }
+            name
+        }
+        false => bytes,
+    };
+    let usable = bytes.len() <= LONGEST_TOKEN
+        && !bytes.iter().skip(1).any(|&b| b == TokTrie::SPECIAL_TOKEN_MARKER);
+    Ok(if usable { bytes } else { Vec::new() })
+}
+
+/// The first line of what llguidance says, without what only its authors can read.
+pub(super) fn readable(reason: &str) -> String {
+    let line = reason.lines().next().unwrap_or(reason).trim();
+    line.strip_prefix("panic: ").map_or_else(
+        || line.to_owned(),
+        |_| "the parser gave up on it".to_owned(),
+    )
+}
+
+fn fault(what: &str) -> Error {
+    Error::Grammar(format!("grammar: {what}"))
+}

@@ -1,0 +1,101 @@
+//! Following a grammar token by token.
+
+use llguidance::Matcher;
+use llguidance::toktrie::SimpleVob;
+
+use crate::error::{Error, Result, Token};
+
+/// Where one text stands in its grammar.
+pub(crate) struct Follower {
+    matcher: Matcher,
+    /// The tokens that end a text, in ascending order.
+    ends: Vec<Token>,
+    /// Whether a token that ends the text was accepted.
+    ended: bool,
+}
+
+impl Follower {
+    pub(super) fn new(matcher: Matcher, ends: Vec<Token>) -> Follower {
+        Follower {
+            matcher,
+            ends,
+            ended: false,
+        }
+    }
+
+    /// Whether the text may end here.
+    pub fn is_complete(&mut self) -> Result<bool> {
+        if self.ended || self.matcher.is_stopped() && !self.matcher.is_error() {
+            return Ok(true);
+        }
+        self.matcher.is_accepting().map_err(fault)
+    }
+
+    /// Whether the token may come next.
+    pub fn allows(&mut self, token: Token) -> Result<bool> {
+        if self.ends.binary_search(&token).is_ok() {
+            return self.is_complete();
+        }
+        let Ok(id) = u32::try_from(token) else {
+            return Ok(false);
+        };
+        if self.ended || self.matcher.is_stopped() && !self.matcher.is_error() {
+            return Ok(false);
+        }
+        let valid = self.matcher.validate_tokens(&[id]).map_err(fault)?;
+        Ok(valid == 1)
+    }
+
+    /// All tokens that may come next; none when the text is complete and the vocabulary has no
+    /// token to say so.
+    pub fn allowed(&mut self) -> Result<Allowed> {
+        let complete = self.is_complete()?;
+        let stopped = self.ended || self.matcher.is_stopped();
+        let mask = match stopped {
+            true => None,
+            false => Some(self.matcher.compute_mask().map_err(fault)?),
+        };
+        Ok(Allowed {
+            mask,
+            ends: if complete { self.ends.clone() } else { Vec::new() },
+            never: self.ends.clone(),
+        })
+    }
+
+    /// Takes note of a token that was chosen.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`]: the grammar does not allow it here.
+    pub fn accept(&mut self, token: Token) -> Result<()> {
+        if self.ends.binary_search(&token).is_ok() {
+            self.ended = true;
+            return Ok(());
+        }
+        let id = u32::try_from(token).unwrap_or(u32::MAX);
+        self.matcher.consume_token(id).map_err(fault)
+    }
+}
+
+/// The tokens that may come next.
+pub(crate) struct Allowed {
+    mask: Option<SimpleVob>,
+    ends: Vec<Token>,
+    never: Vec<Token>,
+}
+
+impl Allowed {
+    pub fn contains(&self, token: Token) -> bool {
+        if self.never.binary_search(&token).is_ok() {
+            return self.ends.binary_search(&token).is_ok();
+        }
+        match (&self.mask, usize::try_from(token)) {
+            (Some(mask), Ok(id)) => id < mask.len() && mask.get(id),
+            _ => false,
+        }
+    }
+}
+
+fn fault(error: impl std::fmt::Display) -> Error {
+    let reason = super::engine::readable(&error.to_string());
+    Error::Grammar(format!("grammar: it cannot be followed here: {reason}"))
+}

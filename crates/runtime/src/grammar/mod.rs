@@ -1,0 +1,231 @@
+//! What a text must follow: a JSON schema, or a grammar in llama.cpp's notation (GBNF).
+//!
+//! Both are followed by llguidance's Earley parser, whose work and memory are limited at every
+//! step, so that an ambiguous or left-recursive grammar costs no more than an error. What
+//! llguidance would follow in part or not at all is refused here, with the place where it stands.
+
+mod engine;
+mod follow;
+mod gbnf;
+mod schema;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use llguidance::Matcher;
+use llguidance::api::TopLevelGrammar;
+
+use super::error::{Error, Result};
+use super::vocab::Vocab;
+use engine::Engine;
+pub(super) use follow::Follower;
+
+/// The longest grammar or schema that is read, in bytes.
+const MAX_BYTES: usize = 1 << 20;
+
+/// A grammar that a whole text follows. Cheap to clone.
+#[derive(Clone)]
+pub struct Grammar {
+    source: Arc<Source>,
+    /// The grammar made ready for the vocabulary that it was last used with.
+    ready: Arc<Mutex<Option<Ready>>>,
+}
+
+enum Source {
+    Gbnf(gbnf::Rules),
+    Schema(schema::Schema),
+}
+
+struct Ready {
+    vocab: Vocab,
+    matcher: Matcher,
+}
+
+impl fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &*self.source {
+            Source::Gbnf(_) => "GBNF",
+            Source::Schema(_) => "JSON schema",
+        };
+        f.debug_tuple("Grammar").field(&kind).finish()
+    }
+}
+
+impl Grammar {
+    /// A grammar in GBNF; the text follows its rule `root`.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] with line and column: it does not parse, names a rule that is not
+    /// there, or asks for more repetitions or deeper nesting than are followed.
+    pub fn gbnf(text: &str) -> Result<Grammar> {
+        Grammar::of(Source::Gbnf(gbnf::Rules::read(text)?))
+    }
+
+    /// The grammar of the JSON texts that fit a JSON schema (draft 2020-12; what older drafts
+    /// write differently is understood).
+    ///
+    /// Texts have their properties in the schema's order and numbers without exponent where
+    /// these have bounds; `format` is asserted.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] with the keyword and its place: no JSON, no schema, a keyword that
+    /// cannot be followed while a text is written, or a schema that nothing fits.
+    pub fn json_schema(text: &str) -> Result<Grammar> {
+        Grammar::of(Source::Schema(schema::Schema::read(text)?))
+    }
+
+    fn of(source: Source) -> Result<Grammar> {
+        let grammar = Grammar {
+            source: Arc::new(source),
+            ready: Arc::default(),
+        };
+        // What depends on no vocabulary shows now.
+        if !grammar.names_tokens() {
+            let engine = Engine::bytes()?;
+            grammar.compile(&engine)?;
+        }
+        Ok(grammar)
+    }
+
+    /// Whether the grammar can be followed with this vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`]: it names tokens that the vocabulary does not have.
+    pub fn check(&self, vocab: &Vocab) -> Result<()> {
+        self.follower(vocab).map(drop)
+    }
+
+    /// Whether a whole text follows the grammar, byte by byte.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`]: the text takes more work than is allowed, or the grammar names tokens,
+    /// which no text has.
+    pub fn accepts(&self, text: &[u8]) -> Result<bool> {
+        if self.names_tokens() {
+            return Err(Error::Grammar(
+                "grammar: it names tokens, and a text has none".to_owned(),
+            ));
+        }
+        let engine = Engine::bytes()?;
+        let mut follower = Follower::new(self.compile(&engine)?, Vec::new());
+        for &byte in text {
+            if !follower.allows(i32::from(byte))? {
+                return Ok(false);
+            }
+            follower.accept(i32::from(byte))?;
+        }
+        follower.is_complete()
+    }
+
+    /// Follows one text from its beginning.
+    pub(super) fn follower(&self, vocab: &Vocab) -> Result<Follower> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ready
+            .as_ref()
+            .is_some_and(|r| std::ptr::eq(r.vocab.raw(), vocab.raw()));
+        if !known {
+            *ready = Some(Ready {
+                vocab: vocab.clone(),
+                matcher: self.compile(&Engine::of(vocab)?)?,
+            });
+        }
+        let Some(Ready { matcher, .. }) = &*ready else {
+            return Err(Error::Grammar("grammar: it is not ready".to_owned()));
+        };
+        let ends = (0..i32::try_from(vocab.len()).unwrap_or(i32::MAX))
+            .filter(|&token| vocab.is_end(token) || vocab.ends_grammar(token))
+            .collect();
+        Ok(Follower::new(matcher.clone(), ends))
+    }
+
+    fn names_tokens(&self) -> bool {
+        match &*self.source {
+            Source::Gbnf(rules) => rules.name_tokens(),
+            Source::Schema(_) => false,
+        }
+    }
+
+    fn compile(&self, engine: &Engine) -> Result<Matcher> {
+        match &*self.source {
+            Source::Gbnf(rules) => {
+                let lark = rules.to_lark(&|name| engine.token_named(name))?;
+                engine
+                    .compile(TopLevelGrammar::from_lark(lark))
+                    .map_err(|reason| Error::Grammar(format!("grammar: {reason}")))
+            }
+            Source::Schema(schema) => schema
+                .compile(engine)
+                .map_err(|reason| Error::Grammar(format!("JSON schema: {reason}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(grammar: &Grammar, text: &str) -> bool {
+        grammar.accepts(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_grammar_accepts_its_texts_and_no_others() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            ("root ::= \"yes\" | \"no\"", &["yes", "no"], &["", "y", "yesno", "maybe"]),
+            ("root ::= [a-c]+ \"c\"", &["ac", "cc", "abcc"], &["c", "ab", "acd"]),
+            ("root ::= \"ab\" \"c\" | \"a\" \"bd\"", &["abc", "abd"], &["ab", "abcd"]),
+            ("root ::= \"ab\"{2,3}", &["abab", "ababab"], &["ab", "abababab", "aba"]),
+            ("root ::= \"a\"{0,5000} \"!\"", &["!", "aaa!"], &["a"]),
+            ("root ::= (\"a\"*)* \"b\"?", &["", "aa", "aab"], &["ba"]),
+            ("root ::= root \"a\" | \"x\"", &["x", "xaa"], &["", "a", "xx"]),
+            ("root ::= \"(\" root \")\" | \"\"", &["", "(())"], &["(", "())"]),
+            ("root ::= [^\"\\n] .", &["éa", "a\n"], &["\"a", "a"]),
+            ("root ::= item (\",\" root)?\nitem ::= [0-9]", &["1", "1,2,3"], &["1,", ",1"]),
+            ("root ::= \"a\" | \"b\" x\nx ::= \"c\" x", &["a"], &["b", "bc"]),
+            ("root ::= \"\\x41\\u00e9\\U0001F600\\t\\\"\"", &["Aé😀\t\""], &["A"]),
+        ];
+        for (text, good, bad) in cases {
+            let grammar = Grammar::gbnf(text).unwrap();
+            for good in *good {
+                assert!(accepts(&grammar, good), "{text} accepts {good:?}");
+            }
+            for bad in *bad {
+                assert!(!accepts(&grammar, bad), "{text} refuses {bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn overlong_and_broken_utf8_is_no_character() {
+        let grammar = Grammar::gbnf("root ::= [^a]+").unwrap();
+        assert!(grammar.accepts("é€😀".as_bytes()).unwrap());
+        for bytes in [
+            &b"\xC0\x80"[..],
+            b"\xC1\xA1",
+            b"\xE0\x80\xAF",
+            b"\xF0\x80\x80\x80",
+            b"\xED\xA0\x80",
+            b"\xF5\x80\x80\x80",
+            b"\x80",
+        ] {
+            assert!(!grammar.accepts(bytes).unwrap(), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn grammars_that_double_at_every_step_stay_small() {
+        let doubling: String = (0..40)
+            .map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\"\n", i + 1, i + 1))
+            .collect();
+        let grammar = Grammar::gbnf(&format!("root ::= r0\n{doubling}r40 ::= \"x\"")).unwrap();
+        assert!(accepts(&grammar, &format!("x{}", "ab".repeat(20))));
+        let grammar = Grammar::gbnf("root ::= \"x\" root \"a\" | \"x\" root \"b\" | \"\"").unwrap();
+        assert!(accepts(&grammar, "xxxxxxxxxxxxxxxxxxxxxxxxbabababababababababababa"));
+    }
+
+    #[test]
+    fn a_long_text_by_a_rule_that_ends_in_itself_is_followed() {
+        let grammar = Grammar::gbnf("root ::= [a-z] root | \".\"").unwrap();
+        assert!(accepts(&grammar, &format!("{}.", "x".repeat(20_000))));
+    }
+}

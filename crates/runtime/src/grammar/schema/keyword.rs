@@ -1,0 +1,473 @@
+//! Keyword by keyword: checked, and written as llguidance follows it.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Number, Value, json};
+
+use super::reference::{self, escaped, has_id};
+use super::{Schema, pattern};
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Schemas within a schema, at most, with what references lead to.
+const MAX_SCHEMAS: usize = 20_000;
+/// The largest whole number that a double can be told from its neighbours.
+const LARGEST: f64 = 9_007_199_254_740_991.0;
+/// Numbers nearer to zero are not told apart from it in decimals.
+const SMALLEST: f64 = 1e-9;
+
+const TYPES: [&str; 7] = [
+    "null", "boolean", "integer", "number", "string", "array", "object",
+];
+const FORMATS: [&str; 10] = [
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+];
+const DRAFTS: [&str; 5] = [
+    "json-schema.org/draft/2020-12/schema",
+    "json-schema.org/draft/2019-09/schema",
+    "json-schema.org/draft-07/schema",
+    "json-schema.org/draft-06/schema",
+    "json-schema.org/draft-04/schema",
+];
+
+/// Writes a schema anew.
+pub(super) struct Writer<'a> {
+    document: &'a Value,
+    /// The number of each place that a reference leads to.
+    numbers: HashMap<String, usize>,
+    /// The same by number.
+    targets: Vec<(String, &'a Value)>,
+    schemas: usize,
+}
+
+/// The number of the definition that a reference written here leads to.
+pub(super) fn definition(reference: &str) -> Option<usize> {
+    reference.strip_prefix("#/$defs/")?.parse().ok()
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(document: &'a Value) -> Writer<'a> {
+        Writer {
+            document,
+            numbers: HashMap::new(),
+            targets: Vec::new(),
+            schemas: 0,
+        }
+    }
+
+    pub fn whole(mut self) -> Result<Schema> {
+        let root = self.schema(self.document, "", "")?;
+        let mut definitions: Vec<(String, Value)> = Vec::new();
+        // References within what references lead to add to the list.
+        while let Some((place, value)) = self.targets.get(definitions.len()).cloned() {
+            let base = self.base_of(&place);
+            definitions.push((place.clone(), self.schema(value, &place, &base)?));
+        }
+        straighten(&mut definitions)?;
+        if !ends(&root, &that_end(&definitions)) {
+            return Err("/: no text that fits it ends, or nothing fits it".to_owned());
+        }
+        Ok(Schema { definitions, root })
+    }
+
+    /// The place of the nearest schema around a place that is a resource of its own.
+    fn base_of(&self, place: &str) -> String {
+        let ends = place.match_indices('/').map(|(at, _)| at);
+        ends.chain([place.len()])
+            .map(|end| &place[..end])
+            .rfind(|place| self.document.pointer(place).is_some_and(has_id))
+            .unwrap_or("")
+            .to_owned()
+    }
+
+    fn schema(&mut self, value: &'a Value, place: &str, base: &str) -> Result<Value> {
+        self.schemas += 1;
+        if self.schemas > MAX_SCHEMAS {
+            return Err(format!("it has more than {MAX_SCHEMAS} schemas"));
+        }
+        let map = match value {
+            Value::Bool(_) => return Ok(value.clone()),
+            Value::Object(map) => map,
+            _ => return Err(at(place, "", "a schema is an object, true or false")),
+        };
+        let base = if has_id(value) { place } else { base };
+        let mut out = Map::new();
+        for (key, value) in map {
+            let mut keyword = Keyword {
+                writer: self,
+                map,
+                key,
+                value,
+                place,
+                base,
+            };
+            keyword.write(&mut out)?;
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+fn at(place: &str, key: &str, what: &str) -> String {
+    match (place, key) {
+        ("", "") => format!("/: {what}"),
+        (place, "") => format!("{place}: {what}"),
+        (place, key) => format!("{place}/{}: {what}", escaped(key)),
+    }
+}
+
+/// One keyword of a schema.
+struct Keyword<'w, 'a> {
+    writer: &'w mut Writer<'a>,
+    /// The schema that it stands in.
+    map: &'a Map<String, Value>,
+    key: &'a str,
+    value: &'a Value,
+    place: &'w str,
+    base: &'w str,
+}
+
+impl<'a> Keyword<'_, 'a> {
+    fn fault<T>(&self, what: &str) -> Result<T> {
+        Err(at(self.place, self.key, what))
+    }
+
+    fn refused<T>(&self) -> Result<T> {
+        self.fault(&format!("{} cannot be followed", self.key))
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    fn write(&mut self, out: &mut Map<String, Value>) -> Result<()> {
+        let value = match self.key {
+            "$schema" => return self.draft(),
+            "$ref" => self.reference()?,
+            "$dynamicRef" | "$recursiveRef" => return self.refused(),
+            "type" => self.types()?,
+            "enum" => self.checked_values(self.list()?)?,
+            "const" => self.checked_values(std::slice::from_ref(self.value))?,
+            "allOf" | "anyOf" | "oneOf" | "prefixItems" => self.schemas()?,
+            "properties" => self.named_schemas(|name| Ok(name.to_owned()))?,
+            "patternProperties" => self.named_schemas(pattern::translated)?,
+            "additionalProperties" => self.one_schema()?,
+            "items" if self.value.is_array() => {
+                // Drafts before 2020-12.
+                let items = self.schemas()?;
+                out.insert("prefixItems".to_owned(), items);
+                return Ok(());
+            }
+            "items" => self.one_schema()?,
+            "additionalItems" => {
+                if self.map.get("items").is_some_and(Value::is_array) {
+                    let items = self.one_schema()?;
+                    out.insert("items".to_owned(), items);
+                }
+                return Ok(());
+            }
+            "unevaluatedProperties" => return self.unevaluated("additionalProperties", out),
+            "unevaluatedItems" => return self.unevaluated("items", out),
+            "required" => self.names()?,
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "maxProperties" => self.count()?,
+            "minProperties" => self.least_properties()?,
+            "minimum" | "maximum" | "multipleOf" => self.number()?,
+            "exclusiveMinimum" => self.exclusive("minimum")?,
+            "exclusiveMaximum" => self.exclusive("maximum")?,
+            "pattern" => match pattern::translated(self.text()?) {
+                Ok(pattern) => json!(pattern),
+                Err(why) => return self.fault(&why),
+            },
+            "format" => {
+                let format = self.text()?;
+                if !FORMATS.contains(&format) {
+                    let known = FORMATS.join(", ");
+                    return self.fault(&format!("{format:?} is not among {known}"));
+                }
+                self.value.clone()
+            }
+            _ => return self.without_effect(),
+        };
+        if out.get(self.key).is_some_and(|already| *already != value) {
+            return self.refused();
+        }
+        out.insert(self.key.to_owned(), value);
+        Ok(())
+    }
+
+    /// Keywords that are followed only where they ask for nothing.
+    fn without_effect(&self) -> Result<()> {
+        let is_empty = self.value.as_object().is_some_and(Map::is_empty);
+        let allows_all = is_empty || *self.value == Value::Bool(true);
+        let idle = match self.key {
+            "not" => *self.value == Value::Bool(false),
+            "if" => !self.has("then") && !self.has("else"),
+            "contains" => self.map.get("minContains").and_then(Value::as_f64) == Some(0.0) && !self.has("maxContains"),
+            "uniqueItems" => *self.value == Value::Bool(false),
+            "propertyNames" => allows_all,
+            "dependentRequired" | "dependentSchemas" | "dependencies" => is_empty,
+            // Annotations, what others look up, and words of other tools.
+            _ => true,
+        };
+        if idle { Ok(()) } else { self.refused() }
+    }
+
+    fn draft(&self) -> Result<()> {
+        let address = self.text()?.trim_end_matches('#');
+        let name = address.split_once("://").map_or(address, |(_, name)| name);
+        if DRAFTS.contains(&name) {
+            return Ok(());
+        }
+        self.fault("this dialect of JSON Schema is not known")
+    }
+
+    fn reference(&mut self) -> Result<Value> {
+        let text = self.text()?;
+        let found = reference::resolve(self.writer.document, self.base, text);
+        let (place, target) = match found {
+            Ok(found) => found,
+            Err(why) => return self.fault(&why),
+        };
+        let next = self.writer.targets.len();
+        let number = *self.writer.numbers.entry(place.clone()).or_insert(next);
+        if number == next {
+            self.writer.targets.push((place, target));
+        }
+        Ok(json!(format!("#/$defs/{number}")))
+    }
+
+    fn types(&self) -> Result<Value> {
+        let is_type = |value: &Value| value.as_str().is_some_and(|name| TYPES.contains(&name));
+        let sound = match self.value {
+            Value::Array(list) => !list.is_empty() && list.iter().all(is_type),
+            value => is_type(value),
+        };
+        match sound {
+            true => Ok(self.value.clone()),
+            false => self.fault(&format!("a type is one of {}", TYPES.join(", "))),
+        }
+    }
+
+    fn list(&self) -> Result<&'a [Value]> {
+        match self.value {
+            Value::Array(list) => Ok(list),
+            _ => self.fault("a list is expected"),
+        }
+    }
+
+    fn text(&self) -> Result<&'a str> {
+        match self.value {
+            Value::String(text) => Ok(text),
+            _ => self.fault("a text is expected"),
+        }
+    }
+
+    fn names(&self) -> Result<Value> {
+        match self.list()?.iter().all(Value::is_string) {
+            true => Ok(self.value.clone()),
+            false => self.fault("a list of names is expected"),
+        }
+    }
+
+    /// Values that are written as they stand, if no number in them would change.
+    fn checked_values(&self, values: &[Value]) -> Result<Value> {
+        fn changes(value: &Value) -> bool {
+            match value {
+                Value::Number(number) => !is_exact(number),
+                Value::Array(list) => list.iter().any(changes),
+                Value::Object(map) => map.values().any(changes),
+                _ => false,
+            }
+        }
+        match values.iter().any(changes) {
+            true => self.fault("it has a number that is too large or too small to be exact"),
+            false => Ok(self.value.clone()),
+        }
+    }
+
+    fn one_schema(&mut self) -> Result<Value> {
+        let place = format!("{}/{}", self.place, self.key);
+        self.writer.schema(self.value, &place, self.base)
+    }
+
+    fn schemas(&mut self) -> Result<Value> {
+        let list = self.list()?;
+        if list.is_empty() {
+            return self.fault("at least one schema is expected");
+        }
+        let mut out = Vec::with_capacity(list.len());
+        for (i, value) in list.iter().enumerate() {
+            let place = format!("{}/{}/{i}", self.place, self.key);
+            out.push(self.writer.schema(value, &place, self.base)?);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn named_schemas(&mut self, rename: impl Fn(&str) -> Result<String>) -> Result<Value> {
+        let Value::Object(map) = self.value else {
+            return self.fault("an object with schemas is expected");
+        };
+        let mut out = Map::new();
+        for (name, value) in map {
+            let place = format!("{}/{}/{}", self.place, self.key, escaped(name));
+            let renamed = rename(name).map_err(|why| at(&place, "", &why))?;
+            let schema = self.writer.schema(value, &place, self.base)?;
+            if out.insert(renamed, schema).is_some() {
+                return self.fault("two of its patterns fit the same names");
+            }
+        }
+        Ok(Value::Object(out))
+    }
+
+    /// Beside keywords that look at single properties or items only, what is left unevaluated
+    /// is what is additional.
+    fn unevaluated(&mut self, additional: &str, out: &mut Map<String, Value>) -> Result<()> {
+        if *self.value == Value::Bool(true) || self.has(additional) {
+            return Ok(());
+        }
+        let applicators = [
+            "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "contains",
+        ];
+        if applicators.iter().any(|key| self.has(key)) {
+            return self.refused();
+        }
+        let schema = self.one_schema()?;
+        out.insert(additional.to_owned(), schema);
+        Ok(())
+    }
+
+    fn count(&self) -> Result<Value> {
+        let number = self.value.as_f64();
+        match number {
+            Some(n) if n >= 0.0 && n.fract() == 0.0 && n <= f64::from(u32::MAX) => {
+                Ok(json!(n as u64))
+            }
+            Some(n) if n >= 0.0 && n.fract() == 0.0 => self.fault("it is too large"),
+            _ => self.fault("a whole number from 0 on is expected"),
+        }
+    }
+
+    /// A text may name one property several times: only those that are required, and one more,
+    /// are certain to be different.
+    fn least_properties(&self) -> Result<Value> {
+        let least = self.count()?;
+        let required = self.map.get("required").and_then(Value::as_array);
+        let certain: HashSet<&Value> = required.into_iter().flatten().collect();
+        match least.as_u64() {
+            Some(n) if n <= certain.len() as u64 + 1 => Ok(least),
+            _ => self.fault("minProperties cannot be followed beyond the required ones and one more"),
+        }
+    }
+
+    fn number(&self) -> Result<Value> {
+        let Value::Number(number) = self.value else {
+            return self.fault("a number is expected");
+        };
+        if !is_exact(number) {
+            return self.fault("the number is too large or too small to be exact");
+        }
+        if self.key == "multipleOf" && number.as_f64().is_none_or(|n| n <= 0.0) {
+            return self.fault("a number above 0 is expected");
+        }
+        Ok(self.value.clone())
+    }
+
+    /// A bound that is excluded; draft 4 wrote that as a flag beside the bound.
+    fn exclusive(&self, bound: &str) -> Result<Value> {
+        match (self.value, self.map.get(bound)) {
+            (Value::Bool(false), _) => Ok(Value::Bool(false)),
+            (Value::Bool(true), Some(Value::Number(_))) => Ok(Value::Bool(true)),
+            (Value::Bool(true), _) => self.fault(&format!("there is no {bound} to exclude")),
+            _ => self.number(),
+        }
+    }
+}
+
+fn is_exact(number: &Number) -> bool {
+    number.as_f64().is_some_and(|n| {
+        n == 0.0 || n.abs() <= LARGEST && n.abs() >= SMALLEST
+    })
+}
+
+/// Leads references to mere references on to where these lead.
+fn straighten(definitions: &mut [(String, Value)]) -> Result<()> {
+    let next: Vec<Option<usize>> = definitions
+        .iter()
+        .map(|(_, schema)| match schema.as_object() {
+            Some(map) if map.len() == 1 => {
+                map.get("$ref").and_then(Value::as_str).and_then(definition)
+            }
+            _ => None,
+        })
+        .collect();
+    let mut last = Vec::with_capacity(next.len());
+    for (start, (place, _)) in definitions.iter().enumerate() {
+        let mut at = start;
+        let mut steps = 0;
+        while let Some(further) = next[at] {
+            at = further;
+            steps += 1;
+            if steps > next.len() {
+                return Err(format!("{place}/$ref: it leads back to itself"));
+            }
+        }
+        last.push(at);
+    }
+    for (number, at) in last.into_iter().enumerate() {
+        if at != number {
+            definitions[number].1 = definitions[at].1.clone();
+        }
+    }
+    Ok(())
+}
+
+/// For each definition whether a text of finite length may fit it.
+fn that_end(definitions: &[(String, Value)]) -> Vec<bool> {
+    let mut known = vec![false; definitions.len()];
+    loop {
+        let mut changed = false;
+        for (number, (_, schema)) in definitions.iter().enumerate() {
+            if !known[number] && ends(schema, &known) {
+                known[number] = true;
+                changed = true;
+            }
+        }
+        if !changed {
+            return known;
+        }
+    }
+}
+
+/// Whether a text of finite length may fit a schema, by what is known of the definitions. False
+/// is certain.
+fn ends(schema: &Value, known: &[bool]) -> bool {
+    let Value::Object(map) = schema else {
+        return *schema != Value::Bool(false);
+    };
+    let list = |key: &str| map.get(key).and_then(Value::as_array);
+    let target = map.get("$ref").and_then(Value::as_str).and_then(definition);
+    if target.is_some_and(|number| !known[number])
+        || list("allOf").is_some_and(|all| !all.iter().all(|s| ends(s, known)))
+        || list("anyOf").is_some_and(|any| !any.iter().any(|s| ends(s, known)))
+        || list("oneOf").is_some_and(|any| !any.iter().any(|s| ends(s, known)))
+    {
+        return false;
+    }
+    match map.get("type").and_then(Value::as_str) {
+        Some("object") => {
+            let properties = map.get("properties").and_then(Value::as_object);
+            let required = list("required").into_iter().flatten();
+            required
+                .filter_map(|name| properties?.get(name.as_str()?))
+                .all(|schema| ends(schema, known))
+        }
+        Some("array") => {
+            let least = map.get("minItems").and_then(Value::as_u64).unwrap_or(0);
+            let least = usize::try_from(least).unwrap_or(usize::MAX);
+            let first = list("prefixItems").map_or(&[][..], Vec::as_slice);
+            let items = map.get("items").unwrap_or(&Value::Bool(true));
+            first.iter().take(least).all(|schema| ends(schema, known))
+                && (least <= first.len() || ends(items, known))
+        }
+        _ => true,
+    }
+}
