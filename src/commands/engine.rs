@@ -250,7 +250,9 @@ pub fn explain(error: Error) -> anyhow::Error {
             Some(hint) => hint,
             None => return error.into(),
         },
-        Error::NotANumber { .. } => "make or fetch the file again; `modelve meta` shows where it is from",
+        Error::NotANumber { .. } => {
+            "make or fetch the file again; `modelve meta` shows where it is from"
+        }
         _ => return error.into(),
     };
     hinted(error, hint)

@@ -1,5 +1,6 @@
 //! Where the results of a probe go: text or JSON on standard output, or a page.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;

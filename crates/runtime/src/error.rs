@@ -209,6 +209,16 @@ pub enum Error {
     /// A look inside by a session that was made without hooks.
     #[error("the session was made without hooks")]
     NoHooks,
+    /// A temperature so low that logits divided by it overflow.
+    #[error(
+        "temperature cannot be {value}: it is 0, which takes the likeliest token, or {least} and more"
+    )]
+    Temperature {
+        /// The value asked for.
+        value: f32,
+        /// The lowest above 0.
+        least: f32,
+    },
     /// A number for a sampler that makes no sense.
     #[error("{name} cannot be {value}")]
     Sampling {

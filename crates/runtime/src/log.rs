@@ -88,8 +88,7 @@ mod tests {
 
     #[test]
     fn no_message_names_a_folder_of_the_build() {
-        let said =
-            "/home/build/.cargo/llama-cpp-sys-2-0.1/llama.cpp/src/llama-vocab.cpp:3241: fatal error";
+        let said = "/home/build/.cargo/llama-cpp-sys-2-0.1/llama.cpp/src/llama-vocab.cpp:3241: fatal error";
         assert_eq!(without_paths(said), "llama-vocab.cpp:3241: fatal error");
         let said = "loader: C:\\a\\llama.cpp\\ggml\\ggml.c:12: GGML_ASSERT(a / b) failed";
         assert_eq!(

@@ -95,10 +95,10 @@ impl Sampling {
         ];
         // Logits are divided by it, and quotients that overflow are no distribution.
         if self.temperature != 0.0 && self.temperature < LEAST_TEMPERATURE {
-            return Err(Error::Setting(format!(
-                "temperature cannot be {}: it is 0, which takes the likeliest token, or {LEAST_TEMPERATURE} and more",
-                self.temperature
-            )));
+            return Err(Error::Temperature {
+                value: self.temperature,
+                least: LEAST_TEMPERATURE,
+            });
         }
         for (name, value, least, most) in finite {
             if !value.is_finite() || value < least || value > most {
@@ -226,9 +226,9 @@ impl Sampler {
             if array.data.is_empty() {
                 return Err(match grammar.is_complete()? {
                     true => Error::GrammarEnd,
-                    false => Error::Grammar(
-                        "grammar: no token of this model can follow here".to_owned(),
-                    ),
+                    false => {
+                        Error::Grammar("grammar: no token of this model can follow here".to_owned())
+                    }
                 });
             }
         }

@@ -276,7 +276,10 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
 fn no_type(name: &str) -> anyhow::Error {
     let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
     let error = Usage(format!("no type `{name}`; there are {}", names.join(", ")));
-    hinted(error, "what each is good for: modelve convert --list-quants")
+    hinted(
+        error,
+        "what each is good for: modelve convert --list-quants",
+    )
 }
 
 fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {

@@ -22,7 +22,9 @@ struct Tally {
 #[test]
 fn what_the_suite_says_is_followed_or_refused() {
     let Some(folder) = std::env::var_os("JSON_SCHEMA_TEST_SUITE") else {
-        eprintln!("skipped: JSON_SCHEMA_TEST_SUITE does not name a folder, see scripts/json-schema-suite");
+        eprintln!(
+            "skipped: JSON_SCHEMA_TEST_SUITE does not name a folder, see scripts/json-schema-suite"
+        );
         return;
     };
     let mut files = Vec::new();
@@ -45,7 +47,10 @@ fn what_the_suite_says_is_followed_or_refused() {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -58,19 +63,26 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 fn check(file: &str, case: &Value, tally: &mut Tally) {
     let schema = &case["schema"];
-    let about = format!("{file}: {}", case["description"].as_str().unwrap_or_default());
+    let about = format!(
+        "{file}: {}",
+        case["description"].as_str().unwrap_or_default()
+    );
     let grammar = match Grammar::json_schema(&schema.to_string()) {
         Ok(grammar) => grammar,
         Err(error) => {
             tally.refused += 1;
             let error = error.to_string();
             if !error.starts_with("JSON schema: /") {
-                tally.wrong.push(format!("{about}: refused without a place: {error}"));
+                tally
+                    .wrong
+                    .push(format!("{about}: refused without a place: {error}"));
             }
             let fits = |test: &Value| test["valid"] == Value::Bool(true);
             let any = case["tests"].as_array().unwrap().iter().any(fits);
             if any && error.contains("nothing fits it") {
-                tally.wrong.push(format!("{about}: something fits: {error}"));
+                tally
+                    .wrong
+                    .push(format!("{about}: something fits: {error}"));
             }
             return;
         }
@@ -88,9 +100,13 @@ fn check(file: &str, case: &Value, tally: &mut Tally) {
         }
         let about = format!("{about}: {}: {}", test["description"], test["data"]);
         match (valid, accepted) {
-            (false, true) => tally.wrong.push(format!("{about}: accepted, does not fit {schema}")),
+            (false, true) => tally
+                .wrong
+                .push(format!("{about}: accepted, does not fit {schema}")),
             (true, false) if is_narrower(file, schema, &test["data"]) => tally.narrower += 1,
-            (true, false) => tally.wrong.push(format!("{about}: not accepted, fits {schema}")),
+            (true, false) => tally
+                .wrong
+                .push(format!("{about}: not accepted, fits {schema}")),
             _ => {}
         }
     }
@@ -100,7 +116,9 @@ fn check(file: &str, case: &Value, tally: &mut Tally) {
 /// draft, and control characters that have no short escape are not written.
 fn is_narrower(file: &str, schema: &Value, data: &Value) -> bool {
     let has_control = |text: &str| text.contains("\\u00");
-    schema.to_string().contains("\"format\"") || file.contains("format") || has_control(&data.to_string())
+    schema.to_string().contains("\"format\"")
+        || file.contains("format")
+        || has_control(&data.to_string())
 }
 
 /// The ways to write a value: properties in every order, whole numbers without a fraction.
@@ -108,21 +126,30 @@ fn spellings(value: &Value) -> Vec<String> {
     match value {
         Value::Number(number) => {
             let mut all = vec![number.to_string()];
-            if let Some(f) = number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e300) {
+            if let Some(f) = number
+                .as_f64()
+                .filter(|f| f.fract() == 0.0 && f.abs() < 1e300)
+            {
                 all.push(format!("{f:.0}"));
             }
             all
         }
         Value::Array(items) => {
             let items = items.iter().map(spellings).collect::<Vec<_>>();
-            products(&items).into_iter().map(|items| format!("[{}]", items.join(","))).collect()
+            products(&items)
+                .into_iter()
+                .map(|items| format!("[{}]", items.join(",")))
+                .collect()
         }
         Value::Object(map) => {
             let members: Vec<Vec<String>> = map
                 .iter()
                 .map(|(key, value)| {
                     let key = Value::from(key.as_str());
-                    spellings(value).into_iter().map(|value| format!("{key}:{value}")).collect()
+                    spellings(value)
+                        .into_iter()
+                        .map(|value| format!("{key}:{value}"))
+                        .collect()
                 })
                 .collect();
             let mut all = Vec::new();
@@ -142,7 +169,9 @@ fn products(choices: &[Vec<String>]) -> Vec<Vec<String>> {
     let mut all = vec![Vec::new()];
     for choice in choices {
         let longer = all.iter().flat_map(|before| {
-            choice.iter().map(move |one| [before.as_slice(), std::slice::from_ref(one)].concat())
+            choice
+                .iter()
+                .map(move |one| [before.as_slice(), std::slice::from_ref(one)].concat())
         });
         all = longer.take(500).collect();
     }

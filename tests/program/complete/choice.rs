@@ -105,14 +105,20 @@ fn a_grammar_is_followed() {
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert!(json["a"].as_i64().unwrap() < 100 && ["x", "y"].contains(&json["b"].as_str().unwrap()));
 
-    let schema = write("pattern.json", r#"{"type":"string","pattern":"^\\d{3}-\\d{4}$"}"#);
+    let schema = write(
+        "pattern.json",
+        r#"{"type":"string","pattern":"^\\d{3}-\\d{4}$"}"#,
+    );
     let output = run(small()
         .args(["the", "-n", "60", "--json-schema"])
         .arg(&schema));
     let text: String = serde_json::from_str(&stdout(&output)).unwrap();
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     let (a, b) = text.split_once('-').unwrap();
-    assert!(a.len() == 3 && b.len() == 4 && digits(a) && digits(b), "{text}");
+    assert!(
+        a.len() == 3 && b.len() == 4 && digits(a) && digits(b),
+        "{text}"
+    );
 
     let token = write("token.gbnf", "root ::= \" bat\" <|system|> \"!\"\n");
     let output = run(small().args(["the", "--json", "--grammar"]).arg(&token));
@@ -120,16 +126,40 @@ fn a_grammar_is_followed() {
     assert_eq!(object["text"], " bat!", "{object}");
 
     for (flag, bad, told) in [
-        ("--grammar", "root ::= (\"a\"", "line 1, column 10: this bracket is not closed"),
-        ("--grammar", "root ::= missing", "there is no rule named missing"),
+        (
+            "--grammar",
+            "root ::= (\"a\"",
+            "line 1, column 10: this bracket is not closed",
+        ),
+        (
+            "--grammar",
+            "root ::= missing",
+            "there is no rule named missing",
+        ),
         ("--grammar", "root ::= root \"a\"", "no text follows it"),
-        ("--grammar", "root ::= \"a\"{5,0}", "the most is less than the least"),
-        ("--grammar", "root ::= <|nosuch|>", "<|nosuch|> is not one token"),
+        (
+            "--grammar",
+            "root ::= \"a\"{5,0}",
+            "the most is less than the least",
+        ),
+        (
+            "--grammar",
+            "root ::= <|nosuch|>",
+            "<|nosuch|> is not one token",
+        ),
         ("--grammar", "nothing", "::= is expected"),
         ("--grammar", "", "does not define a rule named root"),
         ("--json-schema", "{", "it is no JSON"),
-        ("--json-schema", r#"{"type": "nonsense"}"#, "/type: a type is one of"),
-        ("--json-schema", r#"{"not": {"type": "number"}}"#, "/not: not cannot be followed"),
+        (
+            "--json-schema",
+            r#"{"type": "nonsense"}"#,
+            "/type: a type is one of",
+        ),
+        (
+            "--json-schema",
+            r#"{"not": {"type": "number"}}"#,
+            "/not: not cannot be followed",
+        ),
         (
             "--json-schema",
             r#"{"type":"array","items":{"type":"integer"},"minItems":5,"maxItems":2}"#,

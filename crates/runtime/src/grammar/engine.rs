@@ -3,9 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{
-    ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie,
-};
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 
 use crate::error::{Error, Result, Token};
@@ -113,7 +111,10 @@ fn word(vocab: &Vocab, token: Token) -> Result<Vec<u8>> {
         false => bytes,
     };
     let usable = bytes.len() <= LONGEST_TOKEN
-        && !bytes.iter().skip(1).any(|&b| b == TokTrie::SPECIAL_TOKEN_MARKER);
+        && !bytes
+            .iter()
+            .skip(1)
+            .any(|&b| b == TokTrie::SPECIAL_TOKEN_MARKER);
     Ok(if usable { bytes } else { Vec::new() })
 }
 

@@ -57,7 +57,11 @@ impl Follower {
         };
         Ok(Allowed {
             mask,
-            ends: if complete { self.ends.clone() } else { Vec::new() },
+            ends: if complete {
+                self.ends.clone()
+            } else {
+                Vec::new()
+            },
             never: self.ends.clone(),
         })
     }

@@ -171,18 +171,54 @@ mod tests {
     #[test]
     fn a_grammar_accepts_its_texts_and_no_others() {
         let cases: &[(&str, &[&str], &[&str])] = &[
-            ("root ::= \"yes\" | \"no\"", &["yes", "no"], &["", "y", "yesno", "maybe"]),
-            ("root ::= [a-c]+ \"c\"", &["ac", "cc", "abcc"], &["c", "ab", "acd"]),
-            ("root ::= \"ab\" \"c\" | \"a\" \"bd\"", &["abc", "abd"], &["ab", "abcd"]),
-            ("root ::= \"ab\"{2,3}", &["abab", "ababab"], &["ab", "abababab", "aba"]),
+            (
+                "root ::= \"yes\" | \"no\"",
+                &["yes", "no"],
+                &["", "y", "yesno", "maybe"],
+            ),
+            (
+                "root ::= [a-c]+ \"c\"",
+                &["ac", "cc", "abcc"],
+                &["c", "ab", "acd"],
+            ),
+            (
+                "root ::= \"ab\" \"c\" | \"a\" \"bd\"",
+                &["abc", "abd"],
+                &["ab", "abcd"],
+            ),
+            (
+                "root ::= \"ab\"{2,3}",
+                &["abab", "ababab"],
+                &["ab", "abababab", "aba"],
+            ),
             ("root ::= \"a\"{0,5000} \"!\"", &["!", "aaa!"], &["a"]),
             ("root ::= (\"a\"*)* \"b\"?", &["", "aa", "aab"], &["ba"]),
-            ("root ::= root \"a\" | \"x\"", &["x", "xaa"], &["", "a", "xx"]),
-            ("root ::= \"(\" root \")\" | \"\"", &["", "(())"], &["(", "())"]),
+            (
+                "root ::= root \"a\" | \"x\"",
+                &["x", "xaa"],
+                &["", "a", "xx"],
+            ),
+            (
+                "root ::= \"(\" root \")\" | \"\"",
+                &["", "(())"],
+                &["(", "())"],
+            ),
             ("root ::= [^\"\\n] .", &["éa", "a\n"], &["\"a", "a"]),
-            ("root ::= item (\",\" root)?\nitem ::= [0-9]", &["1", "1,2,3"], &["1,", ",1"]),
-            ("root ::= \"a\" | \"b\" x\nx ::= \"c\" x", &["a"], &["b", "bc"]),
-            ("root ::= \"\\x41\\u00e9\\U0001F600\\t\\\"\"", &["Aé😀\t\""], &["A"]),
+            (
+                "root ::= item (\",\" root)?\nitem ::= [0-9]",
+                &["1", "1,2,3"],
+                &["1,", ",1"],
+            ),
+            (
+                "root ::= \"a\" | \"b\" x\nx ::= \"c\" x",
+                &["a"],
+                &["b", "bc"],
+            ),
+            (
+                "root ::= \"\\x41\\u00e9\\U0001F600\\t\\\"\"",
+                &["Aé😀\t\""],
+                &["A"],
+            ),
         ];
         for (text, good, bad) in cases {
             let grammar = Grammar::gbnf(text).unwrap();
@@ -220,7 +256,10 @@ mod tests {
         let grammar = Grammar::gbnf(&format!("root ::= r0\n{doubling}r40 ::= \"x\"")).unwrap();
         assert!(accepts(&grammar, &format!("x{}", "ab".repeat(20))));
         let grammar = Grammar::gbnf("root ::= \"x\" root \"a\" | \"x\" root \"b\" | \"\"").unwrap();
-        assert!(accepts(&grammar, "xxxxxxxxxxxxxxxxxxxxxxxxbabababababababababababa"));
+        assert!(accepts(
+            &grammar,
+            "xxxxxxxxxxxxxxxxxxxxxxxxbabababababababababababa"
+        ));
     }
 
     #[test]

@@ -305,8 +305,15 @@ mod tests {
 
     #[test]
     fn tokens_are_those_of_the_model() {
-        assert!(lark("root ::= <|end|> !<[3]>").unwrap().contains("<[7]> <[^3]>"));
+        assert!(
+            lark("root ::= <|end|> !<[3]>")
+                .unwrap()
+                .contains("<[7]> <[^3]>")
+        );
         let error = lark("root ::= <|no|>").unwrap_err().to_string();
-        assert!(error.contains("<|no|> is not one token of this model"), "{error}");
+        assert!(
+            error.contains("<|no|> is not one token of this model"),
+            "{error}"
+        );
     }
 }

@@ -18,7 +18,9 @@ impl Rules {
     /// [`Error::Grammar`] with line and column.
     pub fn read(text: &str) -> Result<Rules> {
         if text.len() > MAX_BYTES {
-            return Err(Error::Grammar("grammar: it is longer than 1 MiB".to_owned()));
+            return Err(Error::Grammar(
+                "grammar: it is longer than 1 MiB".to_owned(),
+            ));
         }
         let mut reader = Reader {
             text,
@@ -335,7 +337,11 @@ impl<'a> Reader<'a> {
     fn token(&mut self) -> Result<Item> {
         let start = self.at;
         let negated = self.eat("!");
-        let Some(end) = self.rest().find('>').filter(|_| self.rest().starts_with('<')) else {
+        let Some(end) = self
+            .rest()
+            .find('>')
+            .filter(|_| self.rest().starts_with('<'))
+        else {
             return self.fault_at(start, "a token is written <name> or <[number]>");
         };
         let text = &self.rest()[..=end];
@@ -378,18 +384,31 @@ mod tests {
 
     #[test]
     fn faults_are_told_with_their_place() {
-        let deep = format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000));
+        let deep = format!(
+            "root ::= {}\"a\"{}",
+            "(".repeat(100_000),
+            ")".repeat(100_000)
+        );
         let long = format!("root ::= \"{}\"", "a".repeat(2 << 20));
         for (text, said) in [
             ("", "does not define a rule named root"),
             ("start ::= \"a\"", "does not define a rule named root"),
             ("rooted ::= \"a\"", "does not define a rule named root"),
             ("# root ::= \"a\"", "does not define a rule named root"),
-            ("root ::= \"a\"{5,0}", "line 1, column 13: the most is less than the least"),
-            ("root ::= \"a\"{5,99999999999999999999}", "more than 100000 repetitions"),
+            (
+                "root ::= \"a\"{5,0}",
+                "line 1, column 13: the most is less than the least",
+            ),
+            (
+                "root ::= \"a\"{5,99999999999999999999}",
+                "more than 100000 repetitions",
+            ),
             ("root ::= \"a\"{", "a number is expected"),
             ("root ::= \"a\"{1", "} is expected"),
-            ("root ::= * \"a\"", "column 10: there is nothing before it to repeat"),
+            (
+                "root ::= * \"a\"",
+                "column 10: there is nothing before it to repeat",
+            ),
             ("root ::= (\"a\"", "column 10: this bracket is not closed"),
             ("root ::= \"a", "column 10: this string is not closed"),
             ("root ::= [a", "column 10: this class is not closed"),
@@ -399,10 +418,22 @@ mod tests {
             ("root ::= \"\\x4\"", "2 hexadecimal digits"),
             ("root ::= \"\\ud800\"", "not the code of a character"),
             ("root ::= \"\\U00110000\"", "not the code of a character"),
-            ("root ::= a\na ::= b_c", "line 2, column 8: this cannot be part of a rule"),
-            ("root ::= \"a\"\n  missing", "line 2, column 10: ::= is expected"),
-            ("root ::= \"é\" missing", "column 14: there is no rule named missing"),
-            ("root ::= \"a\"\nroot ::= \"b\"", "line 2, column 1: the rule root is defined twice"),
+            (
+                "root ::= a\na ::= b_c",
+                "line 2, column 8: this cannot be part of a rule",
+            ),
+            (
+                "root ::= \"a\"\n  missing",
+                "line 2, column 10: ::= is expected",
+            ),
+            (
+                "root ::= \"é\" missing",
+                "column 14: there is no rule named missing",
+            ),
+            (
+                "root ::= \"a\"\nroot ::= \"b\"",
+                "line 2, column 1: the rule root is defined twice",
+            ),
             ("root ::= <[x]>", "not the number of a token"),
             ("root ::= !a", "a token is written"),
             (&deep, "nested too deeply"),

@@ -20,7 +20,16 @@ const TYPES: [&str; 7] = [
     "null", "boolean", "integer", "number", "string", "array", "object",
 ];
 const FORMATS: [&str; 10] = [
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
 ];
 const DRAFTS: [&str; 5] = [
     "json-schema.org/draft/2020-12/schema",
@@ -168,7 +177,9 @@ impl<'a> Keyword<'_, 'a> {
             "unevaluatedProperties" => return self.unevaluated("additionalProperties", out),
             "unevaluatedItems" => return self.unevaluated("items", out),
             "required" => self.names()?,
-            "minLength" | "maxLength" | "minItems" | "maxItems" | "maxProperties" => self.count()?,
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "maxProperties" => {
+                self.count()?
+            }
             "minProperties" => self.least_properties()?,
             "minimum" | "maximum" | "multipleOf" => self.number()?,
             "exclusiveMinimum" => self.exclusive("minimum")?,
@@ -201,7 +212,10 @@ impl<'a> Keyword<'_, 'a> {
         let idle = match self.key {
             "not" => *self.value == Value::Bool(false),
             "if" => !self.has("then") && !self.has("else"),
-            "contains" => self.map.get("minContains").and_then(Value::as_f64) == Some(0.0) && !self.has("maxContains"),
+            "contains" => {
+                self.map.get("minContains").and_then(Value::as_f64) == Some(0.0)
+                    && !self.has("maxContains")
+            }
             "uniqueItems" => *self.value == Value::Bool(false),
             "propertyNames" => allows_all,
             "dependentRequired" | "dependentSchemas" | "dependencies" => is_empty,
@@ -325,7 +339,14 @@ impl<'a> Keyword<'_, 'a> {
             return Ok(());
         }
         let applicators = [
-            "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "contains",
+            "$ref",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
+            "if",
+            "dependentSchemas",
+            "contains",
         ];
         if applicators.iter().any(|key| self.has(key)) {
             return self.refused();
@@ -354,7 +375,9 @@ impl<'a> Keyword<'_, 'a> {
         let certain: HashSet<&Value> = required.into_iter().flatten().collect();
         match least.as_u64() {
             Some(n) if n <= certain.len() as u64 + 1 => Ok(least),
-            _ => self.fault("minProperties cannot be followed beyond the required ones and one more"),
+            _ => {
+                self.fault("minProperties cannot be followed beyond the required ones and one more")
+            }
         }
     }
 
@@ -383,9 +406,9 @@ impl<'a> Keyword<'_, 'a> {
 }
 
 fn is_exact(number: &Number) -> bool {
-    number.as_f64().is_some_and(|n| {
-        n == 0.0 || n.abs() <= LARGEST && n.abs() >= SMALLEST
-    })
+    number
+        .as_f64()
+        .is_some_and(|n| n == 0.0 || n.abs() <= LARGEST && n.abs() >= SMALLEST)
 }
 
 /// Leads references to mere references on to where these lead.

@@ -187,29 +187,94 @@ mod tests {
             (
                 r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"string"}},
                     "required":["a"]}"#,
-                &[r#"{"a":1}"#, r#"{"a": -5, "b": "é"}"#, "{\n  \"a\": 1\n}", r#"{"a":1,"c":2}"#],
-                &["{}", r#"{"b":"x"}"#, r#"{"a":1.5}"#, r#"{"a":1,"\u0062":2}"#, r#"{"a":1"#],
+                &[
+                    r#"{"a":1}"#,
+                    r#"{"a": -5, "b": "é"}"#,
+                    "{\n  \"a\": 1\n}",
+                    r#"{"a":1,"c":2}"#,
+                ],
+                &[
+                    "{}",
+                    r#"{"b":"x"}"#,
+                    r#"{"a":1.5}"#,
+                    r#"{"a":1,"\u0062":2}"#,
+                    r#"{"a":1"#,
+                ],
             ),
-            (r#"{"type":"string","pattern":"^\\d{3}-\\d{4}$"}"#, &["\"555-1234\""], &["\"٣٣٣-1234\"", "\"a\""]),
-            (r#"{"type":"string","minLength":2,"maxLength":3}"#, &["\"éé\"", "\"\\n\\n\\n\""], &["\"a\"", "\"abcd\""]),
-            (r#"{"type":"integer","multipleOf":10}"#, &["0", "-20"], &["5", "21"]),
-            (r#"{"type":"integer","minimum":5,"maximum":12}"#, &["5", "12"], &["4", "13"]),
-            (r#"{"type":"array","items":{"type":"integer"},"minItems":2,"maxItems":3}"#, &["[1,2]", "[1, 2, 3]"], &["[1]", "[1,2,3,4]"]),
-            (r#"{"properties":{},"required":["ghost"],"type":"object"}"#, &[r#"{"ghost":1}"#], &["{}"]),
-            (r#"{"type":"object","properties":{"any":true},"required":["any"]}"#, &[r#"{"any":[]}"#], &["{}"]),
-            (r##"{"$ref":"#/definitions/a~1b","definitions":{"a/b":{"const":1}}}"##, &["1"], &["2"]),
-            (r##"{"type":"object","properties":{"next":{"$ref":"#"}}}"##, &["{}", r#"{"next":{"next":{}}}"#], &[r#"{"next":1}"#]),
-            (r#"{"enum":["a",{"b":[1]}]}"#, &["\"a\"", r#"{"b":[1]}"#], &["\"b\"", r#"{"b":[2]}"#]),
-            (r#"{"minimum":1,"exclusiveMinimum":true,"type":"integer","$schema":"http://json-schema.org/draft-04/schema#"}"#, &["2"], &["1"]),
-            (r#"{"type":"array","items":[{"const":1}],"additionalItems":false}"#, &["[]", "[1]"], &["[2]", "[1,2]"]),
+            (
+                r#"{"type":"string","pattern":"^\\d{3}-\\d{4}$"}"#,
+                &["\"555-1234\""],
+                &["\"٣٣٣-1234\"", "\"a\""],
+            ),
+            (
+                r#"{"type":"string","minLength":2,"maxLength":3}"#,
+                &["\"éé\"", "\"\\n\\n\\n\""],
+                &["\"a\"", "\"abcd\""],
+            ),
+            (
+                r#"{"type":"integer","multipleOf":10}"#,
+                &["0", "-20"],
+                &["5", "21"],
+            ),
+            (
+                r#"{"type":"integer","minimum":5,"maximum":12}"#,
+                &["5", "12"],
+                &["4", "13"],
+            ),
+            (
+                r#"{"type":"array","items":{"type":"integer"},"minItems":2,"maxItems":3}"#,
+                &["[1,2]", "[1, 2, 3]"],
+                &["[1]", "[1,2,3,4]"],
+            ),
+            (
+                r#"{"properties":{},"required":["ghost"],"type":"object"}"#,
+                &[r#"{"ghost":1}"#],
+                &["{}"],
+            ),
+            (
+                r#"{"type":"object","properties":{"any":true},"required":["any"]}"#,
+                &[r#"{"any":[]}"#],
+                &["{}"],
+            ),
+            (
+                r##"{"$ref":"#/definitions/a~1b","definitions":{"a/b":{"const":1}}}"##,
+                &["1"],
+                &["2"],
+            ),
+            (
+                r##"{"type":"object","properties":{"next":{"$ref":"#"}}}"##,
+                &["{}", r#"{"next":{"next":{}}}"#],
+                &[r#"{"next":1}"#],
+            ),
+            (
+                r#"{"enum":["a",{"b":[1]}]}"#,
+                &["\"a\"", r#"{"b":[1]}"#],
+                &["\"b\"", r#"{"b":[2]}"#],
+            ),
+            (
+                r#"{"minimum":1,"exclusiveMinimum":true,"type":"integer","$schema":"http://json-schema.org/draft-04/schema#"}"#,
+                &["2"],
+                &["1"],
+            ),
+            (
+                r#"{"type":"array","items":[{"const":1}],"additionalItems":false}"#,
+                &["[]", "[1]"],
+                &["[2]", "[1,2]"],
+            ),
         ];
         for (schema, good, bad) in cases {
             let grammar = Grammar::json_schema(schema).unwrap();
             for good in *good {
-                assert!(grammar.accepts(good.as_bytes()).unwrap(), "{schema} accepts {good}");
+                assert!(
+                    grammar.accepts(good.as_bytes()).unwrap(),
+                    "{schema} accepts {good}"
+                );
             }
             for bad in *bad {
-                assert!(!grammar.accepts(bad.as_bytes()).unwrap(), "{schema} refuses {bad}");
+                assert!(
+                    !grammar.accepts(bad.as_bytes()).unwrap(),
+                    "{schema} refuses {bad}"
+                );
             }
         }
     }
@@ -222,14 +287,32 @@ mod tests {
             ("[]", "a schema is an object, true or false"),
             ("3", "a schema is an object, true or false"),
             ("false", "nothing fits it"),
-            (r#"{"not":{"type":"number"}}"#, "/not: not cannot be followed"),
-            (r#"{"properties":{"a":{"uniqueItems":true}}}"#, "/properties/a/uniqueItems: "),
+            (
+                r#"{"not":{"type":"number"}}"#,
+                "/not: not cannot be followed",
+            ),
+            (
+                r#"{"properties":{"a":{"uniqueItems":true}}}"#,
+                "/properties/a/uniqueItems: ",
+            ),
             (r#"{"if":{"const":1},"then":{"const":1}}"#, "/if: "),
             (r#"{"type":"nonsense"}"#, "/type: "),
-            (r#"{"type":"integer","minimum":5,"maximum":2}"#, "nothing fits it"),
-            (r#"{"properties":{"x":{"type":"array","minItems":5,"maxItems":2}},"required":["x"]}"#, "/properties/x: nothing fits it: minItems (5)"),
-            (r#"{"type":"string","minLength":5,"maxLength":2}"#, "nothing fits it: minLength (5)"),
-            (r#"{"type":"integer","maximum":123456789012345678901234567890}"#, "/maximum: "),
+            (
+                r#"{"type":"integer","minimum":5,"maximum":2}"#,
+                "nothing fits it",
+            ),
+            (
+                r#"{"properties":{"x":{"type":"array","minItems":5,"maxItems":2}},"required":["x"]}"#,
+                "/properties/x: nothing fits it: minItems (5)",
+            ),
+            (
+                r#"{"type":"string","minLength":5,"maxLength":2}"#,
+                "nothing fits it: minLength (5)",
+            ),
+            (
+                r#"{"type":"integer","maximum":123456789012345678901234567890}"#,
+                "/maximum: ",
+            ),
             (r#"{"const":9007199254740993}"#, "/const: "),
             (r#"{"type":"string","pattern":"(?=a)b"}"#, "/pattern: "),
             (r#"{"type":"string","pattern":"\\bword"}"#, "/pattern: "),
@@ -238,9 +321,18 @@ mod tests {
             (r#"{"type":"string","format":"phone"}"#, "/format: "),
             (r##"{"$ref":"#/no"}"##, "/$ref: "),
             (r##"{"$ref":"other.json"}"##, "/$ref: "),
-            (r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}"##, "leads back to itself"),
-            (r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##, "no text that fits it ends"),
-            (r#"{"oneOf":[{"type":"integer"},{"minimum":2}]}"#, "oneOf cannot be followed"),
+            (
+                r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}"##,
+                "leads back to itself",
+            ),
+            (
+                r##"{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}"##,
+                "no text that fits it ends",
+            ),
+            (
+                r#"{"oneOf":[{"type":"integer"},{"minimum":2}]}"#,
+                "oneOf cannot be followed",
+            ),
             (r#"{"minProperties":3}"#, "/minProperties: "),
             (r#"{"type":"object","properties":[]}"#, "/properties: "),
             (r#"{"minLength":-1}"#, "/minLength: "),
@@ -257,7 +349,9 @@ mod tests {
 
     #[test]
     fn large_schemas_are_followed_or_refused_at_once() {
-        let many: Vec<String> = (0..3000).map(|i| format!(r#""p{i}":{{"type":"integer"}}"#)).collect();
+        let many: Vec<String> = (0..3000)
+            .map(|i| format!(r#""p{i}":{{"type":"integer"}}"#))
+            .collect();
         let text = format!(r#"{{"type":"object","properties":{{{}}}}}"#, many.join(","));
         if let Ok(grammar) = Grammar::json_schema(&text) {
             assert!(grammar.accepts(br#"{"p7":1,"p2999":2}"#).unwrap());

@@ -100,7 +100,11 @@ impl Reader<'_> {
                 return Err(format!("{what}, ({start}…), cannot be followed"));
             }
         }
-        match self.rest.strip_prefix("?<").and_then(|rest| rest.split_once('>')) {
+        match self
+            .rest
+            .strip_prefix("?<")
+            .and_then(|rest| rest.split_once('>'))
+        {
             Some((_, rest)) => {
                 self.rest = rest;
                 self.out.push_str("(?:");
@@ -204,7 +208,10 @@ impl Reader<'_> {
                 Some(letter) if letter.is_ascii_alphabetic() => char::from(letter as u8 % 32),
                 _ => return Err("\\c wants a letter".to_owned()),
             },
-            'x' => self.code(2).and_then(char::from_u32).ok_or("\\x wants two digits")?,
+            'x' => self
+                .code(2)
+                .and_then(char::from_u32)
+                .ok_or("\\x wants two digits")?,
             'u' => self.unicode()?,
             c if c.is_ascii_alphabetic() => return Err(format!("\\{c} is not an escape")),
             c => c,
@@ -213,7 +220,10 @@ impl Reader<'_> {
     }
 
     fn property(&mut self, c: char) -> Result<Atom, String> {
-        let inner = self.rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        let inner = self
+            .rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'));
         let Some((name, rest)) = inner else {
             return Err(format!("\\{c} wants a property in braces"));
         };
@@ -288,9 +298,29 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused() {
         for pattern in [
-            "(?=a)", "(?!a)", "(?<=a)", "(?<!a)", "(?i:a)", r"\b", r"\1", r"\k<a>", "[]", "[a",
-            "[z-a]", r"[\d-z]", "a{", "a{x}", "a{3,1}", "a{1000000}", r"\u12", r"\xg0", r"\y", "\\",
-            r"\p{}", r"\p", r"\ud800",
+            "(?=a)",
+            "(?!a)",
+            "(?<=a)",
+            "(?<!a)",
+            "(?i:a)",
+            r"\b",
+            r"\1",
+            r"\k<a>",
+            "[]",
+            "[a",
+            "[z-a]",
+            r"[\d-z]",
+            "a{",
+            "a{x}",
+            "a{3,1}",
+            "a{1000000}",
+            r"\u12",
+            r"\xg0",
+            r"\y",
+            "\\",
+            r"\p{}",
+            r"\p",
+            r"\ud800",
         ] {
             assert!(translated(pattern).is_err(), "{pattern}");
         }

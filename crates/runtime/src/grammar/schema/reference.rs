@@ -60,9 +60,8 @@ fn anchor(value: &Value, place: &str, name: &str, first: bool) -> Option<String>
             return Some(place.to_owned());
         }
     }
-    children(value).find_map(|(key, child)| {
-        anchor(child, &format!("{place}/{}", escaped(&key)), name, false)
-    })
+    children(value)
+        .find_map(|(key, child)| anchor(child, &format!("{place}/{}", escaped(&key)), name, false))
 }
 
 /// Whether a schema is a resource of its own, from which references within it are seen.
@@ -76,7 +75,8 @@ fn find(value: &Value, place: &str, test: &dyn Fn(&Value) -> Option<()>) -> Opti
     if value.is_object() && test(value).is_some() {
         return Some(place.to_owned());
     }
-    children(value).find_map(|(key, child)| find(child, &format!("{place}/{}", escaped(&key)), test))
+    children(value)
+        .find_map(|(key, child)| find(child, &format!("{place}/{}", escaped(&key)), test))
 }
 
 /// What a value holds, with keys; not what `enum` and `const` hold, which is no schema.
@@ -87,9 +87,11 @@ fn children(value: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
                 .filter(|(key, _)| !matches!(key.as_str(), "enum" | "const"))
                 .map(|(key, child)| (key.clone(), child)),
         ),
-        Value::Array(list) => {
-            Box::new(list.iter().enumerate().map(|(i, child)| (i.to_string(), child)))
-        }
+        Value::Array(list) => Box::new(
+            list.iter()
+                .enumerate()
+                .map(|(i, child)| (i.to_string(), child)),
+        ),
         _ => Box::new(std::iter::empty()),
     }
 }
