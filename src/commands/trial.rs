@@ -4,7 +4,7 @@
 //! (`modelve_runtime`'s table of checks), in full for few architectures and kinds of vocabulary. A
 //! file of any other is loaded and computes two tokens in a child process first, under limits of
 //! time and memory: its death, its hanging and its hunger then are an error message here. The child
-//! is this program with a hidden command.
+//! is this program with a hidden command. That a file has passed is remembered.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use anyhow::{Context, anyhow};
 
 use crate::base::{human, infile};
 use crate::hint::{Interrupted, hinted};
+use crate::hub::store::Store;
 use crate::runtime::{
     self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Settings, Vocab,
 };
@@ -63,7 +64,15 @@ pub fn model(path: &Path, facts: &Facts, cancel: &Cancel) -> anyhow::Result<()> 
     if facts.covered {
         return Ok(());
     }
-    Trial::new(path, facts.tensor_bytes).run(&[], cancel)
+    let stamp = Stamp::of(path);
+    if stamp.as_ref().is_some_and(Stamp::is_there) {
+        return Ok(());
+    }
+    let passed = Trial::new(path, facts.tensor_bytes).run(&[], cancel)?;
+    if let (true, Some(stamp)) = (passed, stamp) {
+        stamp.leave();
+    }
+    Ok(())
 }
 
 /// Tries a vocabulary with the text that it is wanted for, unless its kind has been checked in full.
@@ -76,7 +85,58 @@ pub fn vocabulary(path: &Path, covered: bool, text: &[u8]) -> anyhow::Result<()>
     }
     let mut trial = Trial::new(path, 0);
     trial.command.arg("--vocabulary");
-    trial.run(text, &Cancel::new())
+    trial.run(text, &Cancel::new())?;
+    Ok(())
+}
+
+/// What remembers, in the store, that a file has passed: an empty file whose name says which file it
+/// was, and which version of it. Nobody but the system sets the time of a file's last change, so
+/// that a file of another content has another name here.
+struct Stamp(PathBuf);
+
+impl Stamp {
+    /// `None` where files cannot be told apart so, and for models in several files.
+    fn of(path: &Path) -> Option<Stamp> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            if path.to_string_lossy().contains("-of-") {
+                return None;
+            }
+            let file = std::fs::metadata(path).ok()?;
+            let name = format!(
+                "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
+                file.dev(),
+                file.ino(),
+                file.len(),
+                file.mtime(),
+                file.mtime_nsec(),
+                file.ctime(),
+                file.ctime_nsec()
+            );
+            let store = Store::from_env().ok()?;
+            let program = concat!(env!("CARGO_PKG_VERSION"), "-", env!("MODELVE_COMMIT"));
+            Some(Stamp(store.root().join("tried").join(program).join(name)))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = path;
+            None
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.is_file()
+    }
+
+    /// Without one the next start tries the file again, and nothing is lost.
+    fn leave(&self) {
+        let folder = self.0.parent().unwrap_or(Path::new("."));
+        let left = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&self.0, ""));
+        if let Err(error) = left {
+            tracing::debug!("cannot remember that a file passed: {error}");
+        }
+    }
 }
 
 struct Trial<'a> {
@@ -106,8 +166,9 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Runs the child with `text` on its standard input.
-    fn run(mut self, text: &[u8], cancel: &Cancel) -> anyhow::Result<()> {
+    /// Runs the child with `text` on its standard input. False: it refused the file in words, which
+    /// this process will do as well.
+    fn run(mut self, text: &[u8], cancel: &Cancel) -> anyhow::Result<bool> {
         let mut child = self
             .command
             .arg("--")
@@ -134,7 +195,7 @@ impl<'a> Trial<'a> {
         })
     }
 
-    fn judge(&self, status: Option<ExitStatus>, said: &str) -> anyhow::Result<()> {
+    fn judge(&self, status: Option<ExitStatus>, said: &str) -> anyhow::Result<bool> {
         let path = self.path.display();
         let limits = "if the file is sound and this machine slow or the model unusual, --trust loads it without this trial";
         let Some(status) = status else {
@@ -146,7 +207,7 @@ impl<'a> Trial<'a> {
         };
         let code = status.code();
         if code == Some(0) || code == Some(i32::from(REFUSED)) {
-            return Ok(());
+            return Ok(code == Some(0));
         }
         let memory = [
             "bad_alloc",

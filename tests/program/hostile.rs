@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::terminal;
@@ -13,6 +13,8 @@ use modelve::gguf::{GgmlType, Value};
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("modelve").unwrap();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-home");
+    command.env("MODELVE_HOME", home);
     command.args(arguments).stdin(Stdio::null());
     command
 }
@@ -327,6 +329,45 @@ fn rwkv6() -> Parts {
     add("channel_mix_value", &[96, WIDTH]);
     add("channel_mix_receptance", &[WIDTH, WIDTH]);
     parts
+}
+
+#[test]
+fn a_file_is_tried_once_and_again_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rwkv.gguf");
+    let run = || {
+        let mut command = command(&[
+            "complete",
+            "-m",
+            path.to_str().unwrap(),
+            "-n",
+            "2",
+            "the bat",
+        ]);
+        command
+            .env("MODELVE_HOME", dir.path().join("home"))
+            .output()
+            .unwrap()
+    };
+    let passed = || {
+        let versions = fs::read_dir(dir.path().join("home/tried"))
+            .into_iter()
+            .flatten();
+        let stamps = versions.flat_map(|version| fs::read_dir(version.unwrap().path()).unwrap());
+        stamps.count()
+    };
+    rwkv6().write(&path);
+    for _ in 0..2 {
+        let output = run();
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(passed(), 1);
+    }
+    let mut parts = rwkv6();
+    parts.set("rwkv6.token_shift_count", Value::U32(1));
+    parts.write(&path);
+    let said = said(&run());
+    assert!(said.contains("cannot compute with this file"), "{said}");
+    assert_eq!(passed(), 1);
 }
 
 #[test]
