@@ -76,6 +76,41 @@ fn what_is_no_file_is_not_replaced_by_one() {
 }
 
 #[test]
+fn a_model_goes_neither_to_standard_output_nor_to_a_device() {
+    let bench = Bench::new();
+    for name in ["-", "/dev/stdout", "/dev/null"] {
+        let said = bench.bad(&["in", "--force", "-o", name], 1);
+        assert!(
+            said.contains(&format!("{name} is not a regular file")),
+            "{said}"
+        );
+        assert!(
+            said.contains("hint: give the output a name of its own"),
+            "{said}"
+        );
+    }
+    assert!(!bench.path("-").exists());
+    let null = fs::metadata("/dev/null").unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&null));
+}
+
+#[test]
+fn what_a_link_points_to_is_replaced_and_the_link_stays() {
+    let bench = Bench::new();
+    let (link, target) = (bench.path("latest.gguf"), bench.path("out/model.gguf"));
+    std::os::unix::fs::symlink("out/model.gguf", &link).unwrap();
+    bench.good(&["in", "-q", "Q8_0", "-o", "latest.gguf"]);
+    let before = fs::read(&target).unwrap();
+    let output = bench.run(&["in", "-q", "Q4_0", "-o", "latest.gguf"]);
+    assert_eq!(output.status.code(), Some(1), "no --force");
+    assert_eq!(fs::read(&target).unwrap(), before);
+    bench.good(&["in", "-q", "Q4_0", "--force", "-o", "latest.gguf"]);
+    assert_ne!(fs::read(&target).unwrap(), before);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(bench.outputs(), ["model.gguf"]);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_said() {
     let bench = Bench::new();
     // Not even root makes files there.
