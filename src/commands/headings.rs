@@ -149,7 +149,7 @@ mod tests {
         ];
         assert_eq!(
             headings(&ends, 12),
-            ["…d the bat", "…d the ball"].map(|s| s.to_owned())
+            ["…nd the bat", "…nd the ball"].map(|s| s.to_owned())
         );
     }
 
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(headings(&["abcdef", "abcdef"], 4), ["…def", "…def"]);
         assert_eq!(
             headings(&["a b", "a b c d e f g"], 5),
-            ["a b", "a b c d e f g"]
+            ["…b", "…b c d e f g"]
         );
         assert_eq!(headings(&[], 5), [""; 0]);
     }

@@ -7,7 +7,7 @@ use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::{Layers, numbers};
-use super::probing::{interrupted, load, pad, percent, quoted, session, tail, told};
+use super::probing::{clip, interrupted, load, pad, percent, quoted, session, tail, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -214,18 +214,6 @@ fn said(cell: &Cell) -> (String, f64) {
         }
         (_, _, Some(top)) => (quoted(&top.piece), top.prob),
         _ => (String::new(), 0.0),
-    }
-}
-
-/// At most `most` characters of a text.
-fn clip(text: &str, most: usize) -> String {
-    match text.chars().count() <= most {
-        true => text.to_owned(),
-        false => text
-            .chars()
-            .take(most.saturating_sub(1))
-            .chain(['…'])
-            .collect(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
 use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
 use crate::probe::tree::{Branch, Shape};
-use crate::probe::{Prompt, piece};
+use crate::probe::{Prompt, text_of};
 use crate::progress::{self, Unit};
 use crate::runtime::{Model, Settings, Token};
 
@@ -189,10 +189,9 @@ fn forced(args: &Args, model: &Model, text: &Text) -> anyhow::Result<Prompt> {
     } else {
         args.prompts.read(model, text).map_err(told)?
     };
-    for token in tokens {
-        prompt.text.push_str(&piece(vocab, token));
-        prompt.ids.push(token);
-    }
+    // Together: a character may be several tokens.
+    prompt.text.push_str(&text_of(vocab, &tokens));
+    prompt.ids.extend(tokens);
     Ok(prompt)
 }
 

@@ -1,6 +1,7 @@
 //! What the probing commands share: the model and its session, and how results are shown.
 
 use anyhow::bail;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::engine::{EngineArgs, explain};
 use crate::base::human;
@@ -132,21 +133,49 @@ pub fn quoted(piece: impl AsRef<[u8]>) -> String {
     format!("\"{}\"", human::escape(piece.as_ref()).replace('"', "\\\""))
 }
 
-/// The end of a text, on one line of at most `most` characters.
-pub fn tail(text: &str, most: usize) -> String {
-    let line = human::escape(text.as_bytes());
-    let length = line.chars().count();
-    if length <= most {
-        return line;
-    }
-    let skip = length - most.saturating_sub(1);
-    format!("…{}", line.chars().skip(skip).collect::<String>())
+/// Columns that a text takes on a terminal: Chinese characters take two each.
+pub fn columns(text: &str) -> usize {
+    UnicodeWidthStr::width(text)
 }
 
-/// `text` to the left in a field of `width` characters.
+/// The end of a text, on one line of at most `most` columns.
+pub fn tail(text: &str, most: usize) -> String {
+    let line = human::escape(text.as_bytes());
+    if columns(&line) <= most {
+        return line;
+    }
+    let mut room = most.saturating_sub(1);
+    let mut kept: Vec<char> = line
+        .chars()
+        .rev()
+        .take_while(|c| fits(*c, &mut room))
+        .collect();
+    kept.push('…');
+    kept.into_iter().rev().collect()
+}
+
+/// The beginning of a text, at most `most` columns of it.
+pub fn clip(text: &str, most: usize) -> String {
+    if columns(text) <= most {
+        return text.to_owned();
+    }
+    let mut room = most.saturating_sub(1);
+    let kept = text.chars().take_while(|c| fits(*c, &mut room));
+    kept.chain(['…']).collect()
+}
+
+/// Takes the columns of `c` off `room`, if there are so many.
+fn fits(c: char, room: &mut usize) -> bool {
+    let left = room.checked_sub(c.width().unwrap_or(0));
+    if let Some(left) = left {
+        *room = left;
+    }
+    left.is_some()
+}
+
+/// `text` to the left in a field of `width` columns.
 pub fn pad(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    format!("{text}{}", " ".repeat(width.saturating_sub(length)))
+    format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
 }
 
 #[cfg(test)]
@@ -180,5 +209,9 @@ mod tests {
         assert_eq!(tail("abc", 5), "abc");
         assert_eq!(tail("abcdef", 4), "…def");
         assert_eq!(pad("a", 3), "a  ");
+        // Two columns each.
+        assert_eq!(tail("你好吗", 5), "…好吗");
+        assert_eq!(clip("你好吗", 4), "你…");
+        assert_eq!(pad("你", 3), "你 ");
     }
 }

@@ -1,6 +1,6 @@
 //! Where the results of a probe go: text or JSON on standard output, or a page.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
