@@ -95,11 +95,11 @@ fn a_state_that_does_not_belong_here_is_refused() {
         fault(&half, &model, &bytes),
         StateFault::OtherSettings { what }
     );
-    let long = Settings {
-        n_ctx: 512,
+    let short = Settings {
+        n_ctx: 256,
         ..exact()
     };
-    assert_eq!(fault(&long, &model, &bytes), {
+    assert_eq!(fault(&short, &model, &bytes), {
         let what = "RoPE factors";
         StateFault::OtherSettings { what }
     });
