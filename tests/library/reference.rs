@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use modelve::runtime::{
-    Event, FlashAttention, KvType, LoadOptions, Model, Options, Session, Settings, Want, complete,
+    Event, FlashAttention, KvType, LoadOptions, Model, Options, Request, Session, Settings, Setup,
+    Want, complete,
 };
 use serde_json::Value;
 
@@ -191,11 +192,19 @@ fn greedy_texts_are_those_of_transformers() {
             let stopped = prompt["finish_reason"] == "stop";
             let options = Options {
                 max_tokens: expected.len() + usize::from(stopped),
-                settings: exact(),
                 ..Options::default()
             };
+            let request = Request {
+                prompt: tokens,
+                seed: 0,
+                options: options.into(),
+            };
+            let setup = Setup {
+                settings: exact(),
+                ..Setup::default()
+            };
             let mut steps = Vec::new();
-            complete(&model, vec![tokens], &options, &mut |event| {
+            complete(&model, vec![request], setup, &mut |event| {
                 if let Event::Done { completion, .. } = event {
                     steps = completion.steps.iter().map(|step| step.token).collect();
                 }

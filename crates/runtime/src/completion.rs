@@ -4,30 +4,22 @@ use std::time::{Duration, Instant};
 
 use super::error::Token;
 use super::sampling::{Likely, Sampling};
-use super::settings::Settings;
 
-/// How to complete.
+/// How to complete a prompt.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Tokens to add to each prompt, at most.
+    /// Tokens to add, at most.
     pub max_tokens: usize,
-    /// How tokens are chosen. The seed counts up with the prompt's index.
+    /// How tokens are chosen.
     pub sampling: Sampling,
     /// Texts that end a completion and are not part of it.
     pub stops: Vec<String>,
     /// Never choose a token that ends a text.
     pub ignore_end: bool,
-    /// The longest sequence allowed, prompt and completion, in tokens; none: what the model was
-    /// trained on.
-    pub ctx_size: Option<u32>,
-    /// Prompts computed at once, at most.
-    pub parallel: u32,
     /// Whether to tell each token's log-probability.
     pub logprobs: bool,
     /// How many of the likeliest tokens to tell at each step.
     pub top: usize,
-    /// Threads, cache type, flash attention and cancellation; sizes are chosen here.
-    pub settings: Settings,
 }
 
 impl Default for Options {
@@ -37,11 +29,8 @@ impl Default for Options {
             sampling: Sampling::default(),
             stops: Vec::new(),
             ignore_end: false,
-            ctx_size: None,
-            parallel: 32,
             logprobs: false,
             top: 0,
-            settings: Settings::default(),
         }
     }
 }
@@ -79,6 +68,8 @@ pub struct Completion {
     pub steps: Vec<Step>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// How many of them were taken over from another text.
+    pub reused: usize,
     /// From when the prompt's turn came to its first logits.
     pub prefill: Duration,
     /// When the first token was there, if there was one.
@@ -115,6 +106,8 @@ pub struct Report {
     pub contexts: Vec<ContextReport>,
     /// Tokens of prompts computed, those computed again in a longer context included.
     pub prefilled: usize,
+    /// Tokens of prompts that were taken over from another text.
+    pub reused: usize,
     /// Decode calls.
     pub calls: usize,
 }

@@ -15,7 +15,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::batch::{Batch, Limits};
 use super::cancel::Cancel;
-use super::error::{Error, Result};
+use super::error::{Error, Result, StateFault};
 use super::ffi::model_ptr;
 use super::graph::Pass;
 use super::graph_ffi::{Looking, Survey, Tensor, Watcher, describe};
@@ -323,6 +323,46 @@ impl Context {
         first <= (length as i64 - window).max(0)
     }
 
+    /// What the memory holds of a sequence, in llama.cpp's own form.
+    pub fn state(&mut self, seq: u32) -> Result<Vec<u8>> {
+        clear_errors();
+        let seq = seq.min(self.limits.n_seq - 1) as i32;
+        // SAFETY: a live context and a sequence within its range; llama.cpp writes no more than
+        // the bytes there are.
+        let (state, written) = unsafe {
+            let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), seq);
+            let mut state = vec![0u8; size];
+            let at = state.as_mut_ptr();
+            let written = sys::llama_state_seq_get_data(self.raw.as_ptr(), at, size, seq);
+            (state, written)
+        };
+        match written == state.len() && written > 0 {
+            true => Ok(state),
+            false => Err(declined()),
+        }
+    }
+
+    /// Puts back what [`Context::state`] gave of `length` tokens, into an empty sequence.
+    pub fn put_state(&mut self, seq: u32, state: &[u8], length: usize) -> Result<()> {
+        clear_errors();
+        let seq = seq.min(self.limits.n_seq - 1) as i32;
+        // SAFETY: a live context and a sequence within its range; llama.cpp reads no more than
+        // the bytes there are, and says how many.
+        let (read, last) = unsafe {
+            let (raw, at) = (self.raw.as_ptr(), state.as_ptr());
+            let read = sys::llama_state_seq_set_data(raw, at, state.len(), seq);
+            let memory = sys::llama_get_memory(raw);
+            match memory.is_null() {
+                true => (read, -1),
+                false => (read, sys::llama_memory_seq_pos_max(memory, seq)),
+            }
+        };
+        match read == state.len() && i64::from(last) + 1 == length as i64 {
+            true => Ok(()),
+            false => Err(declined()),
+        }
+    }
+
     /// Gives `to` the positions of `from`, those below `length` or all, sharing their cells.
     pub fn copy(&mut self, from: u32, to: u32, length: Option<usize>) {
         let memory = self.memory();
@@ -343,6 +383,12 @@ impl Drop for Context {
             drop(Box::from_raw(self.watch.as_ptr()));
         }
     }
+}
+
+fn declined() -> Error {
+    Error::State(StateFault::Declined {
+        reason: take_errors(),
+    })
 }
 
 extern "C" fn on_poll(poll: *mut c_void) -> bool {

@@ -164,6 +164,9 @@ pub enum Error {
         /// Tokens wanted of it.
         want: usize,
     },
+    /// A saved sequence that cannot be put back.
+    #[error("the saved sequence cannot be put back: {0}")]
+    State(#[from] StateFault),
     /// A look inside a step with several sequences, of a model that reorders them.
     #[error("the memory of this model ({arch}) is recurrent: a step with a hook has one sequence")]
     HookOnSeveral {
@@ -279,6 +282,39 @@ pub enum Error {
 
 /// `Result` with the runtime's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong with a saved sequence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateFault {
+    /// It is something else.
+    #[error("it is no saved sequence")]
+    NoState,
+    /// It is of another version of this library.
+    #[error("it is of version {version}")]
+    Version {
+        /// The version.
+        version: u32,
+    },
+    /// Bytes are missing or not what they were.
+    #[error("it is damaged or cut short")]
+    Damaged,
+    /// It was saved with another file.
+    #[error("it is of another model")]
+    OtherModel,
+    /// It was saved by a session that computes otherwise.
+    #[error("it was saved with another {what}")]
+    OtherSettings {
+        /// The setting.
+        what: &'static str,
+    },
+    /// llama.cpp declined what passed every check made here, or gave nothing to save.
+    #[error("llama.cpp declines: {reason}")]
+    Declined {
+        /// What llama.cpp logged.
+        reason: String,
+    },
+}
 
 /// The arithmetic of a context that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

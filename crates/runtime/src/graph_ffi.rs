@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use llama_cpp_sys_2 as sys;
@@ -10,7 +9,7 @@ use llama_cpp_sys_2 as sys;
 use super::error::{Error, Result};
 use super::ffi::copy;
 use super::graph::{Hook, NodeInfo, Pass, Row, Rows};
-use super::roles::{Role, Roles};
+use super::roles::{Role, Roles, Seen};
 use super::trace::{Along, RawInput, RawNode, Trace, Whose};
 use super::values::Layout;
 use modelve_gguf::GgmlType;
@@ -203,7 +202,7 @@ pub(super) struct Looking<'a> {
     outputs: &'a [Row],
     roles: &'a Roles,
     trace: Trace,
-    seen: HashMap<String, usize>,
+    seen: Seen,
     current: Option<(RawNode, Vec<String>, Option<Role>, Option<Along>)>,
     scratch: Scratch,
     /// How it ended, if before its end.
@@ -223,7 +222,7 @@ impl<'a> Looking<'a> {
             outputs,
             roles,
             trace: Trace::new(tokens.len(), outputs.len()),
-            seen: HashMap::new(),
+            seen: Seen::default(),
             current: None,
             scratch: Scratch::default(),
             ended: None,

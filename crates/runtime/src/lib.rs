@@ -4,7 +4,8 @@
 //! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
 //!   wants to look inside, [hooks](graph) on its graph.
 //!
-//! - [`complete`]: texts from prompts, many at once.
+//! - [`Engine`]: texts from prompts that come and go, many at once; [`complete`] for prompts that
+//!   are known beforehand.
 //!
 //! Unsafe code is in `ffi.rs` and `*_ffi.rs` only; files are checked before llama.cpp sees them.
 //!
@@ -13,7 +14,8 @@
 //! use std::path::Path;
 //!
 //! use modelve_runtime::{
-//!     Event, LoadOptions, Model, Options, Reading, Result, Session, Settings, Want, complete, likeliest,
+//!     Event, LoadOptions, Model, Options, Reading, Request, Result, Session, Settings, Setup, Want,
+//!     complete, likeliest,
 //! };
 //!
 //! fn main() -> Result<()> {
@@ -22,7 +24,8 @@
 //!
 //!     // A completion, with a callback per token.
 //!     let options = Options { max_tokens: 16, ..Options::default() };
-//!     complete(&model, vec![prompt.clone()], &options, &mut |event| {
+//!     let request = Request { prompt: prompt.clone(), seed: 0, options: options.into() };
+//!     complete(&model, vec![request], Setup::default(), &mut |event| {
 //!         if let Event::Token { text, .. } = event {
 //!             print!("{text}");
 //!         }
@@ -48,9 +51,9 @@ mod check;
 mod completion;
 pub mod context;
 mod context_ffi;
+pub mod engine;
 mod error;
 mod ffi;
-mod generate;
 mod grammar;
 pub mod graph;
 mod graph_ffi;
@@ -66,6 +69,7 @@ mod seq;
 mod session;
 mod settings;
 mod start;
+mod state;
 pub mod text;
 mod trace;
 mod values;
@@ -75,9 +79,9 @@ pub mod weights;
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens};
 pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
-pub use error::{Error, Refusal, Result, Token};
+pub use engine::{Engine, Request, RequestId, Setup, complete};
+pub use error::{Error, Refusal, Result, StateFault, Token};
 pub use ffi::{devices, on_abort, system_info};
-pub use generate::complete;
 pub use grammar::Grammar;
 pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
 pub use rope::{Regime, Rope, Sessions};

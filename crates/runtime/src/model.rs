@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
@@ -65,12 +65,16 @@ pub(super) struct Inner {
     pub raw: Arc<LlamaModel>,
     vocab: Vocab,
     path: PathBuf,
+    /// The file as it was when it was loaded, whatever lies at its path by now.
+    gguf: Gguf,
     facts: Facts,
     rope: Option<Rope>,
     weights: Weights,
     gpu_layers: u32,
     device: String,
     load_time: Duration,
+    /// Computed once.
+    pub fingerprint: OnceLock<[u8; 32]>,
     /// What nodes of its graph are, found once.
     pub roles: FoundRoles,
 }
@@ -161,12 +165,14 @@ impl Model {
             raw,
             vocab,
             path,
+            gguf,
             facts,
             rope,
             weights: options.weights,
             gpu_layers,
             device,
             load_time: start.elapsed(),
+            fingerprint: OnceLock::new(),
             roles: FoundRoles::default(),
         };
         Ok(Model {
@@ -182,6 +188,11 @@ impl Model {
     /// What the file says about the model.
     pub fn facts(&self) -> &Facts {
         &self.inner.facts
+    }
+
+    /// The file's header and data, mapped.
+    pub fn gguf(&self) -> &Gguf {
+        &self.inner.gguf
     }
 
     /// The file.

@@ -1,15 +1,18 @@
 //! Choosing contexts for prompts: how long a text may be, how many share a context.
 
-use super::completion::Options;
 use super::context::{self, kv_bytes};
+use super::engine::Setup;
 use super::error::{Error, Result, Token};
 use super::host;
 use super::model::Model;
+use super::rope::Regime;
 use super::settings::{MAX_SEQ, Settings};
 
 /// Cells that prompts computed together share, where the RoPE factors set no limit: attention
 /// looks at all of them for every token.
 const SHARED_CELLS: usize = 4096;
+/// Texts computed at once, where nobody says how many.
+pub const PARALLEL: u32 = 32;
 /// Tokens computed at once: beyond this a pass gets no faster, only larger.
 const MAX_BATCH: usize = 512;
 
@@ -32,19 +35,6 @@ pub(super) fn longest_text(model: &Model, ctx_size: Option<u32>) -> Result<usize
         Some(0) => Err(Error::ContextSize { n_ctx: 0 }),
         Some(size) => Ok(size as usize),
         None => Ok(trained as usize),
-    }
-}
-
-/// Whether a text of `n` tokens is for the long RoPE factors.
-pub(super) fn is_long(model: &Model, n: usize) -> bool {
-    model.rope().is_some_and(|rope| n > rope.original as usize)
-}
-
-/// How long a sequence may become in a context with short or long factors.
-pub(super) fn reach(model: &Model, long: bool) -> usize {
-    match model.rope() {
-        Some(rope) if !long => rope.original as usize,
-        _ => usize::MAX,
     }
 }
 
@@ -77,17 +67,30 @@ pub(super) fn shared_prefix<'a>(mut prompts: impl Iterator<Item = &'a [Token]>) 
     if shared * others >= 64 { shared } else { 0 }
 }
 
+/// A context of a given size.
+pub(super) fn fixed(settings: &Settings, n_ctx: u32, n_seq: u32) -> Settings {
+    let n_seq = n_seq.clamp(1, MAX_SEQ);
+    Settings {
+        n_ctx,
+        n_seq,
+        n_batch: MAX_BATCH as u32,
+        // Who looks inside wants the logits of several tokens now and then.
+        n_outputs: n_seq.max(64),
+        ..settings.clone()
+    }
+}
+
 /// The smallest context that serves the needs well.
 pub(super) fn settings(
     model: &Model,
-    options: &Options,
-    long: bool,
+    setup: &Setup,
+    regime: Regime,
     shared: usize,
     needs: &[Need],
 ) -> Settings {
-    let kv_type = options.settings.kv_type;
+    let kv_type = setup.settings.kv_type;
     let one = needs.iter().map(|need| need.cells).max().unwrap_or(1) + shared;
-    let most = options.parallel.clamp(1, MAX_SEQ - 1) as usize;
+    let most = setup.parallel.unwrap_or(PARALLEL).clamp(1, MAX_SEQ - 1) as usize;
     let mut cells: Vec<usize> = needs.iter().map(|need| need.cells).collect();
     cells.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
     let wanted = shared + cells.iter().take(most).sum::<usize>();
@@ -96,13 +99,12 @@ pub(super) fn settings(
     let affordable = host::free_memory().map_or(u64::MAX, |free| free / 4 / per_token);
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
     let cap = match model.rope() {
-        Some(rope) if !long => rope.short_context as usize,
+        Some(rope) if regime == Regime::Short => rope.short_context as usize,
         _ => SHARED_CELLS,
     };
     let mut n_ctx = wanted.min(cap).min(affordable).max(one);
-    if let Some(rope) = model.rope().filter(|_| long) {
-        // llama.cpp takes the long factors only in a context beyond the boundary.
-        n_ctx = n_ctx.max(rope.short_context as usize + 1);
+    if regime == Regime::Long {
+        n_ctx = n_ctx.max(model.context_for(regime, n_ctx) as usize);
     }
     let together = cells.iter().rev().scan(shared, |sum, &n| {
         *sum += n;
@@ -120,10 +122,10 @@ pub(super) fn settings(
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Settings {
         n_ctx: small(n_ctx),
-        n_seq: small(n_seq) + 1,
+        n_seq: small(n_seq) + u32::from(shared > 0),
         n_batch: small(n_batch),
         n_outputs: small(n_seq),
-        ..options.settings.clone()
+        ..setup.settings.clone()
     }
 }
 

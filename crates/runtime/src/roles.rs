@@ -106,13 +106,20 @@ const RULES: [(fn(usize) -> Role, &[Rule]); 7] = {
 enum Key {
     /// A name and which of those that have it, from 0.
     Name(String, usize),
-    /// An operation and the weights it computes with.
+    /// An operation and the weights it computes with, the first such node.
     With(&'static str, String),
 }
 
-/// The keys a node has. `seen` counts names.
-fn keys(node: &RawNode, seen: &mut HashMap<String, usize>) -> Vec<Key> {
-    let count = seen.entry(node.name.clone()).or_insert(0);
+/// The nodes of a pass so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    names: HashMap<String, usize>,
+    weights: HashSet<(&'static str, String)>,
+}
+
+/// The keys of the next node.
+fn keys(node: &RawNode, seen: &mut Seen) -> Vec<Key> {
+    let count = seen.names.entry(node.name.clone()).or_insert(0);
     let mut keys = vec![Key::Name(node.name.clone(), *count)];
     *count += 1;
     let with = match node.op.as_str() {
@@ -123,6 +130,7 @@ fn keys(node: &RawNode, seen: &mut HashMap<String, usize>) -> Vec<Key> {
     };
     if let Some((op, input)) = with
         && let Some(input) = node.inputs.get(input).filter(|input| input.leaf)
+        && seen.weights.insert((op, input.name.clone()))
     {
         keys.push(Key::With(op, input.name.clone()));
     }
@@ -161,7 +169,7 @@ impl Roles {
         n_tokens: usize,
         graph: &[RawNode],
     ) -> Roles {
-        let mut seen = HashMap::new();
+        let mut seen = Seen::default();
         let mut nodes: HashMap<Key, &RawNode> = HashMap::new();
         let mut uses: HashMap<usize, Vec<&RawNode>> = HashMap::new();
         for node in graph {
@@ -234,7 +242,7 @@ impl Roles {
     }
 
     /// The role of the next node of a pass.
-    pub(super) fn of(&self, node: &RawNode, seen: &mut HashMap<String, usize>) -> Option<Role> {
+    pub(super) fn of(&self, node: &RawNode, seen: &mut Seen) -> Option<Role> {
         let mut keys = keys(node, seen).into_iter();
         keys.find_map(|key| self.by_key.get(&key).copied())
     }

@@ -81,6 +81,18 @@ pub(super) struct PerRegime<T> {
 }
 
 impl<T> PerRegime<T> {
+    pub fn new(short: T, long: T) -> Self {
+        PerRegime { short, long }
+    }
+
+    /// That of `regime` and the other.
+    pub fn both(&mut self, regime: Regime) -> (&mut T, &mut T) {
+        match regime {
+            Regime::Short => (&mut self.short, &mut self.long),
+            Regime::Long => (&mut self.long, &mut self.short),
+        }
+    }
+
     pub fn get(&self, regime: Regime) -> &T {
         match regime {
             Regime::Short => &self.short,

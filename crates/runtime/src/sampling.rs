@@ -37,8 +37,6 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Taken off the logits of tokens, times their occurrences (0: off).
     pub frequency_penalty: f32,
-    /// Where the random numbers begin.
-    pub seed: u32,
     /// Added to single tokens' logits.
     pub logit_bias: Vec<(Token, f32)>,
     /// What the text must follow.
@@ -56,7 +54,6 @@ impl Default for Sampling {
             repeat_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
-            seed: 0,
             logit_bias: Vec::new(),
             grammar: None,
         }
@@ -131,9 +128,11 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// `prompt` is what the penalties see before the first token; `banned` are never chosen.
+    /// `seed` is where random numbers begin, `prompt` what the penalties see before the first
+    /// token; `banned` are never chosen.
     pub fn new(
         sampling: &Sampling,
+        seed: u32,
         vocab: &Vocab,
         prompt: &[Token],
         banned: &[Token],
@@ -178,7 +177,7 @@ impl Sampler {
                 chain.push(LlamaSampler::min_p(sampling.min_p, 1));
             }
             chain.push(LlamaSampler::temp(sampling.temperature));
-            chain.push(LlamaSampler::dist(sampling.seed));
+            chain.push(LlamaSampler::dist(seed));
         } else if !chain.is_empty() || sampling.grammar.is_some() {
             chain.push(LlamaSampler::greedy());
         }

@@ -14,6 +14,7 @@ use super::graph_ffi::Looking;
 use super::host;
 use super::model::Model;
 use super::params::ContextParams;
+use super::rope::Regime;
 use super::seq::{Home, Seq};
 use super::settings::{CONTEXT_STEP, FlashAttention, MAX_SEQ, Settings};
 
@@ -244,10 +245,16 @@ impl Session {
 
     /// Takes back what was closed.
     fn collect(&mut self) {
-        for slot in self.home.take_returned() {
+        let returned = self.home.take_returned();
+        if returned.is_empty() {
+            return;
+        }
+        for slot in returned {
             self.forget(slot);
             self.vacant.push(slot);
         }
+        // The lowest is handed out first, so that the same calls give the same names.
+        self.vacant.sort_unstable_by(|a, b| b.cmp(a));
     }
 
     fn forget(&mut self, slot: u32) {
@@ -482,6 +489,32 @@ impl Session {
         let (tokens, outputs) = self.batch.rows();
         let looking = Looking::new(hook, &tokens, &outputs, roles);
         self.context.decode(&mut self.batch, Some(looking))
+    }
+
+    /// The factors this context computes with.
+    pub fn regime(&self) -> Regime {
+        match self.uses_long_rope() {
+            Some(true) => Regime::Long,
+            _ => Regime::Short,
+        }
+    }
+
+    /// What llama.cpp's memory holds of a sequence.
+    pub(super) fn state_of(&mut self, seq: &Seq) -> Result<Vec<u8>> {
+        let slot = self.slot(seq)?;
+        self.context.state(slot)
+    }
+
+    /// Fills an empty sequence with what llama.cpp's memory held of it.
+    pub(super) fn put_state(&mut self, seq: &Seq, tokens: Vec<Token>, state: &[u8]) -> Result<()> {
+        let slot = self.slot(seq)?;
+        if let Err(error) = self.context.put_state(slot, state, tokens.len()) {
+            self.forget(slot);
+            return Err(error);
+        }
+        tokens.iter().for_each(|_| self.cells.push(slot as usize));
+        self.tokens[slot as usize] = tokens;
+        Ok(())
     }
 
     /// Removes whatever of a slot lies behind its first `length` tokens; all of it, if the memory

@@ -6,6 +6,7 @@ mod render;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -16,7 +17,8 @@ use crate::hint::{Interrupted, Usage};
 use crate::output::Output;
 use crate::runtime::weights::Work;
 use crate::runtime::{
-    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Sampling, Token,
+    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Request, Sampling, Setup, Token,
+    engine,
 };
 use render::Renderer;
 
@@ -189,7 +191,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(prompt::missing("complete", "prompt"));
     }
     let cancel = cancel_on_ctrl_c()?;
-    let options = args.options(&cancel)?;
+    let options = args.options()?;
     let prompts = prompts.unwrap_or_default();
     let model = args
         .engine
@@ -199,7 +201,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let job = Job {
         args: &args,
         model,
-        options,
+        options: options.into(),
+        setup: args.setup(&cancel),
+        seed: args.seed.unwrap_or_else(clock_seed),
         cancel,
         start,
     };
@@ -213,7 +217,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn options(&self, cancel: &Cancel) -> anyhow::Result<Options> {
+    fn options(&self) -> anyhow::Result<Options> {
         let draws = self.top_k.is_some()
             || self.top_p.is_some()
             || self.min_p.is_some()
@@ -239,18 +243,22 @@ impl Args {
                 repeat_penalty: self.repeat_penalty,
                 presence_penalty: self.presence_penalty,
                 frequency_penalty: self.frequency_penalty,
-                seed: self.seed.unwrap_or_else(clock_seed),
                 logit_bias: self.logit_bias.clone(),
                 grammar,
             },
             stops: self.stop.clone(),
             ignore_end: self.ignore_eos,
-            ctx_size: self.engine.ctx_size,
             logprobs: self.json,
             top: self.top,
-            settings: self.engine.settings(cancel),
-            ..Options::default()
         })
+    }
+
+    fn setup(&self, cancel: &Cancel) -> Setup {
+        Setup {
+            settings: self.engine.settings(cancel),
+            ctx_size: self.engine.ctx_size,
+            ..Setup::default()
+        }
     }
 
     /// What lies ahead, before there is a tokenizer to tell exactly.
@@ -266,7 +274,7 @@ impl Args {
             prompt_tokens: bytes / 4 + prompts.len(),
             max_tokens: self.max_tokens,
             prompts: prompts.len(),
-            parallel: Options::default().parallel as usize,
+            parallel: engine::PARALLEL as usize,
         }
     }
 }
@@ -280,7 +288,10 @@ fn clock_seed() -> u32 {
 struct Job<'a> {
     args: &'a Args,
     model: Model,
-    options: Options,
+    options: Arc<Options>,
+    setup: Setup,
+    /// Where the first prompt's random numbers begin; the next prompt's at the next number.
+    seed: u32,
     cancel: Cancel,
     start: Instant,
 }
@@ -320,7 +331,13 @@ impl Job<'_> {
     ) -> anyhow::Result<(Report, bool)> {
         let mut broken = None;
         let mut cancelled = false;
-        let report = runtime::complete(&self.model, tokens, &self.options, &mut |event| {
+        let requests = tokens.into_iter().zip(0..).map(|(prompt, i)| Request {
+            prompt,
+            seed: self.seed.wrapping_add(i),
+            options: Arc::clone(&self.options),
+        });
+        let requests = requests.collect();
+        let report = runtime::complete(&self.model, requests, self.setup.clone(), &mut |event| {
             if let Event::Done { completion, .. } = &event {
                 cancelled |= completion.finish == Finish::Cancelled;
             }

@@ -263,7 +263,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
             types.join(" and "),
         ),
     );
-    let threads = job.options.settings.threads.unwrap_or_else(host::threads);
+    let threads = job.setup.settings.threads.unwrap_or_else(host::threads);
     line(
         "backend",
         format!(
@@ -289,7 +289,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
                 "{} tokens, {} of {:?} KV cache{place}, {} at once{rope}, made in {:.2} s",
                 context.n_ctx,
                 human::bytes(context.kv_bytes),
-                job.options.settings.kv_type,
+                job.setup.settings.kv_type,
                 context.n_seq,
                 context.made_in.as_secs_f64()
             ),
@@ -324,7 +324,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
         );
     }
     if job.options.sampling.temperature > 0.0 {
-        line("seed", job.options.sampling.seed.to_string());
+        line("seed", job.seed.to_string());
     }
     if let Some((_, most)) = host::resident() {
         line(

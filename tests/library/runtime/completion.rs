@@ -2,9 +2,30 @@
 
 use super::*;
 
-fn greedy(model: &Model, prompts: Vec<Vec<i32>>, options: &Options) -> (Vec<Vec<i32>>, Report) {
+fn requests(prompts: Vec<Vec<i32>>, options: &Arc<Options>) -> Vec<Request> {
+    let request = |prompt| Request {
+        prompt,
+        seed: 0,
+        options: Arc::clone(options),
+    };
+    prompts.into_iter().map(request).collect()
+}
+
+pub(super) fn setup() -> Setup {
+    Setup {
+        settings: exact(),
+        ..Setup::default()
+    }
+}
+
+fn completed(
+    model: &Model,
+    prompts: Vec<Vec<i32>>,
+    options: &Arc<Options>,
+    setup: Setup,
+) -> (Vec<Vec<i32>>, Report) {
     let mut out = vec![Vec::new(); prompts.len()];
-    let report = complete(model, prompts, options, &mut |event| {
+    let report = complete(model, requests(prompts, options), setup, &mut |event| {
         if let Event::Done { index, completion } = event {
             out[index] = completion.steps.iter().map(|step| step.token).collect();
         }
@@ -13,13 +34,20 @@ fn greedy(model: &Model, prompts: Vec<Vec<i32>>, options: &Options) -> (Vec<Vec<
     (out, report.unwrap())
 }
 
-fn exact_options(max_tokens: usize) -> Options {
-    Options {
+pub(super) fn greedy(
+    model: &Model,
+    prompts: Vec<Vec<i32>>,
+    options: &Arc<Options>,
+) -> (Vec<Vec<i32>>, Report) {
+    completed(model, prompts, options, setup())
+}
+
+pub(super) fn exact_options(max_tokens: usize) -> Arc<Options> {
+    Arc::new(Options {
         max_tokens,
         ignore_end: true,
-        settings: exact(),
         ..Options::default()
-    }
+    })
 }
 
 /// Greedy tokens by the plainest means: every token from a context of its own, whose size is
@@ -81,11 +109,11 @@ fn a_larger_limit_does_not_change_a_short_answer() {
     let prompt = vec![270, 280, 290];
     let (expected, _) = greedy(&model, vec![prompt.clone()], &exact_options(30));
     for ctx_size in [64, 257, 4096] {
-        let options = Options {
+        let setup = Setup {
             ctx_size: Some(ctx_size),
-            ..exact_options(30)
+            ..setup()
         };
-        let (texts, report) = greedy(&model, vec![prompt.clone()], &options);
+        let (texts, report) = completed(&model, vec![prompt.clone()], &exact_options(30), setup);
         assert_eq!(texts, expected);
         assert_eq!(report.contexts[0].n_ctx, 256);
         assert_eq!(report.contexts[0].long_rope, Some(false));
@@ -132,9 +160,9 @@ fn many_prompts_take_turns_in_a_small_context() {
 fn what_the_vocabulary_lacks_is_refused_before_anything_is_computed() {
     let model = tiny();
     for token in [-1, model.vocab().len() as i32, i32::MAX, i32::MIN] {
-        let prompts = vec![vec![270], vec![271, token]];
+        let prompts = requests(vec![vec![270], vec![271, token]], &exact_options(4));
         let mut heard = 0;
-        let outcome = complete(&model, prompts, &exact_options(4), &mut |_| {
+        let outcome = complete(&model, prompts, setup(), &mut |_| {
             heard += 1;
             ControlFlow::Continue(())
         });
@@ -165,13 +193,14 @@ fn cancelling_gives_what_there_is() {
         cancel: cancel.clone(),
         ..exact()
     };
-    let options = Options {
+    let setup = Setup {
         settings,
-        ..exact_options(100)
+        ..setup()
     };
+    let prompts = requests(vec![vec![270]; 40], &exact_options(100));
     let mut tokens = 0;
     let mut ends = Vec::new();
-    complete(&model, vec![vec![270]; 40], &options, &mut |event| {
+    complete(&model, prompts, setup, &mut |event| {
         match event {
             Event::Token { .. } => {
                 tokens += 1;
@@ -192,4 +221,33 @@ fn cancelling_gives_what_there_is() {
             .all(|(_, finish, _)| *finish == Finish::Cancelled)
     );
     assert!(ends[0].2 >= 1 && tokens < 100, "{tokens}");
+}
+
+#[test]
+fn break_stops_everything_is_not_called_again_and_raises_nobodys_flag() {
+    let model = tiny();
+    let cancel = Cancel::new();
+    let settings = Settings {
+        cancel: cancel.clone(),
+        ..exact()
+    };
+    let setup = Setup {
+        settings,
+        ..setup()
+    };
+    let prompts = requests(
+        vec![vec![270], vec![280, 290], vec![300]],
+        &exact_options(50),
+    );
+    let mut calls = 0;
+    let report = complete(&model, prompts, setup, &mut |_| {
+        calls += 1;
+        match calls {
+            7 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert_eq!(calls, 7);
+    assert!(report.unwrap().calls < 5, "nothing was computed after it");
+    assert!(!cancel.is_set());
 }

@@ -49,6 +49,7 @@ struct Probe {
     /// End the pass at the first.
     stop: bool,
     calls: usize,
+    seen: Vec<Role>,
 }
 
 impl Probe {
@@ -71,6 +72,7 @@ impl Hook for Probe {
         let rows = info.rows.expect("rows are told");
         assert_eq!(info.shape[rows.dimension], rows.of.len());
         self.calls += 1;
+        self.seen.push(role);
         let mut values = node.read()?.to_vec();
         let mut changed = self.write_back;
         for (i, &row) in rows.of.iter().enumerate() {
@@ -142,7 +144,7 @@ fn what_blocks_add_makes_the_residual_stream() {
             .flat_map(states)
             .chain([Role::Embedding, Role::FinalNorm]);
         let wanted = wanted.chain((0..2).flat_map(|l| [Role::HeadOutput(l), Role::Pattern(l)]));
-        let wanted: Vec<Role> = wanted.collect();
+        let mut wanted: Vec<Role> = wanted.collect();
         for &role in &wanted {
             roles
                 .require(role)
@@ -150,7 +152,10 @@ fn what_blocks_add_makes_the_residual_stream() {
         }
         let mut probe = Probe::of(wanted.iter().copied());
         pass(&mut session, &A, &mut probe);
-        assert_eq!(probe.calls, wanted.len(), "{name}: each role once");
+        let mut seen = probe.seen.clone();
+        seen.sort();
+        wanted.sort();
+        assert_eq!(seen, wanted, "{name}: each role once");
         for i in 0..A.len() {
             let state = |role| &probe.read[&(role, i)].1;
             for layer in 0..2 {

@@ -25,13 +25,20 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
     let seq = session.open().unwrap();
     let fed = session.feed(&seq, &[0, token, 1], Want::All, &mut |_, _| {});
     let _ = model.vocab().tokenize("the ball \u{20ac}", Reading::Prompt);
-    let greedy = Options {
-        max_tokens: 2,
+    let request = Request {
+        prompt: vec![0, token],
+        seed: 0,
+        options: Arc::new(Options {
+            max_tokens: 2,
+            ..Options::default()
+        }),
+    };
+    let setup = Setup {
         settings,
-        ..Options::default()
+        ..Setup::default()
     };
     let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
-    let completed = complete(&model, vec![vec![0, token]], &greedy, go_on);
+    let completed = complete(&model, vec![request], setup, go_on);
     fed.is_ok() && completed.is_ok()
 }
 

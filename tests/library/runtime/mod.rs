@@ -1,20 +1,23 @@
 //! The runtime as a library, on a tiny Phi-3 of random weights.
 
 mod completion;
+mod engine;
 mod files;
 mod hooks;
 mod lies;
 mod schema;
+mod state;
 
 use crate::support::tiny_gguf;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
     Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, Options,
-    Reading, Report, Seq, Session, Settings, Vocab, Want, complete,
+    Reading, Report, Request, Seq, Session, Settings, Setup, Vocab, Want, complete,
 };
 
 struct File {

@@ -1,0 +1,185 @@
+//! Sequences as bytes, to be put back later: in another session, in another process.
+//!
+//! What is saved says what it belongs to, and is checked before llama.cpp sees any of it:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | `MODELVEQ` |
+//! | 4 | version of this table, 1 |
+//! | 32 | [`Model::fingerprint`] |
+//! | 4 | type of the cache, RoPE factors, whether attention is fused, 0 |
+//! | 4 | tokens |
+//! | 4 each | the tokens |
+//! | 8 | bytes of llama.cpp's state |
+//! | … | that state |
+//! | 32 | SHA-256 of all before |
+//!
+//! Numbers are little-endian. A checksum tells damage, not malice: bytes that somebody else may
+//! have written are no more to be trusted than a library that they gave.
+
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Result, StateFault, Token};
+use super::model::Model;
+use super::rope::Regime;
+use super::seq::Seq;
+use super::session::Session;
+use super::settings::{FlashAttention, KvType};
+use modelve_gguf::Gguf;
+
+const MAGIC: &[u8; 8] = b"MODELVEQ";
+const VERSION: u32 = 1;
+const DIGEST: usize = 32;
+/// Bytes of each tensor that tell it from another of the same name.
+const SAMPLE: usize = 4096;
+
+impl Model {
+    /// What tells this model's file from others: SHA-256 of the names, types and shapes of its
+    /// tensors, its architecture's numbers, and the first and last 4 KiB of every tensor. Computed
+    /// once.
+    pub fn fingerprint(&self) -> [u8; DIGEST] {
+        *self
+            .inner
+            .fingerprint
+            .get_or_init(|| fingerprint(self.gguf()))
+    }
+}
+
+fn fingerprint(gguf: &Gguf) -> [u8; DIGEST] {
+    let mut hash = Sha256::new();
+    for (key, value) in gguf.metadata() {
+        // The vocabulary decides nothing about a cache of token ids.
+        if !key.starts_with("tokenizer.") && value.as_array().is_none() {
+            hash.update(format!("{key}={value:?}\n"));
+        }
+    }
+    for tensor in gguf.tensors() {
+        hash.update(format!(
+            "{} {} {:?}\n",
+            tensor.name, tensor.ty, tensor.shape
+        ));
+        let data = gguf.data(tensor);
+        hash.update(&data[..data.len().min(SAMPLE)]);
+        hash.update(&data[data.len().saturating_sub(SAMPLE)..]);
+    }
+    hash.finalize().into()
+}
+
+/// What of a session's settings a state depends on.
+fn kind(session: &Session) -> [u8; 4] {
+    let settings = session.settings();
+    let cache = match settings.kv_type {
+        KvType::F32 => 0,
+        KvType::F16 => 1,
+        KvType::Q8_0 => 2,
+        KvType::Q4_0 => 3,
+    };
+    let regime = match session.regime() {
+        Regime::Short => 0,
+        Regime::Long => 1,
+    };
+    let fused = u8::from(settings.flash_attention != FlashAttention::Off);
+    [cache, regime, fused, 0]
+}
+
+/// Reads a state from its beginning.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], StateFault> {
+        let (taken, rest) = self.0.split_at_checked(n).ok_or(StateFault::Damaged)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], StateFault> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| StateFault::Damaged)
+    }
+}
+
+impl Session {
+    /// A sequence as bytes: its tokens and what the model's memory holds of them.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`]; [`Error::State`] if llama.cpp gives nothing.
+    pub fn save(&mut self, seq: &Seq) -> Result<Vec<u8>> {
+        let tokens = self.tokens(seq)?.to_vec();
+        let state = self.state_of(seq)?;
+        let mut bytes = Vec::with_capacity(128 + 4 * tokens.len() + state.len());
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(self.model().fingerprint());
+        bytes.extend(kind(self));
+        bytes.extend((tokens.len() as u32).to_le_bytes());
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend((state.len() as u64).to_le_bytes());
+        bytes.extend(state);
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest);
+        Ok(bytes)
+    }
+
+    /// Opens a sequence with what was [saved](Session::save). Logits after it are those of the
+    /// sequence that was saved, up to the order of sums where the cache's cells lie otherwise.
+    ///
+    /// # Errors
+    /// [`Error::State`] for bytes that are damaged, cut short, of another model, or saved by a
+    /// session with other settings; [`Error::ContextFull`], [`Error::NoSequence`]. Nothing is
+    /// changed then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<Seq> {
+        let (tokens, state) = self.check_state(bytes)?;
+        for &token in &tokens {
+            self.model().vocab().check(token)?;
+        }
+        let room = self.free_cells().min(self.longest());
+        if tokens.len() > room {
+            return Err(Error::ContextFull {
+                need: tokens.len(),
+                n_ctx: room,
+            });
+        }
+        let seq = self.open()?;
+        self.put_state(&seq, tokens, state)?;
+        Ok(seq)
+    }
+
+    /// The tokens and llama.cpp's part of a state that belongs here.
+    fn check_state<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Token>, &'a [u8])> {
+        let fault = |fault| Err(Error::State(fault));
+        if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+            return fault(StateFault::NoState);
+        }
+        let mut reader = Reader(&bytes[MAGIC.len()..]);
+        let version = u32::from_le_bytes(reader.array()?);
+        if version != VERSION {
+            return fault(StateFault::Version { version });
+        }
+        let Some((before, digest)) = bytes.split_last_chunk::<DIGEST>() else {
+            return fault(StateFault::Damaged);
+        };
+        if *Sha256::digest(before) != *digest {
+            return fault(StateFault::Damaged);
+        }
+        if reader.array()? != self.model().fingerprint() {
+            return fault(StateFault::OtherModel);
+        }
+        let (saved, here) = (reader.array::<4>()?, kind(self));
+        let names = ["cache type", "RoPE factors", "flash attention", "kind"];
+        for ((saved, here), what) in saved.iter().zip(here).zip(names) {
+            if *saved != here {
+                return fault(StateFault::OtherSettings { what });
+            }
+        }
+        let n_tokens = u32::from_le_bytes(reader.array()?) as usize;
+        let tokens = reader.take(n_tokens.checked_mul(4).ok_or(StateFault::Damaged)?)?;
+        let tokens = tokens.chunks_exact(4);
+        let tokens = tokens.map(|t| Token::from_le_bytes([t[0], t[1], t[2], t[3]]));
+        let n_state = usize::try_from(u64::from_le_bytes(reader.array()?));
+        let state = reader.take(n_state.map_err(|_| StateFault::Damaged)?)?;
+        match reader.0.len() {
+            DIGEST => Ok((tokens.collect(), state)),
+            _ => fault(StateFault::Damaged),
+        }
+    }
+}
