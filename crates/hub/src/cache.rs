@@ -16,6 +16,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use modelve_base::infile;
+
 use super::{HubId, own};
 
 /// A file below `refs` holds 40 digits.
@@ -133,7 +135,7 @@ impl Cache {
     /// Reads which commit a branch or tag stood for.
     fn read_ref(&self, repo: &str, revision: &str) -> io::Result<String> {
         let path = self.repo_folder(repo).join("refs").join(revision);
-        let bytes = own::read(&path, LONGEST_REF)?;
+        let bytes = infile::regular(&path, LONGEST_REF)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 

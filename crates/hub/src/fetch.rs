@@ -9,7 +9,8 @@ use super::api::{Commit, Listed, Stated};
 use super::ggufs::{self, Choice, GgufModel};
 use super::remote::Remote;
 use super::transfer::{Transfer, write_error};
-use super::{Error, FetchOptions, Fetched, HubId, Wanted, own, select};
+use super::{Error, FetchOptions, Fetched, HubId, Wanted, select};
+use modelve_base::infile;
 use modelve_base::progress::{Progress, Unit};
 
 /// Left free on the disk: other programs write, too.
@@ -162,7 +163,7 @@ impl<'a> Run<'a> {
         let path = cache
             .snapshot_folder(self.remote.repo, self.commit)
             .join(select::INDEX);
-        let index = own::read(&path, select::LARGEST_INDEX)
+        let index = infile::regular(&path, select::LARGEST_INDEX)
             .map_err(|source| Error::Read { path, source })?;
         select::shards_of_index(&index).map_err(|source| Error::Select {
             repo: self.remote.repo.to_owned(),

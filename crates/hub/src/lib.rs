@@ -1,10 +1,51 @@
-//! The only outbound network code: fetches models from the Hugging Face Hub into its cache.
+//! Where models are: on the Hugging Face Hub, in its cache on this machine, and in the folder of
+//! what was made here. This is the only outbound network code.
 //!
-//! A fetch pins the revision to a commit, lists the repository, picks the files, and gets each
-//! through a part file that only becomes a blob of the cache once its length and hash are what
-//! the Hub states. The cache has the layout of `hf-hub` and of its Python sibling; requests are
-//! our own, through one `reqwest` client, because limits, redirects and the token are
-//! decided on each of them, and because transfers resume and are verified.
+//! | module | what it knows |
+//! |---|---|
+//! | [`locate`] | which files a MODEL argument means; never asks the network |
+//! | [`fetch()`] | a revision's files, from the Hub into the cache, resumed and verified |
+//! | [`ggufs`] | GGUF files in a listing or folder, and the one that a label means |
+//! | [`select`] | the files of a checkpoint, and which names are safe |
+//! | [`cache`] | the layout that every Hugging Face library shares |
+//! | [`store`] | where converted models and the built-in one lie |
+//!
+//! A fetch pins the revision to a commit, lists the repository, picks the files, and receives
+//! each in a part file that becomes a blob of the cache once its length and hash are what the
+//! Hub states. The layout of the cache is that of the `hf-hub` crate. Requests are our own,
+//! through one `reqwest` client: limits, redirects and the token are decided on each, and
+//! transfers are resumed and verified.
+//!
+//! A model's name holds a label, which means one of the files that a publisher offers:
+//!
+//! ```
+//! use modelve_hub::HubId;
+//! use modelve_hub::ggufs::{Choice, choose, gguf_models};
+//!
+//! let id: HubId = "microsoft/Phi-3-mini-4k-instruct-gguf:f16".parse()?;
+//! let files = ["Phi-3-mini-4k-instruct-fp16.gguf", "Phi-3-mini-4k-instruct-q4.gguf"];
+//! let models = gguf_models(files);
+//! assert!(matches!(
+//!     choose(&models, id.quant.as_deref()),
+//!     Choice::One(model) if model.files == files[..1]
+//! ));
+//! # Ok::<(), modelve_hub::IdError>(())
+//! ```
+//!
+//! Fetching it takes the network, unless it is here:
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use modelve_base::progress::Silent;
+//! use modelve_hub::{FetchOptions, Wanted, fetch};
+//!
+//! let id = "microsoft/Phi-3-mini-4k-instruct-gguf:q4".parse()?;
+//! let (options, cancel) = (FetchOptions::from_env(), AtomicBool::new(false));
+//! let fetched = fetch(&id, Wanted::Gguf, &options, &Silent, &cancel)?;
+//! println!("{}", fetched.gguf.unwrap_or(fetched.folder).display());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod api;
 pub mod cache;
@@ -13,6 +54,7 @@ mod fetch;
 pub mod ggufs;
 mod id;
 pub mod locate;
+mod near;
 mod offline;
 mod own;
 mod refusal;
@@ -33,6 +75,7 @@ pub use id::{DEFAULT_QUANT, HubId, IdError};
 use offline::missing_of_checkpoint;
 pub use space::free_space;
 
+use modelve_base::infile;
 use modelve_base::progress::Progress;
 
 /// The longest token in a file, in bytes; real ones have about 40.
@@ -100,7 +143,7 @@ impl FetchOptions {
         let token_file = || {
             let path =
                 text("HF_TOKEN_PATH").map_or_else(|| cache::hf_home().join("token"), PathBuf::from);
-            let token = String::from_utf8(own::read(&path, LONGEST_TOKEN).ok()?).ok()?;
+            let token = String::from_utf8(infile::regular(&path, LONGEST_TOKEN).ok()?).ok()?;
             Some(token.trim().to_owned()).filter(|token| !token.is_empty())
         };
         let token = if on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {

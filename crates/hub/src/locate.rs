@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::cache::{Cache, Snapshot};
 use crate::ggufs::{self, Choice, GgufHere};
 use crate::missing_of_checkpoint;
+pub use crate::near::paths_like;
+use crate::near::{like, near_paths};
 use crate::select;
 pub use crate::store::{Store, store_path, tiny_path};
 pub use crate::{DEFAULT_QUANT, HubId};
@@ -343,7 +345,7 @@ fn known(store: &Store, cache: &Cache) -> Vec<String> {
 }
 
 fn not_here(id: &HubId, store: &Store, cache: &Cache) -> Error {
-    let mut near: Vec<String> = near(&id.repo, &known(store, cache), |known| known);
+    let mut near: Vec<String> = like(&id.repo, &known(store, cache), |known| known);
     near.retain(|repo| *repo != id.repo);
     near.extend(paths_like(&id.repo));
     Error::NotHere {
@@ -352,57 +354,7 @@ fn not_here(id: &HubId, store: &Store, cache: &Cache) -> Error {
     }
 }
 
-/// Models and folders on this machine whose path is like `text`, which may be a mistyped path
-/// even if it could be a Hub id.
-pub fn paths_like(text: &str) -> Vec<String> {
-    near_paths(Path::new(text), &[])
-}
-
-/// Files beside a mistyped path, and Hub models with a name like it.
-fn near_paths(path: &Path, known: &[String]) -> Vec<String> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let beside: Vec<String> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| {
-            let path = entry.path();
-            path.is_dir() || path.extension().is_some_and(|e| e == "gguf")
-        })
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    let name = file_name(path);
-    let mut found: Vec<String> = near(&name, &beside, |name| name)
-        .into_iter()
-        // A link that leads nowhere is listed, too.
-        .filter(|near| *near != name)
-        .map(|name| path.with_file_name(name).display().to_string())
-        .collect();
-    found.extend(near(&name, known, |repo| {
-        repo.split_once('/').map_or(repo, |(_, name)| name)
-    }));
-    found
-}
-
-/// The up to three candidates most like `text`, closest first, by the part that `key` picks.
-fn near(text: &str, candidates: &[String], key: impl Fn(&str) -> &str) -> Vec<String> {
-    let text = text.to_lowercase();
-    let mut scored: Vec<(f64, &String)> = candidates
-        .iter()
-        .map(|candidate| {
-            let score = strsim::jaro_winkler(&text, &key(candidate).to_lowercase());
-            (score, candidate)
-        })
-        .filter(|(score, _)| *score > 0.85)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    scored.into_iter().take(3).map(|(_, c)| c.clone()).collect()
-}
-
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or_default()
         .to_string_lossy()

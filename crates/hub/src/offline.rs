@@ -3,8 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use modelve_base::infile;
+
 use super::ggufs::{self, Choice};
-use super::{Cache, Error, Fetched, HubId, Wanted, own, select};
+use super::{Cache, Error, Fetched, HubId, Wanted, select};
 
 /// Finds what is wanted in the cache.
 ///
@@ -77,7 +79,7 @@ pub(crate) fn missing_of_checkpoint(
     let mut needed = vec!["config.json".to_owned()];
     if weights {
         let index = folder.join(select::INDEX);
-        match own::read(&index, select::LARGEST_INDEX) {
+        match infile::regular(&index, select::LARGEST_INDEX) {
             Ok(index) => needed.extend(select::shards_of_index(&index)?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 needed.push(select::SINGLE.to_owned());

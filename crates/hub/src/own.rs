@@ -1,34 +1,11 @@
-//! Files that others may have put in our way: read only when they are files and short, and
-//! written only when they are nobody else's.
+//! Files and folders that are written to only when they are nobody else's.
 //!
 //! A cache can lie in a folder that several people share. Whoever plants a link where a part
 //! file or a lock is expected must not make this program write to a file of its user's.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
-
-/// Reads a regular file of at most `limit` bytes.
-///
-/// # Errors
-/// A folder, a pipe or a device, a longer file, and whatever the system says.
-pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    // Opening a pipe would wait for who writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(refused("it is not a regular file".to_owned()));
-    }
-    let mut bytes = Vec::new();
-    let mut file = File::open(path)?.take(limit.saturating_add(1));
-    file.read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > limit {
-        true => Err(refused(format!(
-            "it is longer than {}",
-            crate::bytes(limit)
-        ))),
-        false => Ok(bytes),
-    }
-}
 
 /// Opens a file for reading and appending, and makes it where there is none. A link is replaced,
 /// never followed, and so is anything that is no regular file or has a second name.
@@ -96,21 +73,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-
-    #[test]
-    fn what_is_no_short_file_is_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        fs::write(&path, "12345").unwrap();
-        assert_eq!(read(&path, 5).unwrap(), b"12345");
-        let said = |path: &Path| read(path, 4).unwrap_err().to_string();
-        assert_eq!(said(&path), "it is longer than 4 B");
-        assert_eq!(said(Path::new("/dev/zero")), "it is not a regular file");
-        assert_eq!(said(dir.path()), "it is not a regular file");
-        let pipe = dir.path().join("pipe");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
-        assert_eq!(said(&pipe), "it is not a regular file");
-    }
 
     #[test]
     fn what_is_planted_is_replaced_and_not_written_to() {

@@ -13,6 +13,7 @@ use regex::Regex;
 
 use crate::base::{human, outfile};
 use crate::commands::again::quote;
+use crate::commands::again::quote;
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::commands::flags;
 use crate::convert::arch;
@@ -238,7 +239,8 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
         let error = anyhow!(
             "a GGUF file is fetched as it is, into the Hub's cache; -o is for what is made here"
         );
-        let hint = format!("copy it: cp {} {}", gguf.display(), output.display());
+        let paths = [gguf, output.as_path()].map(|path| quote(&path.to_string_lossy()));
+        let hint = format!("copy it: cp {}", paths.join(" "));
         return Err(hinted(error, hint));
     }
     report::gguf(&mut Output::stdout(), gguf, args.json)
