@@ -1,9 +1,11 @@
 //! The runtime as a library, on a tiny Phi-3 of random weights.
 
+mod chat;
 mod completion;
 mod engine;
 mod files;
 mod hooks;
+mod hostile;
 mod lies;
 mod schema;
 mod state;

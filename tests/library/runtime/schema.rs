@@ -103,7 +103,7 @@ fn check(file: &str, case: &Value, tally: &mut Tally) {
             (false, true) => tally
                 .wrong
                 .push(format!("{about}: accepted, does not fit {schema}")),
-            (true, false) if is_narrower(file, schema, &test["data"]) => tally.narrower += 1,
+            (true, false) if is_narrower(schema, &test["data"]) => tally.narrower += 1,
             (true, false) => tally
                 .wrong
                 .push(format!("{about}: not accepted, fits {schema}")),
@@ -113,12 +113,11 @@ fn check(file: &str, case: &Value, tally: &mut Tally) {
 }
 
 /// Where less than all that fits is written: formats are asserted, which is optional in the
-/// draft, and control characters that have no short escape are not written.
-fn is_narrower(file: &str, schema: &Value, data: &Value) -> bool {
-    let has_control = |text: &str| text.contains("\\u00");
-    schema.to_string().contains("\"format\"")
-        || file.contains("format")
-        || has_control(&data.to_string())
+/// draft, control characters that have no short escape are not written, nor are exponents of
+/// numbers that have bounds.
+fn is_narrower(schema: &Value, data: &Value) -> bool {
+    let is_large = data.as_f64().is_some_and(|n| n.abs() > 1e300);
+    schema.to_string().contains("\"format\"") || data.to_string().contains("\\u00") || is_large
 }
 
 /// The ways to write a value: properties in every order, whole numbers without a fraction.
@@ -179,7 +178,7 @@ fn products(choices: &[Vec<String>]) -> Vec<Vec<String>> {
 }
 
 fn orders(items: Vec<String>) -> Vec<Vec<String>> {
-    if items.len() <= 1 || items.len() > 6 {
+    if items.len() <= 1 || items.len() > 5 {
         return vec![items];
     }
     let mut all = Vec::new();

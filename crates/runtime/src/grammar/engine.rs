@@ -53,9 +53,11 @@ impl Engine {
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[])
             .map_err(|error| error.to_string())?;
         factory.quiet();
+        // A row of the parser is bounded by how ambiguous a grammar may be; a step, which looks at
+        // every token of the vocabulary, by some hundred milliseconds.
         let limits = factory.limits_mut();
-        limits.max_items_in_row = 20_000;
-        limits.step_max_items = 2_000_000;
+        limits.max_items_in_row = 2_000;
+        limits.step_max_items = 10_000_000;
         limits.step_lexer_fuel = 1_000_000;
         limits.max_lexer_states = 50_000;
         limits.precompute_large_lexemes = false;

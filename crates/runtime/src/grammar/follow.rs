@@ -1,5 +1,7 @@
 //! Following a grammar token by token.
 
+use std::sync::Arc;
+
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
@@ -9,13 +11,13 @@ use crate::error::{Error, Result, Token};
 pub(crate) struct Follower {
     matcher: Matcher,
     /// The tokens that end a text, in ascending order.
-    ends: Vec<Token>,
+    ends: Arc<[Token]>,
     /// Whether a token that ends the text was accepted.
     ended: bool,
 }
 
 impl Follower {
-    pub(super) fn new(matcher: Matcher, ends: Vec<Token>) -> Follower {
+    pub(super) fn new(matcher: Matcher, ends: Arc<[Token]>) -> Follower {
         Follower {
             matcher,
             ends,
@@ -57,12 +59,8 @@ impl Follower {
         };
         Ok(Allowed {
             mask,
-            ends: if complete {
-                self.ends.clone()
-            } else {
-                Vec::new()
-            },
-            never: self.ends.clone(),
+            ends: Arc::clone(&self.ends),
+            complete,
         })
     }
 
@@ -83,14 +81,15 @@ impl Follower {
 /// The tokens that may come next.
 pub(crate) struct Allowed {
     mask: Option<SimpleVob>,
-    ends: Vec<Token>,
-    never: Vec<Token>,
+    ends: Arc<[Token]>,
+    /// Whether those that end the text are among them.
+    complete: bool,
 }
 
 impl Allowed {
     pub fn contains(&self, token: Token) -> bool {
-        if self.never.binary_search(&token).is_ok() {
-            return self.ends.binary_search(&token).is_ok();
+        if self.ends.binary_search(&token).is_ok() {
+            return self.complete;
         }
         match (&self.mask, usize::try_from(token)) {
             (Some(mask), Ok(id)) => id < mask.len() && mask.get(id),

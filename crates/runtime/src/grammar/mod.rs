@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, Token};
 use super::vocab::Vocab;
 use engine::Engine;
 pub(super) use follow::Follower;
@@ -27,6 +27,8 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Grammar {
     source: Arc<Source>,
+    /// The grammar over bytes; none for one that names tokens.
+    bytes: Option<Arc<Mutex<Matcher>>>,
     /// The grammar made ready for the vocabulary that it was last used with.
     ready: Arc<Mutex<Option<Ready>>>,
 }
@@ -39,6 +41,8 @@ enum Source {
 struct Ready {
     vocab: Vocab,
     matcher: Matcher,
+    /// The tokens that end a text, in ascending order.
+    ends: Arc<[Token]>,
 }
 
 impl fmt::Debug for Grammar {
@@ -75,14 +79,15 @@ impl Grammar {
     }
 
     fn of(source: Source) -> Result<Grammar> {
-        let grammar = Grammar {
+        let mut grammar = Grammar {
             source: Arc::new(source),
+            bytes: None,
             ready: Arc::default(),
         };
         // What depends on no vocabulary shows now.
         if !grammar.names_tokens() {
-            let engine = Engine::bytes()?;
-            grammar.compile(&engine)?;
+            let matcher = grammar.compile(&*Engine::bytes()?)?;
+            grammar.bytes = Some(Arc::new(Mutex::new(matcher)));
         }
         Ok(grammar)
     }
@@ -101,13 +106,16 @@ impl Grammar {
     /// [`Error::Grammar`]: the text takes more work than is allowed, or the grammar names tokens,
     /// which no text has.
     pub fn accepts(&self, text: &[u8]) -> Result<bool> {
-        if self.names_tokens() {
+        let Some(matcher) = &self.bytes else {
             return Err(Error::Grammar(
                 "grammar: it names tokens, and a text has none".to_owned(),
             ));
-        }
-        let engine = Engine::bytes()?;
-        let mut follower = Follower::new(self.compile(&engine)?, Vec::new());
+        };
+        let matcher = matcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut follower = Follower::new(matcher, Arc::default());
         for &byte in text {
             if !follower.allows(i32::from(byte))? {
                 return Ok(false);
@@ -124,18 +132,22 @@ impl Grammar {
             .as_ref()
             .is_some_and(|r| std::ptr::eq(r.vocab.raw(), vocab.raw()));
         if !known {
+            let all = 0..i32::try_from(vocab.len()).unwrap_or(i32::MAX);
             *ready = Some(Ready {
                 vocab: vocab.clone(),
                 matcher: self.compile(&Engine::of(vocab)?)?,
+                ends: all
+                    .filter(|&token| vocab.is_end(token) || vocab.ends_grammar(token))
+                    .collect(),
             });
         }
-        let Some(Ready { matcher, .. }) = &*ready else {
-            return Err(Error::Grammar("grammar: it is not ready".to_owned()));
-        };
-        let ends = (0..i32::try_from(vocab.len()).unwrap_or(i32::MAX))
-            .filter(|&token| vocab.is_end(token) || vocab.ends_grammar(token))
-            .collect();
-        Ok(Follower::new(matcher.clone(), ends))
+        match &*ready {
+            Some(ready) => Ok(Follower::new(
+                ready.matcher.clone(),
+                Arc::clone(&ready.ends),
+            )),
+            None => Err(Error::Grammar("grammar: it is not ready".to_owned())),
+        }
     }
 
     fn names_tokens(&self) -> bool {

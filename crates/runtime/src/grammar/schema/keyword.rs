@@ -16,6 +16,8 @@ const LARGEST: f64 = 9_007_199_254_740_991.0;
 /// Numbers nearer to zero are not told apart from it in decimals.
 const SMALLEST: f64 = 1e-9;
 
+const UNWRITABLE: &str = "it has a control character that is not written";
+
 const TYPES: [&str; 7] = [
     "null", "boolean", "integer", "number", "string", "array", "object",
 ];
@@ -156,8 +158,11 @@ impl<'a> Keyword<'_, 'a> {
             "type" => self.types()?,
             "enum" => self.checked_values(self.list()?)?,
             "const" => self.checked_values(std::slice::from_ref(self.value))?,
-            "allOf" | "anyOf" | "oneOf" | "prefixItems" => self.schemas()?,
-            "properties" => self.named_schemas(|name| Ok(name.to_owned()))?,
+            "anyOf" | "oneOf" | "prefixItems" => self.schemas()?,
+            "properties" => self.named_schemas(|name| match is_writable(name) {
+                true => Ok(name.to_owned()),
+                false => Err(UNWRITABLE.to_owned()),
+            })?,
             "patternProperties" => self.named_schemas(pattern::translated)?,
             "additionalProperties" => self.one_schema()?,
             "items" if self.value.is_array() => {
@@ -194,7 +199,26 @@ impl<'a> Keyword<'_, 'a> {
                     let known = FORMATS.join(", ");
                     return self.fault(&format!("{format:?} is not among {known}"));
                 }
-                self.value.clone()
+                match pattern::of_time(format) {
+                    None => self.value.clone(),
+                    Some(pattern) => {
+                        let all = out.entry("allOf").or_insert_with(|| json!([]));
+                        if let Value::Array(all) = all {
+                            all.push(json!({ "pattern": pattern }));
+                        }
+                        return Ok(());
+                    }
+                }
+            }
+            "allOf" => {
+                let mut all = self.schemas()?;
+                if let (Value::Array(all), Some(Value::Array(before))) =
+                    (&mut all, out.get("allOf"))
+                {
+                    all.extend(before.iter().cloned());
+                }
+                out.insert("allOf".to_owned(), all);
+                return Ok(());
             }
             _ => return self.without_effect(),
         };
@@ -277,24 +301,32 @@ impl<'a> Keyword<'_, 'a> {
 
     fn names(&self) -> Result<Value> {
         match self.list()?.iter().all(Value::is_string) {
-            true => Ok(self.value.clone()),
+            true => self.checked_values(self.list()?),
             false => self.fault("a list of names is expected"),
         }
     }
 
-    /// Values that are written as they stand, if no number in them would change.
+    /// Values that are written as they stand, if nothing in them would change.
     fn checked_values(&self, values: &[Value]) -> Result<Value> {
-        fn changes(value: &Value) -> bool {
+        fn fault(value: &Value) -> Option<&'static str> {
             match value {
-                Value::Number(number) => !is_exact(number),
-                Value::Array(list) => list.iter().any(changes),
-                Value::Object(map) => map.values().any(changes),
-                _ => false,
+                Value::Number(number) if !is_exact(number) => {
+                    Some("it has a number that is too large or too small to be exact")
+                }
+                Value::String(text) if !is_writable(text) => Some(UNWRITABLE),
+                Value::Array(list) => list.iter().find_map(fault),
+                Value::Object(map) => {
+                    let names = map.keys().find(|name| !is_writable(name));
+                    names
+                        .map(|_| UNWRITABLE)
+                        .or_else(|| map.values().find_map(fault))
+                }
+                _ => None,
             }
         }
-        match values.iter().any(changes) {
-            true => self.fault("it has a number that is too large or too small to be exact"),
-            false => Ok(self.value.clone()),
+        match values.iter().find_map(fault) {
+            Some(what) => self.fault(what),
+            None => Ok(self.value.clone()),
         }
     }
 
@@ -403,6 +435,12 @@ impl<'a> Keyword<'_, 'a> {
             _ => self.number(),
         }
     }
+}
+
+/// Whether a text is written in JSON without the code of a character.
+fn is_writable(text: &str) -> bool {
+    let has_escape = |c: char| matches!(c, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r');
+    text.chars().all(|c| has_escape(c) || !c.is_ascii_control())
 }
 
 fn is_exact(number: &Number) -> bool {

@@ -162,6 +162,9 @@ fn in_words(reason: &str) -> String {
             return words.to_owned();
         }
     }
+    if reason.starts_with("regex parse error") {
+        return "a pattern is no regular expression that can be followed".to_owned();
+    }
     if reason.contains("not disjoint") || reason.contains("are disjoint") {
         return "patternProperties cannot be followed, as two of its patterns may fit the same name"
             .to_owned();
@@ -257,6 +260,16 @@ mod tests {
                 &["1"],
             ),
             (
+                r#"{"type":"string","format":"date"}"#,
+                &["\"2024-02-29\"", "\"2000-02-29\""],
+                &["\"2023-02-29\"", "\"1900-02-29\"", "\"2024-04-31\""],
+            ),
+            (
+                r#"{"type":"string","format":"date-time","allOf":[{"pattern":"^2"}]}"#,
+                &["\"2024-02-29T23:59:59.5+01:00\""],
+                &["\"1998-12-31T23:58:60Z\"", "\"1998-12-31T23:58:00Z\""],
+            ),
+            (
                 r#"{"type":"array","items":[{"const":1}],"additionalItems":false}"#,
                 &["[]", "[1]"],
                 &["[2]", "[1,2]"],
@@ -302,7 +315,7 @@ mod tests {
                 "nothing fits it",
             ),
             (
-                r#"{"properties":{"x":{"type":"array","minItems":5,"maxItems":2}},"required":["x"]}"#,
+                r#"{"type":"object","properties":{"x":{"type":"array","minItems":5,"maxItems":2}},"required":["x"]}"#,
                 "/properties/x: nothing fits it: minItems (5)",
             ),
             (
@@ -338,6 +351,11 @@ mod tests {
             (r#"{"minLength":-1}"#, "/minLength: "),
             (r#"{"multipleOf":0}"#, "/multipleOf: "),
             (r#"{"required":"a"}"#, "/required: "),
+            (
+                r#"{"const":"a\u0000"}"#,
+                "/const: it has a control character",
+            ),
+            (r#"{"properties":{"a\u0007":true}}"#, "/properties/"),
         ] {
             let error = refused(schema);
             assert!(error.starts_with("JSON schema: "), "{schema}: {error}");

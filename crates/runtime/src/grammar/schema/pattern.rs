@@ -12,6 +12,8 @@ const DIGIT: &str = "0-9";
 const WORD: &str = "0-9A-Z_a-z";
 /// The longest pattern that is read, in bytes.
 const MAX_BYTES: usize = 20_000;
+/// Groups within groups, at most.
+const MAX_DEPTH: usize = 100;
 
 /// The same expression for Rust's `regex`.
 pub(super) fn translated(pattern: &str) -> Result<String, String> {
@@ -21,14 +23,36 @@ pub(super) fn translated(pattern: &str) -> Result<String, String> {
     let mut reader = Reader {
         rest: pattern,
         out: String::new(),
+        depth: 0,
+        repeatable: false,
     };
     reader.all()?;
     Ok(reader.out)
 }
 
+/// The pattern of a format of times, by RFC 3339 and the calendar, without leap seconds: which
+/// days have them no pattern tells.
+pub(super) fn of_time(format: &str) -> Option<String> {
+    const DATE: &str = "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|\
+        (?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|\
+        (?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)";
+    const TIME: &str = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]+)?\
+        (?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
+    match format {
+        "date" => Some(format!("^{DATE}$")),
+        "time" => Some(format!("^{TIME}$")),
+        "date-time" => Some(format!("^{DATE}[Tt]{TIME}$")),
+        _ => None,
+    }
+}
+
 struct Reader<'a> {
     rest: &'a str,
     out: String,
+    /// Groups that are open.
+    depth: usize,
+    /// Whether what was read last can be repeated.
+    repeatable: bool,
 }
 
 /// One member of a class.
@@ -57,9 +81,19 @@ impl Reader<'_> {
 
     fn all(&mut self) -> Result<(), String> {
         while let Some(c) = self.next() {
+            let repeats = matches!(c, '*' | '+' | '?' | '{');
+            if repeats && !self.repeatable {
+                return Err(format!("there is nothing before {c} to repeat"));
+            }
+            self.repeatable = !repeats && !matches!(c, '^' | '$' | '|' | '(');
             match c {
-                '^' | '$' | '|' | ')' => self.out.push(c),
+                '^' | '$' | '|' => self.out.push(c),
                 '(' => self.group()?,
+                ')' if self.depth == 0 => return Err("a ) has no (".to_owned()),
+                ')' => {
+                    self.depth -= 1;
+                    self.out.push(c);
+                }
                 '*' | '+' | '?' => {
                     self.out.push(c);
                     // Whether it is greedy does not change what it matches.
@@ -82,10 +116,17 @@ impl Reader<'_> {
                 c => self.out.push_str(&written(c)),
             }
         }
-        Ok(())
+        match self.depth {
+            0 => Ok(()),
+            _ => Err("a ( is not closed".to_owned()),
+        }
     }
 
     fn group(&mut self) -> Result<(), String> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err("groups are nested too deeply".to_owned());
+        }
         if !self.rest.starts_with('?') || self.eat("?:") {
             self.out.push_str("(?:");
             return Ok(());
@@ -298,6 +339,13 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused() {
         for pattern in [
+            "(",
+            "(a",
+            "a)",
+            "*",
+            "a**",
+            "^*",
+            "(?:|+)",
             "(?=a)",
             "(?!a)",
             "(?<=a)",

@@ -1,0 +1,108 @@
+//! Conversations in a model's own template, with the people's words kept words.
+//!
+//! Templates are Jinja, as transformers sets it up. minijinja reads them; they are run here, as
+//! neither of two things can be had from an engine that runs them: every character carries along
+//! whether a person wrote it, through whatever the template does to it, so that control tokens
+//! are looked for in what the template wrote alone; and every step and byte is counted, so that
+//! no template takes all memory or runs on.
+
+mod compute;
+mod eval;
+mod filter;
+mod format;
+mod function;
+mod json;
+mod method;
+mod statement;
+mod template;
+mod test;
+mod text;
+mod tokens;
+mod value;
+
+use serde::Serialize;
+
+use super::error::{Error, Result, Token};
+use super::model::Model;
+use template::Surroundings;
+use tokens::tokens_of;
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What they say.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: &str, content: &str) -> Self {
+        Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        }
+    }
+}
+
+/// The tokens of a conversation up to where the assistant is to speak.
+///
+/// # Errors
+/// [`Error::Template`]: the model has none, it fails, or it leaves out what somebody says; errors
+/// of [`Vocab::tokenize`](crate::Vocab::tokenize).
+pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> {
+    let Some(source) = &model.facts().chat_template else {
+        return Err(Error::Template("the model has none".to_owned()));
+    };
+    check_roles(messages)?;
+    let vocab = model.vocab();
+    let name = |token: Option<Token>| -> Result<Option<String>> {
+        let bytes = token.map(|token| vocab.piece(token, true)).transpose()?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let (bos, eos) = (name(vocab.bos())?, name(vocab.eos())?);
+    let surroundings = Surroundings {
+        bos: bos.as_deref(),
+        eos: eos.as_deref(),
+    };
+    template::render(source, messages, &surroundings, |text| {
+        tokens_of(vocab, &text.pieces(), bos.as_deref())
+    })
+}
+
+/// What a template makes of a conversation, up to where the assistant is to speak, as a text.
+///
+/// # Errors
+/// [`Error::Template`]: it does not parse, fails, goes beyond a limit of time, memory or depth,
+/// or leaves out what somebody says.
+pub fn render_chat(
+    template: &str,
+    messages: &[Message],
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> Result<String> {
+    check_roles(messages)?;
+    let surroundings = Surroundings { bos, eos };
+    template::render(template, messages, &surroundings, |text| {
+        Ok(text.as_str().to_owned())
+    })
+}
+
+/// Roles become part of what the template writes, so they are words.
+fn check_roles(messages: &[Message]) -> Result<()> {
+    let is_word = |role: &str| {
+        let ok = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
+        !role.is_empty() && role.chars().all(ok)
+    };
+    match messages.iter().find(|message| !is_word(&message.role)) {
+        Some(message) => Err(Error::Template(format!(
+            "{:?} is no role; roles are system, user and assistant",
+            message.role
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

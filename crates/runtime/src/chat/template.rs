@@ -1,0 +1,214 @@
+//! A template's source, and running it on a conversation.
+
+use std::rc::Rc;
+
+use minijinja::machinery::{WhitespaceConfig, parse};
+use minijinja::syntax::SyntaxConfig;
+
+use super::Message;
+use super::eval::{Fault, Rendered, Run, Scope};
+use super::text::Text;
+use super::value::Value;
+use crate::error::{Error, Result};
+
+/// The longest template, in bytes. The longest in use have 30,000.
+const MAX_SOURCE: usize = 256 << 10;
+/// The longest tag, and the most of them: how deep the reader calls itself for a chain of
+/// operators or of `elif` follows from these.
+const MAX_TAG: usize = 16 << 10;
+const MAX_TAGS: usize = 10_000;
+/// Enough for the longest chain; only what is used is had.
+const STACK: usize = 512 << 20;
+
+/// What a template sees beside the messages.
+pub(super) struct Surroundings<'a> {
+    pub bos: Option<&'a str>,
+    pub eos: Option<&'a str>,
+}
+
+/// Renders a conversation up to where the assistant is to speak. Messages are texts, or, where a
+/// template only knows lists of typed parts, such lists.
+///
+/// # Errors
+/// [`Error::Template`]: it does not parse, fails, goes beyond a limit, or leaves out what a
+/// person says.
+pub(super) fn render<T: Send>(
+    source: &str,
+    messages: &[Message],
+    surroundings: &Surroundings<'_>,
+    then: impl FnOnce(&Text) -> Result<T> + Send,
+) -> Result<T> {
+    check_size(source)?;
+    let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+    let work = || then(&either_way(&source, messages, surroundings)?);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, work)
+            .map_err(|error| Error::Template(format!("no thread to run it on: {error}")))?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::Template("it cannot be read".to_owned())))
+    })
+}
+
+fn either_way(source: &str, messages: &[Message], surroundings: &Surroundings<'_>) -> Result<Text> {
+    let plain = run(source, messages, surroundings, false);
+    let lost = match &plain {
+        Ok(rendered) => left_out(&rendered.text, messages),
+        Err(_) => None,
+    };
+    if plain.is_ok() && lost.is_none() {
+        return plain.map(|rendered| rendered.text);
+    }
+    if let Ok(typed) = run(source, messages, surroundings, true)
+        && left_out(&typed.text, messages).is_none()
+    {
+        return Ok(typed.text);
+    }
+    let rendered = plain?;
+    match lost {
+        // It has no place for the text but decides by it.
+        Some(at) if !u32::try_from(at).is_ok_and(|at| rendered.looked_at.contains(&at)) => {
+            Err(Error::Template(format!(
+                "it leaves out what message {} ({}) says",
+                at + 1,
+                messages[at].role
+            )))
+        }
+        _ => Ok(rendered.text),
+    }
+}
+
+/// The first message of a person, or about them, of which nothing is in the text. What assistants
+/// said before may be left out: templates cut away what they thought.
+fn left_out(text: &Text, messages: &[Message]) -> Option<usize> {
+    let there: std::collections::BTreeSet<u32> = text.messages().collect();
+    messages.iter().enumerate().position(|(at, message)| {
+        message.role != "assistant"
+            && !message.content.trim().is_empty()
+            && !u32::try_from(at).is_ok_and(|at| there.contains(&at))
+    })
+}
+
+fn run(
+    source: &str,
+    messages: &[Message],
+    surroundings: &Surroundings<'_>,
+    typed: bool,
+) -> Result<Rendered> {
+    let whitespace = WhitespaceConfig {
+        keep_trailing_newline: false,
+        lstrip_blocks: true,
+        trim_blocks: true,
+    };
+    let template = parse(source, "template", SyntaxConfig::default(), whitespace)
+        .map_err(|error| in_words(&error))?;
+    let size = source.len()
+        + messages
+            .iter()
+            .map(|m| m.content.len() + 500)
+            .sum::<usize>();
+    let conversation = messages.iter().enumerate().map(|(at, message)| {
+        let number = u32::try_from(at).unwrap_or(u32::MAX);
+        let text = Value::Text(Text::of_message(&message.content, number));
+        let content = match typed {
+            false => text,
+            true => Value::list(vec![map(vec![
+                ("type", Value::own("text")),
+                ("text", text),
+            ])]),
+        };
+        map(vec![
+            ("role", Value::own(&message.role)),
+            ("content", content),
+        ])
+    });
+    let mut globals: Scope<'_> = Scope::new();
+    globals.insert("messages", Value::list(conversation.collect()));
+    globals.insert("add_generation_prompt", Value::Bool(true));
+    globals.insert("tools", Value::None);
+    globals.insert("documents", Value::None);
+    for (name, token) in [
+        ("bos_token", surroundings.bos),
+        ("eos_token", surroundings.eos),
+    ] {
+        if let Some(token) = token {
+            globals.insert(name, Value::own(token));
+        }
+    }
+    Run::render(source, &template, globals, size).map_err(|Fault { what, line }| {
+        Error::Template(match line {
+            Some(line) => format!("line {line}: {what}"),
+            None => what,
+        })
+    })
+}
+
+fn map<'t>(members: Vec<(&str, Value<'t>)>) -> Value<'t> {
+    let members = members.into_iter();
+    Value::Map(Rc::new(members.map(|(k, v)| (Value::own(k), v)).collect()))
+}
+
+fn in_words(error: &minijinja::Error) -> Error {
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    Error::Template(match error.line() {
+        Some(line) => format!("line {line}: {what}"),
+        None => what,
+    })
+}
+
+fn check_size(source: &str) -> Result<()> {
+    let fault = |what: String| Err(Error::Template(what));
+    if source.len() > MAX_SOURCE {
+        return fault(format!("it is longer than {} KiB", MAX_SOURCE >> 10));
+    }
+    let mut tags = 0;
+    let mut rest = source;
+    while let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
+        let end = if rest[start..].starts_with("{{") {
+            "}}"
+        } else {
+            "%}"
+        };
+        rest = &rest[start + 2..];
+        let len = rest.find(end).unwrap_or(rest.len());
+        tags += 1;
+        if len > MAX_TAG {
+            return fault(format!("a tag is longer than {} KiB", MAX_TAG >> 10));
+        }
+        rest = &rest[len..];
+    }
+    match tags > MAX_TAGS {
+        true => fault(format!("it has more than {MAX_TAGS} tags")),
+        false => Ok(()),
+    }
+}
+
+/// `{% generation %}` marks what the assistant wrote for those who train; for others it is a
+/// block with a scope of its own, as `{% with %}` is.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, after) = tag.split_at(end);
+        let name = tag
+            .trim_matches(['{', '%', '}'])
+            .trim_matches(['-', '+'])
+            .trim();
+        match name {
+            "generation" => out.push_str(&tag.replacen("generation", "with", 1)),
+            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endwith", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
