@@ -20,6 +20,7 @@ use crate::runtime::{
 /// Flags that say which model runs, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EngineArgs {
+    /// Which model runs.
     #[command(flatten)]
     pub model: ModelFlag,
 

@@ -13,7 +13,6 @@ use regex::Regex;
 
 use crate::base::{human, outfile};
 use crate::commands::again::quote;
-use crate::commands::again::quote;
 use crate::commands::engine::cancel_on_ctrl_c;
 use crate::commands::flags;
 use crate::convert::arch;

@@ -117,6 +117,7 @@ pub struct PromptArgs {
     #[arg(value_name = "PROMPT", allow_negative_numbers = true)]
     pub prompts: Vec<String>,
 
+    /// Where texts come from besides arguments.
     #[command(flatten)]
     pub input: Input,
 

@@ -34,6 +34,7 @@ pub struct Args {
     #[arg(value_name = "ID|TOKEN", allow_negative_numbers = true, conflicts_with_all = ["encode", "decode", "search", "special"])]
     pub tokens: Vec<String>,
 
+    /// Whose vocabulary it is.
     #[command(flatten)]
     pub model: ModelFlag,
 

@@ -13,7 +13,7 @@ mod waiting;
 
 use crate::support::terminal as pseudo_terminal;
 use crate::support::tiny_gguf;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
