@@ -92,7 +92,7 @@ struct Repo {
     gated: bool,
     /// Shown only to those who send this token.
     private: Option<String>,
-    /// Whether the listing has the SHA-256 of large files; else only `resolve` has.
+    /// Whether the listing has the hashes of files; else only `resolve` has.
     hashes_listed: bool,
     /// How many files a page of the listing has.
     page: usize,
@@ -245,7 +245,7 @@ impl HubServer {
         self.change(repo, |repo| repo.private = Some(token.to_owned()))
     }
 
-    /// Leaves the hashes of large files out of the listing.
+    /// Leaves the hashes of files out of the listing.
     pub fn hide_hashes(&self, repo: &str) -> &Self {
         self.change(repo, |repo| repo.hashes_listed = false)
     }

@@ -248,7 +248,8 @@ impl Remote<'_> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let etag = text("x-linked-etag").or_else(|| text("etag")).unwrap_or("");
         let etag = etag.trim_start_matches("W/").trim_matches('"');
-        let Some(digest) = Digest::sha256(etag) else {
+        let digest = Digest::sha256(etag).or_else(|| hex(etag, 40).map(Digest::GitSha1));
+        let Some(digest) = digest else {
             return Err(Error::NoChecksum {
                 file: file.name.clone(),
             });

@@ -131,7 +131,7 @@ pub enum Error {
         got: String,
     },
     /// The Hub does not say what a file should be.
-    #[error("{file}: the Hub states no SHA-256 for it, so it cannot be verified")]
+    #[error("{file}: the Hub states no hash of it, so it cannot be verified")]
     NoChecksum {
         /// The file.
         file: String,

@@ -220,8 +220,12 @@ fn tree(repo: &Repo, start: usize) -> String {
             false => file.sha1.clone(),
         };
         let name = name.replace('\\', "\\\\");
+        let oid = match repo.hashes_listed {
+            true => format!(r#""oid":"{oid}","#),
+            false => String::new(),
+        };
         entries.push(format!(
-            r#"{{"type":"file","oid":"{oid}","size":{},"path":"{name}"{lfs}}}"#,
+            r#"{{"type":"file",{oid}"size":{},"path":"{name}"{lfs}}}"#,
             file.size
         ));
     }
