@@ -211,6 +211,7 @@ fn no_template_takes_all_memory_or_time() {
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}".to_owned(),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
         "{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}".to_owned(),
+        format!("{{{{ '{}' }}}}", "x".repeat(10_000)).repeat(8),
         "{{ x }}".repeat(20_000),
         "x".repeat(300_000),
     ] {
