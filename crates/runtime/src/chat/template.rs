@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use minijinja::machinery::{WhitespaceConfig, parse};
-use minijinja::syntax::SyntaxConfig;
 
 use super::Message;
 use super::eval::{Fault, Rendered, Run, Scope};
@@ -105,7 +104,7 @@ fn run(
         lstrip_blocks: true,
         trim_blocks: true,
     };
-    let template = parse(source, "template", SyntaxConfig::default(), whitespace)
+    let template = parse(source, "template", Default::default(), whitespace)
         .map_err(|error| in_words(&error))?;
     let size = source.len()
         + messages
