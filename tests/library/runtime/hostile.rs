@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use modelve::runtime::Grammar;
 use modelve::runtime::chat::{Message, render_chat};
+use serde_json::Value;
 
 /// Numbers at random, the same every time.
 struct Random(u64);
@@ -93,11 +94,78 @@ fn damaged(text: &str, words: &[&str], random: &mut Random) -> String {
     text
 }
 
+/// A schema in which values were exchanged for others: it stays JSON.
+fn exchanged(text: &str, random: &mut Random) -> String {
+    fn places(value: &Value, place: String, all: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, child) in map {
+                    let key = key.replace('~', "~0").replace('/', "~1");
+                    places(child, format!("{place}/{key}"), all);
+                }
+            }
+            Value::Array(list) => {
+                for (i, child) in list.iter().enumerate() {
+                    places(child, format!("{place}/{i}"), all);
+                }
+            }
+            _ => {}
+        }
+        all.push(place);
+    }
+    let Ok(mut schema) = serde_json::from_str::<Value>(text) else {
+        return text.to_owned();
+    };
+    for _ in 0..=random.below(4) {
+        let mut all = Vec::new();
+        places(&schema, String::new(), &mut all);
+        let from = schema.pointer(&all[random.below(all.len())]).cloned();
+        let others = [
+            Value::from(0),
+            Value::from(7),
+            Value::from(-1.5),
+            Value::from(4_294_967_296_u64),
+            Value::from(1e300),
+            Value::from(true),
+            Value::from("string"),
+            Value::from("#/$defs/node"),
+            serde_json::json!({}),
+            serde_json::json!([]),
+            serde_json::json!({"allOf": [{"minimum": 3}, {"multipleOf": 0.7}]}),
+            serde_json::json!({"pattern": "^(a|b)*c{2,90}$", "maxLength": 40}),
+            serde_json::json!({"minProperties": 1, "additionalProperties": {"$ref": "#"}}),
+            serde_json::json!({"items": {"items": {"$ref": "#"}}, "minItems": 90}),
+            from.unwrap_or(Value::Null),
+        ];
+        let to = all[random.below(all.len())].clone();
+        if let Some(place) = schema.pointer_mut(&to) {
+            match (place, random.below(3)) {
+                (Value::Object(map), 0) => {
+                    let keys = [
+                        "not", "anyOf", "$ref", "minimum", "items", "required", "enum", "const",
+                        "type",
+                    ];
+                    map.insert(
+                        keys[random.below(keys.len())].to_owned(),
+                        others[random.below(others.len())].clone(),
+                    );
+                }
+                (place, _) => *place = others[random.below(others.len())].clone(),
+            }
+        }
+    }
+    schema.to_string()
+}
+
 fn run(what: &str, bases: &[String], words: &[&str], mut once: impl FnMut(&str) -> bool) {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let (mut good, mut slowest) = (0, (0.0, String::new()));
     for _ in 0..count() {
-        let text = damaged(&bases[random.below(bases.len())], words, &mut random);
+        let base = &bases[random.below(bases.len())];
+        let text = match what == "schemas" && random.below(3) > 0 {
+            true => exchanged(base, &mut random),
+            false => damaged(base, words, &mut random),
+        };
         let start = Instant::now();
         good += usize::from(once(&text));
         let took = start.elapsed().as_secs_f64();

@@ -4,6 +4,7 @@ mod chat;
 mod completion;
 mod engine;
 mod files;
+mod grammar;
 mod hooks;
 mod hostile;
 mod lies;

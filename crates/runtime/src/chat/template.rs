@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use minijinja::machinery::{WhitespaceConfig, parse};
-use minijinja::syntax::SyntaxConfig;
 
 use super::Message;
 use super::eval::{Fault, Rendered, Run, Scope};
@@ -17,6 +16,8 @@ const MAX_SOURCE: usize = 256 << 10;
 /// operators or of `elif` follows from these.
 const MAX_TAG: usize = 16 << 10;
 const MAX_TAGS: usize = 10_000;
+/// The longest line, and the most of them: minijinja counts both in 16 bits.
+const MAX_LINE: usize = 60_000;
 /// Enough for the longest chain; only what is used is had.
 const STACK: usize = 512 << 20;
 
@@ -103,7 +104,7 @@ fn run(
         lstrip_blocks: true,
         trim_blocks: true,
     };
-    let template = parse(source, "template", SyntaxConfig::default(), whitespace)
+    let template = parse(source, "template", Default::default(), whitespace)
         .map_err(|error| in_words(&error))?;
     let size = source.len()
         + messages
@@ -165,6 +166,11 @@ fn check_size(source: &str) -> Result<()> {
     let fault = |what: String| Err(Error::Template(what));
     if source.len() > MAX_SOURCE {
         return fault(format!("it is longer than {} KiB", MAX_SOURCE >> 10));
+    }
+    if source.lines().count() > MAX_LINE || source.lines().any(|line| line.len() > MAX_LINE) {
+        return fault(format!(
+            "it has more than {MAX_LINE} lines or a line as long"
+        ));
     }
     let mut tags = 0;
     let mut rest = source;

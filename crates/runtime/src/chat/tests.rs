@@ -192,7 +192,7 @@ fn no_template_takes_all_memory_or_time() {
         format!("{{{{ {}1{} }}}}", chain("(", 5000), chain(")", 5000)),
         format!("{{{{ {}1{} }}}}", chain("[", 5000), chain("]", 5000)),
         format!("{{{{ 1{} }}}}", chain("+1", 7000)),
-        chain("{% if x %}", 9000),
+        chain("{% if x %}\n", 9000),
         chain("{% for i in [1, 2] %}", 100) + "x" + &chain("{% endfor %}", 100),
         "{% set ns = namespace(x='ab') %}{% for i in range(100) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".to_owned(),
         "{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".to_owned(),
@@ -211,6 +211,7 @@ fn no_template_takes_all_memory_or_time() {
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}".to_owned(),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
         "{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}".to_owned(),
+        format!("{{{{ '{}' }}}}", "x".repeat(10_000)).repeat(8),
         "{{ x }}".repeat(20_000),
         "x".repeat(300_000),
     ] {
@@ -220,7 +221,7 @@ fn no_template_takes_all_memory_or_time() {
     // A chain of `elif` as long as there may be tags is followed.
     let elif = format!(
         "{{% if false %}}{}{{{{ messages[0].content }}}}{{% endif %}}",
-        "{% elif false %}".repeat(9000) + "{% else %}"
+        "{% elif false %}\n".repeat(9000) + "{% else %}"
     );
     assert_eq!(rendered(&elif, "x"), "x");
 }

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Logger, Matcher, ParserFactory};
 
 use crate::error::{Error, Result, Token};
 use crate::vocab::Vocab;
@@ -50,18 +50,8 @@ impl Engine {
         words.push(Vec::new());
         let trie = TokTrie::from(&TokRxInfo::new(end + 1, end), &words);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[])
+        let factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[])
             .map_err(|error| error.to_string())?;
-        factory.quiet();
-        // A row of the parser is bounded by how ambiguous a grammar may be; a step, which looks at
-        // every token of the vocabulary, by some hundred milliseconds.
-        let limits = factory.limits_mut();
-        limits.max_items_in_row = 2_000;
-        limits.step_max_items = 10_000_000;
-        limits.step_lexer_fuel = 1_000_000;
-        limits.max_lexer_states = 50_000;
-        limits.precompute_large_lexemes = false;
-        limits.verbose_errors = false;
         Ok(Engine { factory })
     }
 
@@ -75,11 +65,27 @@ impl Engine {
             .and_then(|id| Token::try_from(id).ok())
     }
 
-    /// A parser at the beginning of a text, or why there is none.
-    pub fn compile(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+    /// A parser at the beginning of a text, or why there is none. `most_items` bounds how many
+    /// ways there may be to go on at one place of a text.
+    pub fn compile(&self, grammar: TopLevelGrammar, most_items: usize) -> Result<Matcher, String> {
+        let limits = ParserLimits {
+            max_items_in_row: most_items,
+            // A step looks at every token of the vocabulary: some hundred milliseconds at most.
+            step_max_items: 10_000_000,
+            step_lexer_fuel: 1_000_000,
+            max_lexer_states: 50_000,
+            precompute_large_lexemes: false,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
         std::thread::scope(|scope| {
             let work = || {
-                let parser = self.factory.create_parser(grammar);
+                let parser = self.factory.create_parser_from_init_ext(
+                    GrammarInit::Serialized(grammar),
+                    Logger::new(0, 0),
+                    InferenceCapabilities::default(),
+                    limits,
+                );
                 let matcher = Matcher::new(parser);
                 match matcher.get_error() {
                     None => Ok(matcher),

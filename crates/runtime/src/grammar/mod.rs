@@ -23,6 +23,10 @@ pub(super) use follow::Follower;
 /// The longest grammar or schema that is read, in bytes.
 const MAX_BYTES: usize = 1 << 20;
 
+/// Ways to go on that a grammar may have at one place of a text. More than a few hundred come of
+/// ambiguity alone, and each costs time at every character.
+const MOST_ITEMS: usize = 2000;
+
 /// A grammar that a whole text follows. Cheap to clone.
 #[derive(Clone)]
 pub struct Grammar {
@@ -162,7 +166,7 @@ impl Grammar {
             Source::Gbnf(rules) => {
                 let lark = rules.to_lark(&|name| engine.token_named(name))?;
                 engine
-                    .compile(TopLevelGrammar::from_lark(lark))
+                    .compile(TopLevelGrammar::from_lark(lark), MOST_ITEMS)
                     .map_err(|reason| Error::Grammar(format!("grammar: {reason}")))
             }
             Source::Schema(schema) => schema

@@ -8,6 +8,8 @@ use crate::grammar::MAX_BYTES;
 
 /// Brackets within brackets, at most: they are read by functions that call themselves.
 const MAX_DEPTH: usize = 200;
+/// Signs of repetition behind one item, at most.
+const MAX_SIGNS: usize = 3;
 /// Repetitions of one item, at most.
 const MAX_REPEAT: u32 = 100_000;
 
@@ -155,8 +157,13 @@ impl<'a> Reader<'a> {
 
     fn sequence(&mut self, nested: bool) -> Result<Sequence> {
         let mut items: Sequence = Vec::new();
+        let mut signs = 0;
         while let Some(c) = self.peek() {
             let start = self.at;
+            signs = if "*+?{".contains(c) { signs + 1 } else { 0 };
+            if signs > MAX_SIGNS {
+                return self.fault("too many repetitions of repetitions");
+            }
             let item = match c {
                 '"' => self.string()?,
                 '[' => self.class()?,
@@ -404,6 +411,7 @@ mod tests {
                 "more than 100000 repetitions",
             ),
             ("root ::= \"a\"{", "a number is expected"),
+            ("root ::= \"a\"????", "too many repetitions of repetitions"),
             ("root ::= \"a\"{1", "} is expected"),
             (
                 "root ::= * \"a\"",

@@ -20,6 +20,8 @@ use keyword::Writer;
 
 /// Schemas tried one by one to find the one at fault.
 const MAX_TRIED: usize = 200;
+/// Ways to go on at one place of a text: four for each property that may come next.
+const MOST_ITEMS: usize = 100_000;
 const UNSATISFIABLE: &str = "Unsatisfiable schema: ";
 
 /// A schema in the form that llguidance follows.
@@ -70,7 +72,10 @@ impl Schema {
             .map(|(n, (_, schema))| (n.to_string(), schema.clone()))
             .collect();
         whole.insert("$defs".to_owned(), Value::Object(definitions));
-        engine.compile(TopLevelGrammar::from_json_schema(Value::Object(whole)))
+        engine.compile(
+            TopLevelGrammar::from_json_schema(Value::Object(whole)),
+            MOST_ITEMS,
+        )
     }
 
     /// The innermost schema that cannot be used for a reason of the same kind, which llguidance
