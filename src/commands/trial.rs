@@ -17,7 +17,7 @@ use crate::base::{human, infile};
 use crate::hint::{Interrupted, hinted};
 use crate::hub::store::Store;
 use crate::runtime::{
-    self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Settings, Vocab,
+    self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Request, Setup, Vocab,
 };
 
 /// The hidden command.
@@ -344,11 +344,14 @@ fn try_model(path: &Path) -> anyhow::Result<()> {
     let options = Options {
         max_tokens: 2,
         ignore_end: true,
-        parallel: 1,
-        settings: Settings::default(),
         ..Options::default()
     };
-    runtime::complete(&model, vec![prompt], &options, &mut |_| {
+    let request = Request {
+        prompt,
+        seed: 0,
+        options: options.into(),
+    };
+    runtime::complete(&model, vec![request], Setup::default(), &mut |_| {
         std::ops::ControlFlow::Continue(())
     })?;
     Ok(())
