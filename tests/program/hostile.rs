@@ -467,7 +467,7 @@ fn numbers_of_any_size_are_taken_or_refused() {
         ),
         (
             &["complete", "-m", "tiny", "hi", "--temp", "nan"],
-            "temperature cannot be",
+            "a number of 0 or more",
         ),
     ] {
         let output = command(arguments).output().unwrap();

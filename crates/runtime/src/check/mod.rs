@@ -356,6 +356,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     check_experts(&file, n_layer)?;
     let n_ctx_train = file.required("context_length")?;
     let n_embd = file.required("embedding_length")?;
+    facts.covered &= table::check(&file, n_layer, n_embd)?;
     check_rope_scaling(&file)?;
 
     let heads = file
@@ -389,7 +390,6 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
             "{arch}.rope.dimension_count is {n_rot}, which must be even and at most the head size {head_k}"
         ));
     }
-    facts.covered &= table::check(&file, n_layer, n_embd)?;
     if arch == "phi3" && (first == 0 || head_k != head_v || first * head_k != n_embd) {
         return file.fault(format!(
             "{first} heads of {head_k} and {head_v} values do not make a width of {n_embd}"

@@ -129,11 +129,12 @@ fn check_tensors(file: &File<'_>, layer: u64, alternatives: &[&[&'static str]]) 
         let absent = |part: &&&str| file.gguf.tensor(&name(part)).is_none();
         parts.iter().filter(absent).copied().collect()
     };
-    // Of the alternative that the file lacks least of.
+    // Of the alternative that the file has begun with, if any, and lacks least of.
     let nearest = alternatives
         .iter()
-        .map(|parts| missing(parts))
-        .min_by_key(Vec::len);
+        .map(|parts| (missing(parts), parts.len()))
+        .min_by_key(|(missing, all)| (missing.len() == *all, missing.len()))
+        .map(|(missing, _)| missing);
     match nearest.as_deref() {
         Some([part, ..]) => file.fault(format!("tensor {} is missing", name(part))),
         _ => Ok(()),
