@@ -22,7 +22,7 @@ use crate::runtime::{
 pub struct EngineArgs {
     /// Which model runs.
     #[command(flatten)]
-    pub model: ModelFlag,
+    pub(crate) model: ModelFlag,
 
     /// Threads to compute with [default: the cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = flags::threads, help_heading = "Engine", hide_short_help = true)]
@@ -251,9 +251,7 @@ pub fn explain(error: Error) -> anyhow::Error {
             Some(hint) => hint,
             None => return error.into(),
         },
-        Error::NotANumber { .. } => {
-            "make or fetch the file again; `modelve meta` shows where it is from"
-        }
+        Error::NotANumber { .. } => "its weights are damaged: fetch or convert the file again",
         _ => return error.into(),
     };
     hinted(error, hint)
