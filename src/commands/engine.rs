@@ -22,7 +22,7 @@ use crate::runtime::{
 pub struct EngineArgs {
     /// Which model runs.
     #[command(flatten)]
-    pub(crate) model: ModelFlag,
+    pub model: ModelFlag,
 
     /// Threads to compute with [default: the cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = flags::threads, help_heading = "Engine", hide_short_help = true)]

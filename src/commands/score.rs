@@ -278,7 +278,7 @@ fn print_ranking(out: &mut Output, texts: &[Text], scores: &[Score]) -> std::io:
             Origin::Argument | Origin::Line(..) => score.text.as_str(),
         })
         .collect();
-    let room = output::width().saturating_sub(46).max(20);
+    let room = output::width().saturating_sub(52).max(20);
     let mut order: Vec<(&Score, String)> = scores.iter().zip(headings(&names, room)).collect();
     order.sort_by(|(a, _), (b, _)| a.bits_per_byte.total_cmp(&b.bits_per_byte));
     writeln!(out, "\n{}", out.paint(BOLD, "likeliest first"))?;

@@ -119,7 +119,7 @@ pub struct PromptArgs {
 
     /// Where texts come from besides arguments.
     #[command(flatten)]
-    pub(crate) input: Input,
+    pub input: Input,
 
     /// Put the prompt into the model's chat template
     #[arg(long)]

@@ -36,7 +36,7 @@ pub struct Args {
 
     /// Whose vocabulary it is.
     #[command(flatten)]
-    pub(crate) model: ModelFlag,
+    pub model: ModelFlag,
 
     /// Cut TEXT into tokens; `-` reads standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, group = "text", conflicts_with_all = ["decode", "search"])]
