@@ -251,9 +251,7 @@ pub fn explain(error: Error) -> anyhow::Error {
             Some(hint) => hint,
             None => return error.into(),
         },
-        Error::NotANumber { .. } => {
-            "make or fetch the file again; `modelve meta` shows where it is from"
-        }
+        Error::NotANumber { .. } => "its weights are damaged: fetch or convert the file again",
         _ => return error.into(),
     };
     hinted(error, hint)

@@ -79,7 +79,10 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
         identity
             .vocab_size
             .map(|n| format!("vocabulary {}", count(n))),
-        identity.layers.map(|n| format!("{} layers", count(n))),
+        identity.layers.map(|n| match n {
+            1 => "1 layer".to_owned(),
+            _ => format!("{} layers", count(n)),
+        }),
         identity.width.map(|n| format!("width {}", count(n))),
         identity
             .feed_forward

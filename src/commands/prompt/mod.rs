@@ -237,6 +237,6 @@ pub fn missing(command: &str, what: &str) -> anyhow::Error {
     let example = super::again::Again::of([command, "Today is"]);
     hinted(
         Usage(format!("no {what}")),
-        format!("give one, with --file FILE one from a file, or one on standard input: {example}"),
+        format!("give it as an argument, on standard input or with --file FILE: {example}"),
     )
 }
