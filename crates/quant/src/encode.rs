@@ -327,7 +327,9 @@ impl Encoder {
         let mut headers = blocks.chunks_exact(info.block_bytes as usize);
         let infinite = headers.position(infinite).map(|block| block * size);
         let beyond = self.beyond.map(|at| at / size * size);
-        match infinite.into_iter().chain(beyond).min() {
+        // A weight that large makes the mean of its row infinite, and so blocks before its own.
+        let row = |at: &usize| at / n_per_row;
+        match beyond.into_iter().chain(infinite).min_by_key(row) {
             Some(at) => Err(self.overflow(at, n_per_row)),
             None => Ok(()),
         }
