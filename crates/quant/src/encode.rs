@@ -142,7 +142,8 @@ impl Encoder {
     ///
     /// `src` holds the rows as `source`, little-endian; `dst` is exactly as long as their blocks.
     /// `imatrix` holds one importance per column. On [`Error::Overflow`] `dst` is written all the
-    /// same; after any other error its contents are unspecified.
+    /// same for types that have an encoder of ours; after any other error its contents are
+    /// unspecified.
     ///
     /// # Errors
     /// [`Error::RowLength`], [`Error::Length`], [`Error::NeedsImatrix`], [`Error::Importance`],
@@ -300,6 +301,9 @@ impl Encoder {
             let at = group * rows * input.n_per_row;
             input.widen(self.isa, at, &mut self.rows)?;
             self.note_range(false, self.rows.len(), at);
+            if own_format(self.ty).is_none() {
+                self.check_search(at, input.n_per_row, imatrix)?;
+            }
             ggml_ffi::quantize(self.ty, &self.rows, input.n_per_row, imatrix, out)?;
         }
         Ok(())
@@ -326,7 +330,7 @@ impl Encoder {
         let size = info.block_size as usize;
         let mut headers = blocks.chunks_exact(info.block_bytes as usize);
         let infinite = headers.position(infinite).map(|block| block * size);
-        let beyond = self.beyond.map(|at| at / size * size);
+        let beyond = self.beyond.map(|at| self.block_of(at));
         // A weight that large makes the mean of its row infinite, and so blocks before its own.
         let row = |at: &usize| at / n_per_row;
         match beyond.into_iter().chain(infinite).min_by_key(row) {
@@ -352,6 +356,40 @@ impl Encoder {
             let bad = x.iter().position(|x| x.abs() > MOST_WEIGHT);
             self.beyond = bad.map(|bad| at + bad);
         }
+    }
+
+    /// Refuses rows on which the searches that only ggml has would overflow: those that look for
+    /// points of a grid end the process then. They sum up cubes of weights times importances.
+    fn check_search(
+        &self,
+        at: usize,
+        n_per_row: usize,
+        imatrix: Option<&[f32]>,
+    ) -> Result<(), Error> {
+        const MOST: f64 = 1e30;
+        if let Some(beyond) = self.beyond {
+            return Err(self.overflow(self.block_of(beyond), n_per_row));
+        }
+        let importance = imatrix
+            .into_iter()
+            .flatten()
+            .fold(1.0, |most, &x| x.max(most));
+        let largest = self.rows.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        if f64::from(largest).powi(3) * f64::from(importance) <= MOST {
+            return Ok(());
+        }
+        let bad = self
+            .rows
+            .iter()
+            .position(|x| x.abs() == largest)
+            .unwrap_or(0);
+        Err(self.overflow(self.block_of(at + bad), n_per_row))
+    }
+
+    /// Where the block begins that holds a weight.
+    fn block_of(&self, at: usize) -> usize {
+        let size = self.ty.block_size().unwrap_or(1) as usize;
+        at / size * size
     }
 
     fn overflow(&self, at: usize, n_per_row: usize) -> Error {
@@ -456,6 +494,27 @@ mod tests {
                     Err(Error::Overflow { ty, row: 1, column }),
                     "{large:e}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn rejects_importances_that_the_search_for_a_grid_point_overflows_on() {
+        for ty in [
+            GgmlType::IQ2_XXS,
+            GgmlType::IQ2_S,
+            GgmlType::IQ3_XXS,
+            GgmlType::IQ3_S,
+            GgmlType::IQ1_S,
+            GgmlType::IQ1_M,
+        ] {
+            let mut encoder = Encoder::new(ty).unwrap();
+            let x = bytes(&[1e4; 256]);
+            let mut out = vec![0; row_bytes(ty, 256).unwrap()];
+            for (importance, refused) in [(1e9, false), (1e25, true), (3e38, true)] {
+                let imatrix = [importance; 256];
+                let done = encoder.encode_rows(SourceType::F32, &x, 256, Some(&imatrix), &mut out);
+                assert_eq!(done.is_err(), refused, "{ty} {importance:e}: {done:?}");
             }
         }
     }
