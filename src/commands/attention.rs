@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::Layers;
-use super::probing::{bar, interrupted, load, pad, percent, quoted, session, tail, told};
+use super::probing::{bar, end, interrupted, load, pad, percent, quoted, session, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -319,7 +319,7 @@ fn print_looks(out: &mut Output, found: &Attention, title: &str) -> std::io::Res
             percent(weight.into()),
             out.paint(ACCENT, pad(&bar(share, 30), 30)),
             at,
-            tail(&quoted(&found.pieces[at]), 24)
+            end(&quoted(&found.pieces[at]), 24)
         )?;
     }
     Ok(())

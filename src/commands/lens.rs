@@ -107,10 +107,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// One position: a line per layer.
 fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let answer = &lens.answers[0];
-    let read: String = lens.pieces[..=answer.position]
-        .iter()
-        .map(|p| &**p)
-        .collect();
+    let mut read: Vec<u8> = Vec::new();
+    for piece in &lens.pieces[..=answer.position] {
+        read.extend_from_slice(piece.as_ref());
+    }
+    let read = String::from_utf8_lossy(&read);
     let title = format!("{} _", tail(read.trim_start(), output::width() - 2));
     writeln!(out, "{}", out.paint(BOLD, title))?;
     let mut header = vec!["layer>", "entropy bits>", "KL to end, nats>"];

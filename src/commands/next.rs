@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use super::headings::{headings, wrap};
-use super::probing::{Sessions, bar, interrupted, load, pad, percent, quoted, tail, told};
+use super::probing::{Sessions, bar, end, interrupted, load, pad, percent, quoted, told};
 use super::prompt::{PromptArgs, Text};
 use super::results::Form;
 use crate::hint::Usage;
@@ -268,7 +268,7 @@ fn block(next: &Next, title: Vec<String>, width: usize) -> Vec<Line> {
     let names: Vec<String> = next
         .top
         .iter()
-        .map(|c| tail(&quoted(&c.piece), 18))
+        .map(|c| end(&quoted(&c.piece), 18))
         .collect();
     let name = names.iter().map(|n| n.chars().count()).max().unwrap_or(0);
     let bar_width = width.saturating_sub(name + 24).clamp(4, 40);
@@ -304,7 +304,7 @@ fn block(next: &Next, title: Vec<String>, width: usize) -> Vec<Line> {
             (plain, format!("{:>7} ", percent(candidate.prob))),
             (
                 plain,
-                tail(&pieces.join(" "), width.saturating_sub(40).max(18)),
+                end(&pieces.join(" "), width.saturating_sub(40).max(18)),
             ),
             (DIM, place),
         ]);

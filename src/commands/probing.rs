@@ -140,9 +140,13 @@ pub fn columns(text: &str) -> usize {
 
 /// The end of a text, on one line of at most `most` columns.
 pub fn tail(text: &str, most: usize) -> String {
-    let line = human::escape(text.as_bytes());
-    if columns(&line) <= most {
-        return line;
+    end(&human::escape(text.as_bytes()), most)
+}
+
+/// The end of a line that is fit to be shown, at most `most` columns of it.
+pub fn end(line: &str, most: usize) -> String {
+    if columns(line) <= most {
+        return line.to_owned();
     }
     let mut room = most.saturating_sub(1);
     let mut kept: Vec<char> = line
@@ -208,6 +212,8 @@ mod tests {
     fn tails_keep_the_end() {
         assert_eq!(tail("abc", 5), "abc");
         assert_eq!(tail("abcdef", 4), "…def");
+        // What is quoted is escaped already.
+        assert_eq!(end(&quoted(b"\xe2"), 9), r#""\xe2""#);
         assert_eq!(pad("a", 3), "a  ");
         // Two columns each.
         assert_eq!(tail("你好吗", 5), "…好吗");

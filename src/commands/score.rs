@@ -206,16 +206,17 @@ fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
     };
     for (at, token) in score.tokens[..shown].iter().enumerate() {
         // Some tokenizers put a space before the text.
-        let piece = match token.piece.strip_prefix(' ') {
+        let piece: &[u8] = token.piece.as_ref();
+        let piece = match piece.strip_prefix(b" ") {
             Some(rest) if at == 0 && !score.text.starts_with(' ') => rest,
-            _ => &token.piece,
+            _ => piece,
         };
         // Line feeds stay line feeds; everything else a terminal would act on is shown.
-        for (i, part) in piece.split('\n').enumerate() {
+        for (i, part) in piece.split(|&byte| byte == b'\n').enumerate() {
             if i > 0 {
                 writeln!(out)?;
             }
-            let text = human::escape(part.as_bytes());
+            let text = human::escape(part);
             match token.surprisal_bits().and_then(heat) {
                 Some(style) if !text.is_empty() => write!(out, "{}", out.paint(style, text))?,
                 _ => write!(out, "{text}")?,

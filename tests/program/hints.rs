@@ -123,6 +123,7 @@ fn other_kinds_of_file_are_called_what_they_are() {
             Value::String(architecture.to_owned()),
         );
         parts.remove("tokenizer.ggml.model");
+        parts.remove("tokenizer.ggml.tokens");
         parts.write(&home.join(name));
     };
     write("lora.gguf", "adapter", "phi3");

@@ -159,7 +159,7 @@ fn a_conversation_remembers_what_was_said() {
     assert!(talk[1] >= 2 * talk[0] + 1, "{talk:?}");
     let told = read(&["--system", "the cave"]).unwrap();
     assert!(
-        told[0] > talk[0] && told[1] - told[0] == talk[1] - talk[0],
+        told[0] > talk[0] && told[1] > told[0] + talk[0],
         "{told:?} {talk:?}"
     );
 }
