@@ -184,7 +184,9 @@ impl<'a> Trial<'a> {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 // A child that ended does not read on; how it ended is what counts.
-                stdin.map(|mut stdin| drop(stdin.write_all(text)));
+                if let Some(mut stdin) = stdin {
+                    let _ = stdin.write_all(text);
+                }
             });
             let said = scope.spawn(move || {
                 let said = stderr.map(|stderr| infile::bounded(stderr, MOST_SAID));
