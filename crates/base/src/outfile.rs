@@ -220,6 +220,14 @@ impl Outfile {
         &self.asked
     }
 
+    /// The folder that a regular file is made in, links followed; for all else the one it is named in.
+    pub fn folder(&self) -> &Path {
+        match &self.kind {
+            Kind::File(target, _) => folder_of(target),
+            Kind::Stdout | Kind::Stream => folder_of(&self.asked),
+        }
+    }
+
     /// Whether the bytes go to standard output.
     pub fn is_stdout(&self) -> bool {
         matches!(self.kind, Kind::Stdout)
@@ -550,6 +558,10 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), text);
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert!(fs::symlink_metadata(&second).unwrap().is_symlink());
+            assert_eq!(
+                judge(&link, Existing::Replace).unwrap().folder(),
+                dir.path()
+            );
         }
         symlink("round", dir.path().join("round")).unwrap();
         assert!(judge(&dir.path().join("round"), Existing::Replace).is_err());

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::chunks::{Chunk, chunks, run, source_type};
 use super::{Error, Plan, PlannedTensor, Request, Source, file};
 use crate::checkpoint::{Checkpoint, SourceTensor};
-use modelve_base::outfile::{Existing, Outfile, folder_of};
+use modelve_base::outfile::{Existing, Outfile};
 use modelve_base::progress::{Progress, Unit};
 use modelve_gguf::GgmlType;
 use modelve_quant::Encoder;
@@ -58,7 +58,7 @@ pub fn check_output(
         .chain(checkpoint.shards().iter().cloned())
         .chain(request.imatrix.map(|imatrix| imatrix.path().to_owned()));
     let outfile = Outfile::judge(output, existing(force), inputs)?.only_a_file()?;
-    let folder = folder_of(output);
+    let folder = outfile.folder();
     if let Some(available) = file::available(folder)
         && available < plan.file_size()
     {
