@@ -301,7 +301,7 @@ fn strongest(row: &[f32], n: usize) -> Vec<(usize, f32)> {
 /// Where the last token looks.
 fn print_looks(out: &mut Output, found: &Attention, title: &str) -> std::io::Result<()> {
     let last = &found.last_row();
-    let Some(from) = found.pieces.last().map(|piece| quoted(piece)) else {
+    let Some(from) = found.pieces.last().map(quoted) else {
         return Ok(());
     };
     writeln!(

@@ -295,7 +295,7 @@ fn block(next: &Next, title: Vec<String>, width: usize) -> Vec<Line> {
         lines.push(vec![(BOLD, "candidates".to_owned())]);
     }
     for candidate in &next.candidates {
-        let pieces: Vec<String> = candidate.pieces.iter().map(|p| quoted(p)).collect();
+        let pieces: Vec<String> = candidate.pieces.iter().map(quoted).collect();
         let place = match candidate.ids.len() {
             1 => format!(" rank {}", candidate.rank),
             n => format!(" {n} tokens, the first of rank {}", candidate.rank),

@@ -235,6 +235,29 @@ fn the_cache_and_the_largest_context_are_those_of_the_arithmetic() {
 }
 
 #[test]
+fn an_output_matrix_that_is_the_embedding_is_shown_as_such() {
+    let mut parts = Tiny::default().parts();
+    let (_dir, model) = write(&parts);
+    let summary = &json(&mut meta(&model))["summary"];
+    assert_eq!(summary["head_size"], 16);
+    assert_eq!(summary["activation"], "silu");
+    assert_eq!(summary["tied_output"], false);
+    parts.tensors.retain(|tensor| tensor.0 != "output.weight");
+    parts.set("phi3.attention.sliding_window", Value::U32(128));
+    let (_dir, model) = write(&parts);
+    let report = json(&mut meta(&model));
+    assert_eq!(report["kind"], "model");
+    assert_eq!(report["summary"]["tied_output"], true);
+    assert_eq!(report["summary"]["sliding_window"], 128);
+    let text = stdout(&mut meta(&model));
+    assert!(
+        text.contains("lm_head") && text.contains(", tied"),
+        "{text}"
+    );
+    assert!(text.contains("window 128"), "{text}");
+}
+
+#[test]
 fn json_has_the_documented_keys_and_says_what_the_reader_says() {
     let (_dir, model) = write(&Tiny::default().parts());
     let report = json(meta(&model).arg("--full"));
@@ -248,6 +271,7 @@ fn json_has_the_documented_keys_and_says_what_the_reader_says() {
         keys,
         [
             "file",
+            "kind",
             "gguf_version",
             "alignment",
             "size_bytes",

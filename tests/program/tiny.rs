@@ -86,21 +86,27 @@ fn is_what_convert_makes_of_its_checkpoint() {
 fn greedy_texts_are_those_of_the_reference() {
     let cases = fixture("shipped.json");
     assert!(cases.len() >= 10);
-    let prompts: Vec<&str> = cases
+    let (dialogues, texts): (Vec<&Value>, Vec<&Value>) = cases
         .iter()
-        .map(|c| c["prompt"].as_str().unwrap())
-        .collect();
-    for (case, result) in cases.iter().zip(completions(&prompts, "24")) {
-        assert_eq!(result["text"], case["text"], "{}", case["prompt"]);
-        assert_eq!(result["finish_reason"], case["finish_reason"]);
+        .partition(|case| case["prompt"].as_str().unwrap().starts_with("<|user|>"));
+    // Apart, because some of the leads are small: what stands beside a prompt decides the shape of
+    // the batch, and so the last digits.
+    for cases in [&texts, &dialogues] {
+        let prompts: Vec<&str> = cases
+            .iter()
+            .map(|case| case["prompt"].as_str().unwrap())
+            .collect();
+        for (case, result) in cases.iter().zip(completions(&prompts, "24")) {
+            assert_eq!(result["text"], case["text"], "{}", case["prompt"]);
+            assert_eq!(result["finish_reason"], case["finish_reason"]);
+        }
     }
+    assert!(!dialogues.is_empty());
     // The template writes what a dialogue's prompt spells out.
-    let dialogues = cases.iter().filter_map(|case| {
-        let prompt = case["prompt"].as_str()?.strip_prefix("<|user|>\n")?;
-        Some((prompt.split_once("<|end|>")?.0, case))
-    });
-    let mut n = 0;
-    for (asked, case) in dialogues {
+    for case in dialogues {
+        let prompt = case["prompt"].as_str().unwrap();
+        let (_, asked) = prompt.split_once("<|user|>\n").unwrap();
+        let (asked, _) = asked.split_once("<|end|>").unwrap();
         let home = tempfile::tempdir().unwrap();
         let output = modelve(
             home.path(),
@@ -109,9 +115,7 @@ fn greedy_texts_are_those_of_the_reference() {
         let result: Value = serde_json::from_str(&output).unwrap();
         assert_eq!(result["text"], case["text"], "{asked}");
         assert_eq!(result["finish_reason"], "stop");
-        n += 1;
     }
-    assert!(n > 0);
 }
 
 /// Sentences that training never saw: after a cricket ground the bat is of willow, in a cave it

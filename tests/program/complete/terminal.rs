@@ -156,7 +156,7 @@ fn a_conversation_remembers_what_was_said() {
     assert_eq!(apart[0], apart[1], "each line is a prompt of its own");
     let talk = read(&["--chat"]).unwrap();
     // The second time the first question, its answer and the question again.
-    assert!(talk[1] >= 2 * talk[0] + 1, "{talk:?}");
+    assert!(talk[1] > 2 * talk[0], "{talk:?}");
     let told = read(&["--system", "the cave"]).unwrap();
     assert!(
         told[0] > talk[0] && told[1] > told[0] + talk[0],
