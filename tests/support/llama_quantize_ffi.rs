@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,10 +22,11 @@ pub struct Request<'a> {
     pub imatrix: Vec<(&'a str, &'a [f32])>,
 }
 
-extern "C" fn be_quiet(_: sys::ggml_log_level, _: *const c_char, _: *mut c_void) {}
-
 /// Quantizes a GGUF file as `llama-quantize` does; false if llama.cpp refuses.
 pub fn quantize(input: &Path, output: &Path, request: &Request<'_>) -> bool {
+    // From here on llama.cpp's log goes to `tracing`. It is a setting of the process, which other
+    // tests read errors from.
+    modelve::runtime::system_info();
     let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
     let (input, output) = (c_path(input), c_path(output));
     let c_text = |text: &str| CString::new(text).unwrap();
@@ -69,7 +70,6 @@ pub fn quantize(input: &Path, output: &Path, request: &Request<'_>) -> bool {
     // null entry that llama.cpp stops at; it copies what it keeps. It reports failure by its
     // result, and the files that the tests give it are well-formed models.
     unsafe {
-        sys::llama_log_set(Some(be_quiet), std::ptr::null_mut());
         let mut params = sys::llama_model_quantize_default_params();
         params.ftype = request.file_type as sys::llama_ftype;
         params.nthread = request.threads;

@@ -102,6 +102,8 @@ pub(super) unsafe fn describe(tensor: &sys::ggml_tensor) -> RawNode {
             op: copy(sys::ggml_op_name(tensor.op)),
             op_params: [a, b, c, d],
             shape: lengths(tensor),
+            // C's enumerations are signed on Windows.
+            #[allow(clippy::unnecessary_cast)]
             ty: GgmlType(tensor.type_ as u32),
             inputs: inputs.collect(),
         }
@@ -195,6 +197,9 @@ impl<'a> Node<'a> {
     }
 }
 
+/// A node that the hook wants, the names of its inputs, its role, and whose rows it has.
+type Asked = (RawNode, Vec<String>, Option<Role>, Option<Along>);
+
 /// A hook on one pass.
 pub(super) struct Looking<'a> {
     hook: &'a mut dyn Hook,
@@ -203,7 +208,7 @@ pub(super) struct Looking<'a> {
     roles: &'a Roles,
     trace: Trace,
     seen: Seen,
-    current: Option<(RawNode, Vec<String>, Option<Role>, Option<Along>)>,
+    current: Option<Asked>,
     scratch: Scratch,
     /// How it ended, if before its end.
     ended: Option<Result<()>>,

@@ -61,9 +61,12 @@ enum Rule {
     Lookup(&'static str),
 }
 
+/// A role, given its layer, and the ways its node can be told.
+type RoleRules = (fn(usize) -> Role, &'static [Rule]);
+
 /// The roles of each block, or of the whole graph (`{}` does not occur then). Names are llama.cpp's.
 /// Gemma and OLMo 2 norm what a block adds once more, GPT-2 and Phi-2 add a bias after the matrix.
-const RULES: [(fn(usize) -> Role, &[Rule]); 7] = {
+const RULES: [RoleRules; 7] = {
     use Rule::{InTurn, Lookup, Name, Product, Sum};
     [
         (
