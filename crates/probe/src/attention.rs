@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{Error, Piece, Prompt, Result, piece};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, Want,
+    Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, Want, kv,
 };
 
 /// Attention of one layer, and how all heads of the model behave.
@@ -112,7 +112,9 @@ const HELD: usize = 64 << 20;
 
 /// Settings for a session of [`attention`] over a prompt of `tokens`.
 pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
-    let row = tokens.next_multiple_of(256) * model.facts().n_head.max(1) as usize * 4;
+    let row = tokens.next_multiple_of(kv::CONTEXT_STEP as usize)
+        * model.facts().n_head.max(1) as usize
+        * 4;
     let n_batch = (HELD / row).clamp(1, 512) as u32;
     Settings {
         n_batch,

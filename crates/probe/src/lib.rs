@@ -44,7 +44,7 @@ mod unembed_ffi;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use pieces::Piece;
+pub use pieces::{JsonText, Piece};
 
 use serde::Serialize;
 

@@ -62,11 +62,21 @@ impl fmt::Display for Piece {
 
 impl Serialize for Piece {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.bytes {
-            None => serializer.serialize_str(&self.shown),
-            Some(bytes) => {
-                let mut object = serializer.serialize_struct("piece", 1)?;
-                object.serialize_field("bytes", bytes)?;
+        JsonText(self.as_ref()).serialize(serializer)
+    }
+}
+
+/// Bytes in JSON: a string where they are valid UTF-8, else `{"bytes": […]}`.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonText<'a>(pub &'a [u8]);
+
+impl Serialize for JsonText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut object = serializer.serialize_struct("text", 1)?;
+                object.serialize_field("bytes", self.0)?;
                 object.end()
             }
         }

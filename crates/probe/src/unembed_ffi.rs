@@ -8,6 +8,7 @@ use std::ptr;
 use llama_cpp_sys_2 as sys;
 
 use modelve_gguf::{GgmlType, Gguf, TensorInfo};
+use modelve_runtime::is_weight_type;
 
 /// The last step of a model: what is needed to do it for any state.
 pub(super) struct Unembed {
@@ -36,9 +37,6 @@ pub(super) enum Norm {
 // methods only. The file is mapped read-only.
 unsafe impl Send for Unembed {}
 
-/// Types that no kernel multiplies as weights.
-const NOT_WEIGHTS: [&str; 7] = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"];
-
 impl Unembed {
     /// Finds norm and matrix in a file. The error says in words what it lacks.
     pub fn new(gguf: Gguf, threads: u32) -> Result<Self, String> {
@@ -57,7 +55,7 @@ impl Unembed {
             return Err(format!("{} has no sound size", matrix.name));
         }
         let ty = matrix.ty.name();
-        if NOT_WEIGHTS.contains(&&*ty) || data.as_ptr().align_offset(4) != 0 {
+        if !is_weight_type(matrix.ty) || data.as_ptr().align_offset(4) != 0 {
             return Err(format!(
                 "{} of {ty} cannot be multiplied in place",
                 matrix.name

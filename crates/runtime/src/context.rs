@@ -3,17 +3,19 @@
 use super::check::Facts;
 use super::error::{Error, Refusal, Result};
 use super::host;
+use super::kv::CONTEXT_STEP;
 use super::model::{Model, Weights};
-use super::settings::{CONTEXT_STEP, KvType, Settings};
+use super::settings::{KvType, Settings};
 
 /// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
 pub const WORKING_MEMORY: u64 = 128 << 20;
 
 /// Bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
 pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {
-    let ty = kv_type.gguf();
-    let row = |values: u64| ty.row_bytes(values).unwrap_or(values.saturating_mul(4));
-    n_ctx.saturating_mul(row(facts.kv_values.0).saturating_add(row(facts.kv_values.1)))
+    let token = facts.kv.token_bytes(kv_type.gguf());
+    // Heads that are no whole blocks are refused later: four bytes a value are enough for them.
+    let token = token.or_else(|| facts.kv.token_bytes(KvType::F32.gguf()));
+    n_ctx.saturating_mul(token.unwrap_or(u64::MAX))
 }
 
 /// Refuses a context for which there is no room. `weights` is what of the model is yet to be
@@ -28,7 +30,7 @@ pub fn check_fit(
     free: Option<u64>,
     weights: u64,
 ) -> Result<()> {
-    let (Some(free), true) = (free, facts.kv_exact) else {
+    let (Some(free), true) = (free, facts.kv.exact) else {
         return Ok(());
     };
     let room = free.saturating_sub(weights).saturating_sub(WORKING_MEMORY);
@@ -75,13 +77,13 @@ pub(super) fn check_host_memory(model: &Model, settings: &Settings) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use super::super::kv::KvShape;
     use super::*;
 
     /// Phi-3-mini: 32 layers, 32 heads of 96 values.
     fn phi3() -> Facts {
         Facts {
-            kv_values: (32 * 3072, 32 * 3072),
-            kv_exact: true,
+            kv: KvShape::even(32, 3072, 3072),
             ..Facts::default()
         }
     }
@@ -110,10 +112,8 @@ mod tests {
     #[test]
     fn nothing_is_refused_on_a_guess() {
         assert!(check_fit(&phi3(), KvType::F16, 1 << 40, None, 0).is_ok());
-        let sliding = Facts {
-            kv_exact: false,
-            ..phi3()
-        };
+        let mut sliding = phi3();
+        sliding.kv.exact = false;
         assert!(check_fit(&sliding, KvType::F16, 1 << 40, Some(0), 0).is_ok());
     }
 }

@@ -58,6 +58,7 @@ mod grammar;
 pub mod graph;
 mod graph_ffi;
 pub mod host;
+pub mod kv;
 mod log;
 mod model;
 mod params;
@@ -77,7 +78,7 @@ mod vocab;
 pub mod weights;
 
 pub use cancel::Cancel;
-pub use check::{Facts, StopTokens};
+pub use check::{Facts, StopTokens, is_weight_type};
 pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, Step};
 pub use engine::{Engine, Request, RequestId, Setup, complete};
 pub use error::{Error, Refusal, Result, StateFault, Token};

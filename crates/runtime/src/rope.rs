@@ -5,9 +5,10 @@
 //! the context, so a text needs a session that is of the right size for its length.
 
 use super::error::Result;
+use super::kv::CONTEXT_STEP;
 use super::model::Model;
 use super::session::Session;
-use super::settings::{CONTEXT_STEP, Settings};
+use super::settings::Settings;
 
 /// A model with two sets of RoPE factors: the short ones are for texts of up to `original`
 /// tokens, the long ones for longer texts. llama.cpp chooses by the size of the context.

@@ -12,11 +12,12 @@ use super::error::{Error, Result, Token};
 use super::graph::{Hook, Pass, Roles};
 use super::graph_ffi::Looking;
 use super::host;
+use super::kv::CONTEXT_STEP;
 use super::model::Model;
 use super::params::ContextParams;
 use super::rope::Regime;
 use super::seq::{Home, Seq};
-use super::settings::{CONTEXT_STEP, FlashAttention, MAX_SEQ, Settings};
+use super::settings::{FlashAttention, MAX_SEQ, Settings};
 
 /// Which tokens of a feed are to get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

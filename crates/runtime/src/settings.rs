@@ -3,9 +3,6 @@
 use super::cancel::Cancel;
 use modelve_gguf::GgmlType;
 
-/// Contexts come in multiples of so many tokens.
-pub(super) const CONTEXT_STEP: u32 = 256;
-
 /// The most sequences llama.cpp keeps apart (`LLAMA_MAX_SEQ`).
 pub(super) const MAX_SEQ: u32 = 256;
 

@@ -131,13 +131,13 @@ fn longest(facts: &Facts, free: Option<u64>) -> (u64, String) {
 mod tests {
     use super::*;
     use crate::gguf::GgmlType;
+    use crate::runtime::kv::KvShape;
 
     fn phi3(ty: GgmlType) -> Facts {
         Facts {
             weights: vec![(ty, 2 << 30)],
             tensor_bytes: 2 << 30,
-            kv_values: (32 * 3072, 32 * 3072),
-            kv_exact: true,
+            kv: KvShape::even(32, 3072, 3072),
             n_ctx_train: 131_072,
             ..Facts::default()
         }

@@ -8,13 +8,12 @@ use crate::convert::arch::names;
 use crate::gguf::GgmlType;
 use crate::quant::mix::{self, Overrides, Recipe};
 use crate::runtime::context::WORKING_MEMORY;
+use crate::runtime::kv::{CONTEXT_STEP, Header, KvShape};
 
 /// The quantizations to compare.
 const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
 /// The contexts to compare, and the model's own.
 const CONTEXTS: [u64; 3] = [2048, 4096, 32_768];
-/// Contexts are multiples of this, as llama.cpp rounds them.
-const CONTEXT_STEP: u64 = 256;
 /// Everything about sizes.
 #[derive(Debug, Serialize)]
 pub struct Sizing {
@@ -91,10 +90,11 @@ impl Sizing {
                 .saturating_sub(weight_bytes)
                 .saturating_sub(WORKING_MEMORY);
             let most = subject.number("context_length").unwrap_or(u64::MAX);
+            let step = u64::from(CONTEXT_STEP);
             let fits = |per_token: Option<u64>| match per_token? {
                 0 => Some(most),
                 per_token => {
-                    let whole = free / per_token / CONTEXT_STEP * CONTEXT_STEP;
+                    let whole = free / per_token / step * step;
                     Some(whole.min(most))
                 }
             };
@@ -154,39 +154,35 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
     Some(bytes)
 }
 
+impl Header for Subject<'_> {
+    fn architecture(&self) -> &str {
+        Subject::architecture(self)
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        match key {
+            // Also told by the names of tensors.
+            "block_count" => self.layers(),
+            _ => Subject::number(self, key),
+        }
+    }
+
+    fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
+        Subject::per_layer(self, key, layers)
+    }
+
+    fn is_recurrent(&self) -> bool {
+        let of_state = ["ssm.state_size", "wkv.head_size"];
+        (of_state.iter()).any(|key| Subject::number(self, key).is_some())
+    }
+}
+
 /// Keys and values that a token leaves behind in each layer.
 fn kv_cache(subject: &Subject<'_>) -> Option<KvCache> {
-    let layers = subject.layers()?;
-    let heads = subject.per_layer("attention.head_count", layers)?;
-    let kv_heads = subject
-        .per_layer("attention.head_count_kv", layers)
-        .unwrap_or_else(|| heads.clone());
-    let width = subject.number("embedding_length")?;
-    // Layers without heads of their own have no cache.
-    let head = heads.iter().find(|&&n| n > 0).map_or(0, |n| width / n);
-    let key = subject.number("attention.key_length").unwrap_or(head);
-    let value = subject.number("attention.value_length").unwrap_or(head);
-    // With latent attention the cache holds one narrow vector and the rotated part of the key.
-    let latent = subject
-        .number("attention.kv_lora_rank")
-        .filter(|&rank| rank > 0);
-    let latent = latent.and_then(|rank| rank.checked_add(subject.number("rope.dimension_count")?));
-    let bytes = |ty: GgmlType| -> Option<u64> {
-        let mut sum = 0u64;
-        for &heads in &kv_heads {
-            let rows = match latent {
-                Some(width) => [width, 0],
-                None => [heads.checked_mul(key)?, heads.checked_mul(value)?],
-            };
-            for row in rows {
-                sum = sum.checked_add(ty.row_bytes(row)?)?;
-            }
-        }
-        Some(sum)
-    };
+    let shape = KvShape::of(subject)?;
     let per_token = KvBytes {
-        f16: bytes(GgmlType::F16),
-        q8_0: bytes(GgmlType::Q8_0),
+        f16: shape.token_bytes(GgmlType::F16),
+        q8_0: shape.token_bytes(GgmlType::Q8_0),
     };
     let full = subject.number("context_length");
     let mut tokens: Vec<u64> = CONTEXTS.iter().copied().chain(full).collect();
@@ -201,12 +197,9 @@ fn kv_cache(subject: &Subject<'_>) -> Option<KvCache> {
             q8_0: per_token.q8_0.and_then(|n| n.checked_mul(tokens)),
         },
     });
-    // llama.cpp gives Phi-3 no sliding window, whatever the file says.
-    let window = subject.number("attention.sliding_window").unwrap_or(0);
-    let recurrent = subject.number("ssm.state_size").is_some();
     Some(KvCache {
         per_token,
-        upper_bound: recurrent || window > 0 && subject.architecture() != "phi3",
+        upper_bound: !shape.exact,
         contexts: contexts.collect(),
     })
 }

@@ -107,6 +107,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(super) use crate::probe::JsonText;
+
 /// A token as JSON: `{"id", "piece", "text", "bytes", "kind", "score"}`.
 struct JsonToken<'a>(Token<'a>);
 
@@ -121,21 +123,5 @@ impl Serialize for JsonToken<'_> {
         object.serialize_field("kind", token.kind.name())?;
         object.serialize_field("score", &token.score)?;
         object.end()
-    }
-}
-
-/// A string where the bytes are valid UTF-8, else `{"bytes": […]}`.
-pub(super) struct JsonText<'a>(pub &'a [u8]);
-
-impl Serialize for JsonText<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => {
-                let mut object = serializer.serialize_struct("text", 1)?;
-                object.serialize_field("bytes", self.0)?;
-                object.end()
-            }
-        }
     }
 }

@@ -209,6 +209,45 @@ fn the_least_recently_used_leaves_first() {
 }
 
 #[test]
+fn what_all_share_does_not_keep_the_last_place() {
+    let model = long_tiny();
+    // One sequence: whoever comes first takes the beginning over as it is.
+    let mut engine = Engine::new(&model, of(512, 1)).unwrap();
+    let system = text(100, 2);
+    for i in 0..3 {
+        let prompt = [&system[..], &[300 + i, 310]].concat();
+        engine.submit(ask(&prompt, 3)).unwrap();
+    }
+    step(&mut engine);
+    assert_eq!(engine.report().prefilled, 100, "the beginning");
+    // This one begins otherwise, and needs nearly all there is.
+    engine.submit(ask(&text(500, 7), 3)).unwrap();
+    let done = run(&mut engine);
+    assert!(done.iter().flatten().all(|done| done.steps.len() == 3));
+    assert_eq!(done.len(), 4);
+    assert_eq!(done[0].as_ref().unwrap().reused, 100);
+}
+
+#[test]
+fn who_leaves_sequences_open_stops_nobody_for_ever() {
+    let model = long_tiny();
+    let mut engine = Engine::new(&model, of(512, 1)).unwrap();
+    let session = engine.session(10).unwrap();
+    let forgotten = session.open().unwrap();
+    engine.submit(ask(&text(5, 1), 3)).unwrap();
+    let (state, events) = step(&mut engine);
+    assert_eq!(state, State::Idle);
+    assert!(matches!(
+        events[..],
+        [(_, engine::Event::Failed(Error::ContextFull { .. }))]
+    ));
+    drop(forgotten);
+    engine.submit(ask(&text(5, 1), 3)).unwrap();
+    let done = run(&mut engine);
+    assert_eq!(done[1].as_ref().unwrap().steps.len(), 3);
+}
+
+#[test]
 fn requests_end_alone() {
     let model = long_tiny();
     let mut engine = Engine::new(&model, of(1024, 8)).unwrap();

@@ -12,6 +12,7 @@ use std::path::Path;
 mod table;
 
 use super::error::{Error, Result, Token};
+use super::kv::{Header, KvShape, MAX_LAYERS};
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// What the runtime needs to know of a model before it loads it.
@@ -33,11 +34,8 @@ pub struct Facts {
     pub n_ctx_train: u32,
     /// The length above which a model with two sets of RoPE factors uses the long ones.
     pub rope_boundary: Option<u32>,
-    /// Values a token adds to the key cache and to the value cache, over all layers.
-    pub kv_values: (u64, u64),
-    /// Whether every layer keeps every token (no sliding window, no recurrent state), so that
-    /// [`Facts::kv_values`] is what the cache really holds.
-    pub kv_exact: bool,
+    /// What a token leaves in the KV cache.
+    pub kv: KvShape,
     /// Values of one key head and one value head: quantized caches need whole blocks.
     pub head_sizes: (u32, u32),
     /// Bytes of weights by type, largest first; the token table, of which a pass reads only
@@ -108,9 +106,6 @@ impl Alphabet {
         None
     }
 }
-
-/// The largest number of layers llama.cpp has arrays for.
-const MAX_LAYERS: u64 = 512;
 
 /// Bytes of the longest token: llama.cpp keeps some vocabularies as trees of characters and takes
 /// those apart by recursion, which overflows the stack. Tokens in use have some hundred.
@@ -188,6 +183,25 @@ impl File<'_> {
             Some(numbers) => Ok(Some(numbers)),
             None => self.fault(format!("{name} holds something else than whole numbers")),
         }
+    }
+}
+
+impl Header for File<'_> {
+    fn architecture(&self) -> &str {
+        &self.arch
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        File::number(self, key).ok().flatten()
+    }
+
+    fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
+        File::per_layer(self, key, layers).ok().flatten()
+    }
+
+    fn is_recurrent(&self) -> bool {
+        let mut keys = self.gguf.metadata();
+        keys.any(|(key, _)| key.contains(".ssm.") || key.contains(".wkv."))
     }
 }
 
@@ -432,13 +446,8 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
         let boundary = original.unwrap_or(n_ctx_train);
         facts.rope_boundary = Some(u32::try_from(boundary).unwrap_or(u32::MAX));
     }
-    let kv_heads: u64 = heads_kv.iter().sum();
-    facts.kv_values = (kv_heads * head_k, kv_heads * head_v);
-    let sliding = file.number("attention.sliding_window")?.unwrap_or(0) > 0 && arch != "phi3";
-    let recurrent = gguf
-        .metadata()
-        .any(|(key, _)| key.contains(".ssm.") || key.contains(".wkv."));
-    facts.kv_exact = kv_heads > 0 && !sliding && !recurrent;
+    file.number("attention.sliding_window")?;
+    facts.kv = KvShape::of(&file).unwrap_or_default();
     facts.head_sizes = (head_k as u32, head_v as u32);
     facts.n_layer = n_layer as u32;
     facts.n_embd = n_embd as u32;
@@ -483,6 +492,13 @@ fn check_rope_scaling(file: &File<'_>) -> Result<()> {
     }
 }
 
+/// Whether ggml has a kernel that multiplies matrices of this type as weights. It has none for
+/// whole numbers, doubles, and the formats that activations are quantized to.
+pub fn is_weight_type(ty: GgmlType) -> bool {
+    let unusable = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"];
+    !unusable.contains(&&*ty.name())
+}
+
 /// The tensor's bytes, if its type can do what its place in a graph asks for.
 fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
     let TensorInfo {
@@ -509,10 +525,7 @@ fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
             ty.name()
         ));
     }
-    // These have no kernel that multiplies them as weights: whole numbers, doubles, and the
-    // formats activations are quantized to.
-    let unusable = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"];
-    if !vector && unusable.contains(&&*ty.name()) {
+    if !vector && !is_weight_type(*ty) {
         return file.fault(format!("tensor {name} is a matrix of {}", ty.name()));
     }
     Ok(bytes)

@@ -296,6 +296,18 @@ impl Lane {
                 _ => None,
             };
             match (self.kept.len(), taken) {
+                // Nobody's turn ends: what they share goes to the first of them.
+                (0, _) if self.active.is_empty() => {
+                    let Some(seq) = self.beginning.take() else {
+                        return Ok(None);
+                    };
+                    let n = match source {
+                        Some((Source::Beginning, n)) => n,
+                        _ => 0,
+                    };
+                    self.session()?.truncate(&seq, n)?;
+                    return self.fit(seq, n, cells);
+                }
                 (0, _) => return Ok(None),
                 (1, Some(i)) => {
                     let (Some(seq), Some((_, n))) = (self.kept.remove(i), source) else {
@@ -339,7 +351,11 @@ impl Lane {
     /// for it.
     fn fit(&mut self, seq: Seq, n: usize, cells: usize) -> Result<Option<(Seq, usize)>> {
         while self.spare_cells()? < cells.saturating_sub(n) {
-            if self.kept.pop_front().is_none() {
+            if self.kept.pop_front().is_some() {
+                continue;
+            }
+            // While somebody is computed, room will come; else only a beginning is in the way.
+            if !self.active.is_empty() || self.beginning.take().is_none() {
                 return Ok(None);
             }
         }
@@ -373,6 +389,16 @@ impl Lane {
                 work: Work::Job(Box::new(job)),
                 cells,
             });
+        }
+        // Whom no end of another will make room for: somebody else has left sequences open.
+        if self.active.is_empty()
+            && let Some(job) = self.waiting.pop_front()
+        {
+            let error = Error::ContextFull {
+                need: job.cells(reach),
+                n_ctx: self.spare_cells()?,
+            };
+            around.events.push((job.id, Event::Failed(error)));
         }
         if self.waiting.is_empty()
             && let Some(seq) = self.beginning.take()
