@@ -39,6 +39,17 @@ if(GGML_BACKEND_DL)
     endif()
 endif()
 
+# ggml's AMX kernels for repacked weights end the process by SIGSEGV (seen on Sapphire Rapids with
+# K types and more than one column), so a build for this machine does without them; weights in
+# place never use them.
+if(NOT GGML_BACKEND_DL AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    include(CheckCXXCompilerFlag)
+    check_cxx_compiler_flag(-mno-amx-tile MODELVE_KNOWS_AMX)
+    if(MODELVE_KNOWS_AMX)
+        add_compile_options(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+    endif()
+endif()
+
 if(GGML_VULKAN)
     # Headers of distributions older than what llama.cpp is written for.
     include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/vulkan-compat")
