@@ -1,0 +1,12 @@
+//! Experiments: what a model would say if a word, a layer or a head were missing or were
+//! another prompt's, and so why it says what it says.
+//!
+//! Everything here is a function over a [`Session`](modelve_runtime::Session) with hooks, returns
+//! plain data that serializes to the documented JSON, and prints nothing. Parts of a model are
+//! named as on the command line, see [`Part`].
+
+mod error;
+mod part;
+
+pub use error::{Error, Result};
+pub use part::{Part, Spot};
