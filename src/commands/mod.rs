@@ -1,5 +1,6 @@
 //! One file per command: typed options in, a result out.
 
+pub mod ablate;
 pub mod again;
 pub mod attention;
 pub mod compare;
@@ -8,6 +9,7 @@ pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+mod experiments;
 pub mod flags;
 mod greeting;
 pub mod headings;
@@ -16,6 +18,7 @@ pub mod lens;
 pub mod man;
 pub mod meta;
 pub mod next;
+pub mod patch;
 pub mod probing;
 pub mod prompt;
 pub mod results;
@@ -23,6 +26,7 @@ pub mod score;
 pub mod trial;
 pub mod vocab;
 mod waiting;
+pub mod why;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -89,6 +93,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Score(args)) => score::run(&args),
         Some(Command::Lens(args)) => lens::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
+        Some(Command::Why(args)) => why::run(&args),
+        Some(Command::Patch(args)) => patch::run(&args),
+        Some(Command::Ablate(args)) => ablate::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),

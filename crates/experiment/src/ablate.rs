@@ -7,12 +7,11 @@ use super::error::{Error, Result};
 use super::measure::{Asked, Measure};
 use super::part::{Part, Spot};
 use super::removal::{self, Kind, With, check_removable, edits};
-use super::subject::Subject;
 use super::variants::{Base, Variant, is_cancelled};
 use super::why::with;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::{Next, moved};
-use modelve_probe::{Choice, JsonText, Prompt};
+use modelve_probe::{Choice, JsonText, Prompt, Subject};
 use modelve_runtime::{Session, Token, Vocab};
 
 /// What is taken out, and what to tell.
@@ -34,8 +33,7 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct Ablation {
     /// The model.
-    #[serde(flatten)]
-    pub subject: Subject,
+    pub model: Subject,
     /// The prompt.
     pub prompt: String,
     /// What was taken out.
@@ -150,7 +148,7 @@ pub fn ablate(
     }
     let (value, without) = (measure.value(&before.logits), measure.value(&after.logits));
     Ok(Ablation {
-        subject: Subject::of(&model),
+        model: Subject::of(&model),
         parts: options.spots.clone(),
         with: options.with,
         value,
@@ -199,8 +197,7 @@ fn bytes_of(vocab: &Vocab, ids: &[Token]) -> Vec<u8> {
 #[derive(Debug, Clone, Serialize)]
 pub struct Ranking {
     /// The model.
-    #[serde(flatten)]
-    pub subject: Subject,
+    pub model: Subject,
     /// The prompt.
     pub prompt: String,
     /// Its tokens.
@@ -301,7 +298,7 @@ pub fn rank(
     };
     effects.sort_by(|a, b| b.change.abs().total_cmp(&a.change.abs()));
     Ok(Ranking {
-        subject: Subject::of(&model),
+        model: Subject::of(&model),
         with: options.with,
         value,
         top: Choice::top(vocab, &whole, options.top),

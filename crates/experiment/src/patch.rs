@@ -14,11 +14,10 @@ use super::heads::n_head;
 use super::measure::{Asked, Measure, Names};
 use super::noise::{Gauss, deviation};
 use super::removal::place;
-use super::subject::Subject;
 use super::variants::{Base, Variant, is_cancelled};
 use super::why::with;
 use modelve_probe::math::Distribution;
-use modelve_probe::{Choice, Piece, Prompt, piece};
+use modelve_probe::{Choice, Piece, Prompt, Subject, piece};
 use modelve_runtime::graph::Role;
 use modelve_runtime::{Model, Session, Token, Vocab};
 
@@ -91,8 +90,7 @@ pub struct Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct Patch {
     /// The model.
-    #[serde(flatten)]
-    pub subject: Subject,
+    pub model: Subject,
     /// The clean prompt.
     pub clean: String,
     /// The corrupt prompt; the clean one where noise is what corrupts it.
@@ -325,7 +323,7 @@ pub fn patch(
         .map(|row| row.iter().map(share).collect())
         .collect();
     Ok(Patch {
-        subject: Subject::of(&model),
+        model: Subject::of(&model),
         clean_pieces: clean.pieces(vocab),
         corrupt_pieces: corrupted.pieces(vocab),
         clean: clean.text,

@@ -9,11 +9,10 @@ use super::error::{Error, Result};
 use super::measure::{Asked, Measure};
 use super::part::{Part, Spot};
 use super::removal::{With, check_removable, edits};
-use super::subject::Subject;
 use super::variants::{Base, Variant, is_cancelled};
 use super::words::{Word, fixed, words};
 use modelve_probe::math::Distribution;
-use modelve_probe::{Choice, Piece, Prompt};
+use modelve_probe::{Choice, Piece, Prompt, Subject};
 use modelve_runtime::{Model, Session, Token};
 
 /// What is asked.
@@ -44,8 +43,7 @@ impl Default for Options {
 #[derive(Debug, Clone, Serialize)]
 pub struct Why {
     /// The model.
-    #[serde(flatten)]
-    pub subject: Subject,
+    pub model: Subject,
     /// The prompt.
     pub prompt: String,
     /// Its tokens.
@@ -233,7 +231,7 @@ pub fn why(
     });
     let distribution = Distribution::new(&logits);
     Ok(Why {
-        subject: Subject::of(&model),
+        model: Subject::of(&model),
         pieces: prompt.pieces(vocab),
         value,
         logprob: measure.logprob(&logits),

@@ -1,0 +1,1 @@
+main.append(el("h1", {}, "To come"));
