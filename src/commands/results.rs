@@ -70,6 +70,7 @@ impl Form {
             page: Some(page),
             about: About {
                 models: Vec::new(),
+                model: Again::typed().model().map(str::to_owned),
                 command: Again::typed().to_string(),
                 date: chrono::Local::now().format("%Y-%m-%d %H:%M").to_string(),
             },

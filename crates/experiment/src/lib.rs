@@ -21,6 +21,7 @@ mod error;
 pub mod heads;
 pub mod html;
 mod matrix;
+pub mod mean;
 pub mod measure;
 mod noise;
 mod part;

@@ -20,6 +20,8 @@ pub struct Page {
 pub struct About {
     /// The model, or the models.
     pub models: Vec<Subject>,
+    /// What names the model on a command line, for commands that the page proposes.
+    pub model: Option<String>,
     /// The command line that made it.
     pub command: String,
     /// The day and time it was made at.
