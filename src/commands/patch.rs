@@ -549,11 +549,12 @@ fn print_map(
     Ok(())
 }
 
-/// `−12 %`, and never `−0 %`.
+/// `−12 %`; a dot for less than half a percent, which the eye should not stop at.
 fn in_percent(share: f64) -> String {
     match (100.0 * share).round() {
+        0.0 => "·  ".to_owned(),
         whole if whole < 0.0 => format!("−{:.0} %", -whole),
-        whole => format!("{:.0} %", whole.abs()),
+        whole => format!("{whole:.0} %"),
     }
 }
 
@@ -599,8 +600,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_have_no_negative_zero() {
-        assert_eq!(in_percent(-0.001), "0 %");
+    fn shares_of_nothing_are_dots() {
+        assert_eq!(in_percent(-0.001), "·  ");
+        assert_eq!(in_percent(0.004), "·  ");
         assert_eq!(in_percent(-0.126), "−13 %");
         assert_eq!(in_percent(1.0), "100 %");
     }
