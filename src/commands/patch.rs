@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::{MeasureArgs, measured, session, signed, told};
+use super::experiments::{MeasureArgs, measured, partial, session, signed, told};
 use super::flags::{Layers, numbers};
 use super::probing::{self, clip, interrupted, load, pad, percent, quoted, tail};
 use super::prompt::{PromptArgs, Text, input};
@@ -459,7 +459,7 @@ fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
         let note = "both prompts give the same measure, so that no share can be told";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
-    Ok(())
+    partial(out, found.complete)
 }
 
 fn replaced(what: What) -> &'static str {
@@ -505,7 +505,8 @@ fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<()> {
         "95 % intervals are at most {:.0} % to either side; --json and --html tell each",
         100.0 * widest
     );
-    writeln!(out, "{}", out.paint(DIM, note))
+    writeln!(out, "{}", out.paint(DIM, note))?;
+    partial(out, mean.complete)
 }
 
 /// Layers by columns, the last layer on top, as many of the last columns as fit.
