@@ -271,7 +271,8 @@ fn a_prompt_patched_with_itself_stays_as_it_is() {
             for value in values {
                 assert!(
                     close(value, found.clean_value, 1e-4),
-                    "{name}, {what:?}: {value}"
+                    "{name}, {what:?}: {value} in place of {}",
+                    found.clean_value
                 );
             }
         }
