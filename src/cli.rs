@@ -4,7 +4,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
     attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score,
-    trial, vocab,
+    serve, trial, vocab,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -43,6 +43,8 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
+    /// Keep the model loaded and answer over HTTP, as OpenAI's API does
+    Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side
     Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
@@ -65,7 +67,8 @@ impl Command {
             | Command::Score(_)
             | Command::Lens(_)
             | Command::Attention(_)
-            | Command::Compare(_) => true,
+            | Command::Compare(_)
+            | Command::Serve(_) => true,
             Command::Convert(_)
             | Command::Meta(_)
             | Command::Vocab(_)

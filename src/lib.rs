@@ -13,6 +13,7 @@
 //! | [`convert`] | a checkpoint and its architecture, and its way to a GGUF: plan, stream, verify |
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
+//! | [`server`] | the model over HTTP, for clients that speak OpenAI's API |
 //! | [`base`] | what all of them share: progress, memory, numbers for people |
 //! | [`cli`], [`commands`] | flags; one file or folder per command: typed options in, a result out |
 //! | [`output`], [`table`] | the only place that writes to standard output; columns |
@@ -27,6 +28,7 @@ pub use modelve_matmul as matmul;
 pub use modelve_probe as probe;
 pub use modelve_quant as quant;
 pub use modelve_runtime as runtime;
+pub use modelve_server as server;
 
 pub mod bus;
 pub mod cli;

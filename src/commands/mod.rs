@@ -20,6 +20,7 @@ pub mod probing;
 pub mod prompt;
 pub mod results;
 pub mod score;
+pub mod serve;
 pub mod trial;
 pub mod vocab;
 mod waiting;
@@ -90,6 +91,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Lens(args)) => lens::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
         Some(Command::TryFile(args)) => trial::run(&args),

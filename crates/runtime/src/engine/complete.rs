@@ -62,6 +62,7 @@ fn tell(
     on_event: &mut dyn FnMut(completion::Event<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
     Ok(match event {
+        Event::Prompt(_) => ControlFlow::Continue(()),
         Event::Token { step, text } => on_event(completion::Event::Token {
             index: id.index(),
             step: &step,
