@@ -191,7 +191,6 @@ pub fn run(mut engine: Engine, inbox: Inbox, shared: &Shared) {
             }
             !hung_up
         });
-        publish(&engine, &live, shared);
         let before = Instant::now();
         let calls = engine.report().calls;
         let result = engine.step(&mut events);
@@ -203,8 +202,15 @@ pub fn run(mut engine: Engine, inbox: Inbox, shared: &Shared) {
             .counters
             .decodes
             .add((engine.report().calls - calls) as u64);
-        for (id, event) in events.drain(..) {
-            tell(&mut live, id, event, shared);
+        let told: Vec<_> = events
+            .drain(..)
+            .filter_map(|(id, event)| told(&mut live, id, event, shared))
+            .collect();
+        // Who has an answer finds the server as it is after it.
+        publish(&engine, &live, shared);
+        for (to, index, told) in told {
+            // Who hung up meanwhile is found before the next decode.
+            drop(to.send((index, told)));
         }
         busy = match result {
             Ok(state) => state == State::Busy,
@@ -260,7 +266,13 @@ fn submit(
     drop(accepted.send(Ok(())));
 }
 
-fn tell(live: &mut HashMap<RequestId, Live>, id: RequestId, event: engine::Event, shared: &Shared) {
+/// What a request is told of an event, and the way to it.
+fn told(
+    live: &mut HashMap<RequestId, Live>,
+    id: RequestId,
+    event: engine::Event,
+    shared: &Shared,
+) -> Option<(UnboundedSender<(usize, Told)>, usize, Told)> {
     let told = match event {
         engine::Event::Prompt(steps) => Told::Prompt(steps),
         engine::Event::Token { step, text } => {
@@ -278,14 +290,13 @@ fn tell(live: &mut HashMap<RequestId, Live>, id: RequestId, event: engine::Event
         }
         engine::Event::Failed(error) => Told::Failed(error.into()),
         // The engine may learn to tell more.
-        _ => return,
+        _ => return None,
     };
-    let ended = matches!(told, Told::Done(_) | Told::Failed(_));
-    if ended && let Some(request) = live.remove(&id) {
-        drop(request.to.send((request.index, told)));
-    } else if let Some(request) = live.get(&id) {
-        drop(request.to.send((request.index, told)));
-    }
+    let (to, index) = match told {
+        Told::Done(_) | Told::Failed(_) => live.remove(&id).map(|live| (live.to, live.index))?,
+        _ => live.get(&id).map(|live| (live.to.clone(), live.index))?,
+    };
+    Some((to, index, told))
 }
 
 /// What is wrong with all of it ends all of it.

@@ -60,50 +60,79 @@ pub struct Logprobs {
 /// Adds tokens to [`Logprobs`] and knows where in the text they are.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    bytes: Vec<u8>,
-    /// A space that the first piece has and the text has not.
-    skip: usize,
-    /// Characters before `bytes`.
+    /// Where a tokenizer read a text, it may have dropped or added white space: the text is looked
+    /// at. Where tokens make the text, they are all there is.
+    known: bool,
+    /// What is left of the text; of one that is not known, what of it is no whole character yet.
+    text: Vec<u8>,
+    /// Characters before it.
     before: usize,
 }
 
 impl Tally {
-    /// Where a text begins so many characters after its first.
-    pub fn new(before: usize) -> Self {
+    /// For the tokens of a text.
+    pub fn of(text: &str) -> Self {
         Tally {
-            bytes: Vec::new(),
-            skip: 0,
+            known: true,
+            text: text.as_bytes().to_vec(),
+            before: 0,
+        }
+    }
+
+    /// For tokens that make a text, so many characters after its beginning.
+    pub fn from(before: usize) -> Self {
+        Tally {
+            known: false,
+            text: Vec::new(),
             before,
         }
     }
 
-    /// Leaves out the space that some tokenizers put before a text that has none.
-    pub fn skip_space(&mut self) {
-        self.skip = 1;
+    /// Where the next token begins, in characters; in the middle of one, where that begins.
+    fn offset(&mut self, piece: &[u8]) -> usize {
+        match self.known {
+            true => self.find(piece),
+            false => self.append(piece),
+        }
     }
 
-    /// Where the next token begins, in characters.
-    fn offset(&mut self, piece: &[u8]) -> usize {
+    fn find(&mut self, piece: &[u8]) -> usize {
+        let space = |of: &[u8]| of.iter().take_while(|b| b.is_ascii_whitespace()).count();
+        let (here, there) = match self.text.starts_with(piece) {
+            true => (0, 0),
+            false => (space(&self.text), space(piece)),
+        };
+        // A token of white space alone that the text has not is nowhere.
+        if there == piece.len() && !piece.is_empty() {
+            return self.before;
+        }
+        let found = self.text[here..].starts_with(&piece[there..]);
+        let here = if found { here } else { 0 };
+        self.skip(here);
+        let open = self.text.first().is_some_and(|&byte| is_inner(byte));
+        let offset = self.before.saturating_sub(usize::from(open));
+        self.skip((piece.len() - there).min(self.text.len()));
+        offset
+    }
+
+    /// Leaves bytes behind.
+    fn skip(&mut self, n: usize) {
+        let bytes = self.text.drain(..n);
+        self.before += bytes.filter(|&byte| !is_inner(byte)).count();
+    }
+
+    fn append(&mut self, piece: &[u8]) -> usize {
         // Whole characters are counted and forgotten; what is open is kept.
-        let whole = match std::str::from_utf8(&self.bytes) {
+        let whole = match std::str::from_utf8(&self.text) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => self.bytes.len(),
+            Err(_) => self.text.len(),
         };
-        self.before += String::from_utf8_lossy(&self.bytes[..whole])
-            .chars()
-            .count();
-        self.bytes.drain(..whole);
-        let offset = self.before;
-        let piece = match piece.strip_prefix(b" ") {
-            Some(rest) if self.skip > 0 => rest,
-            _ => piece,
-        };
-        if !piece.is_empty() {
-            self.skip = 0;
-        }
-        self.bytes.extend_from_slice(piece);
-        offset
+        let counted = String::from_utf8_lossy(&self.text[..whole]).chars().count();
+        self.before += counted;
+        self.text.drain(..whole);
+        self.text.extend_from_slice(piece);
+        self.before
     }
 
     /// A token whose likelihood nobody asked for: the first of a prompt. One that begins all
@@ -140,6 +169,11 @@ impl Tally {
         to.top_logprobs.push(Some(Top(top)));
         to.text_offset.push(offset);
     }
+}
+
+/// Whether a byte is in a character, but not its first.
+fn is_inner(byte: u8) -> bool {
+    byte & 0xC0 == 0x80
 }
 
 /// A token of an answer as `/v1/chat/completions` tells it.
@@ -199,17 +233,12 @@ mod tests {
 
     #[test]
     fn offsets_count_characters_across_tokens() {
-        let mut tally = Tally::new(3);
+        let mut tally = Tally::from(3);
         let pieces: [&[u8]; 5] = [b"a", b"\xE2\x82", b"\xAC", b"bc", b"d"];
         let offsets: Vec<usize> = pieces.iter().map(|piece| tally.offset(piece)).collect();
         assert_eq!(offsets, [3, 4, 4, 5, 7]);
-        let mut tally = Tally::new(0);
-        tally.skip_space();
-        assert_eq!(tally.offset(b""), 0);
-        assert_eq!(tally.offset(b" The"), 0);
-        assert_eq!(tally.offset(b" bat"), 3);
         // Bytes that are no character are one each at most.
-        let mut tally = Tally::new(0);
+        let mut tally = Tally::from(0);
         assert_eq!(
             [
                 tally.offset(b"\xFF"),
@@ -218,6 +247,22 @@ mod tests {
             ],
             [0, 1, 2]
         );
+    }
+
+    #[test]
+    fn offsets_in_a_text_are_where_its_words_are() {
+        let of = |text: &str, pieces: &[&[u8]]| -> Vec<usize> {
+            let mut tally = Tally::of(text);
+            pieces.iter().map(|piece| tally.offset(piece)).collect()
+        };
+        // A space before all, and one that was dropped.
+        let pieces: [&[u8]; 4] = [b"", b" The", b" bat", b"."];
+        assert_eq!(of("The bat.", &pieces), [0, 0, 3, 7]);
+        let pieces: [&[u8]; 4] = [b"<|user|>", b" What", b" is", b"\n"];
+        assert_eq!(of("<|user|>\nWhat is\n", &pieces), [0, 9, 13, 16]);
+        let pieces: [&[u8]; 5] = [b"a", b"\xE2\x82", b"\xAC", b"b", b" "];
+        assert_eq!(of("a€b", &pieces), [0, 1, 1, 2, 3]);
+        assert_eq!(of("ab", &[b"x", b"yz", b"w"]), [0, 1, 2]);
     }
 
     #[test]

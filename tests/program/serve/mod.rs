@@ -56,7 +56,11 @@ impl Server {
         let address = first.strip_prefix("listening on http://").expect(&first);
         let address = address.parse().unwrap();
         let (send, notes) = channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).all(|line| send.send(line).is_ok()));
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .all(|line| send.send(line).is_ok())
+        });
         Server {
             child,
             address,
@@ -152,7 +156,9 @@ impl Server {
     /// A number of `/metrics`.
     fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics").text();
-        let line = text.lines().find(|line| line.starts_with(&format!("modelve_{name} ")));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("modelve_{name} ")));
         line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 
@@ -221,11 +227,16 @@ impl Answer {
 
     fn events(&self) -> Vec<Value> {
         let text = self.text();
-        let mut data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let mut data: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .collect();
         if text.contains("[DONE]") {
             assert_eq!(data.pop(), Some("[DONE]"), "nothing follows the end");
         }
-        data.iter().map(|part| serde_json::from_str(part).unwrap()).collect()
+        data.iter()
+            .map(|part| serde_json::from_str(part).unwrap())
+            .collect()
     }
 }
 
@@ -276,14 +287,20 @@ fn tells_what_it_is() {
     assert_eq!(embeddings.status, 400);
     assert!(embeddings.text().contains("not one for embeddings"));
     let nowhere = server.get("/v1/nothing");
-    assert_eq!((nowhere.status, nowhere.json()["error"]["type"].clone()), (404, json!("not_found_error")));
+    assert_eq!(
+        (nowhere.status, nowhere.json()["error"]["type"].clone()),
+        (404, json!("not_found_error"))
+    );
     assert_eq!(server.get("/v1/completions").status, 405);
 }
 
 #[test]
 fn what_is_counted_is_told() {
     let server = Server::tiny();
-    server.ok("/v1/completions", &json!({"prompt": "Today is", "max_tokens": 3, "ignore_eos": true, "temperature": 0}));
+    server.ok(
+        "/v1/completions",
+        &json!({"prompt": "Today is", "max_tokens": 3, "ignore_eos": true, "temperature": 0}),
+    );
     assert_eq!(server.metric("generated_tokens_total"), 3);
     assert_eq!(server.metric("completions_total"), 1);
     assert_eq!(server.metric("completions_active"), 0);
@@ -299,7 +316,13 @@ fn says_where_it_listens_and_how_to_try_it() {
     let (url, body) = command.split_once(" -d '").unwrap();
     assert_eq!(url, format!("http://{}/v1/completions", server.address));
     let body: Value = serde_json::from_str(body.strip_suffix('\'').unwrap()).unwrap();
-    assert!(server.notes.recv_timeout(PATIENCE).unwrap().starts_with("ready: "));
+    assert!(
+        server
+            .notes
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .starts_with("ready: ")
+    );
     server.wait_until("it loads", |server| server.get("/health").status == 200);
     assert!(server.ok("/v1/completions", &body)["choices"][0]["text"].is_string());
 }
@@ -323,5 +346,8 @@ fn other_machines_are_let_in_with_a_key_or_knowingly() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot listen on 127.0.0.1:") && said.contains("--port 0"), "{said}");
+    assert!(
+        said.contains("cannot listen on 127.0.0.1:") && said.contains("--port 0"),
+        "{said}"
+    );
 }

@@ -391,7 +391,8 @@ impl Lane {
     /// Lets in whoever waits and has room, in order.
     fn admit(&mut self, around: &mut Around<'_>) -> Result<()> {
         let reach = self.reach(around);
-        while let Some(job) = self.waiting.front() {
+        let most = around.setup.parallel.unwrap_or(u32::MAX) as usize;
+        while let Some(job) = self.waiting.front().filter(|_| self.n_active() < most) {
             let cells = job.cells(reach);
             let Some((seq, reused)) = self.seat(cells)? else {
                 break;

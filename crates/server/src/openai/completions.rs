@@ -340,15 +340,14 @@ impl Telling {
         let Prepared { echo, logprobs, .. } = self.prepared;
         let mut text = String::new();
         let mut told = Logprobs::default();
-        let mut tally = Tally::new(0);
         if echo {
             text.push_str(&prompt.text);
             if logprobs {
-                self.tell_prompt(&mut told, &mut tally, prompt, &completion.prompt);
+                self.tell_prompt(&mut told, prompt, &completion.prompt);
             }
         }
         if logprobs {
-            let mut tally = Tally::new(text.chars().count());
+            let mut tally = Tally::from(text.chars().count());
             for step in self.shown(completion) {
                 tally.add(&mut told, &self.vocab, step);
             }
@@ -378,17 +377,9 @@ impl Telling {
         steps
     }
 
-    fn tell_prompt(
-        &self,
-        told: &mut Logprobs,
-        tally: &mut Tally,
-        prompt: &PromptRead,
-        judged: &[Step],
-    ) {
-        let space = prompt.text.starts_with(' ');
-        if !space {
-            tally.skip_space();
-        }
+    /// Adds the tokens of a prompt, of which those from the second on are judged.
+    fn tell_prompt(&self, told: &mut Logprobs, prompt: &PromptRead, judged: &[Step]) {
+        let mut tally = Tally::of(&prompt.text);
         if let Some(&first) = prompt.ids.first() {
             tally.add_first(told, &self.vocab, first);
         }
@@ -439,7 +430,7 @@ impl Telling {
             let (text, steps, finish) = match said {
                 Told::Prompt(judged) => {
                     let mut logprobs = Logprobs::default();
-                    self.tell_prompt(&mut logprobs, &mut Tally::new(0), prompt, &judged);
+                    self.tell_prompt(&mut logprobs, prompt, &judged);
                     parts.has_prompt = true;
                     let choice = CompletionChoice {
                         index,
@@ -464,7 +455,7 @@ impl Telling {
                     // A prompt of one token is not judged, and still repeated.
                     if echo && logprobs && !parts.has_prompt {
                         let mut logprobs = Logprobs::default();
-                        self.tell_prompt(&mut logprobs, &mut Tally::new(0), prompt, &[]);
+                        self.tell_prompt(&mut logprobs, prompt, &[]);
                         let choice = CompletionChoice {
                             index,
                             text: prompt.text.clone(),
@@ -519,7 +510,7 @@ struct Parts {
 impl Parts {
     fn new(echo: &str) -> Self {
         Parts {
-            tally: Tally::new(echo.chars().count()),
+            tally: Tally::from(echo.chars().count()),
             sent: 0,
             held: Vec::new(),
             has_prompt: false,
