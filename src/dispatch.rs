@@ -8,7 +8,7 @@ use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, greeting, lens, man, meta,
-    next, patch, score, trial, vocab, waiting, why,
+    next, patch, score, serve, trial, vocab, waiting, why,
 };
 use crate::hint::Usage;
 use crate::output::{self, Output};
@@ -58,6 +58,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Why(args)) => why::run(&args),
         Some(Command::Patch(args)) => patch::run(&args),
         Some(Command::Ablate(args)) => ablate::run(&args),
+        Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Completions(args)) => completions::run(&args, Cli::command()),
         Some(Command::Man(args)) => man::run(&args, Cli::command()),
         Some(Command::TryFile(args)) => trial::run(&args),

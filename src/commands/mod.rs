@@ -24,6 +24,7 @@ pub mod probing;
 pub mod prompt;
 pub mod results;
 pub mod score;
+pub mod serve;
 pub mod trial;
 pub mod vocab;
 pub mod waiting;
