@@ -29,7 +29,6 @@ use crate::runtime::{Model, Regime, Session};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and'
-  modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --token it --against the
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --what head
   modelve patch 'The ball hit the bat, and' --noise 3 --noised ball   noise on one word's embedding
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --html patch.html
@@ -47,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "WHAT", default_value = "residual")]
     pub what: WhatArg,
 
-    /// Positions of the second prompt, such as 3,5 or -1 for the last [default: all]
+    /// Positions of the second prompt, such as 3-5,-1 [default: all]
     #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
     pub positions: Option<String>,
 
@@ -58,7 +57,7 @@ pub struct Args {
     #[arg(long)]
     pub together: bool,
 
-    /// Instead of a second prompt: noise of so many standard deviations on embeddings
+    /// Instead of a second prompt: noise of S deviations on embeddings
     #[arg(long, value_name = "S", requires = "noised")]
     pub noise: Option<f64>,
 
@@ -72,18 +71,24 @@ pub struct Args {
     pub noised: Option<String>,
 
     /// What decides the noise
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "noise")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "noise",
+        hide_short_help = true
+    )]
     pub seed: u64,
 
     /// Draw the noise so many times, with this seed and those after it, and show the mean
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "noise", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "noise", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
 
     /// Many pairs, from lines of {"clean": "…", "corrupt": "…", "token": "…", "against": "…"}, and their mean
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "noise", "token", "against", "token_id", "against_id"])]
     pub pairs: Option<PathBuf>,
 
-    /// How many of the likeliest tokens to keep of each cell, for --json and --html
+    /// How many tokens to keep of each cell, for --json and --html
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
