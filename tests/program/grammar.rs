@@ -125,7 +125,17 @@ fn commands_of_one_kind_take_the_same() {
     };
     for command in &commands() {
         let name = command.get_name();
-        if ["complete", "next", "lens", "attention"].contains(&name) {
+        if [
+            "complete",
+            "next",
+            "lens",
+            "attention",
+            "why",
+            "patch",
+            "ablate",
+        ]
+        .contains(&name)
+        {
             for flag in [
                 "model",
                 "file",
@@ -139,7 +149,7 @@ fn commands_of_one_kind_take_the_same() {
                 assert!(long(command, flag), "{name} --{flag}");
             }
         }
-        if ["lens", "attention"].contains(&name) {
+        if ["lens", "attention", "patch"].contains(&name) {
             assert!(long(command, "layer") && long(command, "layers"), "{name}");
         }
         if long(command, "html") {
@@ -162,7 +172,17 @@ fn short_help_fits_a_screen_and_long_help_has_all() {
     let all = shown(&["-h"]);
     assert!(all.lines().count() <= 30, "{all}");
     assert!(all.contains("man "), "{all}");
-    for command in ["complete", "next", "score", "lens", "attention", "compare"] {
+    for command in [
+        "complete",
+        "next",
+        "score",
+        "lens",
+        "attention",
+        "why",
+        "patch",
+        "ablate",
+        "compare",
+    ] {
         let short = shown(&[command, "-h"]);
         assert!(
             short.lines().count() <= 52,

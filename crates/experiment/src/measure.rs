@@ -238,8 +238,8 @@ mod tests {
 
     fn measure(against: Option<i32>, soft_cap: Option<f64>) -> Measure {
         Measure {
-            token: named(0),
-            against: against.map(named),
+            token: named(Token(0)),
+            against: against.map(|id| named(Token(id))),
             measure: String::new(),
             unit: "logits",
             soft_cap,
