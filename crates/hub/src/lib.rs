@@ -50,6 +50,7 @@
 mod api;
 pub mod cache;
 mod error;
+mod failure;
 mod fetch;
 pub mod ggufs;
 mod id;

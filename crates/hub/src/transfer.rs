@@ -12,7 +12,8 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use super::api::{Digest, Stated};
-use super::remote::{Failure, Remote, words};
+use super::failure::Failure;
+use super::remote::{Remote, words};
 use super::{Error, own};
 
 /// How much is read at a time when bytes on the disk are hashed.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::Token;
 use super::sampling::{Likely, Sampling};
+use super::token::Token;
 
 /// How to complete a prompt.
 #[derive(Debug, Clone)]

@@ -76,7 +76,7 @@ pub enum Biases {
 #[serde(untagged, expecting = "a token id or a text")]
 pub enum Whose {
     /// An id.
-    Id(Token),
+    Id(i32),
     /// A text.
     Text(String),
 }
@@ -205,7 +205,7 @@ impl Knobs {
                         }
                     };
                     match whose {
-                        Whose::Id(id) => biases.push((*id, bias)),
+                        Whose::Id(id) => biases.push((Token(*id), bias)),
                         Whose::Text(text) => {
                             let reading = modelve_runtime::Reading::PromptPart;
                             let ids = vocab.tokenize(text, reading)?;

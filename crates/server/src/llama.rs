@@ -60,7 +60,7 @@ pub enum LlamaPrompt {
 #[serde(untagged, expecting = "a token id or a text")]
 pub enum PromptPiece {
     /// A token.
-    Id(Token),
+    Id(i32),
     /// A text.
     Text(String),
 }
@@ -82,6 +82,7 @@ pub struct TokenizeRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct DetokenizeRequest {
     /// The tokens.
+    #[schema(value_type = Vec<i32>)]
     tokens: Vec<Token>,
 }
 
@@ -285,8 +286,8 @@ fn mixed(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<Vec<Token>> {
     for (i, piece) in pieces.iter().enumerate() {
         match piece {
             PromptPiece::Id(id) => {
-                vocab.check(*id)?;
-                ids.push(*id);
+                vocab.check(Token(*id))?;
+                ids.push(Token(*id));
             }
             PromptPiece::Text(text) if i == 0 => ids.extend(vocab.tokenize(text, Reading::Prompt)?),
             PromptPiece::Text(text) => ids.extend(vocab.tokenize(text, Reading::PromptPart)?),

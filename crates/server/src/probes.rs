@@ -59,7 +59,7 @@ pub enum Texts {
     /// Several texts.
     Several(Vec<String>),
     /// The tokens of one text.
-    Ids(Vec<Token>),
+    Ids(Vec<i32>),
 }
 
 /// What `next` is asked.
@@ -89,7 +89,7 @@ pub struct TreeAsked {
 #[serde(untagged, expecting = "a token id or the text of a token")]
 pub enum Named {
     /// Its id.
-    Id(Token),
+    Id(i32),
     /// Its text.
     Text(String),
 }
@@ -132,8 +132,8 @@ impl Named {
     fn token(&self, model: &Model) -> Result<Token> {
         Ok(match self {
             Named::Id(id) => {
-                model.vocab().check(*id)?;
-                *id
+                model.vocab().check(Token(*id))?;
+                Token(*id)
             }
             Named::Text(text) => one_token(model.vocab(), text).map_err(told)?,
         })
@@ -184,14 +184,14 @@ impl Asking {
             Texts::One(text) => std::slice::from_ref(text),
             Texts::Several(texts) => texts,
             Texts::Ids(ids) => {
-                for &id in ids {
+                let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
+                for &id in &ids {
                     vocab.check(id)?;
                 }
                 if ids.is_empty() {
                     return Err(told(ProbeError::EmptyPrompt));
                 }
-                let text = text_of(vocab, ids);
-                let ids = ids.clone();
+                let text = text_of(vocab, &ids);
                 return Ok((vec![Prompt { text, ids }], false));
             }
         };

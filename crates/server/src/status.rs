@@ -52,7 +52,7 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
     let ready = app.ready()?;
     let vocab = ready.model.vocab();
     let facts = ready.model.facts();
-    let name = |token: Option<i32>| {
+    let name = |token: Option<modelve_runtime::Token>| {
         let piece = token.and_then(|token| vocab.piece(token, true).ok());
         piece.map(|piece| String::from_utf8_lossy(&piece).into_owned())
     };

@@ -11,8 +11,9 @@ use std::path::Path;
 
 mod table;
 
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::kv::{Header, KvShape, MAX_LAYERS};
+use super::token::Token;
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// What the runtime needs to know of a model before it loads it.
@@ -342,7 +343,7 @@ fn stop_tokens(gguf: &Gguf, n_tokens: usize, phi3_turn: Option<usize>) -> StopTo
         .collect();
     match stated.is_empty() {
         false => StopTokens::Exactly(stated),
-        true => StopTokens::Besides(phi3_turn.map(|id| id as Token).into_iter().collect()),
+        true => StopTokens::Besides(phi3_turn.map(Token::at).into_iter().collect()),
     }
 }
 

@@ -3,15 +3,16 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::job::{Job, Next};
+use super::plan::{self, Need};
 use super::request::{Event, RequestId, Setup};
 use crate::completion::{ContextReport, Finish, Report};
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::{self, Need};
 use crate::rope::Regime;
 use crate::seq::Seq;
 use crate::session::{Entry, Session};
 use crate::settings::Settings;
+use crate::token::Token;
 
 /// Tokens of prompts in a step in which others generate: they wait for it.
 const PIECE: usize = 128;

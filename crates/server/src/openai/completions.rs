@@ -67,9 +67,9 @@ pub enum Prompts {
     /// Several texts.
     Texts(Vec<String>),
     /// The tokens of one.
-    Ids(Vec<Token>),
+    Ids(Vec<i32>),
     /// The tokens of several.
-    Lists(Vec<Vec<Token>>),
+    Lists(Vec<Vec<i32>>),
 }
 
 /// An answer, or a part of one.
@@ -206,11 +206,12 @@ fn read_prompts(
             text: text.clone(),
         })
     };
-    let of_ids = |ids: &Vec<Token>| -> Result<PromptRead> {
-        for &id in ids {
+    let of_ids = |ids: &Vec<i32>| -> Result<PromptRead> {
+        let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
+        for &id in &ids {
             vocab.check(id)?;
         }
-        let ids = begun(model, ids.clone());
+        let ids = begun(model, ids);
         let shown = match ids.split_first() {
             Some((first, rest)) if Some(*first) == vocab.bos() => rest,
             _ => &ids[..],
