@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::engine_thread::Slot;
 use crate::error::Result;
 use crate::metrics;
 
@@ -41,10 +40,35 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     response
 }
 
-/// `/slots`: the completions that are computed or wait.
+/// A place for a text that is computed.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Slot {
+    id: usize,
+    is_processing: bool,
+    /// The number of the request that has it.
+    id_task: Option<usize>,
+    n_prompt_tokens: usize,
+    n_decoded: usize,
+}
+
+/// `/slots`: the places for texts, and who has them.
 pub async fn slots(State(app): State<Arc<App>>) -> Result<Json<Vec<Slot>>> {
-    app.ready()?;
-    Ok(Json(app.shared.snapshot().slots))
+    let parallel = app.ready()?.parallel;
+    let tasks = app.shared.snapshot().tasks;
+    let slot = |id| match tasks.get(id) {
+        None => Slot {
+            id,
+            ..Slot::default()
+        },
+        Some(task) => Slot {
+            id,
+            is_processing: true,
+            id_task: Some(task.id),
+            n_prompt_tokens: task.n_prompt,
+            n_decoded: task.n_decoded,
+        },
+    };
+    Ok(Json((0..parallel).map(slot).collect()))
 }
 
 /// `/props`: what the model is.
