@@ -8,7 +8,6 @@ pub mod arch;
 pub mod checkpoint;
 mod chunks;
 mod error;
-mod file;
 mod imatrix;
 mod metadata;
 mod naming;
