@@ -5,8 +5,11 @@
 //! plain data that serializes to the documented JSON, and prints nothing. Parts of a model are
 //! named as on the command line, see [`Part`].
 
+pub mod dump;
 mod error;
+pub mod heads;
 mod part;
+pub mod steer;
 
 pub use error::{Error, Result};
 pub use part::{Part, Spot};

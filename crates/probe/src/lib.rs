@@ -37,6 +37,7 @@ pub mod lens;
 pub mod math;
 pub mod next;
 mod pieces;
+mod readout;
 pub mod score;
 pub mod swap;
 pub mod tree;
@@ -45,6 +46,7 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use pieces::{JsonText, Piece};
+pub use readout::{FrozenNorm, Readout};
 
 use serde::Serialize;
 
