@@ -3,8 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score,
-    trial, vocab,
+    attention, compare, complete, completions, convert, doctor, dump, heads, lens, man, meta, next,
+    score, steer, trial, vocab,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -43,6 +43,12 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
+    /// Which head does what: induction, previous token; what it writes at the end of a prompt
+    Heads(Box<heads::Args>),
+    /// Learn a direction from texts, and what the model says when it is led along it
+    Steer(Box<steer::Args>),
+    /// Write activations to a safetensors file
+    Dump(Box<dump::Args>),
     /// What quantization changed: two files of one model, or more, side by side
     Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
@@ -65,6 +71,9 @@ impl Command {
             | Command::Score(_)
             | Command::Lens(_)
             | Command::Attention(_)
+            | Command::Heads(_)
+            | Command::Steer(_)
+            | Command::Dump(_)
             | Command::Compare(_) => true,
             Command::Convert(_)
             | Command::Meta(_)

@@ -7,10 +7,12 @@ pub mod complete;
 pub mod completions;
 pub mod convert;
 pub mod doctor;
+pub mod dump;
 pub mod engine;
 pub mod flags;
 mod greeting;
 pub mod headings;
+pub mod heads;
 pub mod kind;
 pub mod lens;
 pub mod man;
@@ -20,7 +22,10 @@ pub mod probing;
 pub mod prompt;
 pub mod results;
 pub mod score;
+pub mod steer;
+mod telling;
 pub mod trial;
+pub mod vectors;
 pub mod vocab;
 mod waiting;
 
@@ -89,6 +94,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Score(args)) => score::run(&args),
         Some(Command::Lens(args)) => lens::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
+        Some(Command::Heads(args)) => heads::run(&args),
+        Some(Command::Steer(args)) => steer::run(&args),
+        Some(Command::Dump(args)) => dump::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),

@@ -5,9 +5,9 @@
 //! plain data that serializes to the documented JSON, and prints nothing. Parts of a model are
 //! named as on the command line, see [`Part`].
 
+pub mod detect;
 pub mod dump;
 mod error;
-pub mod heads;
 mod part;
 pub mod steer;
 

@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use modelve_probe::Prompt;
+use modelve_probe::math::Distribution;
+use modelve_probe::next::{Next, moved};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
-use modelve_runtime::{ControlVector, Model, Session, Settings, Want};
+use modelve_runtime::{ControlVector, Model, Session, Settings, Token, Vocab, Want};
 
 /// On which side of the difference a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,69 @@ pub struct Direction {
     /// The mean length of the states it was learned from: adding a direction much longer than a
     /// state drowns what was said.
     pub state: f64,
+}
+
+/// What a model says without and with a control vector.
+#[derive(Debug, Clone, Serialize)]
+pub struct Steered {
+    /// The prompt.
+    pub prompt: String,
+    /// Its tokens.
+    pub ids: Vec<Token>,
+    /// The vectors that were added up.
+    pub files: Vec<Source>,
+    /// The layers that have a direction.
+    pub layers: Vec<usize>,
+    /// One for each scale, after that without a vector.
+    pub runs: Vec<Run>,
+    /// Whether there is one for each scale that was asked for.
+    pub complete: bool,
+}
+
+/// A control vector's file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Source {
+    /// The file.
+    pub file: String,
+    /// What its directions were multiplied with before they were added up.
+    pub scale: f32,
+}
+
+/// What a model says with a control vector.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// How many times it was added; 0 without one.
+    pub scale: f32,
+    /// What it expects next.
+    pub next: Next,
+    /// D(without ‖ with) of that distribution, in nats.
+    pub kl: f64,
+    /// How it goes on.
+    pub text: String,
+}
+
+impl Run {
+    /// Holds an answer against that without a vector, if it is not that itself.
+    pub fn new(
+        vocab: &Vocab,
+        plain: Option<&Next>,
+        scale: f32,
+        mut next: Next,
+        text: String,
+    ) -> Self {
+        let mut kl = 0.0;
+        if let Some(plain) = plain {
+            let steered = Distribution::new(&next.logits);
+            kl = Distribution::new(&plain.logits).kl(&steered);
+            next.moved = moved(vocab, &plain.logits, &next.logits, next.top.len());
+        }
+        Run {
+            scale,
+            next,
+            kl,
+            text,
+        }
+    }
 }
 
 /// Sums of the states after a layer.

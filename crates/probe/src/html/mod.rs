@@ -17,6 +17,10 @@ pub enum Page {
     Attention,
     /// `modelve compare`: what differs.
     Compare,
+    /// `modelve heads`: layers by heads.
+    Heads,
+    /// `modelve steer run`: bars and texts by scale.
+    Steer,
 }
 
 /// What tells our pages from others.
@@ -39,6 +43,8 @@ impl Page {
             Page::Lens => ("lens", include_str!("lens.js")),
             Page::Attention => ("attention", include_str!("attention.js")),
             Page::Compare => ("compare", include_str!("compare.js")),
+            Page::Heads => ("heads", include_str!("heads.js")),
+            Page::Steer => ("steer", include_str!("steer.js")),
         };
         // The data stands in a script element, which only `</script` and `<!--` can end.
         let data = serde_json::to_string(data)?.replace('<', "\\u003c");
@@ -98,6 +104,8 @@ mod tests {
             Page::Lens,
             Page::Attention,
             Page::Compare,
+            Page::Heads,
+            Page::Steer,
         ] {
             let text = page.render(&serde_json::json!([])).unwrap();
             for word in ["http:", "https:", "src=", "@import", "url(", "fetch("] {
