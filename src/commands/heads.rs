@@ -134,10 +134,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 type Kind = (char, &'static str, fn(&Heads) -> &Table);
 
 const KINDS: [Kind; 4] = [
-    ('I', "induction", |found| &found.induction),
-    ('D', "duplicate token", |found| &found.duplicate),
-    ('P', "previous token", |found| &found.previous),
-    ('F', "first token", |found| &found.first),
+    ('I', "induction", |found| &found.scores.induction),
+    ('D', "duplicate token", |found| &found.scores.duplicate),
+    ('P', "previous token", |found| &found.scores.previous),
+    ('F', "first token", |found| &found.scores.first),
 ];
 
 /// The weight from which on a head is called by what it looks at.
@@ -149,7 +149,7 @@ fn print(out: &mut Output, found: &Heads) -> std::io::Result<()> {
     let title = format!(
         "{} random tokens, twice; {} (seed {})",
         found.length,
-        match found.draws {
+        match found.random.len() {
             1 => "1 draw".to_owned(),
             n => format!("{n} draws"),
         },
@@ -164,7 +164,7 @@ fn print(out: &mut Output, found: &Heads) -> std::io::Result<()> {
         let best: Vec<String> = best.map(|(l, h, x)| format!("{l}.{h} {x:.2}")).collect();
         rows.add([plain(format!("{letter} {name}")), plain(best.join("  "))]);
     }
-    let mut sharpest = found.entropy_bits.ranked();
+    let mut sharpest = found.scores.entropy_bits.ranked();
     sharpest.reverse();
     let sharpest = sharpest.into_iter().take(NAMED);
     let sharpest: Vec<String> = sharpest
@@ -188,7 +188,7 @@ fn print(out: &mut Output, found: &Heads) -> std::io::Result<()> {
 fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
     let legend = KINDS.map(|(letter, name, _)| format!("{letter} {name}"));
     let legend = format!(
-        "{}: more than {:.0} % of its attention, the most where there are several",
+        "{}: more than {:.0} % of a head's attention",
         legend.join(", "),
         100.0 * MUCH
     );
@@ -202,19 +202,15 @@ fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
     writeln!(out, "{}", out.paint(DIM, format!("layer {header}")))?;
     for layer in 0..found.layers {
         let mut line = format!("{layer:>5} ");
-        let n = found.first.0.get(layer).map_or(0, Vec::len);
+        let n = found.scores.first.0.get(layer).map_or(0, Vec::len);
         for head in 0..n.min(shown) {
-            let kinds = KINDS.iter().map(|(letter, _, table)| {
-                let x = table(found).0[layer][head];
-                (x, *letter)
-            });
-            let (most, letter) = kinds.fold((f64::NEG_INFINITY, '·'), |best, kind| {
-                if kind.0 > best.0 { kind } else { best }
-            });
+            let much = |kind: &&Kind| kind.2(found).0[layer][head] > MUCH;
             line += " ";
-            line += &match most > MUCH {
-                true => out.paint(ACCENT, letter),
-                false => out.paint(DIM, '·'),
+            line += &match KINDS.iter().find(much) {
+                // The first token is where a head looks that has nothing to do.
+                Some(('F', ..)) => out.paint(DIM, 'F'),
+                Some((letter, ..)) => out.paint(ACCENT, letter),
+                None => out.paint(DIM, '·'),
             };
         }
         if n > shown {

@@ -7,7 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
 mod convert_bytes;
+mod detect;
+mod dump;
 mod gguf;
 mod probe;
 mod probe_compare;

@@ -11,9 +11,10 @@ use serde::{Serialize, Serializer};
 use super::error::{Error, Result};
 use modelve_probe::Prompt;
 use modelve_runtime::graph::Role;
-use modelve_runtime::{Model, Session, Settings};
+use modelve_runtime::{Model, Session, Settings, Token};
 
 pub use said::{Last, Said, Write};
+pub use scores::{Scores, scores};
 
 /// Numbers by layer and head, `[layer][head]`: a layer without attention has none. Six digits after
 /// the point in JSON.
@@ -59,19 +60,11 @@ pub struct Heads {
     pub seed: u64,
     /// Random tokens before they repeat.
     pub length: usize,
-    /// Draws of random tokens that were computed.
-    pub draws: usize,
-    /// Weight on the token that followed the same token before, in the mean over the tokens of the
-    /// second copy: Olsson et al.'s prefix matching.
-    pub induction: Table,
-    /// Weight on the token before, in the mean over the tokens from the second on.
-    pub previous: Table,
-    /// Weight on the same token in the first copy, in the mean over the tokens of the second.
-    pub duplicate: Table,
-    /// Weight on the first token, in the mean over the tokens from the second on.
-    pub first: Table,
-    /// How spread the look is, likewise: log2 of the number of tokens it could be spread over.
-    pub entropy_bits: Table,
+    /// The tokens of each draw that was computed.
+    pub random: Vec<Vec<Token>>,
+    /// What they do with those.
+    #[serde(flatten)]
+    pub scores: Scores,
     /// What the heads do with a prompt, if one was given.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub said: Option<Said>,
@@ -156,9 +149,11 @@ pub fn heads(
             want: options.length,
         });
     }
-    let text = |draw| random::repeated(&model, &ordinary, options.length, options.seed, draw);
-    let (scores, mut complete) =
-        scores::scores(session, options.draws, options.length, &text, on_progress)?;
+    let draw = |draw| random::repeated(&model, &ordinary, options.length, options.seed, draw);
+    let mut random: Vec<Vec<Token>> = (0..options.draws).map(draw).collect();
+    let (scores, draws) = scores(session, &random, options.length, on_progress)?;
+    let mut complete = draws == options.draws;
+    random.truncate(draws);
     let mut said = None;
     if let Some(prompt) = prompt.filter(|_| complete) {
         let before = options.draws * options.tokens(&model);
@@ -172,12 +167,8 @@ pub fn heads(
         heads: scores.first.0.iter().map(Vec::len).max().unwrap_or(0),
         seed: options.seed,
         length: options.length,
-        draws: scores.draws,
-        induction: scores.induction,
-        previous: scores.previous,
-        duplicate: scores.duplicate,
-        first: scores.first,
-        entropy_bits: scores.entropy,
+        random,
+        scores,
         said,
         complete,
     })

@@ -11,6 +11,8 @@
 
 use std::ops::ControlFlow;
 
+use serde::Serialize;
+
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{Error as RuntimeError, Session, Token, Want};
 
@@ -54,16 +56,20 @@ impl Sums {
     }
 }
 
-/// Means over random tokens, by layer and head.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Scores {
+/// What heads do with tokens that repeat, in the mean.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Scores {
+    /// Weight on the token that followed the same token before, over the tokens of the second
+    /// copy: Olsson et al.'s prefix matching.
     pub induction: Table,
-    pub duplicate: Table,
+    /// Weight on the token before, over the tokens from the second on.
     pub previous: Table,
+    /// Weight on the same token in the first copy, over the tokens of the second.
+    pub duplicate: Table,
+    /// Weight on the first token, over the tokens from the second on.
     pub first: Table,
-    pub entropy: Table,
-    /// Draws that were computed to their end.
-    pub draws: usize,
+    /// How spread the look is, likewise: log2 of the number of tokens it could be spread over.
+    pub entropy_bits: Table,
 }
 
 struct Watch {
@@ -109,16 +115,19 @@ impl Hook for Watch {
     }
 }
 
-/// Computes `draws` of repeated tokens, each given by `text`, and takes the means. `on_progress` is
-/// told how many tokens are done. A set [`Cancel`](modelve_runtime::Cancel) ends it with the draws
-/// that are done, or with the part of the first that is.
-pub(super) fn scores(
+/// Computes `texts`, each of which ends in `length` tokens and the same tokens again, and takes the
+/// means over all. The session is made with [`settings`](super::settings); `on_progress` is told how
+/// many tokens are done. Returns also how many texts were computed to their end: fewer than there
+/// are when the session's [`Cancel`](modelve_runtime::Cancel) is set.
+///
+/// # Errors
+/// What the session says.
+pub fn scores(
     session: &mut Session,
-    draws: usize,
+    texts: &[Vec<Token>],
     length: usize,
-    text: &dyn Fn(usize) -> Vec<Token>,
     on_progress: &mut dyn FnMut(usize),
-) -> Result<(Scores, bool)> {
+) -> Result<(Scores, usize)> {
     let n_layer = session.model().facts().n_layer as usize;
     let mut watch = Watch {
         start: 0,
@@ -128,9 +137,8 @@ pub(super) fn scores(
     };
     let mut done = 0;
     let mut finished = 0;
-    'draws: for draw in 0..draws {
-        let text = text(draw);
-        watch.second = text.len() - length;
+    'texts: for text in texts {
+        watch.second = text.len().saturating_sub(length);
         let seq = session.open()?;
         let n_batch = session.settings().n_batch as usize;
         watch.start = 0;
@@ -140,7 +148,7 @@ pub(super) fn scores(
             match session.feed_hooked(&seq, chunk, Want::All, &mut watch, &mut |_, _| {}) {
                 Err(RuntimeError::Cancelled) => {
                     watch.sums = before;
-                    break 'draws;
+                    break 'texts;
                 }
                 // The hook stops no pass.
                 pass => {
@@ -169,13 +177,12 @@ pub(super) fn scores(
     };
     let scores = Scores {
         induction: table(&|s| (s.induction, s.repeated)),
-        duplicate: table(&|s| (s.duplicate, s.repeated)),
         previous: table(&|s| (s.previous, s.tokens)),
+        duplicate: table(&|s| (s.duplicate, s.repeated)),
         first: table(&|s| (s.first, s.tokens)),
-        entropy: table(&|s| (s.entropy.max(0.0), s.tokens)),
-        draws: finished,
+        entropy_bits: table(&|s| (s.entropy.max(0.0), s.tokens)),
     };
-    Ok((scores, finished == draws))
+    Ok((scores, finished))
 }
 
 #[cfg(test)]
