@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::again::Again;
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use super::experiments::told;
 use super::flags::Layers;
 use super::probing::{Sessions, interrupted, load};
 use super::prompt::PromptArgs;
 use super::results;
-use super::telling::told;
 use crate::base::outfile::{self, Existing, Outfile};
 use crate::base::{human, rawfile};
 use crate::experiment::dump::{self, Plan, Tensor, What};

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
+use super::experiments::told;
 use super::probing::{clip, columns, interrupted, load, percent, quoted, session};
 use super::prompt::PromptArgs;
 use super::results::Form;
-use super::telling::told;
 use crate::experiment::detect::{self, Heads, Options, Said, Table};
+use crate::experiment::html::HEADS;
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
-use crate::probe::html::Page;
 use crate::progress::{self, Unit};
 use crate::runtime::FlashAttention;
 use crate::table::{Columns, cell, plain};
@@ -106,6 +106,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let bytes = text.as_ref().map_or(0, |text| text.text.len());
     let expected = 3 * 2 * options.length.saturating_mul(options.draws);
     let model = load(&args.engine, bytes.saturating_add(expected), &cancel)?;
+    let to = to.of(&model);
     let prompt = match &text {
         Some(text) => Some((args.prompts.read(&model, text)).map_err(super::probing::told)?),
         None => None,
@@ -126,7 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if before == 0 {
         return interrupted(found.complete);
     }
-    to.show_one(Page::Heads, &found, |out| print(out, &found))?;
+    to.show_one(HEADS, &found, |out| print(out, &found))?;
     interrupted(found.complete)
 }
 

@@ -1,5 +1,6 @@
 //! One file per command: typed options in, a result out.
 
+pub mod ablate;
 pub mod again;
 pub mod attention;
 pub mod compare;
@@ -9,6 +10,7 @@ pub mod convert;
 pub mod doctor;
 pub mod dump;
 pub mod engine;
+mod experiments;
 pub mod flags;
 mod greeting;
 pub mod headings;
@@ -18,16 +20,17 @@ pub mod lens;
 pub mod man;
 pub mod meta;
 pub mod next;
+pub mod patch;
 pub mod probing;
 pub mod prompt;
 pub mod results;
 pub mod score;
 pub mod steer;
-mod telling;
 pub mod trial;
 pub mod vectors;
 pub mod vocab;
 mod waiting;
+pub mod why;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -97,6 +100,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Heads(args)) => heads::run(&args),
         Some(Command::Steer(args)) => steer::run(&args),
         Some(Command::Dump(args)) => dump::run(&args),
+        Some(Command::Why(args)) => why::run(&args),
+        Some(Command::Patch(args)) => patch::run(&args),
+        Some(Command::Ablate(args)) => ablate::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),

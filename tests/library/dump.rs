@@ -100,7 +100,7 @@ fn activations_are_those_of_transformers() {
 
 /// Texts that share a batch, texts that are longer than one, and empty ones.
 fn texts() -> Vec<Vec<i32>> {
-    let text = |n: usize, seed: usize| (0..n).map(|i| 260 + ((i * seed + seed) % 90) as i32);
+    let text = |n: usize, seed: usize| (0..n).map(move |i| 260 + ((i * seed + seed) % 90) as i32);
     let sizes = [(3, 7), (5, 11), (0, 1), (40, 3), (1, 5), (2, 13), (19, 17)];
     sizes.map(|(n, seed)| text(n, seed).collect()).to_vec()
 }

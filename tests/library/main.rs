@@ -11,6 +11,7 @@ mod control;
 mod convert_bytes;
 mod detect;
 mod dump;
+mod experiment;
 mod gguf;
 mod probe;
 mod probe_compare;

@@ -39,6 +39,7 @@ pub mod next;
 mod pieces;
 mod readout;
 pub mod score;
+mod subject;
 pub mod swap;
 pub mod tree;
 mod unembed_ffi;
@@ -47,6 +48,7 @@ pub mod weights;
 pub use error::{Error, Result};
 pub use pieces::{JsonText, Piece};
 pub use readout::{FrozenNorm, Readout};
+pub use subject::Subject;
 
 use serde::Serialize;
 

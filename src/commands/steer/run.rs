@@ -12,10 +12,10 @@ use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, q
 use crate::commands::prompt::PromptArgs;
 use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
+use crate::experiment::html::STEER;
 use crate::experiment::steer::{Run, Source, Steered};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
-use crate::probe::html::Page;
 use crate::probe::{Prompt, next};
 use crate::progress::{self, Unit};
 use crate::runtime::weights::Work;
@@ -96,6 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut work = Work::one(text.text.len() / 3 + 1, args.max_tokens);
     work.prompts = args.scale.len() + 1;
     let model = args.engine.load(work, &cancel)?;
+    let to = to.of(&model);
     let vector = match args.layers.of(model.facts().n_layer as usize)? {
         Some(layers) => vector.only(&layers).map_err(explain)?,
         None => vector,
@@ -148,7 +149,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         runs,
         complete,
     };
-    to.show_one(Page::Steer, &steered, |out| print(out, &steered))?;
+    to.show_one(STEER, &steered, |out| print(out, &steered))?;
     interrupted(complete)
 }
 

@@ -1,18 +1,14 @@
 //! What each head of a layer adds to the residual stream: its output through its columns of the
 //! attention's output matrix, unpacked from the file.
 
-use rayon::prelude::*;
-
-use modelve_gguf::{GgmlType, Gguf, TensorInfo};
-use modelve_quant::dequantize_rows;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::matrix::{Matrix, vector};
+use modelve_gguf::Gguf;
 
 /// A layer's output matrix, and what stands between it and the residual stream.
 pub(super) struct Output<'a> {
-    gguf: &'a Gguf,
     /// `[heads · values, width]`.
-    matrix: &'a TensorInfo,
+    matrix: Matrix<'a>,
     bias: Option<Vec<f32>>,
     /// Weights and epsilon of a norm of what the block adds, as Gemma 2 and OLMo 2 have.
     norm: Option<(Vec<f32>, f32)>,
@@ -28,12 +24,13 @@ impl<'a> Output<'a> {
         let name = |what: &str| format!("blk.{layer}.{what}");
         let eps = gguf.arch("attention.layer_norm_rms_epsilon");
         let eps = eps.and_then(|eps| eps.as_f64()).unwrap_or(1e-6) as f32;
-        let norm = floats(gguf, &name("post_attention_norm.weight"));
+        let matrix = Matrix::of(gguf, &name("attn_output.weight"))?;
+        let width = matrix.n_out;
+        let norm = vector(gguf, &name("post_attention_norm.weight"), width);
         Some(Output {
-            gguf,
-            matrix: gguf.tensor(&name("attn_output.weight"))?,
-            bias: floats(gguf, &name("attn_output.bias")),
+            bias: vector(gguf, &name("attn_output.bias"), width),
             norm: norm.map(|weights| (weights, eps)),
+            matrix,
         })
     }
 
@@ -43,7 +40,7 @@ impl<'a> Output<'a> {
     /// architecture that does more to the output of its heads than this.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a matrix of a type that cannot be unpacked.
+    /// [`crate::Error::Weights`] for a matrix of a type that cannot be unpacked.
     pub fn written(
         &self,
         heads: &[f32],
@@ -51,18 +48,18 @@ impl<'a> Output<'a> {
         added: &[f32],
     ) -> Result<Option<Vec<Vec<f32>>>> {
         let width = added.len();
-        let shape = [heads.len() as u64, width as u64];
-        if self.matrix.shape != shape || n_head == 0 || !heads.len().is_multiple_of(n_head) {
+        let fits = self.matrix.n_in == heads.len() && self.matrix.n_out == width;
+        if !fits || n_head == 0 || !heads.len().is_multiple_of(n_head) {
             return Ok(None);
         }
-        let mut written = self.products(heads, n_head, width)?;
+        let mut written = self.matrix.by_parts(heads, n_head)?;
         let mut sum: Vec<f32> = (0..width)
             .map(|i| written.iter().map(|head| head[i]).sum())
             .collect();
-        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.len() == width) {
+        if let Some(bias) = &self.bias {
             sum.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
         }
-        if let Some((weights, eps)) = self.norm.as_ref().filter(|(w, _)| w.len() == width) {
+        if let Some((weights, eps)) = &self.norm {
             let square: f64 = sum.iter().map(|&x| f64::from(x).powi(2)).sum();
             let scale = (1.0 / (square / width as f64 + f64::from(*eps)).sqrt()) as f32;
             for row in written.iter_mut().chain([&mut sum]) {
@@ -94,46 +91,4 @@ impl<'a> Output<'a> {
         }
         Ok(Some(written))
     }
-
-    /// Each head's output times its columns of the matrix.
-    fn products(&self, heads: &[f32], n_head: usize, width: usize) -> Result<Vec<Vec<f32>>> {
-        let name = &self.matrix.name;
-        let wrong = |source| Error::Weights {
-            tensor: name.clone(),
-            source,
-        };
-        let data = self.gguf.data(self.matrix);
-        let row_bytes = data.len() / width.max(1);
-        let size = heads.len() / n_head;
-        // One row of the matrix gives one value of every head.
-        let rows: Vec<Vec<f32>> = (0..width)
-            .into_par_iter()
-            .map_init(
-                || vec![0.0; heads.len()],
-                |row, i| {
-                    let bytes = &data[i * row_bytes..(i + 1) * row_bytes];
-                    dequantize_rows(self.matrix.ty, bytes, row).map_err(wrong)?;
-                    let products = row.chunks_exact(size).zip(heads.chunks_exact(size));
-                    let dot = |(weights, values): (&[f32], &[f32])| -> f32 {
-                        weights.iter().zip(values).map(|(w, x)| w * x).sum()
-                    };
-                    Ok(products.map(dot).collect())
-                },
-            )
-            .collect::<Result<_>>()?;
-        Ok((0..n_head)
-            .map(|head| rows.iter().map(|row| row[head]).collect())
-            .collect())
-    }
-}
-
-/// A vector of F32, if the file has one of this name.
-fn floats(gguf: &Gguf, name: &str) -> Option<Vec<f32>> {
-    let tensor = gguf.tensor(name)?;
-    (tensor.ty == GgmlType::F32).then(|| {
-        let values = gguf.data(tensor).chunks_exact(4);
-        values
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect()
-    })
 }
