@@ -127,13 +127,15 @@ fn a_steered_answer_is_that_of_transformers() {
             off.fold(0f32, f32::max)
         };
         let (plain, steered) = (last(None), last(Some(vector)));
+        // Logits of these models reach from 10 to 50.
+        let most = 10.0 * fixture.tolerance();
         assert!(
-            far(&plain, &fixture.floats("logits")) < 1e-3,
+            far(&plain, &fixture.floats("logits")) < most,
             "{}",
             fixture.name
         );
         let expected = fixture.floats("steered");
-        assert!(far(&steered, &expected) < 1e-3, "{}", fixture.name);
+        assert!(far(&steered, &expected) < most, "{}", fixture.name);
         assert!(far(&plain, &expected) > 0.1, "{}", fixture.name);
     }
 }

@@ -90,7 +90,7 @@ fn activations_are_those_of_transformers() {
                 let largest = expected.iter().fold(1f32, |a, x| a.max(x.abs()));
                 for (x, y) in values.iter().zip(expected) {
                     let off = (x - y).abs();
-                    assert!(off < 1e-4 * largest, "{}, {name}: {x} {y}", fixture.name);
+                    assert!(off < fixture.tolerance() * largest, "{}, {name}: {x} {y}", fixture.name);
                 }
             }
         }
@@ -149,7 +149,9 @@ fn texts_together_and_in_parts_are_as_alone() {
                     let (_, all) = rows(&together, &name);
                     let all = &all[start * shape[1]..][..n * shape[1]];
                     let off = (one.iter().zip(all)).fold(0f32, |a, (x, y)| a.max((x - y).abs()));
-                    assert!(off < 1e-4, "{arch}, {name}: {off}");
+                    // GPT-2's activation function rounds to 16 bits.
+                    let most = if arch == "gpt2" { 2e-3 } else { 1e-4 };
+                    assert!(off < most, "{arch}, {name}: {off}");
                     assert!(one.iter().any(|&x| x != 0.0), "{arch}, {name}");
                 }
                 start += n;
