@@ -50,6 +50,19 @@ if(NOT GGML_BACKEND_DL AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)
     endif()
 endif()
 
+# llama.cpp's library for its own command-line programs takes as long to compile as llama.cpp
+# itself. llama-cpp-2 asks for it by llama-cpp-sys-2's default features, and nothing here uses it.
+set(LLAMA_BUILD_COMMON OFF CACHE BOOL "" FORCE)
+
+# In builds for developing, what builds graphs and reads files is compiled fast; what computes,
+# ggml, is compiled well in all. Cargo tells build scripts the profile.
+if("$ENV{PROFILE}" STREQUAL "debug" AND NOT MSVC AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.19)
+    function(modelve_compile_fast)
+        target_compile_options(llama PRIVATE -O1)
+    endfunction()
+    cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL modelve_compile_fast)
+endif()
+
 if(GGML_VULKAN)
     # Headers of distributions older than what llama.cpp is written for.
     include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/vulkan-compat")

@@ -15,7 +15,8 @@
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
 //! | [`experiment`] | what it would say without a word, a layer or a head, and so why it says what it says |
 //! | [`base`] | what all of them share: progress, memory, numbers for people |
-//! | [`cli`], [`commands`] | flags; one file or folder per command: typed options in, a result out |
+//! | [`dispatch`], [`cli`], [`version`] | from the command line to the command; the list of commands; what `--version` says |
+//! | [`commands`] | one file or folder per command, its flags beside it: typed options in, a result out |
 //! | [`output`], [`table`] | the only place that writes to standard output; columns |
 //! | [`bus`] | words for the end that a mapped file brings when it is cut short |
 //! | [`progress`], [`hint`] | where long work stands, on standard error; errors that know what helps |
@@ -33,10 +34,12 @@ pub use modelve_runtime as runtime;
 pub mod bus;
 pub mod cli;
 pub mod commands;
+pub mod dispatch;
 pub mod hint;
 pub mod output;
 pub mod progress;
 pub mod table;
+pub mod version;
 
 /// The example of the documentation, compiled.
 #[cfg(doctest)]

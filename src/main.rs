@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use modelve::cli::Cli;
-use modelve::{bus, commands, output};
+use modelve::{bus, dispatch, output};
 
 fn main() -> ExitCode {
     bus::explain();
     match Cli::try_parse() {
         Err(error) => output::report_usage(&error),
-        Ok(cli) => match commands::run(cli) {
+        Ok(cli) => match dispatch::run(cli) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => output::report(&error),
         },

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use super::find::open;
 use super::headings::file_names;
-use super::open;
 use super::probing::{interrupted, percent, quoted, session, tail, told, work};
 use super::prompt;
 use super::results::Form;

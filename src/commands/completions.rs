@@ -2,10 +2,8 @@
 
 use std::io::Write;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::output::Output;
 
 /// Flags of `modelve completions`.
@@ -18,10 +16,10 @@ pub struct Args {
     pub shell: Shell,
 }
 
-/// Prints the script.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+/// Prints the script that completes the commands and flags of `program`.
+pub fn run(args: &Args, mut program: clap::Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "modelve", &mut script);
+    clap_complete::generate(args.shell, &mut program, "modelve", &mut script);
     let mut out = Output::stdout();
     out.write_all(&script)?;
     out.flush()?;

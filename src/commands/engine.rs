@@ -6,8 +6,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 
 use super::flags::{self, ModelFlag};
-use super::{kind, trial};
-use crate::commands;
+use super::{find, kind, trial};
 use crate::gguf::Gguf;
 use crate::hint::{Interrupted, hinted};
 use crate::hub::locate::Located;
@@ -165,7 +164,7 @@ impl EngineArgs {
 
     /// The files that the model is read from, those of all its parts; none if it is not found.
     pub fn inputs(&self) -> Vec<PathBuf> {
-        let Ok(Located::Gguf(path)) = commands::locate(self.model.model.as_deref()) else {
+        let Ok(Located::Gguf(path)) = find::locate(self.model.model.as_deref()) else {
             return Vec::new();
         };
         match Gguf::open(&path) {
@@ -177,7 +176,7 @@ impl EngineArgs {
     /// Where the GGUF file is. To make one of a checkpoint, `modelve convert` is advised with
     /// these `flags`.
     pub fn locate(&self, flags: &str) -> anyhow::Result<PathBuf> {
-        match commands::locate(self.model.model.as_deref())? {
+        match find::locate(self.model.model.as_deref())? {
             Located::Gguf(path) => Ok(path),
             Located::Checkpoint(path) => {
                 let hint = kind::checkpoint_hint(&path, flags);

@@ -4,11 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::CommandFactory;
 use clap_mangen::Man;
 
 use crate::base::outfile::{Existing, Outfile};
-use crate::cli::Cli;
 use crate::hint::WithHint;
 use crate::output::Output;
 
@@ -23,9 +21,9 @@ pub struct Args {
     pub folder: Option<PathBuf>,
 }
 
-/// Prints the program's page, or writes all of them.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+/// Prints the page of `program`, or writes one for each of its commands, too.
+pub fn run(args: &Args, program: clap::Command) -> anyhow::Result<()> {
+    let mut command = program.disable_help_subcommand(true);
     command.build();
     let Some(folder) = &args.folder else {
         let mut out = Output::stdout();

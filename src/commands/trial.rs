@@ -329,8 +329,8 @@ fn try_vocabulary(path: &Path) -> anyhow::Result<()> {
 
 /// Cuts the sample into tokens and spells every token there is.
 fn use_vocabulary(vocab: &Vocab) -> anyhow::Result<Vec<runtime::Token>> {
-    for token in 0..vocab.len() {
-        vocab.piece(runtime::Token::try_from(token)?, true)?;
+    for token in vocab.all() {
+        vocab.piece(token, true)?;
     }
     let tokens = vocab.tokenize(SAMPLE, Reading::Prompt)?;
     vocab.detokenize(&tokens, true)?;

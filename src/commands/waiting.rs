@@ -15,7 +15,7 @@ const DECIDES: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 
 /// Lets threads sleep while they wait if the machine is busy with other work. Must be called
 /// before anything is read or written: it may begin the program again.
-pub(super) fn suit_the_machine() {
+pub fn suit_the_machine() {
     let decided = DECIDES.iter().any(|name| env::var_os(name).is_some());
     if !decided && host::is_busy() {
         begin_again();

@@ -14,7 +14,7 @@ use modelve::gguf::{GgmlType, Gguf, Layout, Value};
 use modelve::probe::Prompt;
 use modelve::runtime::graph::{Hook, Node, NodeInfo, Role};
 use modelve::runtime::{
-    ControlVector, Error, LoadOptions, Model, Session, Settings, StateFault, Want,
+    ControlVector, Error, LoadOptions, Model, Session, Settings, StateFault, Token, Want,
 };
 
 fn vector(width: usize, layers: &[usize]) -> ControlVector {
@@ -57,7 +57,14 @@ impl Hook for Adding {
     }
 }
 
-const TEXT: [i32; 6] = [270, 280, 290, 300, 310, 275];
+const TEXT: [Token; 6] = [
+    Token(270),
+    Token(280),
+    Token(290),
+    Token(300),
+    Token(310),
+    Token(275),
+];
 
 fn logits(model: &Model, settings: &Settings, hook: Option<&mut dyn Hook>) -> Vec<Vec<f32>> {
     let mut session = Session::new(model, settings).unwrap();
@@ -351,15 +358,16 @@ fn what_is_learned_is_the_difference_of_means() {
         (&[271, 281], Side::Plus),
         (&[300], Side::Minus),
     ];
+    let texts = texts.map(|(ids, side)| (ids.iter().copied().map(Token).collect::<Vec<_>>(), side));
     let mut learning = Learning::new(&model);
     let one_sided = learning.finish(&[1]).unwrap_err().to_string();
     assert!(one_sided.contains("0 on the plus side"), "{one_sided}");
-    for (ids, side) in texts {
+    for (ids, side) in &texts {
         let prompt = Prompt {
             text: String::new(),
-            ids: ids.to_vec(),
+            ids: ids.clone(),
         };
-        learning.add(&mut session, &prompt, side).unwrap();
+        learning.add(&mut session, &prompt, *side).unwrap();
     }
     let (vector, directions) = learning.finish(&[1, 2]).unwrap();
     // The states by a hook of our own.
@@ -377,7 +385,7 @@ fn what_is_learned_is_the_difference_of_means() {
     let states = texts.map(|(ids, _)| {
         let seq = session.open().unwrap();
         let mut last = Last(Vec::new());
-        let pass = session.feed_hooked(&seq, ids, Want::All, &mut last, &mut |_, _| {});
+        let pass = session.feed_hooked(&seq, &ids, Want::All, &mut last, &mut |_, _| {});
         let _ = pass.unwrap();
         last.0
     });

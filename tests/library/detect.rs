@@ -77,7 +77,7 @@ fn what_heads_write_is_what_transformers_says() {
                 assert_eq!(last.writes.len(), N_VOCAB);
                 let largest = row.iter().fold(0f32, |a, x| a.max(x.abs()));
                 for write in &last.writes {
-                    let y = f64::from(row[write.id as usize]);
+                    let y = f64::from(row[write.id.index()]);
                     let off = (write.logit - y).abs();
                     let place = format!("{}, {layer}.{head}", fixture.name);
                     assert!(off < 1e-3 * f64::from(largest.max(1.0)), "{place}: {off}");
@@ -92,7 +92,7 @@ fn what_heads_write_is_what_transformers_says() {
         }
         let logits = fixture.floats("logits");
         let best = (0..N_VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-        assert_eq!(Some(said.answer.id as usize), best);
+        assert_eq!(Some(said.answer.id.index()), best);
     }
 }
 

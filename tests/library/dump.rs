@@ -7,13 +7,13 @@ use crate::support::heads_fixture::{N_LAYER, WIDTH, all};
 use crate::support::probe_fixture::exact;
 use crate::support::tiny_gguf::Tiny;
 use modelve::experiment::dump::{self, Plan, What};
-use modelve::runtime::{LoadOptions, Model, Sessions, Settings};
+use modelve::runtime::{LoadOptions, Model, Sessions, Settings, Token};
 use safetensors::{Dtype, SafeTensors};
 
 /// The bytes of a dump, as much as was computed before `stop` tokens were done.
 fn dumped(
     model: &Model,
-    texts: &[Vec<i32>],
+    texts: &[Vec<Token>],
     what: &[What],
     layers: &[usize],
     settings: Settings,
@@ -90,17 +90,22 @@ fn activations_are_those_of_transformers() {
                 let largest = expected.iter().fold(1f32, |a, x| a.max(x.abs()));
                 for (x, y) in values.iter().zip(expected) {
                     let off = (x - y).abs();
-                    assert!(off < fixture.tolerance() * largest, "{}, {name}: {x} {y}", fixture.name);
+                    assert!(
+                        off < fixture.tolerance() * largest,
+                        "{}, {name}: {x} {y}",
+                        fixture.name
+                    );
                 }
             }
         }
+        let ids: Vec<i32> = ids.iter().map(|id| id.0).collect();
         assert_eq!(numbers(&tensors, "ids"), ids);
     }
 }
 
 /// Texts that share a batch, texts that are longer than one, and empty ones.
-fn texts() -> Vec<Vec<i32>> {
-    let text = |n: usize, seed: usize| (0..n).map(move |i| 260 + ((i * seed + seed) % 90) as i32);
+fn texts() -> Vec<Vec<Token>> {
+    let text = |n: usize, seed: usize| (0..n).map(move |i| Token::at(260 + (i * seed + seed) % 90));
     let sizes = [(3, 7), (5, 11), (0, 1), (40, 3), (1, 5), (2, 13), (19, 17)];
     sizes.map(|(n, seed)| text(n, seed).collect()).to_vec()
 }
@@ -166,7 +171,8 @@ fn after_ctrl_c_the_file_holds_what_was_done() {
     let path = dir.path().join("tiny.gguf");
     Tiny::default().write(&path);
     let model = Model::load(&path, &LoadOptions::default()).unwrap();
-    let texts: Vec<Vec<i32>> = (0..60).map(|i| vec![260 + i, 270, 280]).collect();
+    let texts = (0..60).map(|i| [260 + i, 270, 280].map(Token).to_vec());
+    let texts: Vec<Vec<Token>> = texts.collect();
     let what = [What::Embedding, What::Residual, What::Final];
     let dump = |stop| dumped(&model, &texts, &what, &[0, 1], exact(), stop);
     let (whole, all) = dump(usize::MAX);

@@ -8,7 +8,7 @@ use modelve::probe::score::{Windows, score};
 use modelve::probe::tree::{Branch, Shape};
 use modelve::probe::{Error, Prompt, attention, lens};
 use modelve::runtime::Cancel;
-use modelve::runtime::{LoadOptions, Model, Session, Settings};
+use modelve::runtime::{LoadOptions, Model, Session, Settings, Token};
 
 fn random_model() -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ fn a_tree_holds_what_walking_it_step_by_step_gives() {
     check(&mut alone, &text.ids, &branches, 0.0, 3);
     assert_eq!(branches.len(), 3);
 
-    fn check(session: &mut Session, ids: &[i32], branches: &[Branch], joint: f64, depth: usize) {
+    fn check(session: &mut Session, ids: &[Token], branches: &[Branch], joint: f64, depth: usize) {
         let here = Prompt {
             text: String::new(),
             ids: ids.to_vec(),
@@ -257,7 +257,7 @@ fn what_moved_most_comes_first() {
     a[300] = 8.0;
     b[310] = 7.0;
     let moved = moved(model.vocab(), &a, &b, 2);
-    assert_eq!((moved[0].id, moved[1].id), (300, 310));
+    assert_eq!((moved[0].id, moved[1].id), (Token(300), Token(310)));
     assert!(moved[0].prob_first > 0.8 && moved[0].prob < 0.01);
 }
 
@@ -268,7 +268,7 @@ fn every_layer_through_the_lens_is_what_transformers_says() {
         let n = fixture.ids.len();
         let options = lens::Options {
             top: 352,
-            token: Some(17),
+            token: Some(Token(17)),
             ..lens::Options::default()
         };
         for n_batch in [64, 7] {
@@ -293,7 +293,7 @@ fn every_layer_through_the_lens_is_what_transformers_says() {
                 assert!((cell.entropy_bits - d.entropy_bits()).abs() < 1e-3);
                 let kl = end.kl(&d);
                 assert!((cell.kl_to_final - kl).abs() < 1e-3 * (1.0 + kl));
-                assert!((cell.token_logprob.unwrap() - d.logprob(17)).abs() < 1e-3);
+                assert!((cell.token_logprob.unwrap() - d.logprob(Token(17))).abs() < 1e-3);
             }
             for answer in &found.answers {
                 let at = answer.position;

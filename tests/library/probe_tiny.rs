@@ -10,7 +10,7 @@ use modelve::probe::math::Distribution;
 use modelve::probe::next::{Options, next};
 use modelve::probe::score::{Windows, score};
 use modelve::probe::{Prompt, attention, compare, lens};
-use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Session, Settings};
+use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Session, Settings, Token};
 use safetensors::SafeTensors;
 
 /// Every so many tokens of the vocabulary the fixture holds one.
@@ -19,14 +19,14 @@ const N_LAYER: usize = 6;
 const N_VOCAB: usize = 2112;
 
 struct Expected {
-    ids: Vec<i32>,
+    ids: Vec<Token>,
     /// `[layer][position][token / SAMPLED]`, log-probabilities.
     lens: Vec<f32>,
     /// `[layer][position]`
-    best: Vec<i32>,
+    best: Vec<Token>,
     /// `[layer][head][query][key]`
     attention: Vec<f32>,
-    long_ids: Vec<i32>,
+    long_ids: Vec<Token>,
     long_scores: Vec<f32>,
 }
 
@@ -43,7 +43,7 @@ fn expected() -> Expected {
         bytes.map(|b| from(b.try_into().unwrap())).collect()
     }
     let floats = |name| read(&tensors, name, f32::from_le_bytes);
-    let whole = |name| read(&tensors, name, i32::from_le_bytes);
+    let whole = |name| read(&tensors, name, |id| Token(i32::from_le_bytes(id)));
     let sums = floats("log_sum");
     let mut lens = floats("lens");
     for (row, sum) in lens.chunks_exact_mut(N_VOCAB / SAMPLED).zip(sums) {
@@ -86,7 +86,7 @@ fn exact(tokens: usize) -> Settings {
     }
 }
 
-fn prompt(ids: &[i32]) -> Prompt {
+fn prompt(ids: &[Token]) -> Prompt {
     Prompt {
         text: String::new(),
         ids: ids.to_vec(),
@@ -115,7 +115,7 @@ fn probes_say_what_transformers_says() {
     assert!((sum - 1.0).abs() < 1e-9, "{sum}");
     let d = Distribution::new(&answer.logits);
     for (i, &logprob) in row(N_LAYER - 1, n - 1).iter().enumerate() {
-        let difference = d.logprob((i * SAMPLED) as i32) - f64::from(logprob);
+        let difference = d.logprob(Token::at(i * SAMPLED)) - f64::from(logprob);
         assert!(difference.abs() < 1e-3, "{difference}");
     }
 
@@ -132,8 +132,8 @@ fn probes_say_what_transformers_says() {
         let row = row(layer, position);
         let (mut difference, mut square) = (0.0, 0.0);
         for choice in &cell.top {
-            if (choice.id as usize).is_multiple_of(SAMPLED) {
-                let logprob = f64::from(row[choice.id as usize / SAMPLED]);
+            if choice.id.index().is_multiple_of(SAMPLED) {
+                let logprob = f64::from(row[choice.id.index() / SAMPLED]);
                 difference += (choice.logprob - logprob).powi(2);
                 square += logprob.powi(2);
                 assert!((choice.logprob - logprob).abs() < 1e-3);
@@ -261,7 +261,7 @@ fn relative_error(a: &lens::Lens, b: &lens::Lens, layer: usize) -> f64 {
     let by_id = |cell: &lens::Cell| {
         let mut row = vec![0.0; N_VOCAB];
         for choice in &cell.top {
-            row[choice.id as usize] = choice.logprob;
+            row[choice.id.index()] = choice.logprob;
         }
         row
     };

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use modelve::runtime::{
     Event, FlashAttention, KvType, LoadOptions, Model, Options, Request, Session, Settings, Setup,
-    Want, complete,
+    Token, Want, complete,
 };
 use serde_json::Value;
 
@@ -86,12 +86,12 @@ impl Case {
     }
 }
 
-fn ids(value: &Value) -> Vec<i32> {
+fn ids(value: &Value) -> Vec<Token> {
     value
         .as_array()
         .unwrap()
         .iter()
-        .map(|id| id.as_i64().unwrap() as i32)
+        .map(|id| Token(id.as_i64().unwrap() as i32))
         .collect()
 }
 
@@ -153,16 +153,15 @@ fn logits_are_those_of_transformers() {
             // Two tokens can be as likely as each other to within what f32 tells apart.
             let argmax = ids(&prompt["argmax"]);
             let best = |row: &Vec<f32>| {
-                (0..n_vocab)
-                    .max_by(|&a, &b| row[a].total_cmp(&row[b]))
-                    .unwrap() as i32
+                let best = (0..n_vocab).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+                Token::at(best.unwrap())
             };
             let other = ours
                 .iter()
                 .zip(&argmax)
                 .filter(|(row, id)| best(row) != **id);
             for (row, &id) in other {
-                let lead = row[best(row) as usize] - row[id as usize];
+                let lead = row[best(row).index()] - row[id.index()];
                 assert!(lead < 1e-3, "{} {}: {lead}", case.name(), prompt["name"]);
             }
         }
@@ -245,7 +244,7 @@ fn quantized_logits_stay_within_bounds() {
             }
             for (row, id) in ours.iter().zip(ids(&prompt["argmax"])) {
                 positions += 1;
-                equal += usize::from(row.iter().all(|x| *x <= row[id as usize]));
+                equal += usize::from(row.iter().all(|x| *x <= row[id.index()]));
             }
         }
         let (mean, share) = (off / f64::from(rows), equal as f64 / f64::from(positions));

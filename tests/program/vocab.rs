@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::tiny_gguf::Tiny;
 use assert_cmd::Command;
 use modelve::gguf::{Array, Value};
-use modelve::runtime::{Reading, Vocab};
+use modelve::runtime::{Reading, Token, Vocab};
 use serde_json::Value as Json;
 
 /// A vocabulary that spells one token in bytes that are not UTF-8.
@@ -323,7 +323,7 @@ fn phi3s_ids_are_those_of_sentencepiece_and_transformers() {
     let mut wrong = Vec::new();
     for case in &cases {
         let text = case["text"].as_str().unwrap();
-        let expected: Vec<i32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let expected: Vec<Token> = serde_json::from_value(case["ids"].clone()).unwrap();
         let special = case["by"] == "transformers";
         let reading = match special {
             true => Reading::PromptPart,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use modelve::gguf::{Array, GgmlType, Value};
-use modelve::runtime::{LoadOptions, Model};
+use modelve::runtime::{LoadOptions, Model, Token};
 use safetensors::{Dtype, SafeTensors};
 
 use super::probe_fixture::{N_VOCAB, parts as phi3_parts};
@@ -123,12 +123,12 @@ impl Fixture {
             .collect()
     }
 
-    pub fn ids(&self) -> Vec<i32> {
+    pub fn ids(&self) -> Vec<Token> {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
         let view = tensors.tensor("ids").unwrap();
         let values = view.data().chunks_exact(4);
         values
-            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+            .map(|b| Token(i32::from_le_bytes(b.try_into().unwrap())))
             .collect()
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use modelve::gguf::{Array, GgmlType, Value};
 use modelve::probe::Prompt;
-use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Settings};
+use modelve::runtime::{FlashAttention, KvType, LoadOptions, Model, Settings, Token};
 use safetensors::SafeTensors;
 
 use super::tiny_gguf::{Parts, Tiny, vocabulary};
@@ -19,7 +19,7 @@ pub const N_HEAD: usize = 4;
 pub struct Fixture {
     _dir: tempfile::TempDir,
     pub path: PathBuf,
-    pub ids: Vec<i32>,
+    pub ids: Vec<Token>,
     /// `[layer][position][token]`
     pub lens: Vec<Vec<Vec<f32>>>,
     /// `[layer][head][query][key]`
@@ -147,8 +147,8 @@ fn load(name: &str, heads_kv: u32) -> Fixture {
     let bytes = read(&format!("{name}-expected.safetensors"));
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let ids = tensors.tensor("ids").unwrap().data().chunks_exact(4);
-    let ids: Vec<i32> = ids
-        .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+    let ids: Vec<Token> = ids
+        .map(|b| Token(i32::from_le_bytes(b.try_into().unwrap())))
         .collect();
     let n = ids.len();
     let lens = floats(&tensors, "lens");

@@ -3,6 +3,29 @@
 //! [`Plan`] decides everything from headers alone: every tensor's source, name, type, shape and
 //! place, and all metadata. [`write()`] then moves the weights, shards → rows → blocks → file, on
 //! all cores and in constant memory. [`check`] and [`measure`] read back what was written.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`checkpoint`] | the files of a Hugging Face checkpoint: configuration, tokenizer, shards |
+//! | [`arch`] | one file per architecture: names, shapes and metadata |
+//!
+//! ```no_run
+//! use modelve_convert::{Plan, Provenance, Request, checkpoint::Checkpoint};
+//! use modelve_quant::mix::{Overrides, Recipe};
+//!
+//! let checkpoint = Checkpoint::open("models/tiny-phi3".as_ref())?;
+//! let request = Request {
+//!     recipe: Recipe::find("Q4_K_M").ok_or("no such recipe")?,
+//!     overrides: &Overrides::default(),
+//!     imatrix: None,
+//!     provenance: &Provenance::default(),
+//! };
+//! let plan = Plan::new(&checkpoint, &request)?;
+//! for tensor in plan.tensors() {
+//!     println!("{} {:?} {}", tensor.name, tensor.shape, tensor.ty.name());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod arch;
 pub mod checkpoint;

@@ -11,6 +11,23 @@
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Nothing here trusts a
 //! length: every count is checked against the bytes that remain before anything is allocated.
+//!
+//! ```
+//! use modelve_gguf::{GgmlType, Header, Layout, Value};
+//!
+//! let metadata = [("general.architecture".to_owned(), Value::String("llama".to_owned()))];
+//! let layout = Layout::new(&metadata, &[("x.weight".to_owned(), vec![2], GgmlType::F32)])?;
+//! let mut file = layout.header().to_vec();
+//! file.extend([1f32, 2.0].into_iter().flat_map(f32::to_le_bytes));
+//! file.resize(layout.file_size() as usize, 0);
+//!
+//! let header = Header::parse(&file)?;
+//! let architecture = header.get(&file, "general.architecture");
+//! assert_eq!(architecture.and_then(|value| value.as_str()).as_deref(), Some("llama"));
+//! let tensor = &header.tensors()[0];
+//! assert_eq!((tensor.name.as_str(), tensor.ty), ("x.weight", GgmlType::F32));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod header;

@@ -10,8 +10,8 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
 
-use super::refusal::About;
-use super::remote::{Failure, Remote};
+use super::failure::{About, Failure};
+use super::remote::Remote;
 use super::{Error, HubId, cache};
 
 /// The longest answer about one repository or to one search: the real ones have a few KiB.

@@ -12,9 +12,10 @@ use crate::cache::{Cache, Snapshot};
 use crate::ggufs::{self, Choice, GgufHere};
 use crate::missing_of_checkpoint;
 pub use crate::near::paths_like;
-use crate::near::{like, near_paths};
+use crate::near::{file_name, like, near_paths};
 use crate::select;
-pub use crate::store::{Store, store_path, tiny_path};
+pub use crate::store::{Store, store_path};
+pub use crate::tiny::tiny_path;
 pub use crate::{DEFAULT_QUANT, HubId};
 
 /// The model when nobody names one.
@@ -352,13 +353,6 @@ fn not_here(id: &HubId, store: &Store, cache: &Cache) -> Error {
         id: id.clone(),
         near,
     }
-}
-
-pub(crate) fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }
 
 /// The names of the files directly in `folder`, sorted.

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use crate::locate::file_name;
-
 /// Models and folders on this machine whose path is like `text`, which may be a mistyped path
 /// even if it could be a Hub id.
 pub fn paths_like(text: &str) -> Vec<String> {
@@ -53,4 +51,12 @@ pub(crate) fn like(text: &str, candidates: &[String], key: impl Fn(&str) -> &str
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().take(3).map(|(_, c)| c.clone()).collect()
+}
+
+/// The last part of a path, lossy; empty where it has none.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

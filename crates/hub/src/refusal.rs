@@ -5,21 +5,11 @@ use std::time::Duration;
 use reqwest::{Response, StatusCode};
 
 use super::Error;
-use super::remote::{Failure, Remote, host_of};
+use super::failure::{About, Failure};
+use super::remote::{Remote, host_of};
 
 /// The longest part of a server's own words that is shown.
 const LONGEST_MESSAGE: usize = 500;
-
-/// What a request asks about: it decides what "not found" means.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum About<'a> {
-    /// The repository itself, or a search.
-    Repo,
-    /// A branch, tag or commit of it.
-    Revision(&'a str),
-    /// One of its files.
-    File(&'a str),
-}
 
 impl Remote<'_> {
     /// Turns an answer that is an error into words.

@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LOCATION, RANGE
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use super::refusal::About;
+use super::failure::{About, Failure};
 use super::{Error, FetchOptions, HubId, bytes};
 use modelve_base::progress::Progress;
 
@@ -33,20 +33,6 @@ pub(super) struct Remote<'a> {
     endpoint: Url,
     /// Whether anything has answered yet: if not, patience is short.
     reached: AtomicBool,
-}
-
-/// What a failed try says about the next one.
-pub(super) enum Failure {
-    /// Trying again could help, not before this time.
-    Passing(Error, Option<Duration>),
-    /// It could not.
-    Lasting(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Lasting(error)
-    }
 }
 
 impl<'a> Remote<'a> {

@@ -1,5 +1,5 @@
 //! The store: where `convert` writes what has no other place, and where the built-in model is
-//! unpacked ([`tiny_path`]).
+//! unpacked.
 //!
 //! ```text
 //! $MODELVE_HOME, or modelve/ in the platform's cache folder
@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use crate::HubId;
 use crate::ggufs::{self, GgufHere};
-pub use crate::tiny::tiny_path;
 
 /// Why the store or the built-in model cannot be used.
 #[derive(Debug, thiserror::Error)]

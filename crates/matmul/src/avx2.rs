@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use super::columns::{Block, is_centred};
-use super::tiles::{self, Q4_K, Q5_K, Q6_K, Simd};
+use super::columns::Block;
+use super::formats::{Q4_K, Q5_K, Q6_K, is_centred};
+use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
 use bytemuck::{Pod, Zeroable, cast, cast_ref};

@@ -6,8 +6,9 @@
 
 #![allow(unsafe_code)]
 
-use super::columns::{Block, centre, group, is_centred};
-use super::tiles::{self, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, Simd};
+use super::columns::{Block, group};
+use super::formats::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, centre, is_centred};
+use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
 use bytemuck::{cast, cast_ref};

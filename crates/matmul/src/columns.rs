@@ -1,9 +1,11 @@
 //! Activations quantized to 8 bits.
 
 use super::BLOCK;
-use super::tiles::{COLUMNS, Q4_0, Q6_K, Q8_0, UNPACKED_CENTRED};
 use bytemuck::{Pod, Zeroable};
 use modelve_gguf::GgmlType;
+
+/// Columns that are multiplied with a block of weights while it lies in registers.
+const COLUMNS: usize = 8;
 
 /// 256 activations: byte × scale of its group of 16. The fields are told as AVX-512 fills them;
 /// `avx2.rs` says what it puts there.
@@ -17,21 +19,6 @@ pub struct Block {
     /// Of the bytes of every group of 16: the sum times the scale, a float, for weights with
     /// minima; the sum times the centre, negative, for weights around a centre.
     pub(super) sums: [i32; 16],
-}
-
-/// What is subtracted from the bytes of weights of a type, where that is always the same.
-pub(super) const fn centre(ty: u32) -> i32 {
-    match ty {
-        Q4_0 => 8,
-        Q6_K | UNPACKED_CENTRED => 32,
-        Q8_0 => 128,
-        _ => 0,
-    }
-}
-
-/// Returns whether weights of this type have a constant zero-point (`centre`) instead of minima.
-pub(super) const fn is_centred(ty: u32) -> bool {
-    centre(ty) != 0
 }
 
 /// How many numbers share a scale: 256 beside weights of 256, 32 beside weights of 32, as in ggml.

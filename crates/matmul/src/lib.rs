@@ -14,6 +14,21 @@
 //!
 //! A column's result does not depend on the columns beside it: with the same instructions not in a
 //! single bit, and else, for the K types, only in the order of the sums.
+//!
+//! ```
+//! use modelve_gguf::GgmlType;
+//! use modelve_matmul::{BLOCK, Kernel};
+//!
+//! // Eight rows of 256 weights that are all zero, times two columns of ones.
+//! let Some(kernel) = Kernel::all(GgmlType::Q8_0, BLOCK).next() else {
+//!     return; // This CPU has no kernels.
+//! };
+//! let rows = vec![0; 8 * kernel.block_bytes()];
+//! let columns = vec![kernel.pack(&[1.0; BLOCK]); 2];
+//! kernel.multiply(&rows, &columns, 2, &mut |_column, _first_row, values| {
+//!     assert!(values.iter().all(|&value| value == 0.0));
+//! });
+//! ```
 
 use std::path::Path;
 
@@ -27,6 +42,8 @@ mod choice;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod columns;
 mod cpu;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod formats;
 #[cfg(matmul)]
 mod ggml_ffi;
 // In a portable build ggml's own products are in libraries.

@@ -1,29 +1,16 @@
 //! The loops over rows, columns and blocks, the same for every instruction set.
 
-use super::columns::{Block, is_centred, tile as tile_of};
+use super::columns::{Block, tile as tile_of};
+use super::formats::{UNPACKED, UNPACKED_CENTRED, is_centred};
 use super::{ROWS, Sink, block_bytes};
 use bytemuck::Pod;
-use modelve_gguf::GgmlType;
 use std::array;
-
-/// Columns that are multiplied with a block of weights while it lies in registers.
-pub(super) const COLUMNS: usize = 8;
 
 /// Bytes of activations that are worked on together: they stay in the first cache.
 const NEAR: usize = 20 << 10;
 
 /// Bytes between what is used and what is fetched, where weights are read from front to back.
 const AHEAD: usize = 2 << 10;
-
-pub(super) const Q4_0: u32 = GgmlType::Q4_0.0;
-pub(super) const Q8_0: u32 = GgmlType::Q8_0.0;
-pub(super) const Q4_K: u32 = GgmlType::Q4_K.0;
-pub(super) const Q5_K: u32 = GgmlType::Q5_K.0;
-pub(super) const Q6_K: u32 = GgmlType::Q6_K.0;
-/// [`Simd::Weights`] as they are, with minima.
-pub(super) const UNPACKED: u32 = u32::MAX;
-/// [`Simd::Weights`] as they are, around a centre.
-pub(super) const UNPACKED_CENTRED: u32 = u32::MAX - 1;
 
 /// What an instruction set does with a block. A value is a token: the CPU has the instructions.
 pub(super) trait Simd: Copy {
@@ -113,7 +100,7 @@ pub(super) fn multiply<S: Simd, const T: u32>(
     }
 }
 
-/// Up to [`ROWS`] rows times up to [`COLUMNS`] columns.
+/// Up to [`ROWS`] rows times up to [`tile_of`] columns.
 #[inline(always)]
 fn few<S: Simd, const T: u32>(
     s: S,

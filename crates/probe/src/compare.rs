@@ -144,7 +144,7 @@ pub fn same_vocabulary(a: &Side, b: &Side) -> Result<()> {
     if va.len() != vb.len() {
         return differ(format!("{} and {} tokens", va.len(), vb.len()));
     }
-    for id in 0..va.len() as Token {
+    for id in va.all() {
         if va.piece(id, true)? != vb.piece(id, true)? {
             return differ(format!(
                 "token {id} is {:?} and {:?}",

@@ -2,6 +2,8 @@
 
 use std::f64::consts::LN_2;
 
+use modelve_runtime::Token;
+
 /// The distribution that a row of logits stands for: softmax over the whole vocabulary, before
 /// any temperature. Logarithms are natural unless the name says bits.
 #[derive(Debug, Clone, Copy)]
@@ -39,15 +41,14 @@ impl<'a> Distribution<'a> {
     }
 
     /// Natural logarithm of the probability of `id`; -inf for an id outside the vocabulary.
-    pub fn logprob(&self, id: i32) -> f64 {
-        usize::try_from(id)
-            .ok()
-            .and_then(|at| self.logits.get(at))
+    pub fn logprob(&self, id: Token) -> f64 {
+        self.logits
+            .get(id.index())
             .map_or(f64::NEG_INFINITY, |&logit| f64::from(logit) - self.log_sum)
     }
 
     /// The probability of `id`.
-    pub fn prob(&self, id: i32) -> f64 {
+    pub fn prob(&self, id: Token) -> f64 {
         self.logprob(id).exp()
     }
 
@@ -66,8 +67,8 @@ impl<'a> Distribution<'a> {
 
     /// The place of `id` when tokens are ordered by probability, from 1; of equal tokens the
     /// lower id comes first.
-    pub fn rank(&self, id: i32) -> usize {
-        let at = usize::try_from(id).unwrap_or(usize::MAX);
+    pub fn rank(&self, id: Token) -> usize {
+        let at = id.index();
         let Some(&own) = self.logits.get(at) else {
             return self.logits.len() + 1;
         };
@@ -77,13 +78,13 @@ impl<'a> Distribution<'a> {
     }
 
     /// The likeliest token; of equal ones the lowest id.
-    pub fn best(&self) -> i32 {
-        self.top(1).first().copied().unwrap_or(0)
+    pub fn best(&self) -> Token {
+        self.top(1).first().copied().unwrap_or_default()
     }
 
     /// The `n` likeliest tokens, likeliest first; of equal ones the lower id first.
-    pub fn top(&self, n: usize) -> Vec<i32> {
-        let mut top: Vec<(f32, i32)> = Vec::with_capacity(n.min(self.logits.len()) + 1);
+    pub fn top(&self, n: usize) -> Vec<Token> {
+        let mut top: Vec<(f32, Token)> = Vec::with_capacity(n.min(self.logits.len()) + 1);
         if n == 0 {
             return Vec::new();
         }
@@ -102,7 +103,7 @@ impl<'a> Distribution<'a> {
                     continue;
                 }
                 let at = top.partition_point(|&(other, _)| other >= logit);
-                top.insert(at, (logit, (number * STRETCH + i) as i32));
+                top.insert(at, (logit, Token::at(number * STRETCH + i)));
                 top.truncate(n);
                 beats = top[top.len() - 1].0;
             }
@@ -304,31 +305,34 @@ mod tests {
         assert!((d.entropy_bits() - 10.0).abs() < 1e-12);
         let sure = Distribution::new(&[0.0, f32::NEG_INFINITY, f32::NEG_INFINITY]);
         assert_eq!(sure.entropy_bits(), 0.0);
-        assert_eq!(sure.prob(1), 0.0);
-        assert_eq!(sure.prob(0), 1.0);
+        assert_eq!(sure.prob(Token(1)), 0.0);
+        assert_eq!(sure.prob(Token(0)), 1.0);
     }
 
     #[test]
     fn ranks_and_top_agree_also_among_equals() {
         let logits = [1.0, 3.0, 3.0, -1.0, 2.0];
         let d = Distribution::new(&logits);
-        assert_eq!(d.top(10), [1, 2, 4, 0, 3]);
-        assert_eq!(d.top(2), [1, 2]);
-        assert_eq!(d.top(0), Vec::<i32>::new());
-        assert_eq!(d.best(), 1);
+        assert_eq!(d.top(10), [1, 2, 4, 0, 3].map(Token));
+        assert_eq!(d.top(2), [1, 2].map(Token));
+        assert_eq!(d.top(0), Vec::new());
+        assert_eq!(d.best(), Token(1));
         for (place, id) in d.top(5).into_iter().enumerate() {
             assert_eq!(d.rank(id), place + 1);
         }
-        assert_eq!(d.rank(99), 6);
+        assert_eq!(d.rank(Token(99)), 6);
         // Longer than a stretch, ties across stretches, nothing but -inf.
         let long: Vec<f32> = (0..1000).map(|i| ((i * 37) % 50) as f32).collect();
-        let mut order: Vec<i32> = (0..1000).collect();
-        order.sort_by(|&a, &b| long[b as usize].total_cmp(&long[a as usize]));
+        let mut order: Vec<Token> = (0..1000).map(Token).collect();
+        order.sort_by(|a, b| long[b.index()].total_cmp(&long[a.index()]));
         for n in [1, 7, 64, 500, 1000, 2000] {
             assert_eq!(Distribution::new(&long).top(n), order[..n.min(1000)]);
         }
-        assert_eq!(Distribution::new(&[f32::NEG_INFINITY; 3]).top(2), [0, 1]);
-        assert_eq!(d.logprob(-1), f64::NEG_INFINITY);
+        assert_eq!(
+            Distribution::new(&[f32::NEG_INFINITY; 3]).top(2),
+            [0, 1].map(Token)
+        );
+        assert_eq!(d.logprob(Token(-1)), f64::NEG_INFINITY);
     }
 
     #[test]
@@ -340,6 +344,7 @@ mod tests {
         let finite = [1.1f32, 0.5, -1.0, 0.2];
         let (da, df) = (Distribution::new(&a), Distribution::new(&finite));
         let direct: f64 = (0..4)
+            .map(Token)
             .map(|i| da.prob(i) * (da.logprob(i) - df.logprob(i)))
             .sum();
         assert!((da.kl(&df) - direct).abs() < 1e-12);

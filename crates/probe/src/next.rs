@@ -195,7 +195,7 @@ pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
     }
     let spaced = format!(" {text}");
     let mut plain = None;
-    for id in 0..n_vocab as Token {
+    for id in vocab.all() {
         let piece = vocab.piece(id, true)?;
         if piece == spaced.as_bytes() {
             return Ok(id);

@@ -12,6 +12,22 @@
 //! - `k_affine`, `k_symmetric`, `legacy`, `nonlinear`: the block formats
 //! - `narrow`: to and from f32, f16 and bf16
 //! - `ggml_ffi`: the calls into ggml
+//!
+//! ```
+//! use modelve_gguf::GgmlType;
+//! use modelve_quant::{Encoder, SourceType, dequantize_rows};
+//!
+//! let row: Vec<f32> = (0..256).map(|i| (i as f32 / 8.0).sin()).collect();
+//! let source: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+//! let mut blocks = vec![0; 144];
+//! let mut encoder = Encoder::new(GgmlType::Q4_K)?;
+//! encoder.encode_rows(SourceType::F32, &source, row.len(), None, &mut blocks)?;
+//!
+//! let mut read = vec![0.0; row.len()];
+//! dequantize_rows(GgmlType::Q4_K, &blocks, &mut read)?;
+//! assert!(row.iter().zip(&read).all(|(a, b)| (a - b).abs() < 0.1));
+//! # Ok::<(), modelve_quant::Error>(())
+//! ```
 
 mod agree;
 mod batch;

@@ -1,8 +1,9 @@
 //! The tokens of one decode call, and what a context takes.
 
-use super::error::{Error, Result, Token};
-use super::graph::Row;
+use super::error::{Error, Result};
+use super::node::Row;
 use super::seq::{Position, SeqId};
+use super::token::Token;
 
 /// One decode call: parallel arrays, an entry per token.
 #[derive(Debug, Default, Clone)]
@@ -87,7 +88,7 @@ impl Batch {
         }
         let places = self.positions.iter().zip(&self.sequences);
         for (&token, (&pos, &seq)) in self.tokens.iter().zip(places) {
-            if token < 0 || token as u32 >= limits.n_vocab {
+            if token.index() >= limits.n_vocab as usize {
                 return Err(Error::TokenRange {
                     token,
                     n_vocab: limits.n_vocab,

@@ -18,8 +18,9 @@ use super::cancel::Cancel;
 use super::error::{Error, Result, StateFault};
 use super::ffi::model_ptr;
 use super::graph::Pass;
-use super::graph_ffi::{Looking, Survey, Tensor, Watcher, describe};
 use super::log::{self, clear_errors, is_want_of_memory, take_errors};
+use super::looking::{Looking, Survey};
+use super::node_ffi::{Tensor, Watcher, describe};
 use super::params::ContextParams;
 use super::trace::RawNode;
 
@@ -232,7 +233,8 @@ impl Context {
                 self.raw.as_ptr(),
                 sys::llama_batch {
                     n_tokens: n as i32,
-                    token: batch.tokens.as_mut_ptr(),
+                    // `Token` has the layout of the number in it.
+                    token: batch.tokens.as_mut_ptr().cast(),
                     embd: ptr::null_mut(),
                     pos: batch.positions.as_mut_ptr(),
                     n_seq_id: counts.as_mut_ptr(),

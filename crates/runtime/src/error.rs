@@ -3,12 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::roles::Role;
+use super::role::Role;
 use super::settings::KvType;
+use super::token::Token;
 use modelve_base::human::bytes;
-
-/// The id of a token: 0 to one less than the size of the vocabulary.
-pub type Token = i32;
 
 /// An error of the runtime. Names the file, tensor, key or argument it is about.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,10 @@ use std::sync::{Mutex, OnceLock};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
-use super::backends::Device;
+use super::device::Device;
 use super::error::{Error, Result};
 use super::log::{self, clear_errors, is_want_of_memory, take_errors};
 use super::params::LoadParams;
-use super::start::start;
 use modelve_gguf::Gguf;
 
 /// A copy of a string of C, lossy; empty for none.
@@ -92,17 +91,38 @@ pub(super) fn catch_aborts() {
     extern "C" fn call(message: *const c_char) {
         // SAFETY: ggml passes a zero-terminated string that lives during the call.
         let message = unsafe { copy(message) };
-        let message = log::without_paths(&message);
-        match ABORT_HOOK.get() {
-            Some(hook) => hook(&message),
-            None => {
-                use std::io::Write;
-                let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
-            }
-        }
+        give_up(&log::without_paths(&message));
     }
     // SAFETY: `call` has the signature ggml wants and lives as long as the program.
     unsafe { sys::ggml_set_abort_callback(Some(call)) };
+
+    // An exception that nobody catches ends the process, too; ggml would print a stack trace.
+    #[cfg(unix)]
+    {
+        extern "C" fn terminated() {
+            give_up("an exception of its own that it does not catch");
+            std::process::abort();
+        }
+        unsafe extern "C" {
+            // `std::set_terminate`, which has this name in the C++ ABI of every Unix.
+            #[link_name = "_ZSt13set_terminatePFvvE"]
+            fn set_terminate(handler: extern "C" fn()) -> Option<extern "C" fn()>;
+        }
+        // SAFETY: the handler has the signature C++ wants, lives as long as the program, and does
+        // not return.
+        unsafe { set_terminate(terminated) };
+    }
+}
+
+/// Says that llama.cpp ends the process.
+fn give_up(message: &str) {
+    match ABORT_HOOK.get() {
+        Some(hook) => hook(message),
+        None => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
+        }
+    }
 }
 
 /// Asks for huge pages behind a block's capacity.
@@ -127,9 +147,15 @@ pub(super) fn in_huge_pages(block: &mut Vec<u8>) {
     let _ = block;
 }
 
+/// Proof that llama.cpp has started, its log and aborts in our hands. Only `start` makes one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Started {
+    /// Whether products are computed by our own kernels.
+    pub own_kernels: bool,
+}
+
 /// The devices this build can use, as ggml lists them.
-pub fn devices() -> Vec<Device> {
-    start();
+pub(super) fn devices(_: Started) -> Vec<Device> {
     // SAFETY: the backend registry is initialized by the first call and then only read; indices
     // are below the count, and names are zero-terminated strings that live as long as it.
     unsafe {
@@ -185,9 +211,8 @@ pub(super) fn load_one(library: &CStr) {
 
 /// What each backend of this build makes use of, in llama.cpp's words:
 /// `CPU : AVX2 = 1 | FMA = 1 | …`.
-pub fn system_info() -> String {
+pub(super) fn system_info(_: Started) -> String {
     static ONE: Mutex<()> = Mutex::new(());
-    start();
     let _one = ONE.lock();
     // SAFETY: the function fills a string of its own and returns its zero-terminated bytes,
     // which stay until the next call; the lock keeps other threads from making one.
@@ -199,6 +224,7 @@ pub fn system_info() -> String {
 /// # Errors
 /// [`Error::Load`]: llama.cpp declined, or `progress` stopped it.
 pub(super) fn load_model(
+    _: Started,
     path: &Path,
     gguf: &Gguf,
     mut params: LoadParams<'_>,
@@ -213,7 +239,6 @@ pub(super) fn load_model(
     let parts: Vec<CString> = parts
         .collect::<Result<_, _>>()
         .map_err(|_| failed("its path holds a zero byte".to_owned()))?;
-    start();
     clear_errors();
 
     extern "C" fn on_progress(done: f32, data: *mut c_void) -> bool {

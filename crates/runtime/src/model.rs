@@ -13,7 +13,8 @@ use super::error::{Error, Result};
 use super::ffi;
 use super::params::{Extent, LoadParams};
 use super::roles::FoundRoles;
-use super::rope::Rope;
+use super::rope::{Regime, Rope};
+use super::start::{self, start};
 use super::vocab::Vocab;
 use modelve_gguf::Gguf;
 
@@ -116,7 +117,7 @@ impl Model {
     /// # Errors
     /// See [`Model::load`].
     pub fn load_checked(checked: Checked, options: &LoadOptions) -> Result<Model> {
-        let start = Instant::now();
+        let begun = Instant::now();
         let Checked { path, gguf, facts } = checked;
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
         let rope = facts.rope_boundary.map(Rope::new);
@@ -133,6 +134,7 @@ impl Model {
         let cancel = options.cancel.clone();
         let raw = loop {
             let raw = ffi::load_model(
+                start(),
                 &path,
                 &gguf,
                 LoadParams {
@@ -171,7 +173,7 @@ impl Model {
             weights: options.weights,
             gpu_layers,
             device,
-            load_time: start.elapsed(),
+            load_time: begun.elapsed(),
             fingerprint: OnceLock::new(),
             roles: FoundRoles::default(),
         };
@@ -203,6 +205,33 @@ impl Model {
     /// Where the RoPE factors change, if they do.
     pub fn rope(&self) -> Option<Rope> {
         self.inner.rope
+    }
+
+    /// The factors for a text of so many tokens.
+    pub fn regime(&self, tokens: usize) -> Regime {
+        match self.rope() {
+            Some(rope) if tokens > rope.original as usize => Regime::Long,
+            _ => Regime::Short,
+        }
+    }
+
+    /// The longest text for these factors, in tokens.
+    pub fn reach(&self, regime: Regime) -> usize {
+        match (self.rope(), regime) {
+            (Some(rope), Regime::Short) => rope.original as usize,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The size of a context for `tokens` cells that computes with these factors.
+    pub fn context_for(&self, regime: Regime, tokens: usize) -> u32 {
+        let tokens = u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
+        match (self.rope(), regime) {
+            // llama.cpp takes the long factors only in a context beyond the boundary.
+            (Some(rope), Regime::Long) => tokens.max(rope.short_context + 1),
+            (Some(rope), Regime::Short) => tokens.min(rope.short_context),
+            (None, _) => tokens,
+        }
     }
 
     /// Where the weights lie.
@@ -242,6 +271,7 @@ impl Checked {
     /// [`Error::Load`] with llama.cpp's reason.
     pub fn try_header(&self) -> Result<()> {
         ffi::load_model(
+            start(),
             &self.path,
             &self.gguf,
             LoadParams {
@@ -272,7 +302,7 @@ impl Checked {
 
 /// Layers for the GPU and the name of the device that computes.
 fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u32, String)> {
-    let devices = ffi::devices();
+    let devices = start::devices();
     if devices.iter().all(|device| device.gpu) {
         let folders = super::backends::folders();
         return Err(Error::NoBackend { folders });

@@ -6,8 +6,9 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::grammar::{Follower, Grammar};
+use super::token::Token;
 use super::vocab::Vocab;
 
 /// Tokens that the penalties look back on, as in llama.cpp.
@@ -145,7 +146,7 @@ impl Sampler {
             .iter()
             .copied()
             .chain(banned)
-            .map(|(token, bias)| LlamaLogitBias::new(LlamaToken(token), bias))
+            .map(|(token, bias)| LlamaLogitBias::new(LlamaToken(token.0), bias))
             .collect();
         if !biases.is_empty() {
             chain.push(LlamaSampler::logit_bias(n_vocab, &biases));
@@ -159,7 +160,7 @@ impl Sampler {
                 sampling.presence_penalty,
             );
             let from = prompt.len().saturating_sub(PENALTY_WINDOW as usize);
-            chain.push(penalties.with_tokens(prompt[from..].iter().map(|&t| LlamaToken(t))));
+            chain.push(penalties.with_tokens(prompt[from..].iter().map(|&t| LlamaToken(t.0))));
         }
         if sampling.temperature > 0.0 {
             if sampling.top_k > 0 {
@@ -215,13 +216,13 @@ impl Sampler {
         let mut data = std::mem::take(&mut self.candidates);
         data.clear();
         let entries = logits.iter().enumerate();
-        data.extend(entries.map(|(id, &l)| LlamaTokenData::new(LlamaToken(id as Token), l, 0.0)));
+        data.extend(entries.map(|(id, &l)| LlamaTokenData::new(LlamaToken(id as i32), l, 0.0)));
         let mut array = LlamaTokenDataArray::new(data, false);
         if let Some(grammar) = self.grammar.as_mut().filter(|_| by_grammar) {
             let allowed = grammar.allowed()?;
             array
                 .data
-                .retain(|candidate| allowed.contains(candidate.id().0));
+                .retain(|candidate| allowed.contains(Token(candidate.id().0)));
             if array.data.is_empty() {
                 return Err(match grammar.is_complete()? {
                     true => Error::GrammarEnd,
@@ -234,15 +235,19 @@ impl Sampler {
         if let Some(chain) = &mut self.chain {
             chain.apply(&mut array);
         }
-        let token = array.selected_token();
+        // Where everything is ruled out, the samplers still point at something.
+        let selected = array.selected.and_then(|at| array.data.get(at));
+        let token = selected
+            .filter(|candidate| candidate.logit() > f32::NEG_INFINITY)
+            .map(|candidate| Token(candidate.id().0));
         self.candidates = array.data;
-        token.map(|token| token.0).ok_or(Error::NothingToSample)
+        token.ok_or(Error::NothingToSample)
     }
 
     /// Takes note of the token that was chosen.
     pub fn accept(&mut self, token: Token) -> Result<()> {
         if let Some(chain) = &mut self.chain {
-            chain.accept(LlamaToken(token));
+            chain.accept(LlamaToken(token.0));
         }
         match &mut self.grammar {
             None => Ok(()),
@@ -271,7 +276,7 @@ pub(super) fn argmax(logits: &[f32]) -> Result<Token> {
             reason: "the logits are not numbers: the weights are damaged".to_owned(),
         });
     }
-    Ok(best as Token)
+    Ok(Token::at(best))
 }
 
 /// A token and how likely the model finds it.
@@ -310,7 +315,7 @@ pub fn likeliest(logits: &[f32], n: usize) -> Vec<Likely> {
     ids.sort_unstable_by(order);
     ids.into_iter()
         .map(|id| Likely {
-            token: id as Token,
+            token: Token::at(id),
             logprob: logits[id] - total,
         })
         .collect()
@@ -325,11 +330,11 @@ mod tests {
         let logits = [1.0, 3.0, 3.0, -2.0];
         let all = likeliest(&logits, 10);
         let order: Vec<_> = all.iter().map(|l| l.token).collect();
-        assert_eq!(order, [1, 2, 0, 3]);
+        assert_eq!(order, [1, 2, 0, 3].map(Token));
         let sum: f32 = all.iter().map(|l| l.logprob.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-6, "{sum}");
         assert_eq!(likeliest(&logits, 2), all[..2]);
-        assert_eq!(argmax(&logits).unwrap(), 1);
+        assert_eq!(argmax(&logits).unwrap(), Token(1));
     }
 
     #[test]

@@ -9,16 +9,17 @@ use super::cells::Cells;
 use super::context::{self, kv_bytes};
 use super::context_ffi::Context;
 use super::control::layers_added;
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::graph::{Hook, Pass, Roles};
-use super::graph_ffi::Looking;
 use super::host;
 use super::kv::CONTEXT_STEP;
+use super::looking::Looking;
 use super::model::Model;
 use super::params::ContextParams;
 use super::rope::Regime;
 use super::seq::{Home, Seq};
 use super::settings::{FlashAttention, MAX_SEQ, Settings};
+use super::token::Token;
 use super::trace::RawNode;
 
 /// Which tokens of a feed are to get logits.
@@ -387,7 +388,7 @@ impl Session {
         let limits = self.context.limits();
         let n = limits.n_batch.min(limits.n_outputs).min(2) as usize;
         self.batch.clear();
-        (0..n).for_each(|position| self.batch.push(0, position, 0, true));
+        (0..n).for_each(|position| self.batch.push(Token(0), position, 0, true));
         Ok((n, self.context.survey(&mut self.batch)?))
     }
 

@@ -5,6 +5,8 @@ use std::thread::{self, JoinHandle};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 
+use super::device::Device;
+use super::ffi::Started;
 use super::{backends, ffi};
 use modelve_gguf::GgmlType;
 
@@ -19,7 +21,7 @@ pub fn start_ahead() -> Starting {
 /// A start on its way. Dropping it waits for the end of it: a program that ended in the middle
 /// would take apart what is being made.
 #[must_use = "dropped at once, it is waited for at once"]
-pub struct Starting(Option<JoinHandle<bool>>);
+pub struct Starting(Option<JoinHandle<Started>>);
 
 impl Drop for Starting {
     fn drop(&mut self) {
@@ -49,28 +51,39 @@ fn widen_heap() {
 
 /// The types of weights that this program's own kernels multiply, see [`modelve_matmul`].
 pub fn own_kernels() -> impl Iterator<Item = GgmlType> {
-    let used = start();
-    modelve_matmul::types().filter(move |_| used)
+    let Started { own_kernels } = start();
+    modelve_matmul::types().filter(move |_| own_kernels)
 }
 
-/// Starts llama.cpp once per process and sends its log to `tracing`. Does it compute
-/// with our kernels?
-pub(super) fn start() -> bool {
-    static BACKEND: OnceLock<(Option<LlamaBackend>, bool)> = OnceLock::new();
-    let (_, own_kernels) = BACKEND.get_or_init(|| {
+/// The devices this build can use, as ggml lists them.
+pub fn devices() -> Vec<Device> {
+    ffi::devices(start())
+}
+
+/// What each backend of this build makes use of, in llama.cpp's words:
+/// `CPU : AVX2 = 1 | FMA = 1 | …`.
+pub fn system_info() -> String {
+    ffi::system_info(start())
+}
+
+/// Starts llama.cpp once per process and sends its log to `tracing`.
+pub(super) fn start() -> Started {
+    static BACKEND: OnceLock<(Option<LlamaBackend>, Started)> = OnceLock::new();
+    let (_, started) = BACKEND.get_or_init(|| {
         prepare();
         let none = backends::backends().is_empty();
         ffi::send_log();
         ffi::catch_aborts();
         // Without any backend llama.cpp would look for one where it was built and in the current
         // folder. An error means that other code of this process has started it: as good for us.
-        match none {
+        let (backend, own_kernels) = match none {
             true => (None, false),
             false => {
                 let own_kernels = modelve_matmul::register(backends::library("CPU"));
                 (LlamaBackend::init().ok(), own_kernels)
             }
-        }
+        };
+        (backend, Started { own_kernels })
     });
-    *own_kernels
+    *started
 }

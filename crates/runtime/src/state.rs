@@ -20,12 +20,13 @@
 
 use sha2::{Digest, Sha256};
 
-use super::error::{Error, Result, StateFault, Token};
+use super::error::{Error, Result, StateFault};
 use super::model::Model;
 use super::rope::Regime;
 use super::seq::Seq;
 use super::session::Session;
 use super::settings::{FlashAttention, KvType};
+use super::token::Token;
 use modelve_gguf::Gguf;
 
 const MAGIC: &[u8; 8] = b"MODELVEQ";
@@ -120,7 +121,7 @@ impl Session {
         bytes.extend(kind(self));
         bytes.extend(control(self));
         bytes.extend((tokens.len() as u32).to_le_bytes());
-        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(tokens.iter().flat_map(|token| token.0.to_le_bytes()));
         bytes.extend((state.len() as u64).to_le_bytes());
         bytes.extend(state);
         let digest = Sha256::digest(&bytes);
@@ -191,7 +192,7 @@ impl Session {
         let n_tokens = u32::from_le_bytes(reader.array()?) as usize;
         let tokens = reader.take(n_tokens.checked_mul(4).ok_or(StateFault::Damaged)?)?;
         let tokens = tokens.chunks_exact(4);
-        let tokens = tokens.map(|t| Token::from_le_bytes([t[0], t[1], t[2], t[3]]));
+        let tokens = tokens.map(|t| Token(i32::from_le_bytes([t[0], t[1], t[2], t[3]])));
         let n_state = usize::try_from(u64::from_le_bytes(reader.array()?));
         let state = reader.take(n_state.map_err(|_| StateFault::Damaged)?)?;
         match reader.0.len() {

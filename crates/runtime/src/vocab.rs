@@ -9,9 +9,11 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
 use super::check::{self, Alphabet, Facts, StopTokens};
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::ffi;
 use super::params::{Extent, LoadParams};
+use super::start::start;
+use super::token::Token;
 use modelve_gguf::Gguf;
 
 /// A model's vocabulary. Cheap to clone and shared by threads.
@@ -89,6 +91,7 @@ impl Vocab {
     pub fn of(path: &Path, gguf: &Gguf) -> Result<Vocab> {
         let facts = check::vocabulary(path, gguf)?;
         let raw = ffi::load_model(
+            start(),
             path,
             gguf,
             LoadParams {
@@ -133,6 +136,11 @@ impl Vocab {
         self.len
     }
 
+    /// Every token, in their order.
+    pub fn all(&self) -> impl Iterator<Item = Token> + use<> {
+        (0..self.len as usize).map(Token::at)
+    }
+
     /// Whether there is no vocabulary at all.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -163,14 +171,14 @@ impl Vocab {
 
     /// Whether llama.cpp lets the token end a text that follows a grammar.
     pub(super) fn ends_grammar(&self, token: Token) -> bool {
-        self.raw.vocab().is_eog(LlamaToken(token))
+        self.raw.vocab().is_eog(LlamaToken(token.0))
     }
 
     fn known(&self, token: LlamaToken) -> Option<Token> {
         u32::try_from(token.0)
             .ok()
             .filter(|&id| id < self.len)
-            .map(|_| token.0)
+            .map(|_| Token(token.0))
     }
 
     /// The tokens of a text, read as `reading` says.
@@ -201,7 +209,7 @@ impl Vocab {
             && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.bos())
             && !lacks(self.kind == sys::LLAMA_VOCAB_TYPE_WPM, vocab.sep());
         let tokens = vocab.tokenize(text, add_special, reading.knows_control_tokens());
-        Ok(tokens.into_iter().map(|token| token.0).collect())
+        Ok(tokens.into_iter().map(|token| Token(token.0)).collect())
     }
 
     /// The bytes a token stands for; a character can span tokens. Control tokens are empty
@@ -214,7 +222,7 @@ impl Vocab {
         Ok(self
             .raw
             .vocab()
-            .token_to_piece(LlamaToken(token), special, None))
+            .token_to_piece(LlamaToken(token.0), special, None))
     }
 
     /// The bytes of a whole text, without the space that some tokenizers put before it.
@@ -227,7 +235,7 @@ impl Vocab {
         }
         let tokens: Vec<LlamaToken> = tokens
             .iter()
-            .map(|&token| self.check(token).map(|()| LlamaToken(token)))
+            .map(|&token| self.check(token).map(|()| LlamaToken(token.0)))
             .collect::<Result<_>>()?;
         Ok(self.raw.vocab().detokenize(&tokens, false, special))
     }
@@ -235,12 +243,12 @@ impl Vocab {
     /// # Errors
     /// [`Error::TokenRange`] if the vocabulary does not have this token.
     pub fn check(&self, token: Token) -> Result<()> {
-        match u32::try_from(token) {
-            Ok(id) if id < self.len => Ok(()),
-            _ => Err(Error::TokenRange {
-                token,
-                n_vocab: self.len,
-            }),
+        if token.index() < self.len as usize {
+            return Ok(());
         }
+        Err(Error::TokenRange {
+            token,
+            n_vocab: self.len,
+        })
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::base::human;
-use crate::commands;
+use crate::commands::find;
 use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
@@ -32,7 +32,7 @@ pub struct Auto {
 impl Auto {
     /// For the model that commands take when they are not told one; else why not.
     pub fn of_default() -> Result<Self, String> {
-        let path = match commands::locate(None).map_err(|error| error.to_string())? {
+        let path = match find::locate(None).map_err(|error| error.to_string())? {
             Located::Gguf(path) => path,
             Located::Checkpoint(path) => {
                 return Err(format!("{} is a checkpoint", path.display()));

@@ -15,6 +15,7 @@ use crate::hub::store::Store;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::runtime::{self, backends};
 use crate::table::{Columns, cell, plain};
+use crate::version::VERSION;
 
 /// Flags of `modelve doctor`.
 #[derive(Debug, clap::Args)]
@@ -204,7 +205,7 @@ fn features(line: &str) -> Vec<Features> {
 }
 
 fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
-    let title = out.paint(BOLD, format!("modelve {}", super::VERSION));
+    let title = out.paint(BOLD, format!("modelve {}", VERSION));
     writeln!(out, "{title}")?;
     let mut rows = Columns::new(out, &["", ""]);
     let mut add = |name: &str, value| rows.add([cell(name, DIM), value]);

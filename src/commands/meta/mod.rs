@@ -14,8 +14,9 @@ use std::path::Path;
 
 use regex::Regex;
 
+use super::find::{locate, open};
+use super::flags;
 use super::kind::Kind;
-use super::{flags, locate, open};
 use crate::base::human;
 use crate::base::memory::Memory;
 use crate::hint::Usage;

@@ -54,7 +54,7 @@ pub(super) fn encode(
     let ids = tokenizer.tokenize(text, reading)?;
     let ids: Vec<u32> = ids
         .into_iter()
-        .filter_map(|id| u32::try_from(id).ok())
+        .filter_map(|id| u32::try_from(id.0).ok())
         .collect();
     print(text, &ids, args.json, vocabulary, out)
 }

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use regex::Regex;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::find::open_gguf;
 use super::flags::ModelFlag;
-use super::{kind, open_gguf};
+use super::kind;
 use crate::gguf::vocab::{Token, Vocabulary};
 use crate::hint::Usage;
 use crate::output::Output;

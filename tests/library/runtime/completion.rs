@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn requests(prompts: Vec<Vec<i32>>, options: &Arc<Options>) -> Vec<Request> {
+fn requests(prompts: Vec<Vec<Token>>, options: &Arc<Options>) -> Vec<Request> {
     let request = |prompt| Request {
         prompt,
         seed: 0,
@@ -20,10 +20,10 @@ pub(super) fn setup() -> Setup {
 
 fn completed(
     model: &Model,
-    prompts: Vec<Vec<i32>>,
+    prompts: Vec<Vec<Token>>,
     options: &Arc<Options>,
     setup: Setup,
-) -> (Vec<Vec<i32>>, Report) {
+) -> (Vec<Vec<Token>>, Report) {
     let mut out = vec![Vec::new(); prompts.len()];
     let report = complete(model, requests(prompts, options), setup, &mut |event| {
         if let Event::Done { index, completion } = event {
@@ -36,9 +36,9 @@ fn completed(
 
 pub(super) fn greedy(
     model: &Model,
-    prompts: Vec<Vec<i32>>,
+    prompts: Vec<Vec<Token>>,
     options: &Arc<Options>,
-) -> (Vec<Vec<i32>>, Report) {
+) -> (Vec<Vec<Token>>, Report) {
     completed(model, prompts, options, setup())
 }
 
@@ -52,17 +52,17 @@ pub(super) fn exact_options(max_tokens: usize) -> Arc<Options> {
 
 /// Greedy tokens by the plainest means: every token from a context of its own, whose size is
 /// the text's.
-fn fresh_runs(model: &Model, prompt: &[i32], n: usize) -> Vec<i32> {
+fn fresh_runs(model: &Model, prompt: &[Token], n: usize) -> Vec<Token> {
     let mut tokens = prompt.to_vec();
     for _ in 0..n {
         let long = tokens.len() > model.rope().unwrap().original as usize;
         let n_ctx = if long { 1024 } else { 256 };
         let mut session = Session::new(model, &Settings { n_ctx, ..exact() }).unwrap();
-        let mut best = 0;
+        let mut best = Token(0);
         let mut pick = |_: usize, row: &[f32]| {
-            let ends = |id: usize| model.vocab().is_end(id as i32);
+            let ends = |id: usize| model.vocab().is_end(Token::at(id));
             let ids = (0..row.len()).filter(|&id| !ends(id));
-            best = ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32;
+            best = Token::at(ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap());
         };
         let seq = session.open().unwrap();
         session.feed(&seq, &tokens, Want::Last, &mut pick).unwrap();
@@ -74,7 +74,7 @@ fn fresh_runs(model: &Model, prompt: &[i32], n: usize) -> Vec<i32> {
 #[test]
 fn a_text_that_crosses_the_rope_boundary_goes_on_as_a_fresh_run_would() {
     let model = tiny();
-    let prompt: Vec<i32> = (0..250).map(|i| 260 + i * 7 % 120).collect();
+    let prompt: Vec<Token> = (0..250).map(|i| Token(260 + i * 7 % 120)).collect();
     let (texts, report) = greedy(&model, vec![prompt.clone()], &exact_options(20));
     assert_eq!(texts[0], fresh_runs(&model, &prompt, 20));
     let regimes: Vec<_> = report
@@ -84,9 +84,9 @@ fn a_text_that_crosses_the_rope_boundary_goes_on_as_a_fresh_run_would() {
         .collect();
     assert_eq!(regimes, [(256, Some(false)), (512, Some(true))]);
     // Beside others, which stay short or begin long, it is the same.
-    let long: Vec<i32> = (0..300).map(|i| 260 + i * 11 % 120).collect();
+    let long: Vec<Token> = (0..300).map(|i| Token(260 + i * 11 % 120)).collect();
     let prompts = vec![
-        vec![270, 280],
+        vec![Token(270), Token(280)],
         prompt.clone(),
         long.clone(),
         prompt[..240].to_vec(),
@@ -106,7 +106,7 @@ fn a_text_that_crosses_the_rope_boundary_goes_on_as_a_fresh_run_would() {
 #[test]
 fn a_larger_limit_does_not_change_a_short_answer() {
     let model = tiny();
-    let prompt = vec![270, 280, 290];
+    let prompt = vec![Token(270), Token(280), Token(290)];
     let (expected, _) = greedy(&model, vec![prompt.clone()], &exact_options(30));
     for ctx_size in [64, 257, 4096] {
         let setup = Setup {
@@ -123,9 +123,9 @@ fn a_larger_limit_does_not_change_a_short_answer() {
 #[test]
 fn a_beginning_that_prompts_share_is_computed_once() {
     let model = tiny();
-    let system: Vec<i32> = (0..50).map(|i| 262 + i).collect();
-    let prompts: Vec<Vec<i32>> = (0..6)
-        .map(|i| [&system[..], &[300 + i, 320 - i]].concat())
+    let system: Vec<Token> = (0..50).map(|i| Token(262 + i)).collect();
+    let prompts: Vec<Vec<Token>> = (0..6)
+        .map(|i| [&system[..], &[300 + i, 320 - i].map(Token)].concat())
         .collect();
     let (together, report) = greedy(&model, prompts.clone(), &exact_options(8));
     assert_eq!(report.prefilled, 50 + 6 * 2);
@@ -139,10 +139,10 @@ fn a_beginning_that_prompts_share_is_computed_once() {
 #[test]
 fn many_prompts_take_turns_in_a_small_context() {
     let model = tiny();
-    let prompts: Vec<Vec<i32>> = (0..500)
+    let prompts: Vec<Vec<Token>> = (0..500)
         .map(|i| {
             (0..1 + i % 9)
-                .map(|k| 260 + (i * 13 + k * 5) % 140)
+                .map(|k| Token(260 + (i * 13 + k * 5) % 140))
                 .collect()
         })
         .collect();
@@ -159,8 +159,11 @@ fn many_prompts_take_turns_in_a_small_context() {
 #[test]
 fn what_the_vocabulary_lacks_is_refused_before_anything_is_computed() {
     let model = tiny();
-    for token in [-1, model.vocab().len() as i32, i32::MAX, i32::MIN] {
-        let prompts = requests(vec![vec![270], vec![271, token]], &exact_options(4));
+    for token in [-1, model.vocab().len() as i32, i32::MAX, i32::MIN].map(Token) {
+        let prompts = requests(
+            vec![vec![Token(270)], vec![Token(271), token]],
+            &exact_options(4),
+        );
         let mut heard = 0;
         let outcome = complete(&model, prompts, setup(), &mut |_| {
             heard += 1;
@@ -197,7 +200,7 @@ fn cancelling_gives_what_there_is() {
         settings,
         ..setup()
     };
-    let prompts = requests(vec![vec![270]; 40], &exact_options(100));
+    let prompts = requests(vec![vec![Token(270)]; 40], &exact_options(100));
     let mut tokens = 0;
     let mut ends = Vec::new();
     complete(&model, prompts, setup, &mut |event| {
@@ -211,6 +214,7 @@ fn cancelling_gives_what_there_is() {
             Event::Done { index, completion } => {
                 ends.push((index, completion.finish, completion.steps.len()))
             }
+            Event::Failed { index, error } => panic!("{index}: {error}"),
         }
         ControlFlow::Continue(())
     })
@@ -221,6 +225,38 @@ fn cancelling_gives_what_there_is() {
             .all(|(_, finish, _)| *finish == Finish::Cancelled)
     );
     assert!(ends[0].2 >= 1 && tokens < 100, "{tokens}");
+}
+
+#[test]
+fn a_request_that_fails_ends_alone() {
+    let model = tiny();
+    let nothing_is_left = Options {
+        sampling: Sampling {
+            logit_bias: (model.vocab().all().map(|token| (token, f32::NEG_INFINITY))).collect(),
+            ..Sampling::default()
+        },
+        ..(*exact_options(5)).clone()
+    };
+    let mut asked = requests(
+        vec![vec![Token(270)], vec![Token(280)], vec![Token(290)]],
+        &exact_options(5),
+    );
+    asked[1].options = Arc::new(nothing_is_left);
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let mut engine = Engine::new(&model, setup()).unwrap();
+    let mut note = |event| {
+        match event {
+            Event::Token { .. } => {}
+            Event::Done { index, completion } => done.push((index, completion.steps.len())),
+            Event::Failed { index, .. } => failed.push(index),
+        }
+        ControlFlow::Continue(())
+    };
+    engine.complete(asked.clone(), &mut note).unwrap();
+    // The engine goes on, and counts anew.
+    engine.complete(asked[..1].to_vec(), &mut note).unwrap();
+    done.sort_unstable();
+    assert_eq!((done, failed), (vec![(0, 5), (0, 5), (2, 5)], vec![1]));
 }
 
 #[test]
@@ -236,7 +272,11 @@ fn break_stops_everything_is_not_called_again_and_raises_nobodys_flag() {
         ..setup()
     };
     let prompts = requests(
-        vec![vec![270], vec![280, 290], vec![300]],
+        vec![
+            vec![Token(270)],
+            vec![Token(280), Token(290)],
+            vec![Token(300)],
+        ],
         &exact_options(50),
     );
     let mut calls = 0;

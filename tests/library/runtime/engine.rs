@@ -3,7 +3,7 @@
 use super::completion::{exact_options, greedy, setup};
 use super::*;
 use modelve::runtime::engine::{self, Capacity, Engine, RequestId, State};
-use modelve::runtime::{Completion, Sampling};
+use modelve::runtime::{Completion, Sampling, Token};
 
 /// A Phi-3 whose short factors reach as far as it was trained.
 fn long_tiny() -> Model {
@@ -25,7 +25,7 @@ fn of(cells: u32, sequences: u32) -> Setup {
     }
 }
 
-fn ask(prompt: &[i32], max_tokens: usize) -> Request {
+fn ask(prompt: &[Token], max_tokens: usize) -> Request {
     Request {
         prompt: prompt.to_vec(),
         seed: 0,
@@ -33,9 +33,9 @@ fn ask(prompt: &[i32], max_tokens: usize) -> Request {
     }
 }
 
-fn text(n: usize, seed: usize) -> Vec<i32> {
+fn text(n: usize, seed: usize) -> Vec<Token> {
     (0..n)
-        .map(|i| 260 + ((i * 7 + i * i * seed + seed) % 120) as i32)
+        .map(|i| Token::at(260 + (i * 7 + i * i * seed + seed) % 120))
         .collect()
 }
 
@@ -64,7 +64,7 @@ fn run(engine: &mut Engine) -> Vec<Option<Completion>> {
     }
 }
 
-fn tokens(completion: &Completion) -> Vec<i32> {
+fn tokens(completion: &Completion) -> Vec<Token> {
     completion.steps.iter().map(|step| step.token).collect()
 }
 
@@ -167,14 +167,21 @@ fn who_does_not_fit_waits_in_order_and_who_never_can_is_refused() {
 fn a_beginning_that_was_computed_is_taken_over_and_changes_no_text() {
     let model = long_tiny();
     let system = text(300, 2);
-    let with = |tail: &[i32]| [&system[..], tail].concat();
+    let with = |tail: &[Token]| [&system[..], tail].concat();
     let mut engine = Engine::new(&model, of(4096, 8)).unwrap();
-    engine.submit(ask(&with(&[301, 302]), 12)).unwrap();
+    engine
+        .submit(ask(&with(&[301, 302].map(Token)), 12))
+        .unwrap();
     let first = run(&mut engine).remove(0).unwrap();
     assert_eq!((first.reused, engine.report().prefilled), (0, 302));
     // The next turn of the same conversation, and another that begins alike.
-    let turn = [&with(&[301, 302]), &tokens(&first)[..], &[310, 311, 312]].concat();
-    let other = with(&[305, 306, 307]);
+    let turn = [
+        &with(&[301, 302].map(Token)),
+        &tokens(&first)[..],
+        &[310, 311, 312].map(Token),
+    ]
+    .concat();
+    let other = with(&[305, 306, 307].map(Token));
     engine.submit(ask(&turn, 12)).unwrap();
     engine.submit(ask(&other, 12)).unwrap();
     let done = run(&mut engine);
@@ -194,7 +201,7 @@ fn a_beginning_that_was_computed_is_taken_over_and_changes_no_text() {
 fn the_least_recently_used_leaves_first() {
     let model = long_tiny();
     let mut engine = Engine::new(&model, of(1024, 3)).unwrap();
-    let texts: Vec<Vec<i32>> = (0..4).map(|i| text(60, 5 + i)).collect();
+    let texts: Vec<Vec<Token>> = (0..4).map(|i| text(60, 5 + i)).collect();
     let reused = |engine: &mut Engine, which: usize| {
         engine.submit(ask(&texts[which], 2)).unwrap();
         run(engine).pop().unwrap().unwrap().reused
@@ -215,7 +222,7 @@ fn what_all_share_does_not_keep_the_last_place() {
     let mut engine = Engine::new(&model, of(512, 1)).unwrap();
     let system = text(100, 2);
     for i in 0..3 {
-        let prompt = [&system[..], &[300 + i, 310]].concat();
+        let prompt = [&system[..], &[300 + i, 310].map(Token)].concat();
         engine.submit(ask(&prompt, 3)).unwrap();
     }
     step(&mut engine);
@@ -265,7 +272,7 @@ fn requests_end_alone() {
     assert_eq!((left.finish, left.steps.len()), (Finish::Cancelled, 0));
     assert!(engine.cancel(leaves).is_none());
     // A token that no one has, and numbers that make no sense.
-    let bad = engine.submit(ask(&[270, 1 << 20], 5));
+    let bad = engine.submit(ask(&[270, 1 << 20].map(Token), 5));
     assert!(matches!(bad, Err(Error::TokenRange { .. })));
     let nonsense = Request {
         options: Arc::new(Options {

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 
 use llama_cpp_sys_2 as sys;
-use modelve::runtime::{Grammar, Vocab};
+use modelve::runtime::{Grammar, Token, Vocab};
 
 use super::{Tiny, file};
 
@@ -51,8 +51,8 @@ const TEXTS: [&str; 26] = [
 ];
 
 /// The token of a byte in [`Tiny`]'s vocabulary.
-fn token(byte: u8) -> i32 {
-    3 + i32::from(byte)
+fn token(byte: u8) -> Token {
+    Token(3 + i32::from(byte))
 }
 
 /// Whether a text follows a grammar, by llama.cpp.
@@ -65,7 +65,7 @@ fn follows(vocab: *const sys::llama_vocab, grammar: &str, text: &str) -> bool {
         assert!(!sampler.is_null());
         let end = sys::llama_vocab_eos(vocab);
         let mut fits = true;
-        for id in text.bytes().map(token).chain([end]) {
+        for id in text.bytes().map(|byte| token(byte).0).chain([end]) {
             let mut data = sys::llama_token_data {
                 id,
                 logit: 1.0,

@@ -98,7 +98,7 @@ impl Hook for Probe {
 }
 
 /// The logits of every token of a text, in a sequence that is closed again.
-fn pass(session: &mut Session, tokens: &[i32], hook: &mut dyn Hook) -> Vec<Vec<f32>> {
+fn pass(session: &mut Session, tokens: &[Token], hook: &mut dyn Hook) -> Vec<Vec<f32>> {
     let seq = session.open().unwrap();
     let mut rows = Vec::new();
     let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
@@ -116,8 +116,8 @@ fn states(layer: usize) -> [Role; 3] {
     ]
 }
 
-const A: [i32; 5] = [270, 280, 290, 300, 310];
-const B: [i32; 5] = [271, 283, 265, 300, 291];
+const A: [Token; 5] = [Token(270), Token(280), Token(290), Token(300), Token(310)];
+const B: [Token; 5] = [Token(271), Token(283), Token(265), Token(300), Token(291)];
 
 #[test]
 fn what_blocks_add_makes_the_residual_stream() {
@@ -251,7 +251,7 @@ fn the_states_of_another_text_give_its_answer() {
 fn one_sequence_of_a_batch_is_patched_and_the_other_is_not() {
     for (name, model) in models() {
         let mut session = Session::new(&model, &hooked()).unwrap();
-        let two = |session: &mut Session, second: &[i32], hook: &mut dyn Hook| {
+        let two = |session: &mut Session, second: &[Token], hook: &mut dyn Hook| {
             let seqs = [session.open().unwrap(), session.open().unwrap()];
             let entries: Vec<Entry<'_>> = (0..A.len())
                 .flat_map(|i| [(0, A[i], i), (1, second[i], i)])

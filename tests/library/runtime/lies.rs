@@ -21,12 +21,17 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
     let Ok(mut session) = Session::new(&model, &settings) else {
         return false;
     };
-    let token = i32::try_from(model.vocab().len()).unwrap_or(1) - 1;
+    let token = Token::at(model.vocab().len().saturating_sub(1) as usize);
     let seq = session.open().unwrap();
-    let fed = session.feed(&seq, &[0, token, 1], Want::All, &mut |_, _| {});
+    let fed = session.feed(
+        &seq,
+        &[Token(0), token, Token(1)],
+        Want::All,
+        &mut |_, _| {},
+    );
     let _ = model.vocab().tokenize("the ball \u{20ac}", Reading::Prompt);
     let request = Request {
-        prompt: vec![0, token],
+        prompt: vec![Token(0), token],
         seed: 0,
         options: Arc::new(Options {
             max_tokens: 2,
@@ -37,7 +42,7 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
         settings,
         ..Setup::default()
     };
-    let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
+    let go_on = &mut |_: Event| ControlFlow::Continue(());
     let completed = complete(&model, vec![request], setup, go_on);
     fed.is_ok() && completed.is_ok()
 }

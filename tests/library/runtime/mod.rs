@@ -1,5 +1,6 @@
 //! The runtime as a library, on a tiny Phi-3 of random weights.
 
+mod aborts;
 mod chat;
 mod completion;
 mod engine;
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
-    Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, Options,
-    Reading, Report, Request, Seq, Session, Settings, Setup, Vocab, Want, complete,
+    Cancel, Engine, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model,
+    Options, Reading, Report, Request, Sampling, Seq, Session, Settings, Setup, Token, Vocab, Want,
+    complete,
 };
 
 struct File {
@@ -56,12 +58,12 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The logits after every token, in a sequence of their own.
-fn alone(session: &mut Session, tokens: &[i32]) -> Vec<Vec<f32>> {
+fn alone(session: &mut Session, tokens: &[Token]) -> Vec<Vec<f32>> {
     let seq = session.open().unwrap();
     all_logits(session, &seq, tokens)
 }
 
-fn all_logits(session: &mut Session, seq: &Seq, tokens: &[i32]) -> Vec<Vec<f32>> {
+fn all_logits(session: &mut Session, seq: &Seq, tokens: &[Token]) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     session
         .feed(seq, tokens, Want::All, &mut |_, row| {
@@ -101,7 +103,7 @@ fn a_vocabulary_alone_turns_text_into_tokens_and_back() {
     assert_eq!(vocab.piece(end, false).unwrap(), b"");
     assert_eq!(vocab.piece(end, true).unwrap(), b"<|end|>");
     let n = vocab.len() as i32;
-    for out in [-1, n, i32::MAX] {
+    for out in [-1, n, i32::MAX].map(Token) {
         assert!(matches!(
             vocab.piece(out, true),
             Err(Error::TokenRange { .. })
@@ -112,7 +114,7 @@ fn a_vocabulary_alone_turns_text_into_tokens_and_back() {
 #[test]
 fn one_batch_or_several_give_the_same_logits() {
     let model = tiny();
-    let tokens: Vec<i32> = (0..40).map(|i| 260 + i * 3 % 90).collect();
+    let tokens: Vec<Token> = (0..40).map(|i| Token(260 + i * 3 % 90)).collect();
     let mut whole = Session::new(&model, &exact()).unwrap();
     let reference = alone(&mut whole, &tokens);
     assert_eq!(reference.len(), tokens.len());
@@ -151,7 +153,7 @@ fn sequences_in_one_context_do_not_see_each_other() {
         },
     )
     .unwrap();
-    let (a, b) = ([270, 280, 290], [300, 310, 320]);
+    let (a, b) = ([270, 280, 290].map(Token), [300, 310, 320].map(Token));
     let expected = alone(&mut Session::new(&model, &exact()).unwrap(), &b);
     let first = session.open().unwrap();
     all_logits(&mut session, &first, &a);
@@ -193,15 +195,15 @@ fn sequences_are_handed_out_and_taken_back() {
         session.fork(&first, 0),
         Err(Error::NoSequence { n_seq: 2 })
     ));
-    let expected = all_logits(&mut session, &first, &[270, 280]);
-    all_logits(&mut session, &second, &[290, 300, 310]);
+    let expected = all_logits(&mut session, &first, &[270, 280].map(Token));
+    all_logits(&mut session, &second, &[290, 300, 310].map(Token));
     // One that is dropped gives its cells back, and whoever comes next finds it empty.
     drop(first);
     assert_eq!(session.free_cells(), session.n_ctx() - 3);
     assert_eq!(session.free_sequences(), 1);
     let third = session.open().unwrap();
     assert!(session.is_empty(&third).unwrap());
-    let again = all_logits(&mut session, &third, &[270, 280]);
+    let again = all_logits(&mut session, &third, &[270, 280].map(Token));
     assert!(distance(&again[1], &expected[1]) < 1e-5);
     session.close(third);
     assert_eq!(session.free_cells(), session.n_ctx() - 3);
@@ -212,11 +214,11 @@ fn sequences_are_handed_out_and_taken_back() {
     let mut ignore = |_: usize, _: &[f32]| {};
     let entry = Entry {
         seq: &foreign,
-        token: 270,
+        token: Token(270),
         output: true,
     };
     let errors = [
-        session.feed(&foreign, &[270], Want::Last, &mut ignore),
+        session.feed(&foreign, &[Token(270)], Want::Last, &mut ignore),
         session.step(&[entry], &mut ignore),
         session.truncate(&foreign, 0),
         session.fork(&foreign, 0).map(drop),
@@ -226,7 +228,7 @@ fn sequences_are_handed_out_and_taken_back() {
         assert!(matches!(error, Err(Error::ForeignSequence)), "{error:?}");
     }
     session.close(foreign);
-    assert_eq!(session.tokens(&second).unwrap(), [290, 300, 310]);
+    assert_eq!(session.tokens(&second).unwrap(), [290, 300, 310].map(Token));
     assert_eq!(other.free_sequences(), 2);
 }
 
@@ -237,18 +239,24 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let seq = session.open().unwrap();
     let mut ignore = |_: usize, _: &[f32]| {};
     session
-        .feed(&seq, &[270, 271], Want::None, &mut ignore)
+        .feed(&seq, &[270, 271].map(Token), Want::None, &mut ignore)
         .unwrap();
-    let long = vec![270; 600];
+    let long = vec![Token(270); 600];
     let full = session.feed(&seq, &long, Want::Last, &mut ignore);
     assert!(
         matches!(full, Err(Error::ContextFull { need: 602, .. })),
         "{full:?}"
     );
-    let range = session.feed(&seq, &[270, 1 << 20], Want::Last, &mut ignore);
+    let range = session.feed(&seq, &[270, 1 << 20].map(Token), Want::Last, &mut ignore);
     assert!(matches!(range, Err(Error::TokenRange { .. })));
-    let negative = session.feed(&seq, &[-1], Want::Last, &mut ignore);
-    assert!(matches!(negative, Err(Error::TokenRange { token: -1, .. })));
+    let negative = session.feed(&seq, &[Token(-1)], Want::Last, &mut ignore);
+    assert!(matches!(
+        negative,
+        Err(Error::TokenRange {
+            token: Token(-1),
+            ..
+        })
+    ));
     assert!(matches!(
         session.step(&[], &mut ignore),
         Err(Error::BatchSize { n: 0, .. })
@@ -264,7 +272,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let own = narrow.open().unwrap();
     let three = [Entry {
         seq: &own,
-        token: 270,
+        token: Token(270),
         output: true,
     }; 3];
     assert!(narrow.step(&three, &mut ignore).is_err());
@@ -281,7 +289,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     .unwrap();
     cancel.set();
     let seq = session.open().unwrap();
-    let stopped = session.feed(&seq, &[270], Want::Last, &mut ignore);
+    let stopped = session.feed(&seq, &[Token(270)], Want::Last, &mut ignore);
     assert!(matches!(stopped, Err(Error::Cancelled)));
     assert_eq!(session.len(&seq).unwrap(), 0);
 }
@@ -298,7 +306,7 @@ fn the_size_of_a_context_decides_between_rope_factors() {
             .write(path)
         });
         let model = Model::load(&file.path, &LoadOptions::default()).unwrap();
-        let tokens: Vec<i32> = (0..20).map(|i| 262 + i).collect();
+        let tokens: Vec<Token> = (0..20).map(|i| Token(262 + i)).collect();
         let mut sessions = [original, original + 1, 2048]
             .map(|n_ctx| Session::new(&model, &Settings { n_ctx, ..exact() }).unwrap());
         // Up to the boundary short; a context between two steps may still be short.
@@ -318,7 +326,7 @@ fn the_size_of_a_context_decides_between_rope_factors() {
 #[test]
 fn threads_share_a_model() {
     let model = tiny();
-    let tokens = [270, 280, 290, 300];
+    let tokens = [270, 280, 290, 300].map(Token);
     let reference = alone(&mut Session::new(&model, &exact()).unwrap(), &tokens);
     std::thread::scope(|scope| {
         for _ in 0..4 {

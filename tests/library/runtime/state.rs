@@ -7,10 +7,10 @@ use modelve::runtime::StateFault;
 fn saved(model: &Model, settings: &Settings) -> (Vec<u8>, Vec<f32>) {
     let mut session = Session::new(model, settings).unwrap();
     let seq = session.open().unwrap();
-    let tokens: Vec<i32> = (0..30).map(|i| 262 + i * 5 % 100).collect();
+    let tokens: Vec<Token> = (0..30).map(|i| Token(262 + i * 5 % 100)).collect();
     all_logits(&mut session, &seq, &tokens);
     let bytes = session.save(&seq).unwrap();
-    let rows = all_logits(&mut session, &seq, &[270, 271]);
+    let rows = all_logits(&mut session, &seq, &[270, 271].map(Token));
     (bytes, rows[1].clone())
 }
 
@@ -29,16 +29,16 @@ fn a_sequence_goes_on_after_it_was_put_back() {
         let seq = session.restore(&bytes).unwrap();
         assert_eq!(session.len(&seq).unwrap(), 30);
         assert_eq!(session.free_cells(), session.n_ctx() - 30);
-        let rows = all_logits(&mut session, &seq, &[270, 271]);
+        let rows = all_logits(&mut session, &seq, &[270, 271].map(Token));
         assert_eq!(rows[1], expected, "the cells lie alike: not a bit differs");
         // Taken back and saved again it is the same; beside another the cells lie elsewhere.
         session.truncate(&seq, 30).unwrap();
         assert_eq!(session.save(&seq).unwrap().len(), bytes.len());
         let mut other = Session::new(&model, &settings).unwrap();
         let first = other.open().unwrap();
-        all_logits(&mut other, &first, &[300, 301, 302, 303, 304]);
+        all_logits(&mut other, &first, &[300, 301, 302, 303, 304].map(Token));
         let second = other.restore(&bytes).unwrap();
-        let rows = all_logits(&mut other, &second, &[270, 271]);
+        let rows = all_logits(&mut other, &second, &[270, 271].map(Token));
         let bound = if kv_type == KvType::F32 { 1e-5 } else { 1e-2 };
         assert!(distance(&rows[1], &expected) < bound);
         assert!(matches!(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::support::synthetic::Dtype;
 use assert_cmd::cargo::CommandCargoExt;
 use modelve::gguf::Gguf;
-use modelve::runtime::{Reading, Vocab};
+use modelve::runtime::{Reading, Token, Vocab};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -188,9 +188,9 @@ fn metadata_keeps_the_name_and_every_stop_token() {
 
     let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
     for id in [290, 291, 292] {
-        assert!(vocab.is_end(id), "{id}");
+        assert!(vocab.is_end(Token(id)), "{id}");
     }
-    assert!(!vocab.is_end(280));
+    assert!(!vocab.is_end(Token(280)));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_fine_tune_by_another_name_still_strips_after_special_tokens() {
     let tokens = vocab
         .tokenize("<|end|>\n<|assistant|>", Reading::PromptPart)
         .unwrap();
-    assert_eq!(tokens, [292, 291]);
+    assert_eq!(tokens, [292, 291].map(Token));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_byte_level_vocabulary_is_read_and_understood_by_llama_cpp() {
     let vocab = Vocab::load(&bench.path("out/x.gguf")).unwrap();
     let text = "he he<|im_end|>\n";
     let tokens = vocab.tokenize(text, Reading::Prompt).unwrap();
-    assert_eq!(tokens, [256, 257, 292, i32::from(b'\n')]);
+    assert_eq!(tokens, [256, 257, 292, i32::from(b'\n')].map(Token));
     assert_eq!(vocab.detokenize(&tokens, true).unwrap(), text.as_bytes());
 }
 

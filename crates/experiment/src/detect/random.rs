@@ -35,10 +35,13 @@ pub(super) fn ordinary(model: &Model) -> Result<Vec<Token>> {
         Vocabulary::new(model.gguf()).map_err(|error| unsupported(error.to_string()))?;
     let n = model.vocab().len().min(vocabulary.len() as u32);
     let is_text = |&id: &u32| {
-        let named = model.vocab().is_end(id as Token);
+        let named = model.vocab().is_end(Token::at(id as usize));
         vocabulary.kind(id) == Kind::Normal && !named
     };
-    Ok((0..n).filter(is_text).map(|id| id as Token).collect())
+    Ok((0..n)
+        .filter(is_text)
+        .map(|id| Token::at(id as usize))
+        .collect())
 }
 
 /// `length` different tokens of `from`, twice, behind the model's BOS token if it wants one. Each

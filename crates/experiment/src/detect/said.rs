@@ -225,7 +225,7 @@ fn tell(
     let rows = readout.logits(norm, &mut written.concat())?;
     for (row, last) in rows.chunks_exact(n_vocab).zip(found) {
         let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n_vocab as f64;
-        let above = |id: Token| six_digits(f64::from(row[id as usize]) - mean);
+        let above = |id: Token| six_digits(f64::from(row[id.index()]) - mean);
         last.to_answer = Some(above(answer));
         let ids = Distribution::new(row).top(top).into_iter();
         last.writes = ids

@@ -156,7 +156,7 @@ impl Plan {
             let mut at = start + at;
             for (number, text) in self.texts.iter().enumerate() {
                 let numbers: Vec<i32> = match tensor.name.as_str() {
-                    "ids" => text.clone(),
+                    "ids" => text.iter().map(|id| id.0).collect(),
                     "text" => vec![i32::try_from(number).unwrap_or(i32::MAX); text.len()],
                     "position" => (0..).take(text.len()).collect(),
                     _ => break,

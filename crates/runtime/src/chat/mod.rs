@@ -22,8 +22,9 @@ mod value;
 
 use serde::Serialize;
 
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::model::Model;
+use super::token::Token;
 use template::Surroundings;
 use tokens::tokens_of;
 

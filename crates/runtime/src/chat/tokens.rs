@@ -3,7 +3,8 @@
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
+use crate::token::Token;
 use crate::vocab::{Reading, Vocab};
 
 /// The tokens of pieces that people (true) or the template wrote.
@@ -65,7 +66,7 @@ fn controls_of(vocab: &Vocab, tokens: &[Token], added: bool) -> Vec<Token> {
 /// user's own though they delimit turns.
 fn is_control(vocab: &Vocab, token: Token) -> bool {
     let raw = vocab.raw().vocab();
-    let token = LlamaToken(token);
+    let token = LlamaToken(token.0);
     if raw.is_control(token) || raw.is_eog(token) {
         return true;
     }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::request::{Event, Request, RequestId};
 use crate::completion::{Completion, Finish, Options, Step};
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
 use crate::sampling::{Sampler, likeliest, log_sum_exp};
 use crate::text::Assembler;
+use crate::token::Token;
 use crate::vocab::Vocab;
 
 /// What is known of a request between two steps.
@@ -89,7 +90,7 @@ impl Job {
             None => return Err(Error::NothingToSample),
         };
         let logprob = match logprobs || top > 0 {
-            true => logits[token as usize] - log_sum_exp(logits),
+            true => logits[token.index()] - log_sum_exp(logits),
             false => 0.0,
         };
         Ok(Step {

@@ -15,22 +15,23 @@
 mod complete;
 mod job;
 mod lane;
+mod plan;
 mod request;
 
 use std::sync::Arc;
 
 use super::completion::{Completion, Finish, Options, Report};
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
 use super::model::Model;
-use super::plan;
 use super::rope::{PerRegime, Regime};
 use super::session::Session;
+use super::token::Token;
 pub use complete::complete;
 use job::Job;
 use lane::{Around, Lane};
 pub use request::{Capacity, Event, Request, RequestId, Setup, State};
 
-pub use super::plan::PARALLEL;
+pub use plan::PARALLEL;
 
 /// Steps of the short lane after which one who waits for the long one gets a turn.
 const PATIENCE: usize = 256;
@@ -125,7 +126,7 @@ impl Engine {
             self.sound = Some(Arc::clone(options));
         }
         if options.ignore_end && self.ends.is_empty() {
-            let ids = 0..vocab.len() as Token;
+            let ids = vocab.all();
             self.ends = ids.filter(|&token| vocab.is_end(token)).collect();
         }
         let id = RequestId(self.next_id);

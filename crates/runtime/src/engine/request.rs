@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::completion::{Completion, Options, Step};
-use crate::error::{Error, Token};
+use crate::error::Error;
 use crate::settings::Settings;
+use crate::token::Token;
 
 /// How an engine computes, whoever asks.
 #[derive(Debug, Clone, Default)]

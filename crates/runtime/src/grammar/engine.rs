@@ -6,7 +6,8 @@ use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Logger, Matcher, ParserFactory};
 
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
+use crate::token::Token;
 use crate::vocab::Vocab;
 
 /// llguidance calls itself for what nests; a schema of the largest size needs this much.
@@ -38,7 +39,8 @@ impl Engine {
 
     /// An engine for a model's tokens.
     pub fn of(vocab: &Vocab) -> Result<Engine> {
-        let words = (0..i32::try_from(vocab.len()).unwrap_or(i32::MAX))
+        let words = vocab
+            .all()
             .map(|token| word(vocab, token))
             .collect::<Result<_>>()?;
         Engine::new(words).map_err(|reason| fault(&reason))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
+use crate::token::Token;
 
 /// Where one text stands in its grammar.
 pub(crate) struct Follower {
@@ -38,7 +39,7 @@ impl Follower {
         if self.ends.binary_search(&token).is_ok() {
             return self.is_complete();
         }
-        let Ok(id) = u32::try_from(token) else {
+        let Ok(id) = u32::try_from(token.0) else {
             return Ok(false);
         };
         if self.ended || self.matcher.is_stopped() && !self.matcher.is_error() {
@@ -73,7 +74,7 @@ impl Follower {
             self.ended = true;
             return Ok(());
         }
-        let id = u32::try_from(token).unwrap_or(u32::MAX);
+        let id = u32::try_from(token.0).unwrap_or(u32::MAX);
         self.matcher.consume_token(id).map_err(fault)
     }
 }
@@ -91,10 +92,9 @@ impl Allowed {
         if self.ends.binary_search(&token).is_ok() {
             return self.complete;
         }
-        match (&self.mask, usize::try_from(token)) {
-            (Some(mask), Ok(id)) => id < mask.len() && mask.get(id),
-            _ => false,
-        }
+        let id = token.index();
+        let mask = self.mask.as_ref();
+        mask.is_some_and(|mask| id < mask.len() && mask.get(id))
     }
 }
 

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
 
-use super::error::{Error, Result, Token};
+use super::error::{Error, Result};
+use super::token::Token;
 use super::vocab::Vocab;
 use engine::Engine;
 pub(super) use follow::Follower;
@@ -121,10 +122,11 @@ impl Grammar {
             .clone();
         let mut follower = Follower::new(matcher, Arc::default());
         for &byte in text {
-            if !follower.allows(i32::from(byte))? {
+            let byte = Token(i32::from(byte));
+            if !follower.allows(byte)? {
                 return Ok(false);
             }
-            follower.accept(i32::from(byte))?;
+            follower.accept(byte)?;
         }
         follower.is_complete()
     }
@@ -136,11 +138,11 @@ impl Grammar {
             .as_ref()
             .is_some_and(|r| std::ptr::eq(r.vocab.raw(), vocab.raw()));
         if !known {
-            let all = 0..i32::try_from(vocab.len()).unwrap_or(i32::MAX);
             *ready = Some(Ready {
                 vocab: vocab.clone(),
                 matcher: self.compile(&Engine::of(vocab)?)?,
-                ends: all
+                ends: vocab
+                    .all()
                     .filter(|&token| vocab.is_end(token) || vocab.ends_grammar(token))
                     .collect(),
             });

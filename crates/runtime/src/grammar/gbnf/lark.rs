@@ -9,7 +9,8 @@ use std::collections::hash_map::Entry;
 use std::fmt::Write;
 
 use super::{Item, Rules, Sequence, TokenName};
-use crate::error::{Error, Result, Token};
+use crate::error::{Error, Result};
+use crate::token::Token;
 
 /// Alternatives that rewriting may make of one rule.
 const MAX_ALTERNATIVES: usize = 1000;
@@ -284,7 +285,7 @@ mod tests {
     use super::*;
 
     fn lark(text: &str) -> Result<String> {
-        Rules::read(text)?.to_lark(&|name| (name == "<|end|>").then_some(7))
+        Rules::read(text)?.to_lark(&|name| (name == "<|end|>").then_some(Token(7)))
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The nodes of a pass as ggml has them, for hooks. Unsafe code, as in `ffi.rs`.
+//! The nodes of a pass as ggml has them: what they say of themselves, their values read and written.
+//! Unsafe code, as in `ffi.rs`.
 
 #![allow(unsafe_code)]
 
@@ -8,9 +9,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::error::{Error, Result};
 use super::ffi::copy;
-use super::graph::{Hook, NodeInfo, Pass, Row, Rows};
-use super::roles::{Role, Roles, Seen};
-use super::trace::{Along, RawInput, RawNode, Trace, Whose};
+use super::node::NodeInfo;
+use super::trace::{RawInput, RawNode};
 use super::values::Layout;
 use modelve_gguf::GgmlType;
 
@@ -117,13 +117,22 @@ pub struct Node<'a> {
     scratch: &'a mut Scratch,
 }
 
+/// Room for the values of a node, used again for the next.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     bytes: Vec<u8>,
     floats: Vec<f32>,
 }
 
 impl<'a> Node<'a> {
+    pub(super) fn new(info: NodeInfo<'a>, tensor: Tensor<'a>, scratch: &'a mut Scratch) -> Self {
+        Node {
+            info,
+            tensor,
+            scratch,
+        }
+    }
+
     /// What it is.
     pub fn info(&self) -> NodeInfo<'a> {
         self.info
@@ -194,127 +203,5 @@ impl<'a> Node<'a> {
             node: self.info.name.to_owned(),
             ty: self.info.ty.name().into_owned(),
         }
-    }
-}
-
-/// A node that the hook wants, the names of its inputs, its role, and whose rows it has.
-type Asked = (RawNode, Vec<String>, Option<Role>, Option<Along>);
-
-/// A hook on one pass.
-pub(super) struct Looking<'a> {
-    hook: &'a mut dyn Hook,
-    tokens: &'a [Row],
-    outputs: &'a [Row],
-    roles: &'a Roles,
-    trace: Trace,
-    seen: Seen,
-    current: Option<Asked>,
-    scratch: Scratch,
-    /// How it ended, if before its end.
-    ended: Option<Result<()>>,
-}
-
-impl<'a> Looking<'a> {
-    pub fn new(
-        hook: &'a mut dyn Hook,
-        tokens: &'a [Row],
-        outputs: &'a [Row],
-        roles: &'a Roles,
-    ) -> Self {
-        Looking {
-            hook,
-            tokens,
-            outputs,
-            roles,
-            trace: Trace::new(tokens.len(), outputs.len()),
-            seen: Seen::default(),
-            current: None,
-            scratch: Scratch::default(),
-            ended: None,
-        }
-    }
-
-    /// How the pass ended.
-    pub fn outcome(self) -> Result<Pass> {
-        match self.ended {
-            None => Ok(Pass::Complete),
-            Some(Ok(())) => Ok(Pass::Stopped),
-            Some(Err(error)) => Err(error),
-        }
-    }
-}
-
-fn info<'a>(
-    node: &'a RawNode,
-    inputs: &'a [String],
-    role: Option<Role>,
-    along: Option<Along>,
-    tokens: &'a [Row],
-    outputs: &'a [Row],
-) -> NodeInfo<'a> {
-    NodeInfo {
-        name: &node.name,
-        op: &node.op,
-        shape: node.shape,
-        ty: node.ty,
-        inputs,
-        role,
-        rows: along.map(|along| Rows {
-            dimension: along.dimension,
-            of: match along.whose {
-                Whose::Tokens => tokens,
-                Whose::Outputs => outputs,
-            },
-        }),
-    }
-}
-
-impl Watcher for Looking<'_> {
-    fn ask(&mut self, mut node: RawNode) -> bool {
-        let along = self.trace.note(&node);
-        let role = self.roles.of(&node, &mut self.seen);
-        let names = node.inputs.iter_mut();
-        let names: Vec<String> = names.map(|input| std::mem::take(&mut input.name)).collect();
-        let wanted = {
-            let info = info(&node, &names, role, along, self.tokens, self.outputs);
-            self.hook.wants(&info)
-        };
-        self.current = wanted.then_some((node, names, role, along));
-        wanted
-    }
-
-    fn computed(&mut self, tensor: Tensor<'_>) -> ControlFlow<()> {
-        let Some((node, names, role, along)) = self.current.take() else {
-            return ControlFlow::Continue(());
-        };
-        let mut node = Node {
-            info: info(&node, &names, role, along, self.tokens, self.outputs),
-            tensor,
-            scratch: &mut self.scratch,
-        };
-        match self.hook.node(&mut node) {
-            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
-            ended => {
-                self.ended = Some(ended.map(drop));
-                ControlFlow::Break(())
-            }
-        }
-    }
-}
-
-/// Takes down a graph without computing it.
-#[derive(Default)]
-pub(super) struct Survey {
-    pub nodes: Vec<RawNode>,
-}
-
-impl Watcher for Survey {
-    fn ask(&mut self, node: RawNode) -> bool {
-        self.nodes.push(node);
-        false
-    }
-
-    fn computed(&mut self, _: Tensor<'_>) -> ControlFlow<()> {
-        ControlFlow::Continue(())
     }
 }

@@ -1,12 +1,13 @@
 //! Choosing contexts for prompts: how long a text may be, how many share a context.
 
-use super::context::{self, kv_bytes};
-use super::engine::Setup;
-use super::error::{Error, Result, Token};
-use super::host;
-use super::model::Model;
-use super::rope::Regime;
-use super::settings::{MAX_SEQ, Settings};
+use super::request::Setup;
+use crate::context::{self, kv_bytes};
+use crate::error::{Error, Result};
+use crate::host;
+use crate::model::Model;
+use crate::rope::Regime;
+use crate::settings::{MAX_SEQ, Settings};
+use crate::token::Token;
 
 /// Cells that prompts computed together share, where the RoPE factors set no limit: attention
 /// looks at all of them for every token.
@@ -135,14 +136,17 @@ mod tests {
 
     #[test]
     fn a_beginning_is_shared_when_it_saves_enough() {
-        let system: Vec<Token> = (0..40).collect();
-        let with = |tail: &[Token]| [&system[..], tail].concat();
+        let system: Vec<Token> = (0..40).map(Token).collect();
+        let with = |tail: &[i32]| {
+            let tail = tail.iter().map(|&id| Token(id));
+            system.iter().copied().chain(tail).collect::<Vec<_>>()
+        };
         let prompts = [with(&[100, 101]), with(&[100, 102]), with(&[103])];
         assert_eq!(shared_prefix(prompts.iter().map(Vec::as_slice)), 40);
         // Prompts that are the same still have a last token each.
         let same = [with(&[]), with(&[]), with(&[])];
         assert_eq!(shared_prefix(same.iter().map(Vec::as_slice)), 39);
-        let short = [vec![1, 2, 3], vec![1, 2, 4]];
+        let short = [[1, 2, 3], [1, 2, 4]].map(|ids| ids.map(Token).to_vec());
         assert_eq!(shared_prefix(short.iter().map(Vec::as_slice)), 0);
         assert_eq!(shared_prefix(same[..1].iter().map(Vec::as_slice)), 0);
     }

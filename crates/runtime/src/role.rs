@@ -1,0 +1,38 @@
+//! The parts that the graph of every architecture has.
+
+use std::fmt;
+
+/// What a node is. Layers are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// What enters the first block: a row of the token table for each token, scaled and with its
+    /// position added where the model does so. `[width, tokens]`.
+    Embedding,
+    /// The residual stream after a block. `[width, tokens]`.
+    Residual(usize),
+    /// The outputs of a block's heads side by side, before the output matrix.
+    /// `[heads · values, tokens]`.
+    HeadOutput(usize),
+    /// What a block's attention adds to the residual stream. `[width, tokens]`.
+    Attention(usize),
+    /// What a block's MLP, or its experts, add to the residual stream. `[width, tokens]`.
+    Mlp(usize),
+    /// A block's attention weights, kept only without fused attention. `[cells, tokens, heads]`.
+    Pattern(usize),
+    /// The normed last state, which the output matrix turns into logits. `[width, outputs]`.
+    FinalNorm,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Embedding => write!(f, "embedding"),
+            Role::Residual(layer) => write!(f, "state after layer {layer}"),
+            Role::HeadOutput(layer) => write!(f, "output of the heads of layer {layer}"),
+            Role::Attention(layer) => write!(f, "attention output of layer {layer}"),
+            Role::Mlp(layer) => write!(f, "MLP output of layer {layer}"),
+            Role::Pattern(layer) => write!(f, "attention weights of layer {layer}"),
+            Role::FinalNorm => write!(f, "normed last state"),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The model that a command is about: where it lies, and the hint that belongs to the error when it
+//! is not there or is no model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+
+use super::again::Again;
+use super::kind;
+use crate::gguf::Gguf;
+use crate::hint::hinted;
+use crate::hub::locate::{self, Located};
+
+/// Where the model is, with the hint that belongs to it when it is not here. Where the default
+/// was wanted, the hint begins with what works without fetching anything.
+pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
+    locate::locate(model).map_err(|error| {
+        let hint = error.hint();
+        let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
+        let hint = match (&error, hint) {
+            (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
+                let now = Again::typed().on_model("tiny");
+                Some(format!("with the model that comes along: {now}\n{hint}"))
+            }
+            (_, hint) => hint,
+        };
+        match hint {
+            Some(hint) => hinted(error, hint),
+            None => error.into(),
+        }
+    })
+}
+
+/// Opens a GGUF file.
+pub fn open(path: &Path) -> anyhow::Result<Gguf> {
+    Gguf::open(path).map_err(|error| match kind::unread(&error) {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
+    })
+}
+
+/// Opens a model that has to be a GGUF, and says where it lies.
+pub fn open_gguf(model: Option<&str>) -> anyhow::Result<(PathBuf, Gguf)> {
+    match locate(model)? {
+        Located::Gguf(path) => {
+            let gguf = open(&path)?;
+            Ok((path, gguf))
+        }
+        Located::Checkpoint(path) => {
+            let hint = kind::checkpoint_hint(&path, "");
+            let path = path.display();
+            Err(hinted(
+                anyhow!("{path} is a checkpoint; this command reads GGUF files"),
+                hint,
+            ))
+        }
+    }
+}

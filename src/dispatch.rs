@@ -1,0 +1,68 @@
+//! From the command line to the command: sets up what all of them share and calls one.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+
+use crate::base::isa::Isa;
+use crate::cli::{Cli, Command};
+use crate::commands::{
+    ablate, attention, compare, complete, completions, convert, doctor, dump, greeting, heads,
+    lens, man, meta, next, patch, score, steer, trial, vocab, waiting, why,
+};
+use crate::hint::Usage;
+use crate::output::{self, Output};
+use crate::runtime;
+use crate::version::VERSION;
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    Isa::requested().map_err(|error| Usage(error.to_string()))?;
+    if cli.version && cli.verbose {
+        return doctor::run(&doctor::Args { json: false });
+    }
+    if cli.version {
+        let mut out = Output::stdout();
+        writeln!(out, "modelve {VERSION}")?;
+        out.flush()?;
+        return Ok(());
+    }
+    if cli.verbose {
+        // A second subscriber in one process is refused, which does no harm.
+        let _ = tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .try_init();
+    }
+    // Every fault that is known is checked for; of any other llama.cpp would end the program with a
+    // stack trace.
+    runtime::on_abort(|message| {
+        output::note(&format!("{}{message}", trial::GAVE_UP));
+        signal_hook::low_level::exit(1);
+    });
+    if cli.command.as_ref().is_some_and(Command::computes) {
+        waiting::suit_the_machine();
+    }
+    match cli.command {
+        None => greeting::print(),
+        Some(Command::Convert(args)) => convert::run(&args),
+        Some(Command::Meta(args)) => meta::run(&args),
+        Some(Command::Vocab(args)) => vocab::run(&args),
+        Some(Command::Complete(args)) => complete::run(*args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Next(args)) => next::run(&args),
+        Some(Command::Score(args)) => score::run(&args),
+        Some(Command::Lens(args)) => lens::run(&args),
+        Some(Command::Attention(args)) => attention::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Why(args)) => why::run(&args),
+        Some(Command::Patch(args)) => patch::run(&args),
+        Some(Command::Ablate(args)) => ablate::run(&args),
+        Some(Command::Heads(args)) => heads::run(&args),
+        Some(Command::Steer(args)) => steer::run(&args),
+        Some(Command::Dump(args)) => dump::run(&args),
+        Some(Command::Completions(args)) => completions::run(&args, Cli::command()),
+        Some(Command::Man(args)) => man::run(&args, Cli::command()),
+        Some(Command::TryFile(args)) => trial::run(&args),
+    }
+}

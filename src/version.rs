@@ -1,0 +1,13 @@
+//! What `modelve --version` says.
+
+/// `0.1.0 (commit, llama.cpp …, ggml …)`
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("MODELVE_COMMIT"),
+    ", llama.cpp ",
+    env!("MODELVE_LLAMA_VERSION"),
+    ", ggml ",
+    env!("MODELVE_GGML_VERSION"),
+    ")"
+);
