@@ -15,7 +15,7 @@ use modelve::experiment::{Part, Spot, settings};
 use modelve::probe::Prompt;
 use modelve::runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve::runtime::{
-    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Want,
+    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Token, Want,
 };
 
 /// Phi-3 with a key head for each head and for several, and what `archs` makes: all of two layers
@@ -52,14 +52,14 @@ fn session(model: &Model) -> Session {
 fn prompt(ids: &[i32]) -> Prompt {
     Prompt {
         text: "a text".to_owned(),
-        ids: ids.to_vec(),
+        ids: ids.iter().copied().map(Token).collect(),
     }
 }
 
 fn between(token: i32, against: Option<i32>) -> Asked {
     Asked {
-        token: Some(Name::Id(token)),
-        against: against.map(Name::Id),
+        token: Some(Name::Id(Token(token))),
+        against: against.map(|id| Name::Id(Token(id))),
     }
 }
 
@@ -171,10 +171,11 @@ fn plainly(
         }
     }
     let seq = session.open().unwrap();
+    let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
     let mut row = Vec::new();
     let mut keep = |_: usize, logits: &[f32]| row = logits.to_vec();
     let mut hook = Change(change);
-    let pass = session.feed_hooked(&seq, ids, Want::Last, &mut hook, &mut keep);
+    let pass = session.feed_hooked(&seq, &ids, Want::Last, &mut hook, &mut keep);
     assert_eq!(pass.unwrap(), Pass::Complete);
     row
 }
@@ -487,7 +488,13 @@ fn all_rows(
             Ok(ControlFlow::Continue(()))
         }
     }
-    let pass = session.feed_hooked(seq, &CLEAN, Want::All, &mut Each(each), &mut |_, _| {});
+    let pass = session.feed_hooked(
+        seq,
+        &CLEAN.map(Token),
+        Want::All,
+        &mut Each(each),
+        &mut |_, _| {},
+    );
     assert_eq!(pass.unwrap(), Pass::Complete);
 }
 
