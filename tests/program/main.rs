@@ -23,6 +23,7 @@ mod probe_archs;
 mod probe_cli;
 mod prompts;
 mod setup;
+mod steering;
 mod tiny;
 mod vocab;
 mod vulkan;
