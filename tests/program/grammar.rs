@@ -140,6 +140,9 @@ fn commands_of_one_kind_take_the_same() {
             "next",
             "lens",
             "attention",
+            "why",
+            "patch",
+            "ablate",
             "heads",
             "steer run",
             "dump",
@@ -158,7 +161,16 @@ fn commands_of_one_kind_take_the_same() {
                 assert!(long(command, flag), "{name} --{flag}");
             }
         }
-        if ["lens", "attention", "steer learn", "steer run", "dump"].contains(&name) {
+        if [
+            "lens",
+            "attention",
+            "patch",
+            "steer learn",
+            "steer run",
+            "dump",
+        ]
+        .contains(&name)
+        {
             assert!(long(command, "layer") && long(command, "layers"), "{name}");
         }
         if long(command, "html") {
@@ -187,6 +199,9 @@ fn short_help_fits_a_screen_and_long_help_has_all() {
         "score",
         "lens",
         "attention",
+        "why",
+        "patch",
+        "ablate",
         "heads",
         "steer learn",
         "steer run",

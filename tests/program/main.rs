@@ -11,6 +11,7 @@ mod bench;
 mod complete;
 mod convert;
 mod doctor;
+mod experiments;
 mod grammar;
 mod hints;
 mod hostile;

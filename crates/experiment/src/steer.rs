@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use modelve_probe::Prompt;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::{Next, moved};
+use modelve_probe::{Prompt, Subject};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{ControlVector, Model, Session, Settings, Token, Vocab, Want};
 
@@ -38,6 +38,8 @@ pub struct Direction {
 /// What a model says without and with a control vector.
 #[derive(Debug, Clone, Serialize)]
 pub struct Steered {
+    /// The model.
+    pub model: Subject,
     /// The prompt.
     pub prompt: String,
     /// Its tokens.

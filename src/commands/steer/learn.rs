@@ -18,6 +18,7 @@ use crate::commands::{probing, results};
 use crate::experiment::steer::{self, Direction, Learning, Side};
 use crate::hint::{Interrupted, Usage, hinted};
 use crate::output::{BOLD, DIM, Output};
+use crate::probe::Subject;
 use crate::progress::{self, Unit};
 use crate::table::{Columns, plain};
 
@@ -76,6 +77,7 @@ struct Pair {
 /// What was learned.
 #[derive(Debug, Serialize)]
 struct Learned {
+    model: Subject,
     output: String,
     plus: usize,
     minus: usize,
@@ -136,6 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let n_plus = prompts.iter().filter(|(side, _)| *side == Side::Plus);
     let n_plus = n_plus.count();
     let learned = Learned {
+        model: Subject::of(&model),
         output: args.output.display().to_string(),
         plus: n_plus,
         minus: prompts.len() - n_plus,

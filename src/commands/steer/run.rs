@@ -16,7 +16,7 @@ use crate::experiment::html::STEER;
 use crate::experiment::steer::{Run, Source, Steered};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
-use crate::probe::{Prompt, next};
+use crate::probe::{Prompt, Subject, next};
 use crate::progress::{self, Unit};
 use crate::runtime::weights::Work;
 use crate::runtime::{
@@ -137,6 +137,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return interrupted(complete);
     }
     let steered = Steered {
+        model: Subject::of(&model),
         prompt: prompt.text,
         ids: prompt.ids,
         files: (args.vector.iter())

@@ -9,7 +9,7 @@ mod written;
 use serde::{Serialize, Serializer};
 
 use super::error::{Error, Result};
-use modelve_probe::Prompt;
+use modelve_probe::{Prompt, Subject};
 use modelve_runtime::graph::Role;
 use modelve_runtime::{Model, Session, Settings, Token};
 
@@ -52,6 +52,8 @@ fn six_digits(x: f64) -> f64 {
 /// What every head does.
 #[derive(Debug, Clone, Serialize)]
 pub struct Heads {
+    /// The model.
+    pub model: Subject,
     /// Layers of the model.
     pub layers: usize,
     /// Heads of a layer, the most there are in one.
@@ -163,6 +165,7 @@ pub fn heads(
         complete = said.is_some();
     }
     Ok(Heads {
+        model: Subject::of(&model),
         layers: n_layer,
         heads: scores.first.0.iter().map(Vec::len).max().unwrap_or(0),
         seed: options.seed,

@@ -65,7 +65,7 @@ function leaders(k) {
 }
 
 // One head at the last token of the prompt.
-const one = el("section", { class: "panel" });
+const one = el("section", { class: "panel", id: "one" });
 function show() {
   if (!said) return;
   const last = lastOf(chosen), n = data.ids.length;
