@@ -71,7 +71,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("the last place brings back {share:.4}");
     }
     let start = Instant::now();
-    let found = why(&mut session, &clean, &why::Options::default(), &mut |_, _| {})?;
+    let found = why(
+        &mut session,
+        &clean,
+        &why::Options::default(),
+        &mut |_, _| {},
+    )?;
     println!("why of {n} tokens: {:.2} s", start.elapsed().as_secs_f64());
     println!(
         "the sum of {} parts misses {:.4} of {:.4}",
