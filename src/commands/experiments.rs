@@ -88,7 +88,9 @@ pub fn told(error: Error) -> anyhow::Error {
         | Error::NoPosition { .. }
         | Error::EmptyName { .. }
         | Error::SameTokens { .. }
-        | Error::Unaligned { .. } => Usage(error.to_string()).into(),
+        | Error::Unaligned { .. }
+        | Error::OneSided { .. }
+        | Error::TooFewTokens { .. } => Usage(error.to_string()).into(),
         error => error.into(),
     }
 }

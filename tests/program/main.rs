@@ -25,6 +25,7 @@ mod probe_cli;
 mod prompts;
 mod serve;
 mod setup;
+mod steering;
 mod tiny;
 mod vocab;
 mod vulkan;
