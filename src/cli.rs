@@ -4,7 +4,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, heads, lens, man,
-    meta, next, patch, score, steer, trial, vocab, why,
+    meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -55,6 +55,8 @@ pub enum Command {
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
+    /// Keep the model loaded and answer over HTTP, as OpenAI's API does
+    Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side
     Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
@@ -83,7 +85,8 @@ impl Command {
             | Command::Why(_)
             | Command::Patch(_)
             | Command::Ablate(_)
-            | Command::Compare(_) => true,
+            | Command::Compare(_)
+            | Command::Serve(_) => true,
             Command::Convert(_)
             | Command::Meta(_)
             | Command::Vocab(_)

@@ -26,6 +26,7 @@ pub mod probing;
 pub mod prompt;
 pub mod results;
 pub mod score;
+pub mod serve;
 pub mod steer;
 pub mod trial;
 pub mod vectors;

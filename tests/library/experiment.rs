@@ -257,6 +257,8 @@ fn all_states_of_a_layer_are_all_there_is() {
 #[test]
 fn a_prompt_patched_with_itself_stays_as_it_is() {
     for (name, model) in models() {
+        // ggml looks GELU up in a table of 16 bits, where a last digit decides which entry.
+        let within = if name == "gpt2" { 1e-3 } else { 1e-5 };
         for what in [What::Residual, What::Attention, What::Mlp, What::Head] {
             if name == "mamba" && what != What::Residual {
                 continue;
@@ -270,8 +272,9 @@ fn a_prompt_patched_with_itself_stays_as_it_is() {
             );
             for value in values {
                 assert!(
-                    close(value, found.clean_value, 1e-4),
-                    "{name}, {what:?}: {value}"
+                    close(value, found.clean_value, within),
+                    "{name}, {what:?}: {value} in place of {}",
+                    found.clean_value
                 );
             }
         }

@@ -23,6 +23,7 @@ mod portable;
 mod probe_archs;
 mod probe_cli;
 mod prompts;
+mod serve;
 mod setup;
 mod steering;
 mod tiny;

@@ -229,9 +229,9 @@ fn quoted(piece: &str) -> String {
 mod tests {
     use super::*;
 
-    fn named(id: Token) -> Named {
+    fn named(id: i32) -> Named {
         Named {
-            id,
+            id: Token(id),
             piece: Piece::new(b"x".to_vec()),
         }
     }

@@ -202,6 +202,11 @@ impl Session {
         )
     }
 
+    /// Rows of logits that one batch can have.
+    pub(super) fn max_outputs(&self) -> usize {
+        self.context.limits().n_outputs as usize
+    }
+
     /// Whether this context computes with the long RoPE factors; `None` for a model with one
     /// set.
     pub fn uses_long_rope(&self) -> Option<bool> {

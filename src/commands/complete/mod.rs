@@ -256,6 +256,7 @@ impl Args {
             ignore_end: self.ignore_eos,
             logprobs: self.json,
             top: self.top,
+            ..Options::default()
         })
     }
 
