@@ -1,8 +1,9 @@
 """lm-evaluation-harness: log-likelihoods of 200 requests of a task from a local file, by
 `local-completions`, held against `modelve score --special` of the same texts; and chat.
 
-In F32 with an f32 cache (the built-in model is Q4_K_M, so EXACT_MODEL names a file in F32, where
-one is at hand) they agree within 1e-4, else within 2e-2.
+The small model in F32 with an f32 cache agrees within 1e-4; quantized, as activations are rounded to 8 bits, within
+6e-2 a token (3e-6 for SmolLM2 in Q4_1). With CONCURRENT requests at once, 1 by default as in the harness, quantized models differ by more: texts that
+share a batch are rounded otherwise.
 """
 
 import json
@@ -13,7 +14,7 @@ import tempfile
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
-from server import MODEL, ask, modelve, serving
+from server import MODEL, ROOT, ask, modelve, serving
 
 SUBJECTS = ["The ball", "A bat", "My uncle", "The club", "The young man", "China"]
 VERBS = ["hit", "sleeps by", "talked about", "swung at", "could not afford", "is a country near"]
@@ -50,38 +51,41 @@ def compare(model: str, flags: list[str], most: float) -> None:
     with serving(*flags, model=model) as (url, _):
         lm = LocalCompletionsAPI(
             base_url=url + "/v1/completions", model=model, tokenizer_backend=None,
-            tokenized_requests=False, num_concurrent=8, max_retries=1, batch_size=1)
+            tokenized_requests=False, num_concurrent=int(os.environ.get("CONCURRENT", "1")),
+            max_retries=1, batch_size=1)
         own = OwnTokens(url)
         whole = [(c, e, own.encode(c), own.encode(c + e)) for c, e in pairs]
         # As the harness does with a tokenizer: the continuation is what comes after the context.
         encoded = [((c, e), ids[:len(ctx)], ids[len(ctx):]) for c, e, ctx, ids in whole]
-        lm.tokenized_requests = True
+        lm.tokenized_requests, lm.tokenizer = True, own
         got = lm._loglikelihood_tokens(encoded)
-    worst = 0.0
     texts = sorted({c + e for c, e in pairs})
-    scored = {}
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         file.write("\n".join(texts))
     lines = modelve("score", "-m", model, "--special", "--json", "--lines", "--file", file.name, *flags)
-    for line in lines.splitlines():
-        value = json.loads(line)
-        scored[value["text"]] = value["tokens"]
     os.unlink(file.name)
+    scored = {value["text"]: value["tokens"] for value in map(json.loads, lines.splitlines())}
+    differences = []
     for (context, continuation), (_, ctx, cont), (logprob, greedy) in zip(pairs, encoded, got):
         tokens = scored[context + continuation]
         assert [t["id"] for t in tokens] == ctx + cont
         told = tokens[len(ctx):]
         expected = sum(t["logprob"] for t in told)
-        worst = max(worst, max(abs(logprob - expected) / len(told), 0))
-        assert abs(logprob - expected) < most * len(told), (context, continuation, logprob, expected)
+        differences.append(abs(logprob - expected) / len(told))
         assert greedy == all(t["rank"] == 1 for t in told), (context, continuation)
-    print(f"lm-eval local-completions, {model}: {len(pairs)} log-likelihoods within {worst:.1e} a token, "
-          "greedy flags equal")
+    differences.sort()
+    print(f"lm-eval local-completions, {model} {' '.join(flags)}: {len(pairs)} log-likelihoods differ a token by "
+          f"{differences[len(differences) // 2]:.1e} in the middle and {differences[-1]:.1e} at most; greedy flags equal")
+    assert differences[-1] < most, "that is too much"
 
 
-compare(MODEL, [], 2e-2)
-if os.environ.get("EXACT_MODEL"):
-    compare(os.environ["EXACT_MODEL"], ["--kv-type", "f32", "--flash-attn", "off"], 1e-4)
+# A text of four tokens is computed by other kernels than its first three, which is what `score` feeds.
+compare(MODEL, [], 6e-2)
+with tempfile.TemporaryDirectory() as folder:
+    exact = str(pathlib.Path(folder) / "tiny-f32.gguf")
+    modelve("convert", str(ROOT / "models/tiny-phi3"), "-q", "F32", "-o", exact)
+    os.environ["CONCURRENT"] = "8"
+    compare(exact, ["--kv-type", "f32", "--flash-attn", "off"], 1e-4)
 
 with serving() as (url, _):
     chat = LocalChatCompletion(base_url=url + "/v1/chat/completions", model=MODEL, tokenizer_backend=None,

@@ -44,7 +44,7 @@ def chat(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
             model="x", messages=MESSAGES, max_tokens=16, temperature=0) as stream:
         streamed = "".join(e.delta for e in stream if e.type == "content.delta")
-        final = stream.get_final_completion()
+        final = stream.current_completion_snapshot
     assert streamed == text == final.choices[0].message.content
 
 

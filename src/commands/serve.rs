@@ -202,7 +202,7 @@ impl Args {
         .map_err(explain)?;
         Ok(Setup {
             settings,
-            ctx_size: engine.ctx_size,
+            ctx_size: Some(u32::try_from(longest).unwrap_or(u32::MAX).min(cells)),
             capacity: Some(Capacity {
                 cells,
                 sequences: self.parallel + KEPT,

@@ -12,6 +12,7 @@ mod convert_bytes;
 mod detect;
 mod dump;
 mod experiment;
+mod experiment_reference;
 mod gguf;
 mod probe;
 mod probe_compare;

@@ -229,9 +229,9 @@ fn quoted(piece: &str) -> String {
 mod tests {
     use super::*;
 
-    fn named(id: i32) -> Named {
+    fn named(id: Token) -> Named {
         Named {
-            id: Token(id),
+            id,
             piece: Piece::new(b"x".to_vec()),
         }
     }

@@ -118,6 +118,11 @@ pub fn router(app: Arc<App>) -> Router {
     let guarded = middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
     Router::new()
         .route("/health", get(status::health))
+        // The same under the names that llama.cpp's server has for them.
+        .route("/v1/health", get(status::health))
+        .route("/models", get(openai::models::list))
+        .route("/chat/completions", post(openai::chat::chat))
+        .route("/completions", post(llama::completion))
         .route("/metrics", get(status::metrics))
         .route("/slots", get(status::slots))
         .route("/props", get(status::props))

@@ -10,7 +10,6 @@ use std::time::Instant;
 use modelve_runtime::Step;
 use modelve_runtime::engine::{self, State};
 use modelve_runtime::{Completion, Engine, Error as RuntimeError, Request, RequestId};
-use serde::Serialize;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -40,16 +39,14 @@ struct Submission {
 }
 
 /// A request that is computed or waits, as others may see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Slot {
+#[derive(Debug, Clone)]
+pub struct Task {
     /// Its number.
     pub id: usize,
     /// Tokens of its prompt.
     pub n_prompt: usize,
     /// Tokens chosen.
     pub n_decoded: usize,
-    /// Whether it has begun to answer.
-    pub is_generating: bool,
 }
 
 /// What the engine was doing after its last step.
@@ -60,7 +57,7 @@ pub struct Snapshot {
     /// Requests that wait.
     pub waiting: usize,
     /// All of them.
-    pub slots: Vec<Slot>,
+    pub tasks: Vec<Task>,
 }
 
 /// The way to the engine, for those who ask. Cheap to clone.
@@ -318,20 +315,19 @@ fn fail_all(engine: &mut Engine, live: &mut HashMap<RequestId, Live>, error: &Ru
 
 fn publish(engine: &Engine, live: &HashMap<RequestId, Live>, shared: &Shared) {
     let load = engine.load();
-    let mut slots: Vec<Slot> = live
+    let mut tasks: Vec<Task> = live
         .iter()
-        .map(|(id, request)| Slot {
+        .map(|(id, request)| Task {
             id: id.index(),
             n_prompt: request.n_prompt,
             n_decoded: request.n_decoded,
-            is_generating: request.n_decoded > 0,
         })
         .collect();
-    slots.sort_unstable_by_key(|slot| slot.id);
+    tasks.sort_unstable_by_key(|task| task.id);
     let snapshot = Snapshot {
         active: load.active,
         waiting: load.waiting,
-        slots,
+        tasks,
     };
     *shared
         .snapshot

@@ -15,6 +15,8 @@ pub struct ApiError {
     message: String,
     param: Option<String>,
     code: Option<&'static str>,
+    /// Tokens that are needed, and those that fit.
+    lengths: Option<(usize, usize)>,
     /// A header that tells how to ask better.
     header: Option<(HeaderName, &'static str)>,
 }
@@ -39,6 +41,12 @@ pub struct ErrorObject {
     param: Option<String>,
     /// A name for programs, where there is one.
     code: Option<&'static str>,
+    /// Of a text that is too long: the tokens that it needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_prompt_tokens: Option<usize>,
+    /// Of a text that is too long: the tokens that fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_ctx: Option<usize>,
 }
 
 impl ApiError {
@@ -49,6 +57,7 @@ impl ApiError {
             message: message.into(),
             param: None,
             code: None,
+            lengths: None,
             header: None,
         }
     }
@@ -73,6 +82,7 @@ impl ApiError {
         );
         ApiError {
             code: Some("context_length_exceeded"),
+            lengths: Some((need, n_ctx)),
             ..Self::wrong(param, message)
         }
     }
@@ -152,6 +162,8 @@ impl ApiError {
                 r#type: self.kind,
                 param: self.param.clone(),
                 code: self.code,
+                n_prompt_tokens: self.lengths.map(|(need, _)| need),
+                n_ctx: self.lengths.map(|(_, n_ctx)| n_ctx),
             },
         }
     }

@@ -41,7 +41,7 @@ mod tools;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use modelve_runtime::{Engine, Model, Setup};
+use modelve_runtime::{Engine, Model, Setup, engine};
 use tokio::net::TcpListener;
 
 pub use config::{Config, Limits};
@@ -177,7 +177,7 @@ fn prepare(loaded: Loaded, handle: engine_thread::Handle) -> Result<Prepared, Er
     let trained = model.facts().n_ctx_train as usize;
     let limit = setup.ctx_size.map_or(trained, |size| size as usize);
     let limit = capacity.map_or(limit, |capacity| limit.min(capacity.cells as usize));
-    let parallel = capacity.map_or(engine_parallel(), |capacity| capacity.sequences as usize);
+    let parallel = setup.parallel.unwrap_or(engine::PARALLEL) as usize;
     let (probes, probe_thread) = probe_thread::pair(&model, &setup.settings, limit);
     let engine = Engine::new(&model, setup)?;
     let ready = app::Ready {
@@ -188,10 +188,6 @@ fn prepare(loaded: Loaded, handle: engine_thread::Handle) -> Result<Prepared, Er
         probes,
     };
     Ok((engine, probe_thread, ready))
-}
-
-fn engine_parallel() -> usize {
-    modelve_runtime::engine::PARALLEL as usize
 }
 
 /// Seconds since 1970.

@@ -47,18 +47,26 @@ pub struct LlamaRequest {
 pub enum LlamaPrompt {
     /// A text.
     Text(String),
-    /// Several texts.
-    Texts(Vec<String>),
-    /// Tokens and texts that are one prompt.
-    Mixed(Vec<PromptPiece>),
-    /// Several of these.
-    Several(Vec<Vec<PromptPiece>>),
+    /// Tokens and texts that are one prompt; texts alone, and anything beside a list, are several.
+    Pieces(Vec<PromptPiece>),
 }
 
-/// A part of a prompt.
+/// A part of a prompt, or one of several.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a token id, a text, or a list of them")]
+pub enum PromptPiece {
+    /// A token.
+    Id(i32),
+    /// A text.
+    Text(String),
+    /// One of several prompts.
+    Whole(Vec<InnerPiece>),
+}
+
+/// A part of one of several prompts.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a token id or a text")]
-pub enum PromptPiece {
+pub enum InnerPiece {
     /// A token.
     Id(i32),
     /// A text.
@@ -222,15 +230,9 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
     let knobs: Knobs = body::parse(&body)?;
     let probs = within("n_probs", asked.n_probs.unwrap_or(0), 0, MOST_PROBS)?;
     let vocab = model.vocab();
-    let of_text = |text: &String| Ok(vocab.tokenize(text, Reading::Prompt)?);
-    let (prompts, listed): (Vec<Vec<Token>>, bool) = match &asked.prompt {
-        LlamaPrompt::Text(text) => (vec![of_text(text)?], false),
-        LlamaPrompt::Texts(texts) => (texts.iter().map(of_text).collect::<Result<_>>()?, true),
-        LlamaPrompt::Mixed(pieces) => (vec![mixed(vocab, pieces)?], false),
-        LlamaPrompt::Several(lists) => {
-            let lists = lists.iter().map(|pieces| mixed(vocab, pieces));
-            (lists.collect::<Result<_>>()?, true)
-        }
+    let (prompts, listed) = match &asked.prompt {
+        LlamaPrompt::Text(text) => (vec![vocab.tokenize(text, Reading::Prompt)?], false),
+        LlamaPrompt::Pieces(pieces) => several(vocab, pieces)?,
     };
     if prompts.is_empty() {
         return Err(ApiError::wrong("prompt", "no prompt"));
@@ -280,18 +282,43 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
     })
 }
 
+/// The prompts that a list is, and whether it is one of several.
+fn several(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<(Vec<Vec<Token>>, bool)> {
+    let flat: Vec<InnerPiece> = pieces.iter().filter_map(PromptPiece::flat).collect();
+    let has_lists = flat.len() < pieces.len();
+    let has_ids = flat.iter().any(|piece| matches!(piece, InnerPiece::Id(_)));
+    if has_ids && !has_lists {
+        return Ok((vec![mixed(vocab, &flat)?], false));
+    }
+    let prompts = pieces.iter().map(|piece| match piece {
+        PromptPiece::Whole(pieces) => mixed(vocab, pieces),
+        one => mixed(vocab, one.flat().as_slice()),
+    });
+    Ok((prompts.collect::<Result<_>>()?, true))
+}
+
+impl PromptPiece {
+    /// A part that is no list.
+    fn flat(&self) -> Option<InnerPiece> {
+        match self {
+            PromptPiece::Id(id) => Some(InnerPiece::Id(*id)),
+            PromptPiece::Text(text) => Some(InnerPiece::Text(text.clone())),
+            PromptPiece::Whole(_) => None,
+        }
+    }
+}
+
 /// The tokens of texts and tokens that are one prompt: what stands first begins it.
-fn mixed(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<Vec<Token>> {
+fn mixed(vocab: &Vocab, pieces: &[InnerPiece]) -> Result<Vec<Token>> {
     let mut ids = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
         match piece {
-            PromptPiece::Id(id) => {
-                let id = Token(*id);
-                vocab.check(id)?;
-                ids.push(id);
+            InnerPiece::Id(id) => {
+                vocab.check(Token(*id))?;
+                ids.push(Token(*id));
             }
-            PromptPiece::Text(text) if i == 0 => ids.extend(vocab.tokenize(text, Reading::Prompt)?),
-            PromptPiece::Text(text) => ids.extend(vocab.tokenize(text, Reading::PromptPart)?),
+            InnerPiece::Text(text) if i == 0 => ids.extend(vocab.tokenize(text, Reading::Prompt)?),
+            InnerPiece::Text(text) => ids.extend(vocab.tokenize(text, Reading::PromptPart)?),
         }
     }
     Ok(ids)

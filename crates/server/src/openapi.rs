@@ -35,6 +35,7 @@ use crate::{error, knobs, llama, openai, probes, status};
     probes::NextAsked,
     probes::ScoreAsked,
     status::Health,
+    status::Slot,
 )))]
 struct Types;
 

@@ -132,9 +132,8 @@ impl Named {
     fn token(&self, model: &Model) -> Result<Token> {
         Ok(match self {
             Named::Id(id) => {
-                let id = Token(*id);
-                model.vocab().check(id)?;
-                id
+                model.vocab().check(Token(*id))?;
+                Token(*id)
             }
             Named::Text(text) => one_token(model.vocab(), text).map_err(told)?,
         })
@@ -185,7 +184,7 @@ impl Asking {
             Texts::One(text) => std::slice::from_ref(text),
             Texts::Several(texts) => texts,
             Texts::Ids(ids) => {
-                let ids: Vec<Token> = ids.iter().map(|&id| Token(id)).collect();
+                let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
                 for &id in &ids {
                     vocab.check(id)?;
                 }

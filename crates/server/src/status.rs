@@ -6,13 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use modelve_runtime::Token;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::engine_thread::Slot;
 use crate::error::Result;
 use crate::metrics;
 
@@ -42,10 +40,35 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     response
 }
 
-/// `/slots`: the completions that are computed or wait.
+/// A place for a text that is computed.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Slot {
+    id: usize,
+    is_processing: bool,
+    /// The number of the request that has it.
+    id_task: Option<usize>,
+    n_prompt_tokens: usize,
+    n_decoded: usize,
+}
+
+/// `/slots`: the places for texts, and who has them.
 pub async fn slots(State(app): State<Arc<App>>) -> Result<Json<Vec<Slot>>> {
-    app.ready()?;
-    Ok(Json(app.shared.snapshot().slots))
+    let parallel = app.ready()?.parallel;
+    let tasks = app.shared.snapshot().tasks;
+    let slot = |id| match tasks.get(id) {
+        None => Slot {
+            id,
+            ..Slot::default()
+        },
+        Some(task) => Slot {
+            id,
+            is_processing: true,
+            id_task: Some(task.id),
+            n_prompt_tokens: task.n_prompt,
+            n_decoded: task.n_decoded,
+        },
+    };
+    Ok(Json((0..parallel).map(slot).collect()))
 }
 
 /// `/props`: what the model is.
@@ -53,7 +76,7 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
     let ready = app.ready()?;
     let vocab = ready.model.vocab();
     let facts = ready.model.facts();
-    let name = |token: Option<Token>| {
+    let name = |token: Option<modelve_runtime::Token>| {
         let piece = token.and_then(|token| vocab.piece(token, true).ok());
         piece.map(|piece| String::from_utf8_lossy(&piece).into_owned())
     };

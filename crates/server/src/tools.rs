@@ -385,6 +385,8 @@ pub struct Parser {
     called: bool,
     /// White space that is told when words follow.
     space: String,
+    /// Bytes at the beginning that the model did not write.
+    hidden: usize,
 }
 
 impl Parser {
@@ -397,7 +399,14 @@ impl Parser {
             begun: false,
             called: false,
             space: String::new(),
+            hidden: 0,
         }
+    }
+
+    /// The text begins with `begun`, which the model did not write.
+    pub fn begin(&mut self, begun: &str) {
+        self.held.push_str(begun);
+        self.hidden = begun.len();
     }
 
     /// What is certain with `text`.
@@ -461,9 +470,12 @@ impl Parser {
     /// Tells the first `len` bytes as words.
     fn tell(&mut self, len: usize, parts: &mut Vec<Part>) {
         let text: String = self.held.drain(..len).collect();
+        let hidden = self.hidden.min(len);
+        self.hidden -= hidden;
+        let text = &text[hidden..];
         let words = text.trim_end();
         if words.is_empty() {
-            self.space.push_str(&text);
+            self.space.push_str(text);
             return;
         }
         let mut told = std::mem::take(&mut self.space);

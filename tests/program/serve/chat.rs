@@ -87,7 +87,12 @@ fn a_stream_has_the_role_once_and_an_end_without_words() {
     );
     let text: String = between
         .iter()
-        .map(|part| delta(part)["content"].as_str().unwrap().to_owned())
+        .map(|part| {
+            delta(part)["content"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        })
         .collect();
     assert_eq!(text, whole["choices"][0]["message"]["content"]);
     let ids: std::collections::BTreeSet<&str> = parts

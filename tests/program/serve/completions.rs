@@ -57,7 +57,7 @@ fn compare_with_score(server: &Server, model: &str, flags: &[&str], text: &str, 
     let ids: Vec<&Value> = scored.iter().map(|token| &token["id"]).collect();
     for (max_tokens, prompt) in [(0, json!(text)), (1, json!(text)), (1, json!(ids))] {
         let body = json!({
-            "prompt": prompt, "echo": true, "logprobs": 1, "max_tokens": max_tokens,
+            "prompt": &prompt, "echo": true, "logprobs": 1, "max_tokens": max_tokens,
             "temperature": 0,
         });
         let answer = server.ok(PATH, &body);
@@ -80,7 +80,10 @@ fn compare_with_score(server: &Server, model: &str, flags: &[&str], text: &str, 
         }
         // Each token begins where it is said to.
         let echoed = answer["choices"][0]["text"].as_str().unwrap();
-        assert!(echoed.starts_with(text), "{echoed:?}");
+        // Tokens alone do not tell of white space that the tokenizer left out.
+        if prompt.is_string() {
+            assert!(echoed.starts_with(text), "{echoed:?}");
+        }
         let chars: Vec<char> = echoed.chars().collect();
         for i in 0..n {
             let token = told["tokens"][i].as_str().unwrap();

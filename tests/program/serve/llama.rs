@@ -93,7 +93,7 @@ fn completion_is_the_same_text_with_its_own_fields() {
     assert!(one["content"].is_string());
     let two = server.ok(
         "/completion",
-        &json!({"prompt": [mixed, ["Today is"]], "n_predict": 4, "temperature": 0}),
+        &json!({"prompt": [mixed, "Today is"], "n_predict": 4, "temperature": 0}),
     );
     assert_eq!(two.as_array().unwrap().len(), 2);
     assert_eq!(two[0]["content"], one["content"]);

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::completions::{all, check_length, within};
 use super::conversation::{Asked, ChatMessage, ResponseFormat, Tool, ToolChoice};
 use super::turn::{Delta, Said, Turn};
-use super::types::{StreamOptions, Usage, finish_reason};
+use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
 use crate::app::{App, Read, apart};
 use crate::body;
 use crate::engine_thread::Told;
@@ -58,6 +58,11 @@ pub struct ChatRequest {
     stream: Option<bool>,
     /// What is told at the end of a stream.
     stream_options: Option<StreamOptions>,
+    /// Whether the answer goes on with the last message; if it is not said, it does where the
+    /// assistant has the last word.
+    continue_final_message: Option<bool>,
+    /// Whether the assistant begins a turn: the contrary.
+    add_generation_prompt: Option<bool>,
     /// What the template is told besides, such as `enable_thinking`.
     chat_template_kwargs: Option<Map<String, Value>>,
 }
@@ -69,6 +74,7 @@ pub struct ChatAnswer {
     object: &'static str,
     created: u64,
     model: String,
+    system_fingerprint: &'static str,
     choices: Vec<ChatChoice>,
     usage: Usage,
 }
@@ -121,6 +127,7 @@ pub struct ChatChunk {
     object: &'static str,
     created: u64,
     model: String,
+    system_fingerprint: &'static str,
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
@@ -140,8 +147,9 @@ pub struct ChunkChoice {
 pub struct ChunkDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// Null beside the role, where nothing is said yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
+    content: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -195,6 +203,14 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
         let message = "top_logprobs are told with logprobs: true";
         return Err(ApiError::wrong("top_logprobs", message));
     }
+    let goes_on = match (asked.continue_final_message, asked.add_generation_prompt) {
+        (Some(true), Some(true)) => {
+            let message = "the answer cannot both go on with a message and begin one";
+            return Err(ApiError::wrong("continue_final_message", message));
+        }
+        (None, Some(true)) => Some(false),
+        (goes_on, _) => goes_on,
+    };
     let conversation = Asked {
         messages: asked.messages,
         tools: asked.tools.unwrap_or_default(),
@@ -202,6 +218,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
         several: asked.parallel_tool_calls.unwrap_or(true),
         format: asked.response_format,
         variables: asked.chat_template_kwargs.unwrap_or_default(),
+        goes_on,
     };
     let read = conversation.read(model)?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;
@@ -297,6 +314,7 @@ impl Telling {
             object: "chat.completion",
             created: self.created,
             model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
             choices,
             usage,
         }
@@ -324,6 +342,7 @@ impl Telling {
             object: "chat.completion.chunk",
             created: self.created,
             model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
             choices,
             usage,
         }
@@ -345,7 +364,7 @@ impl Telling {
         for index in 0..self.count {
             let delta = ChunkDelta {
                 role: Some("assistant"),
-                content: Some(String::new()),
+                content: Some(None),
                 ..ChunkDelta::default()
             };
             events.send(&self.chunk(index, delta, None, None)).await?;
@@ -412,7 +431,7 @@ impl Telling {
                     ..ChunkDelta::default()
                 },
                 Delta::Text(text) => ChunkDelta {
-                    content: Some(text),
+                    content: Some(Some(text)),
                     ..ChunkDelta::default()
                 },
                 Delta::Call(call) => {

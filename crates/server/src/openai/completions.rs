@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
 use utoipa::ToSchema;
 
-use super::types::{StreamOptions, Usage, finish_reason};
+use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
 use crate::app::{App, Read, Ready, apart};
 use crate::body;
 use crate::engine_thread::Told;
@@ -79,6 +79,7 @@ pub struct CompletionAnswer {
     object: &'static str,
     created: u64,
     model: String,
+    system_fingerprint: &'static str,
     choices: Vec<CompletionChoice>,
     /// What it took; null in the parts before the last of a stream that tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,7 +208,7 @@ fn read_prompts(
         })
     };
     let of_ids = |ids: &Vec<i32>| -> Result<PromptRead> {
-        let ids: Vec<Token> = ids.iter().map(|&id| Token(id)).collect();
+        let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
         for &id in &ids {
             vocab.check(id)?;
         }
@@ -306,6 +307,7 @@ impl Telling {
             object: "text_completion",
             created: self.created,
             model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
             choices,
             usage,
         }

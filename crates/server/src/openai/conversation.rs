@@ -161,6 +161,8 @@ pub struct Asked {
     pub format: Option<ResponseFormat>,
     /// What the template is told besides.
     pub variables: Map<String, Value>,
+    /// Whether the answer goes on with the last message; none: if the assistant has the last word.
+    pub goes_on: Option<bool>,
 }
 
 /// A conversation as the model reads it.
@@ -292,7 +294,13 @@ impl Asked {
         let is_said = |message: &&ChatMessage| {
             message.role == "assistant" && message.tool_calls.as_ref().is_none_or(Vec::is_empty)
         };
-        match self.messages.iter().rev().take_while(is_said).count() {
+        let said = self.messages.iter().rev().take_while(is_said).count();
+        match said {
+            _ if self.goes_on == Some(false) => Ok(false),
+            0 if self.goes_on == Some(true) => Err(ApiError::wrong(
+                "continue_final_message",
+                "the last message is not what the assistant has said",
+            )),
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(ApiError::wrong(
@@ -372,7 +380,7 @@ impl Asked {
                 let param = format!("tools[{}].function.parameters", at.unwrap_or(0));
                 schema_of(&parameters, &param)?;
             }
-            described.push((tool.function.name.clone(), parameters));
+            described.push((tool.function.name.clone(), closed(parameters)));
         }
         schema_of(&syntax.schema(&described, self.several), "tools")
     }
@@ -496,6 +504,38 @@ impl ChatMessage {
     }
 }
 
+/// A schema of arguments whose objects have the members that they name: arguments that nobody
+/// described are none.
+fn closed(mut schema: Value) -> Value {
+    fn close(schema: &mut Value) {
+        match schema {
+            Value::Object(members) => {
+                for (keyword, value) in members.iter_mut() {
+                    match keyword.as_str() {
+                        "const" | "enum" | "default" | "examples" => {}
+                        "properties" | "$defs" | "definitions" => {
+                            let named = value.as_object_mut();
+                            named
+                                .into_iter()
+                                .flatten()
+                                .for_each(|(_, schema)| close(schema));
+                        }
+                        _ => close(value),
+                    }
+                }
+                if members.contains_key("properties") {
+                    let open = Value::Bool(false);
+                    members.entry("additionalProperties").or_insert(open);
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(close),
+            _ => {}
+        }
+    }
+    close(&mut schema);
+    schema
+}
+
 fn is_about_tools(messages: &[Message]) -> bool {
     messages
         .iter()
@@ -595,4 +635,28 @@ fn in_words(message: &Message) -> Message {
         text.push_str(&format!("<tool_call>\n{call}\n</tool_call>"));
     }
     Message::new(&message.role, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_nobody_described_are_none() {
+        let schema = json!({
+            "properties": {
+                "properties": {"type": "string"},
+                "inner": {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
+                "open": {"properties": {}, "additionalProperties": true},
+                "fixed": {"const": {"properties": 1}},
+            },
+        });
+        let closed = closed(schema);
+        assert_eq!(closed["additionalProperties"], false);
+        let inner = &closed["properties"];
+        assert_eq!(inner["inner"]["anyOf"][0]["additionalProperties"], false);
+        assert_eq!(inner["open"]["additionalProperties"], true);
+        assert_eq!(inner["fixed"], json!({"const": {"properties": 1}}));
+        assert_eq!(inner["properties"], json!({"type": "string"}));
+    }
 }

@@ -197,7 +197,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
         choice: asked.tool_choice,
         several: asked.parallel_tool_calls.unwrap_or(true),
         format: asked.text.and_then(|text| text.format),
-        variables: serde_json::Map::new(),
+        ..Asked::default()
     };
     let read = conversation.read(model)?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;

@@ -33,7 +33,7 @@ impl Turn {
     /// Calls of these tools are found. The turn begins with `begun`, which is not told.
     pub fn with_calls(mut self, syntax: Syntax, names: BTreeSet<String>, begun: &str) -> Self {
         let mut parser = Parser::new(syntax, names);
-        parser.push(begun);
+        parser.begin(begun);
         self.calls = Some(parser);
         self
     }
@@ -146,5 +146,13 @@ mod tests {
         let said = forced.whole(r#"{"name":"look","arguments":{"n":1}}"#);
         assert_eq!(said.calls[0].arguments, r#"{"n":1}"#);
         assert_eq!(said.text, "");
+    }
+
+    #[test]
+    fn a_forced_call_that_is_cut_short_is_what_the_model_wrote() {
+        let names: BTreeSet<String> = ["look".to_owned()].into();
+        let forced = Turn::default().with_calls(Syntax::Hermes, names, "<tool_call>\n");
+        let said = forced.whole(r#"{"name":"lo"#);
+        assert_eq!((&*said.text, said.calls.len()), (r#"{"name":"lo"#, 0));
     }
 }

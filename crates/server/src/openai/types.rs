@@ -4,6 +4,9 @@ use modelve_runtime::{Completion, Finish};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// What computed an answer: with another the same seed may give another text.
+pub const FINGERPRINT: &str = concat!("modelve-", env!("CARGO_PKG_VERSION"));
+
 /// What an answer took.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub struct Usage {
