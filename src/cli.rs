@@ -35,7 +35,7 @@ pub enum Command {
     Vocab(vocab::Args),
     /// Complete one prompt or many
     Complete(Box<complete::Args>),
-    /// What the model expects after a prompt: the next token's distribution, branches, candidates
+    /// What the model expects after a prompt: the next token, branches, candidates
     Next(Box<next::Args>),
     /// How likely the model finds a text, token by token; perplexity
     Score(Box<score::Args>),
@@ -43,13 +43,13 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
-    /// Why it says what it says: the words and the parts of the model that the answer hangs on
+    /// Why it says so: the words and the parts of the model that an answer hangs on
     Why(Box<why::Args>),
     /// Where what tells two prompts apart lies: states of the one put into the other
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
-    /// Which head does what: induction, previous token; what it writes at the end of a prompt
+    /// Which head does what: induction, previous token, and what it writes
     Heads(Box<heads::Args>),
     /// Learn a direction from texts, and what the model says when it is led along it
     Steer(Box<steer::Args>),
