@@ -1,6 +1,8 @@
 //! What the commands that make experiments share: the measure's flags, the session, errors, and how
 //! numbers with a sign are shown.
 
+use std::io::Write as _;
+
 use super::engine::{EngineArgs, explain};
 use super::probing::{self, quoted};
 use crate::experiment::measure::{Asked, Measure, Name};
@@ -86,17 +88,18 @@ pub fn told(error: Error) -> anyhow::Error {
         | Error::NoPosition { .. }
         | Error::EmptyName { .. }
         | Error::SameTokens { .. }
-        | Error::Unaligned { .. } => Usage(error.to_string()).into(),
+        | Error::Unaligned { .. }
+        | Error::OneSided { .. }
+        | Error::TooFewTokens { .. } => Usage(error.to_string()).into(),
         error => error.into(),
     }
 }
 
-/// `+1.23` or `−0.40`: a change or a contribution.
+/// `+1.234` or `-0.400`: a change or a contribution.
 pub fn signed(value: f64) -> String {
-    match value {
-        v if !v.is_finite() => "–".to_owned(),
-        v if v < -0.0005 => format!("−{:.3}", -v),
-        v => format!("+{:.3}", v.abs()),
+    match value.is_finite() {
+        true => format!("{:+.3}", (1e3 * value).round() / 1e3 + 0.0),
+        false => "–".to_owned(),
     }
 }
 
@@ -108,6 +111,15 @@ pub fn painted(out: &Output, value: f64, text: &str) -> String {
         _ => DIM,
     };
     out.paint(style, text)
+}
+
+/// Says of a result that it is not all, if it is not.
+pub fn partial(out: &mut Output, complete: bool) -> std::io::Result<()> {
+    if complete {
+        return Ok(());
+    }
+    let note = "stopped before its end: what was computed by then";
+    writeln!(out, "{}", out.paint(WARN, note))
 }
 
 /// What is measured, in one line.

@@ -52,7 +52,7 @@ fn session(model: &Model) -> Session {
 fn prompt(ids: &[i32]) -> Prompt {
     Prompt {
         text: "a text".to_owned(),
-        ids: ids.iter().map(|&id| Token(id)).collect(),
+        ids: ids.iter().copied().map(Token).collect(),
     }
 }
 
@@ -171,10 +171,11 @@ fn plainly(
         }
     }
     let seq = session.open().unwrap();
+    let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
     let mut row = Vec::new();
     let mut keep = |_: usize, logits: &[f32]| row = logits.to_vec();
     let mut hook = Change(change);
-    let pass = session.feed_hooked(&seq, &prompt(ids).ids, Want::Last, &mut hook, &mut keep);
+    let pass = session.feed_hooked(&seq, &ids, Want::Last, &mut hook, &mut keep);
     assert_eq!(pass.unwrap(), Pass::Complete);
     row
 }
@@ -256,6 +257,8 @@ fn all_states_of_a_layer_are_all_there_is() {
 #[test]
 fn a_prompt_patched_with_itself_stays_as_it_is() {
     for (name, model) in models() {
+        // ggml looks GELU up in a table of 16 bits, where a last digit decides which entry.
+        let within = if name == "gpt2" { 1e-3 } else { 1e-5 };
         for what in [What::Residual, What::Attention, What::Mlp, What::Head] {
             if name == "mamba" && what != What::Residual {
                 continue;
@@ -269,8 +272,9 @@ fn a_prompt_patched_with_itself_stays_as_it_is() {
             );
             for value in values {
                 assert!(
-                    close(value, found.clean_value, 1e-4),
-                    "{name}, {what:?}: {value}"
+                    close(value, found.clean_value, within),
+                    "{name}, {what:?}: {value} in place of {}",
+                    found.clean_value
                 );
             }
         }
@@ -489,7 +493,7 @@ fn all_rows(
     }
     let pass = session.feed_hooked(
         seq,
-        &prompt(&CLEAN).ids,
+        &CLEAN.map(Token),
         Want::All,
         &mut Each(each),
         &mut |_, _| {},
@@ -579,7 +583,8 @@ fn what_was_done_before_a_stop_is_told() {
         n_ctx: 1024,
         ..Settings::default()
     };
-    for stop_at in [1, 3] {
+    // The proof of five parts, and of all of them, in two ways comes before the words.
+    for (stop_at, proofs, words) in [(1, 0, 0), (3, 0, 0), (13, 6, 0), (15, 6, 2)] {
         let cancel = Cancel::new();
         let base = Settings {
             cancel: cancel.clone(),
@@ -602,8 +607,8 @@ fn what_was_done_before_a_stop_is_told() {
         });
         let found = found.unwrap();
         assert!(!found.complete);
-        assert_eq!(found.words.len(), stop_at - 1);
-        assert!(!found.attribution.parts.is_empty() && found.proof.is_empty());
+        assert_eq!((found.proof.len(), found.words.len()), (proofs, words));
+        assert!(!found.attribution.parts.is_empty());
     }
 }
 

@@ -59,28 +59,33 @@ impl Alignment {
 mod tests {
     use super::*;
 
+    fn align(clean: &[i32], corrupt: &[i32]) -> Alignment {
+        let tokens = |ids: &[i32]| ids.iter().copied().map(Token).collect::<Vec<_>>();
+        super::align(&tokens(clean), &tokens(corrupt))
+    }
+
     #[test]
     fn prompts_of_equal_length_stand_side_by_side() {
-        let found = align(&[1, 2, 3, 4].map(Token), &[1, 2, 9, 4].map(Token));
+        let found = align(&[1, 2, 3, 4], &[1, 2, 9, 4]);
         assert_eq!(found.pairs, [(0, 0), (1, 1), (2, 2), (3, 3)]);
         assert_eq!((found.from, found.unmatched), (2, None));
-        assert_eq!(align(&[1, 2].map(Token), &[1, 2].map(Token)).from, 2);
+        assert_eq!(align(&[1, 2], &[1, 2]).from, 2);
     }
 
     #[test]
     fn others_are_aligned_from_both_ends() {
-        let found = align(&[1, 2, 3, 4, 5].map(Token), &[1, 9, 4, 5].map(Token));
+        let found = align(&[1, 2, 3, 4, 5], &[1, 9, 4, 5]);
         assert_eq!(found.pairs, [(0, 0), (3, 2), (4, 3)]);
         assert_eq!(found.unmatched, Some((1..3, 1..2)));
         assert!(found.at(1, "").is_err());
         assert_eq!(found.at(2, "").unwrap(), (3, 2));
         // What both begin and end with is not counted twice.
-        let found = align(&[1, 7, 7].map(Token), &[1, 7].map(Token));
+        let found = align(&[1, 7, 7], &[1, 7]);
         assert_eq!(found.pairs, [(0, 0), (1, 1)]);
         assert_eq!(found.unmatched, Some((2..3, 2..2)));
-        let found = align(&[7].map(Token), &[7, 7].map(Token));
+        let found = align(&[7], &[7, 7]);
         assert_eq!(found.pairs, [(0, 0)]);
         assert_eq!(found.unmatched, Some((1..1, 1..2)));
-        assert_eq!(align(&[1].map(Token), &[2, 3].map(Token)).pairs, []);
+        assert_eq!(align(&[1], &[2, 3]).pairs, []);
     }
 }

@@ -229,17 +229,17 @@ fn quoted(piece: &str) -> String {
 mod tests {
     use super::*;
 
-    fn named(id: i32) -> Named {
+    fn named(id: Token) -> Named {
         Named {
-            id: Token(id),
+            id,
             piece: Piece::new(b"x".to_vec()),
         }
     }
 
     fn measure(against: Option<i32>, soft_cap: Option<f64>) -> Measure {
         Measure {
-            token: named(0),
-            against: against.map(named),
+            token: named(Token(0)),
+            against: against.map(|id| named(Token(id))),
             measure: String::new(),
             unit: "logits",
             soft_cap,
