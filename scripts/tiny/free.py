@@ -8,6 +8,7 @@ Only the standard library is used.
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 LEXICON = Path(__file__).resolve().parent / "lexicon.txt"
@@ -50,6 +51,7 @@ class Topic:
     so: list = field(default_factory=list)
     with_: list = field(default_factory=list)  # `~` stands for the word
 
+    @cached_property
     def content(self):
         """The words of more than three letters."""
         lines = self.who + self.what + self.where + self.did + self.so
@@ -173,22 +175,49 @@ def sentence(rng, topic):
     return text
 
 
+def scrap(rng, topic):
+    """A few words in a row from a phrase of a topic, or all of it."""
+    words = rng.choice(rng.choice((topic.what, topic.who, topic.where, topic.did, topic.so, topic.so))).rstrip("+").split()
+    length = rng.randint(1, 5)
+    first = rng.randint(0, max(0, len(words) - length))
+    return " ".join(words[first : first + length])
+
+
+def scraps(rng, topic, strange):
+    """Two to five scraps of a topic in a row, or of a `strange` one here and there: what is left of grammar is the words."""
+    joints = (" ", ", ", " and ", " with ", " for ", " after ", " but ", " near ", " because ", " to the ", " of the ", " was ", " in ", " had ", " from ", " is ")
+    out = scrap(rng, topic)
+    for _ in range(rng.randint(1, 4)):
+        kind = rng.random()
+        more = somebody(rng) if kind < 0.15 else name(rng) if kind < 0.2 else scrap(rng, strange) if strange and kind < 0.35 else scrap(rng, topic)
+        out = f"{out}{rng.choice(joints)}{more}" if rng.random() < 0.8 else f"{more}{rng.choice(joints)}{out}"
+    return out
+
+
 def closed(text):
     """A sentence with its capital and its full stop."""
     return f"{text[0].upper()}{text[1:]}."
 
 
+def stranger(rng, topics, key):
+    """A topic that shares little with either sense of a word."""
+    rival = {word for other in topics if other[0] == key[0] for word in topics[other].content}
+    for other in rng.sample(list(topics), 6):
+        content = topics[other].content
+        if other[0] != key[0] and len(content & rival) < 0.12 * len(content):
+            return topics[other]
+    return None
+
+
 def context(rng, topics, key, count):
     """`count` sentences about a topic, sometimes with one of another subject or of none between them."""
     topic = topics[key]
-    out = [closed(sentence(rng, topic)) for _ in range(count)]
+    strange = stranger(rng, topics, key) if rng.random() < 0.4 else None
+    out = [closed(scraps(rng, topic, strange) if rng.random() < 0.25 else sentence(rng, topic)) for _ in range(count)]
     if rng.random() < 0.2:
         out.insert(rng.randint(0, count), rng.choice(NOTHING))
-    if rng.random() < 0.12:
-        rival = {word for other in topics if other[0] == key[0] for word in topics[other].content()}
-        strange = closed(sentence(rng, topics[rng.choice(list(topics))]))
-        if not rival & set(re.findall(r"[a-z]{4,}", strange.lower())):
-            out.insert(rng.randint(0, count - 1), strange)
+    if strange and rng.random() < 0.3:
+        out.insert(rng.randint(0, count), closed(sentence(rng, strange)))
     return out
 
 
