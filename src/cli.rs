@@ -3,8 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    attention, compare, complete, completions, convert, doctor, lens, man, meta, next, score,
-    trial, vocab,
+    ablate, attention, compare, complete, completions, convert, doctor, lens, man, meta, next,
+    patch, score, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -43,6 +43,12 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
+    /// Why it says what it says: the words and the parts of the model that the answer hangs on
+    Why(Box<why::Args>),
+    /// Where what tells two prompts apart lies: states of the one put into the other
+    Patch(Box<patch::Args>),
+    /// What the model says without a head, an MLP or a layer, and which of them matter
+    Ablate(Box<ablate::Args>),
     /// What quantization changed: two files of one model, or more, side by side
     Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
@@ -65,6 +71,9 @@ impl Command {
             | Command::Score(_)
             | Command::Lens(_)
             | Command::Attention(_)
+            | Command::Why(_)
+            | Command::Patch(_)
+            | Command::Ablate(_)
             | Command::Compare(_) => true,
             Command::Convert(_)
             | Command::Meta(_)

@@ -7,8 +7,8 @@ use clap::CommandFactory;
 use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    attention, compare, complete, completions, convert, doctor, greeting, lens, man, meta, next,
-    score, trial, vocab, waiting,
+    ablate, attention, compare, complete, completions, convert, doctor, greeting, lens, man, meta,
+    next, patch, score, trial, vocab, waiting, why,
 };
 use crate::hint::Usage;
 use crate::output::{self, Output};
@@ -55,6 +55,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Lens(args)) => lens::run(&args),
         Some(Command::Attention(args)) => attention::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Why(args)) => why::run(&args),
+        Some(Command::Patch(args)) => patch::run(&args),
+        Some(Command::Ablate(args)) => ablate::run(&args),
         Some(Command::Completions(args)) => completions::run(&args, Cli::command()),
         Some(Command::Man(args)) => man::run(&args, Cli::command()),
         Some(Command::TryFile(args)) => trial::run(&args),

@@ -13,6 +13,7 @@
 //! | [`convert`] | a checkpoint and its architecture, and its way to a GGUF: plan, stream, verify |
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
+//! | [`experiment`] | what it would say without a word, a layer or a head, and so why it says what it says |
 //! | [`base`] | what all of them share: progress, memory, numbers for people |
 //! | [`dispatch`], [`cli`], [`version`] | from the command line to the command; the list of commands; what `--version` says |
 //! | [`commands`] | one file or folder per command, its flags beside it: typed options in, a result out |
@@ -22,6 +23,7 @@
 
 pub use modelve_base as base;
 pub use modelve_convert as convert;
+pub use modelve_experiment as experiment;
 pub use modelve_gguf as gguf;
 pub use modelve_hub as hub;
 pub use modelve_matmul as matmul;

@@ -53,6 +53,16 @@ impl Again {
         self.with(&["-m", model])
     }
 
+    /// The model that it names, if it names one.
+    pub fn model(&self) -> Option<&str> {
+        let at = self.words.iter().position(|word| names_model(word))?;
+        let word = self.words[at].as_str();
+        match word {
+            "-m" | "--model" => self.words.get(at + 1).map(String::as_str),
+            _ => word.strip_prefix("--model=").or(word.strip_prefix("-m")),
+        }
+    }
+
     /// Without the first word after the command's name that is `word`.
     #[must_use]
     pub fn without(mut self, word: &str) -> Self {
@@ -114,6 +124,8 @@ mod tests {
             &[],
         ] {
             let words = [&["score", "a"], named, &["--json"]].concat();
+            let model = Again::of(words.clone()).model().map(str::to_owned);
+            assert_eq!(model.as_deref(), (!named.is_empty()).then_some("x"));
             let better = Again::of(words).on_model("tiny");
             assert_eq!(better.to_string(), "modelve score -m tiny a --json");
         }

@@ -74,6 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Usage(what.to_owned()).into());
     }
     let model = load(&args.engine, text.text.len(), &cancel)?;
+    let to = to.of(&model);
     let prompt = args.prompts.read(&model, &text).map_err(told)?;
     let layer = layer(args, model.facts().n_layer as usize)?;
     let n = prompt.ids.len();
@@ -113,7 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             ));
         }
     }
-    to.page(Page::Attention, &found)?;
+    to.page(Page::ATTENTION, &found)?;
     interrupted(found.complete)
 }
 

@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         engine
     };
     let inputs = named.iter().flat_map(|name| engine(name).inputs());
-    let to = args.form.judge(inputs.chain(args.file.clone()))?;
+    let mut to = args.form.judge(inputs.chain(args.file.clone()))?;
     let cancel = cancel_on_ctrl_c()?;
     let progress = progress::stderr(false);
     let progress = progress.as_ref();
@@ -146,6 +146,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             bytes: file.size_bytes(),
             session,
         });
+        to = to.of(&model);
         files.push(file);
     }
     let (prompt, windows) = reading.context("no model")?;
@@ -195,7 +196,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if results.iter().all(|result| result.n_tokens == 0) {
         return interrupted(false);
     }
-    to.show(Page::Compare, &results, |out| print(out, &results))?;
+    to.show(Page::COMPARE, &results, |out| print(out, &results))?;
     interrupted(results.iter().all(|result| result.complete))
 }
 

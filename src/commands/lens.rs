@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.text.len(), &cancel)?;
+    let to = to.of(&model);
     let prompt = args.prompts.read(&model, &text).map_err(told)?;
     let n = prompt.ids.len();
     let n_layer = model.facts().n_layer as usize;
@@ -97,7 +98,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if found.cells.is_empty() {
         return interrupted(found.complete);
     }
-    to.show_one(Page::Lens, &found, |out| match found.answers.len() {
+    to.show_one(Page::LENS, &found, |out| match found.answers.len() {
         1 => print_column(out, &found),
         _ => print_grid(out, &found),
     })?;

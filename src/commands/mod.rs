@@ -1,5 +1,6 @@
 //! One file per command: typed options in, a result out.
 
+pub mod ablate;
 pub mod again;
 pub mod attention;
 pub mod compare;
@@ -8,6 +9,7 @@ pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+mod experiments;
 pub mod find;
 pub mod flags;
 pub mod greeting;
@@ -17,6 +19,7 @@ pub mod lens;
 pub mod man;
 pub mod meta;
 pub mod next;
+pub mod patch;
 pub mod probing;
 pub mod prompt;
 pub mod results;
@@ -24,3 +27,4 @@ pub mod score;
 pub mod trial;
 pub mod vocab;
 pub mod waiting;
+pub mod why;

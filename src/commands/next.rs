@@ -89,6 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         texts.iter().map(|text| text.text.len()).sum(),
         &cancel,
     )?;
+    let to = to.of(&model);
     let vocab = model.vocab();
     let mut asked = Vec::with_capacity(texts.len());
     for text in &texts {
@@ -148,7 +149,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    to.show(Page::Next, &results, |out| print(out, &results))?;
+    to.show(Page::NEXT, &results, |out| print(out, &results))?;
     interrupted(results.len() == asked.len())
 }
 

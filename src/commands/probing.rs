@@ -63,8 +63,19 @@ pub fn session(
     tokens: usize,
     settings: Settings,
 ) -> anyhow::Result<Session> {
+    session_beside(engine, model, tokens, 0, settings)
+}
+
+/// The same, with room for `beside` more tokens in other sequences.
+pub fn session_beside(
+    engine: &EngineArgs,
+    model: &Model,
+    tokens: usize,
+    beside: usize,
+    settings: Settings,
+) -> anyhow::Result<Session> {
     check_length(engine, model, tokens)?;
-    let n_ctx = model.context_for(model.regime(tokens), tokens);
+    let n_ctx = model.context_for(model.regime(tokens), tokens + beside);
     Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
 }
 

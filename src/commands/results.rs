@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::again::quote;
+use super::again::{Again, quote};
 use crate::base::human;
 use crate::base::outfile::{self, Existing, Outfile};
 use crate::hint::{Usage, hinted};
 use crate::output::{self, Output};
-use crate::probe::html::Page;
+use crate::probe::Subject;
+use crate::probe::html::{About, Page};
+use crate::runtime::Model;
 
 /// Flags that say where a result goes.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -33,6 +35,7 @@ pub struct Form {
 pub struct Results {
     json: bool,
     page: Option<Outfile>,
+    about: About,
 }
 
 impl Form {
@@ -47,6 +50,7 @@ impl Form {
             return Ok(Results {
                 json: self.json,
                 page: None,
+                about: About::default(),
             });
         };
         let existing = match self.force {
@@ -64,11 +68,24 @@ impl Form {
         Ok(Results {
             json: self.json,
             page: Some(page),
+            about: About {
+                models: Vec::new(),
+                model: Again::typed().model().map(str::to_owned),
+                command: Again::typed().to_string(),
+                date: chrono::Local::now().format("%Y-%m-%d %H:%M").to_string(),
+            },
         })
     }
 }
 
 impl Results {
+    /// The same, of a model that its page is to name.
+    #[must_use]
+    pub fn of(mut self, model: &Model) -> Self {
+        self.about.models.push(Subject::of(model));
+        self
+    }
+
     /// Results one after the other, as JSON, as a page or by `print`. Where Ctrl-C came before the
     /// first there is nothing to show.
     ///
@@ -129,7 +146,7 @@ impl Results {
         let Some(file) = &self.page else {
             return Ok(());
         };
-        file.write(page.render(data)?.as_bytes())
+        file.write(page.render(data, &self.about)?.as_bytes())
             .map_err(page_error)?;
         if !file.is_stdout() {
             let path = file.path().display().to_string();

@@ -83,6 +83,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let bytes = texts.iter().map(|text| text.text.len()).sum();
     let model = load(&args.engine, bytes, &cancel)?;
+    let to = to.of(&model);
     let mut prompts = Vec::with_capacity(texts.len());
     for text in &texts {
         let ids = prompt::tokens(model.vocab(), &text.text, args.special).map_err(explain)?;
@@ -128,7 +129,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     progress.finish();
 
-    to.show(Page::Score, &scores, |out| {
+    to.show(Page::SCORE, &scores, |out| {
         print(out, args, &texts, &scores)
     })?;
     let all = scores.len() == prompts.len() && scores.iter().all(|score| score.complete);

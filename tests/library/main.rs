@@ -8,6 +8,7 @@
 mod support;
 
 mod convert_bytes;
+mod experiment;
 mod gguf;
 mod probe;
 mod probe_compare;

@@ -147,6 +147,12 @@ fn a_label_that_nothing_fits_is_no_type() {
     let ran = bench.run(&["convert", &format!("{REPO}:q4"), "--dry-run"]);
     assert_eq!(ran.code, Some(2), "{}", ran.said);
     assert!(bench.server.ranges("gguf").is_empty(), "nothing is fetched");
+    let ran = bench.run(&["convert", REPO, "--dry-run"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.said);
+    assert!(ran.said.contains("holds GGUF files"), "{}", ran.said);
+    let (_, command) = ran.said.split_once("fetch one as it is: modelve ").unwrap();
+    let arguments: Vec<&str> = command.split_whitespace().collect();
+    assert_eq!(bench.run(&arguments).code, Some(0));
 }
 
 #[test]

@@ -441,7 +441,7 @@ fn what_it_looks_like(file: &[u8]) -> String {
     } else if head.starts_with(b"PK\x03\x04") {
         "it looks like a PyTorch checkpoint (a zip archive)".into()
     } else if head.len() > 9 && head[8] == b'{' {
-        "it looks like a safetensors file; give its folder to `modelve convert`".into()
+        "it looks like a safetensors file".into()
     } else if head.starts_with(b"ggml") || head.starts_with(b"lmgg") || head.starts_with(b"tjgg") {
         "it is in a format older than GGUF".into()
     } else if text.trim_start().starts_with('<') {

@@ -186,6 +186,14 @@ pub enum Error {
         /// Their labels.
         names: Vec<String>,
     },
+    /// GGUF models where a checkpoint is wanted.
+    #[error("{} holds GGUF files, which need no conversion, and no checkpoint: {}", id.without_quant(), names.join(", "))]
+    OnlyGguf {
+        /// What was asked for.
+        id: HubId,
+        /// Their labels.
+        names: Vec<String>,
+    },
     /// The network may not be used, and not everything is here.
     #[error("{id} is not complete on this machine, and the network is off: missing {}", missing.join(", "))]
     Offline {
@@ -283,6 +291,13 @@ impl Error {
             }
             Error::NoChecksum { .. } => {
                 "set HF_ENDPOINT to the Hub itself or another mirror".into()
+            }
+            Error::OnlyGguf { id, names } => {
+                let label = id.quant.as_deref().and_then(|label| closest(label, names));
+                let example = id
+                    .with_quant(label.or(names.first().map(String::as_str))?)
+                    .ok()?;
+                format!("fetch one as it is: {}", convert_command(&example))
             }
             Error::WhichGguf { id, names } => {
                 let example = id.with_quant(names.first()?).ok()?;

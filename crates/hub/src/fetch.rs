@@ -41,7 +41,8 @@ pub(super) async fn fetch(
         let first = run.fetch_gguf(id).await?;
         Some(folder.join(first))
     } else {
-        run.fetch_checkpoint(wanted != Wanted::Description).await?;
+        run.fetch_checkpoint(id, wanted != Wanted::Description)
+            .await?;
         None
     };
     let revision = id.revision.as_deref().unwrap_or("main");
@@ -119,14 +120,21 @@ impl<'a> Run<'a> {
     }
 
     /// Fetches the description of a checkpoint, and then, if `weights`, its shards.
-    async fn fetch_checkpoint(&mut self, weights: bool) -> Result<(), Error> {
+    async fn fetch_checkpoint(&mut self, id: &HubId, weights: bool) -> Result<(), Error> {
         let description: Vec<&Listed> = self
             .listing
             .values()
             .filter(|file| select::is_description(&file.name, file.size))
             .collect();
         if self.listed("config.json").is_none() {
-            return Err(self.nothing("config.json"));
+            let models = self.ggufs();
+            return Err(match models.is_empty() {
+                true => self.nothing("config.json"),
+                false => Error::OnlyGguf {
+                    id: id.clone(),
+                    names: ggufs::addresses(&models, &models),
+                },
+            });
         }
         if let Some(file) = description.iter().find(|f| f.size > LARGEST_DESCRIPTION) {
             let (name, size) = (&file.name, super::bytes(file.size));

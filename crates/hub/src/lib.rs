@@ -118,7 +118,8 @@ pub struct FetchOptions {
     /// How long a connection may be silent.
     pub silence: Duration,
     /// How long the answer to one question (what commit, which files) may take altogether, all
-    /// of its pages included. The bytes of files may take as long as they need.
+    /// of its pages included. The bytes of files may take as long as they need, while each span of
+    /// this length brings a kibibyte a second.
     pub answer_time: Duration,
     /// Bytes free in a folder, or `None` where nobody can say.
     pub free_space: fn(&Path) -> Option<u64>,

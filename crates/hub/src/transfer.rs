@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::api::{Digest, Stated};
 use super::failure::Failure;
-use super::remote::{Remote, words};
+use super::remote::{Remote, host_of, words};
 use super::{Error, own};
 
 /// How much is read at a time when bytes on the disk are hashed.
@@ -204,8 +204,10 @@ impl Transfer<'_> {
                 Failure::Lasting(error) => return Err(error),
                 Failure::Passing(error, wait) => (error, wait),
             };
-            // Only tries that brought nothing count.
-            tries = if part.len > before { 1 } else { tries + 1 };
+            // Only tries that brought nothing count, or next to nothing.
+            let crawled = matches!(error, Error::TooSlow { .. });
+            let fruitless = crawled || part.len == before;
+            tries = if fruitless { tries + 1 } else { 1 };
             if tries >= self.remote.options.attempts {
                 return Err(match error {
                     Error::Cut { file, at, why, .. } => Error::Cut {
@@ -228,7 +230,12 @@ impl Transfer<'_> {
         let request = self.remote.get(self.commit, name, part.len);
         let mut answer = self.remote.guarded(request).await??;
         self.position(part, &answer)?;
+        let mut pace = Pace::new(part.len, self.remote.options.answer_time);
         loop {
+            if !pace.keeps_up(part.len) {
+                let (host, limit) = (host_of(answer.url()), pace.window);
+                return Err(Failure::Passing(Error::TooSlow { host, limit }, None));
+            }
             let chunk = match self.remote.guarded(answer.chunk()).await? {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) if part.len == part.stated.size => return Ok(()),
@@ -331,6 +338,37 @@ impl Transfer<'_> {
             hasher.update(&buffer[..n]);
             self.remote.guarded(tokio::task::yield_now()).await?;
         }
+    }
+}
+
+/// How fast a body comes. One that crawls is never silent and never ends.
+struct Pace {
+    window: Duration,
+    since: Instant,
+    from: u64,
+}
+
+impl Pace {
+    /// Bytes per second that the slowest useful connection brings.
+    const LEAST: f64 = 1024.0;
+
+    fn new(from: u64, window: Duration) -> Self {
+        Pace {
+            window,
+            since: Instant::now(),
+            from,
+        }
+    }
+
+    /// Returns whether enough has come in the window that ends now; `at` is how far the body is.
+    fn keeps_up(&mut self, at: u64) -> bool {
+        let time = self.since.elapsed();
+        if time < self.window {
+            return true;
+        }
+        let enough = (at - self.from) as f64 >= Self::LEAST * time.as_secs_f64();
+        (self.since, self.from) = (Instant::now(), at);
+        enough
     }
 }
 

@@ -38,6 +38,7 @@ pub mod math;
 pub mod next;
 mod pieces;
 pub mod score;
+mod subject;
 pub mod swap;
 pub mod tree;
 mod unembed_ffi;
@@ -45,6 +46,7 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use pieces::{JsonText, Piece};
+pub use subject::Subject;
 
 use serde::Serialize;
 

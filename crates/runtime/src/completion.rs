@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::error::Error;
 use super::sampling::{Likely, Sampling};
 use super::token::Token;
 
@@ -80,15 +81,15 @@ pub struct Completion {
 
 /// What happens while prompts are completed.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum Event {
     /// A token was chosen.
     Token {
         /// Which prompt, counted from 0.
         index: usize,
         /// The token.
-        step: &'a Step,
+        step: Step,
         /// The text that is certain now; may be empty, or belong to earlier tokens.
-        text: &'a str,
+        text: String,
     },
     /// A completion ended.
     Done {
@@ -96,6 +97,13 @@ pub enum Event<'a> {
         index: usize,
         /// All of it.
         completion: Completion,
+    },
+    /// A prompt could not be completed to its end; others go on.
+    Failed {
+        /// Which prompt, counted from 0.
+        index: usize,
+        /// Why.
+        error: Error,
     },
 }
 

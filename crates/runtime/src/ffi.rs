@@ -91,17 +91,38 @@ pub(super) fn catch_aborts() {
     extern "C" fn call(message: *const c_char) {
         // SAFETY: ggml passes a zero-terminated string that lives during the call.
         let message = unsafe { copy(message) };
-        let message = log::without_paths(&message);
-        match ABORT_HOOK.get() {
-            Some(hook) => hook(&message),
-            None => {
-                use std::io::Write;
-                let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
-            }
-        }
+        give_up(&log::without_paths(&message));
     }
     // SAFETY: `call` has the signature ggml wants and lives as long as the program.
     unsafe { sys::ggml_set_abort_callback(Some(call)) };
+
+    // An exception that nobody catches ends the process, too; ggml would print a stack trace.
+    #[cfg(unix)]
+    {
+        extern "C" fn terminated() {
+            give_up("an exception of its own that it does not catch");
+            std::process::abort();
+        }
+        unsafe extern "C" {
+            // `std::set_terminate`, which has this name in the C++ ABI of every Unix.
+            #[link_name = "_ZSt13set_terminatePFvvE"]
+            fn set_terminate(handler: extern "C" fn()) -> Option<extern "C" fn()>;
+        }
+        // SAFETY: the handler has the signature C++ wants, lives as long as the program, and does
+        // not return.
+        unsafe { set_terminate(terminated) };
+    }
+}
+
+/// Says that llama.cpp ends the process.
+fn give_up(message: &str) {
+    match ABORT_HOOK.get() {
+        Some(hook) => hook(message),
+        None => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
+        }
+    }
 }
 
 /// Asks for huge pages behind a block's capacity.

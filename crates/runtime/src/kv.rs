@@ -1,5 +1,6 @@
 //! What a token leaves in the KV cache of a model, by what its file's header says.
 
+use super::families::family;
 use modelve_gguf::GgmlType;
 
 /// Contexts come in multiples of so many tokens, as llama.cpp rounds them.
@@ -56,8 +57,8 @@ impl KvShape {
             });
         }
         let window = header.number("attention.sliding_window").unwrap_or(0);
-        // llama.cpp gives Phi-3 no sliding window, whatever the file says.
-        let sliding = window > 0 && header.architecture() != "phi3";
+        let ignored = family(header.architecture()).is_some_and(|family| family.ignores_window);
+        let sliding = window > 0 && !ignored;
         Some(KvShape {
             exact: kv_heads.iter().any(|&n| n > 0) && !sliding && !header.is_recurrent(),
             layers: shape,

@@ -54,6 +54,7 @@ mod context_ffi;
 mod device;
 pub mod engine;
 mod error;
+mod families;
 mod ffi;
 mod grammar;
 pub mod graph;

@@ -235,11 +235,13 @@ impl Sampler {
         if let Some(chain) = &mut self.chain {
             chain.apply(&mut array);
         }
-        let token = array.selected_token();
+        // Where everything is ruled out, the samplers still point at something.
+        let selected = array.selected.and_then(|at| array.data.get(at));
+        let token = selected
+            .filter(|candidate| candidate.logit() > f32::NEG_INFINITY)
+            .map(|candidate| Token(candidate.id().0));
         self.candidates = array.data;
-        token
-            .map(|token| Token(token.0))
-            .ok_or(Error::NothingToSample)
+        token.ok_or(Error::NothingToSample)
     }
 
     /// Takes note of the token that was chosen.

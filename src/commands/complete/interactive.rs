@@ -20,7 +20,7 @@ use crate::hint::Hinted;
 use crate::hub::store::Store;
 use crate::output::{self, Output};
 use crate::runtime::chat::{self, Message};
-use crate::runtime::{Result, Token};
+use crate::runtime::{Engine, Result, Token};
 
 /// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
@@ -39,6 +39,8 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         let _ = history.load(path);
     }
     let mut conversation = Conversation::default();
+    // A conversation's next question begins with all that was said before.
+    let mut engine = job.engine(false)?;
     loop {
         let line = match ask(&config, &mut history)? {
             Ok(line) => line,
@@ -49,7 +51,7 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        answer(job, &mut conversation, line)?;
+        answer(job, &mut engine, &mut conversation, line)?;
         job.cancel.clear();
     }
     if let Some(path) = &file {
@@ -113,7 +115,12 @@ impl Conversation {
     }
 }
 
-fn answer(job: &Job<'_>, conversation: &mut Conversation, line: String) -> anyhow::Result<()> {
+fn answer(
+    job: &Job<'_>,
+    engine: &mut Engine,
+    conversation: &mut Conversation,
+    line: String,
+) -> anyhow::Result<()> {
     let prompt = Text::argument(line);
     let tokens = match conversation.tokens(job, &prompt) {
         Ok(tokens) => tokens,
@@ -124,7 +131,7 @@ fn answer(job: &Job<'_>, conversation: &mut Conversation, line: String) -> anyho
         }
     };
     let mut renderer = Renderer::new(job, Output::stdout(), vec![prompt]);
-    let result = job.run(vec![tokens], &mut renderer);
+    let result = job.run(engine, vec![tokens], &mut renderer);
     renderer.finish()?;
     match result {
         Ok((report, _)) => {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use crate::commands::prompt::{self, PromptArgs, Text};
@@ -17,8 +17,8 @@ use crate::hint::{Interrupted, Usage};
 use crate::output::Output;
 use crate::runtime::weights::Work;
 use crate::runtime::{
-    self, Cancel, Event, Finish, Grammar, Model, Options, Report, Request, Sampling, Setup, Token,
-    engine,
+    Cancel, Engine, Event, Finish, Grammar, Model, Options, Report, Request, Sampling, Setup,
+    Token, engine,
 };
 use render::Renderer;
 
@@ -298,50 +298,75 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn complete(&self, prompts: Vec<Text>) -> anyhow::Result<()> {
-        let mut tokens = Vec::with_capacity(prompts.len());
+        let n = prompts.len();
+        let mut tokens = Vec::with_capacity(n);
         for (i, prompt) in prompts.iter().enumerate() {
             let result = self
                 .args
                 .prompts
                 .tokens(&self.model, prompt)
                 .map_err(explain);
-            tokens.push(match prompts.len() {
+            tokens.push(match n {
                 1 => result?,
                 _ => result.with_context(|| format!("prompt {}", i + 1))?,
             });
         }
         let mut renderer = Renderer::new(self, Output::stdout(), prompts);
-        let (report, cancelled) = self.run(tokens, &mut renderer)?;
+        // All are here: nobody comes later who would begin with what has ended.
+        let mut engine = self.engine(true)?;
+        let (report, cancelled) = self.run(&mut engine, tokens, &mut renderer)?;
         renderer.finish()?;
         if self.args.stats {
             render::stats(self, &report, &renderer);
         }
-        if cancelled {
-            Err(Interrupted.into())
-        } else {
-            Ok(())
+        match renderer.failed {
+            _ if cancelled => Err(Interrupted.into()),
+            0 => Ok(()),
+            failed => Err(anyhow!("{failed} of {n} prompts were not completed")),
         }
+    }
+
+    /// An engine for prompts. What ended is kept for prompts that begin with it, or leaves.
+    fn engine(&self, forget_ended: bool) -> anyhow::Result<Engine> {
+        let setup = Setup {
+            forget_ended,
+            ..self.setup.clone()
+        };
+        Engine::new(&self.model, setup).map_err(explain)
     }
 
     /// Completes tokenized prompts and renders what comes; whether it was cancelled.
     fn run(
         &self,
+        engine: &mut Engine,
         tokens: Vec<Vec<Token>>,
         renderer: &mut Renderer<'_>,
     ) -> anyhow::Result<(Report, bool)> {
         let mut broken = None;
+        let mut failed = None;
         let mut cancelled = false;
+        let alone = tokens.len() == 1;
         let requests = tokens.into_iter().zip(0..).map(|(prompt, i)| Request {
             prompt,
             seed: self.seed.wrapping_add(i),
             options: Arc::clone(&self.options),
         });
         let requests = requests.collect();
-        let report = runtime::complete(&self.model, requests, self.setup.clone(), &mut |event| {
-            if let Event::Done { completion, .. } = &event {
-                cancelled |= completion.finish == Finish::Cancelled;
-            }
-            match renderer.event(event) {
+        let report = engine.complete(requests, &mut |event| {
+            let rendered = match event {
+                // The one prompt's error is the command's.
+                Event::Failed { error, .. } if alone => {
+                    failed = Some(error);
+                    Ok(())
+                }
+                event => {
+                    if let Event::Done { completion, .. } = &event {
+                        cancelled |= completion.finish == Finish::Cancelled;
+                    }
+                    renderer.event(event)
+                }
+            };
+            match rendered {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     broken = Some(error);
@@ -349,9 +374,10 @@ impl Job<'_> {
                 }
             }
         });
-        match broken {
-            Some(error) => Err(error.into()),
-            None => Ok((report.map_err(explain)?, cancelled)),
+        match (broken, failed) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(error)) => Err(explain(error)),
+            (None, None) => Ok((report.map_err(explain)?, cancelled)),
         }
     }
 }

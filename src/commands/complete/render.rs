@@ -12,7 +12,7 @@ use crate::commands::prompt::Text;
 use crate::commands::vocab::JsonText;
 use crate::output::{self, Output};
 use crate::runtime::{
-    Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
+    self, Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
 };
 
 /// Prints what comes: one prompt's text as it comes, several when it is their turn.
@@ -20,9 +20,11 @@ pub(super) struct Renderer<'a> {
     job: &'a Job<'a>,
     out: Output,
     prompts: Vec<Text>,
-    /// Completions that wait for those before them.
-    waiting: BTreeMap<usize, Completion>,
+    /// What ended and waits for those before it.
+    waiting: BTreeMap<usize, Result<Completion, runtime::Error>>,
     next: usize,
+    /// Prompts that were not completed.
+    pub failed: usize,
     /// Bytes of the one text printed as they came.
     streamed: usize,
     /// What `--stats` sums up.
@@ -49,6 +51,13 @@ struct Object<'a> {
     tokens: Vec<TokenObject>,
     usage: Usage,
     timing: Timing,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    index: usize,
+    prompt: &'a str,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -92,6 +101,7 @@ impl<'a> Renderer<'a> {
             prompts,
             waiting,
             next: 0,
+            failed: 0,
             streamed: 0,
             totals,
             last_text: String::new(),
@@ -102,7 +112,7 @@ impl<'a> Renderer<'a> {
         self.prompts.len() == 1 && !self.job.args.json
     }
 
-    pub fn event(&mut self, event: Event<'_>) -> io::Result<()> {
+    pub fn event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::Token {
                 step: _,
@@ -128,14 +138,42 @@ impl<'a> Renderer<'a> {
                 self.totals.prompt_tokens += completion.prompt_tokens;
                 self.totals.completion_tokens += completion.steps.len();
                 self.totals.prefill = self.totals.prefill.max(completion.prefill);
-                self.waiting.insert(index, completion);
-                while let Some(completion) = self.waiting.remove(&self.next) {
+                self.ended(index, Ok(completion))
+            }
+            Event::Failed { index, error } => self.ended(index, Err(error)),
+        }
+    }
+
+    /// Prints what ended, once all before it are printed.
+    fn ended(&mut self, index: usize, how: Result<Completion, runtime::Error>) -> io::Result<()> {
+        self.waiting.insert(index, how);
+        while let Some(how) = self.waiting.remove(&self.next) {
+            match how {
+                Ok(completion) => {
                     self.print(self.next, &completion)?;
                     self.last_text = completion.text;
-                    self.next += 1;
                 }
-                self.out.flush()
+                Err(error) => {
+                    self.failed += 1;
+                    self.refuse(self.next, &error)?;
+                }
             }
+            self.next += 1;
+        }
+        self.out.flush()
+    }
+
+    /// Says in a prompt's place why there is no completion of it.
+    fn refuse(&mut self, index: usize, error: &runtime::Error) -> io::Result<()> {
+        self.out.flush()?;
+        output::note(&format!("error: prompt {}: {error}", index + 1));
+        match self.job.args.json {
+            true => self.out.json_line(&Failure {
+                index,
+                prompt: &self.prompts[index].text,
+                error: error.to_string(),
+            }),
+            false => Ok(()),
         }
     }
 
@@ -297,16 +335,22 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
     }
     line("load", format!("{:.2} s", model.load_time().as_secs_f64()));
     let (tokens, prefill) = (totals.prompt_tokens, totals.prefill.as_secs_f64());
+    let kept = match report.reused {
+        0 => String::new(),
+        n => format!(", {n} of them computed before"),
+    };
     line(
         "prompts",
         match renderer.prompts.len() {
             1 => format!(
-                "1 of {tokens} tokens, {prefill:.2} s to the first token ({:.1} tokens/s)",
+                "1 of {tokens} tokens{kept}, {prefill:.2} s to the first token ({:.1} tokens/s)",
                 rate(tokens, totals.prefill)
             ),
             // They were taken in a few at a time, each between the tokens of others.
             n => {
-                format!("{n} of {tokens} tokens, {prefill:.2} s at most to the first token of one")
+                format!(
+                    "{n} of {tokens} tokens{kept}, {prefill:.2} s at most to the first token of one"
+                )
             }
         },
     );

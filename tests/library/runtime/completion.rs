@@ -214,6 +214,7 @@ fn cancelling_gives_what_there_is() {
             Event::Done { index, completion } => {
                 ends.push((index, completion.finish, completion.steps.len()))
             }
+            Event::Failed { index, error } => panic!("{index}: {error}"),
         }
         ControlFlow::Continue(())
     })
@@ -224,6 +225,38 @@ fn cancelling_gives_what_there_is() {
             .all(|(_, finish, _)| *finish == Finish::Cancelled)
     );
     assert!(ends[0].2 >= 1 && tokens < 100, "{tokens}");
+}
+
+#[test]
+fn a_request_that_fails_ends_alone() {
+    let model = tiny();
+    let nothing_is_left = Options {
+        sampling: Sampling {
+            logit_bias: (model.vocab().all().map(|token| (token, f32::NEG_INFINITY))).collect(),
+            ..Sampling::default()
+        },
+        ..(*exact_options(5)).clone()
+    };
+    let mut asked = requests(
+        vec![vec![Token(270)], vec![Token(280)], vec![Token(290)]],
+        &exact_options(5),
+    );
+    asked[1].options = Arc::new(nothing_is_left);
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let mut engine = Engine::new(&model, setup()).unwrap();
+    let mut note = |event| {
+        match event {
+            Event::Token { .. } => {}
+            Event::Done { index, completion } => done.push((index, completion.steps.len())),
+            Event::Failed { index, .. } => failed.push(index),
+        }
+        ControlFlow::Continue(())
+    };
+    engine.complete(asked.clone(), &mut note).unwrap();
+    // The engine goes on, and counts anew.
+    engine.complete(asked[..1].to_vec(), &mut note).unwrap();
+    done.sort_unstable();
+    assert_eq!((done, failed), (vec![(0, 5), (0, 5), (2, 5)], vec![1]));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
         settings,
         ..Setup::default()
     };
-    let go_on = &mut |_: Event<'_>| ControlFlow::Continue(());
+    let go_on = &mut |_: Event| ControlFlow::Continue(());
     let completed = complete(&model, vec![request], setup, go_on);
     fed.is_ok() && completed.is_ok()
 }

@@ -1,5 +1,6 @@
 //! The runtime as a library, on a tiny Phi-3 of random weights.
 
+mod aborts;
 mod chat;
 mod completion;
 mod engine;
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
-    Cancel, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model, Options,
-    Reading, Report, Request, Seq, Session, Settings, Setup, Token, Vocab, Want, complete,
+    Cancel, Engine, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model,
+    Options, Reading, Report, Request, Sampling, Seq, Session, Settings, Setup, Token, Vocab, Want,
+    complete,
 };
 
 struct File {

@@ -136,13 +136,15 @@ fn a_conversation_remembers_what_was_said() {
     let read = |more: &[&str]| -> Option<Vec<usize>> {
         let mut command = asking(&files().small, home.path(), "6");
         command.arg("--stats").args(more);
-        let keys = [
-            (READY, "the ball\r"),
-            (READY, "the ball\r"),
-            (READY, CTRL_D),
-        ];
+        // Long enough that it is worth being taken over.
+        let question =
+            "the ball hit the bat in the cave and today is sunny and a bat is in the cave\r";
+        let keys = [(READY, question), (READY, question), (READY, CTRL_D)];
         let (shown, code) = converse(&command, 200, &keys)?;
         assert_eq!(code, 0, "{shown}");
+        // The second question begins with what was computed for the first.
+        let taken_over = shown.matches(" of them computed before").count();
+        assert_eq!(taken_over, 1, "{shown}");
         let counts = shown.split("prompts    1 of ").skip(1).map(|rest| {
             let number = rest.split(' ').next().unwrap();
             number.parse().unwrap()

@@ -74,6 +74,19 @@ fn an_answer_of_a_byte_now_and_then_is_given_up() {
 }
 
 #[test]
+fn a_file_of_a_byte_now_and_then_is_given_up_and_kept() {
+    let mut bench = Bench::new();
+    bench.options.answer_time = Duration::from_millis(700);
+    bench.options.attempts = 2;
+    let slow = Fault::Slow(1, Duration::from_millis(50));
+    bench.server.spoil("model-0000", 99, slow);
+    let error = bench.fail();
+    assert!(matches!(error, Error::TooSlow { .. }), "{error:?}");
+    // What came is there for the next try.
+    assert!(bench.parts().iter().any(|(_, len)| *len > 0));
+}
+
+#[test]
 fn what_is_here_is_used_when_answers_do_not_end() {
     let mut bench = Bench::new();
     bench.fetch();

@@ -1,4 +1,5 @@
 const data = JSON.parse(document.getElementById("data").textContent);
+const about = JSON.parse(document.getElementById("about").textContent);
 const main = document.getElementById("main");
 const tip = document.getElementById("tip");
 
@@ -75,10 +76,46 @@ function rgb(c) { return "rgb(" + c.join(",") + ")"; }
 // What can be read on that colour.
 function ink(c) { return 0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2] > 140 ? "#111" : "#fff"; }
 
-function legend(low, high) {
+// From one direction over nothing to the other for t between -1 and 1: orange against, blue for.
+function sides(t) {
+  const stops = dark.matches
+    ? [[255, 196, 120], [196, 106, 32], [96, 52, 24], [28, 31, 37], [24, 56, 92], [40, 118, 190], [150, 214, 250]]
+    : [[122, 52, 4], [214, 112, 32], [250, 208, 166], [255, 255, 255], [184, 214, 240], [66, 140, 206], [12, 58, 110]];
+  const x = (Math.min(1, Math.max(-1, t || 0)) + 1) / 2 * (stops.length - 1);
+  const i = Math.min(stops.length - 2, Math.floor(x));
+  return stops[i].map((a, k) => Math.round(a + (stops[i + 1][k] - a) * (x - i)));
+}
+
+// Colours an element, now and when the scheme changes.
+function tint(node, colours, t) {
+  const paint = () => {
+    const c = colours(t);
+    node.style.background = rgb(c);
+    node.style.color = ink(c);
+  };
+  paint();
+  dark.addEventListener("change", paint);
+  return node;
+}
+
+// A number with its sign.
+function signed(value, digits = 3) {
+  if (value == null || !Number.isFinite(value)) return "\u2013";
+  const text = Math.abs(value).toFixed(digits);
+  return (value < 0 && Number(text) !== 0 ? "\u2212" : "+") + text;
+}
+
+// A share as a percentage without "-0".
+function share(value) {
+  if (value == null || !Number.isFinite(value)) return "\u2013";
+  const whole = Math.round(100 * value);
+  return (whole < 0 ? "\u2212" : "") + Math.abs(whole) + " %";
+}
+
+function legend(low, high, colours = heat, from = 0) {
   const bar = el("i");
   const paint = () => {
-    const stops = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(heat(t)));
+    const stops = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(colours(from + (1 - from) * t)));
     bar.style.background = "linear-gradient(90deg," + stops.join(",") + ")";
   };
   paint();
@@ -156,4 +193,56 @@ function select(label, options, onchange) {
   const control = el("select", { onchange: () => onchange(control.value) },
     options.map(([value, text]) => el("option", { value }, text)));
   return [el("label", {}, label + " ", control), control];
+}
+
+// A list of names with signed bars on one scale. `after` is the running total where the bars of a sum
+// follow each other, `total` its end.
+function signedList(rows, label, describe) {
+  const low = Math.min(0, ...rows.map((r) => Math.min(r.value, r.after ?? 0))), high = Math.max(0, ...rows.map((r) => Math.max(r.value, r.after ?? 0)));
+  const span = high - low || 1, at = (x) => 100 * (x - low) / span;
+  const items = rows.map((r, i) => {
+    const from = r.total ? 0 : (r.after != null ? r.after - r.value : 0), to = r.total ? r.value : (r.after ?? r.value);
+    return el("li", { "data-i": i, class: r.total ? "total" : null },
+      el("span", { class: "name", title: r.name }, r.name), el("span", { class: "number" }, signed(r.value)),
+      el("span", { class: "axis", style: "--zero:" + at(0) + "%" },
+        el("i", { class: r.value < 0 ? "minus" : null, style: "left:" + at(Math.min(from, to)) + "%;width:" + Math.abs(at(to) - at(from)) + "%" })),
+      el("span", { class: "number after soft" }, r.after == null ? "" : fixed(r.after, 2)));
+  });
+  const list = el("ul", { class: "signed", role: "group", "aria-label": label }, items);
+  walk(list, items, describe);
+  return list;
+}
+
+// How a page is read, in words, with an example of its own data.
+function reading(...paragraphs) {
+  return el("details", { class: "reading", open: true }, el("summary", {}, "How to read this"),
+    paragraphs.filter(Boolean).map((paragraph) => (paragraph instanceof Node ? paragraph : el("p", {}, paragraph))));
+}
+
+// A word as a shell reads it back.
+function quoteWord(word) {
+  return /^[\w./:=@%+,-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'";
+}
+
+// Commands that ask further: pairs of what one would learn and the words of a command.
+function further(pairs) {
+  const model = about.model ? ["-m", about.model] : [];
+  return el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "Ask further"),
+    el("ul", { class: "further" }, pairs.map(([what, words]) => {
+      const line = ["modelve", words[0], ...model, ...words.slice(1)].map(quoteWord).join(" ");
+      const copy = el("button", { title: "copy the command", onclick: () => navigator.clipboard && navigator.clipboard.writeText(line).then(() => { copy.textContent = "copied"; }, () => {}) }, "copy");
+      return el("li", {}, el("span", {}, what), el("code", {}, line), copy);
+    })));
+}
+
+// What the page is of: its title names the prompt, its first line the model and how it was made.
+{
+  const first = (Array.isArray(data) ? data[0] : data) || {};
+  const text = first.prompt || first.clean || first.text || "";
+  const name = document.title.replace(/^modelve /, "");
+  if (text) document.title = (text.length > 60 ? "\u2026" + text.slice(-60) : text) + " \u00b7 modelve " + name;
+  const models = about.models.map((m) => m.name + (m.quantization ? " (" + m.quantization + ")" : "")).join(" and ");
+  document.getElementById("head").append(
+    el("span", {}, el("b", {}, "modelve " + name), models ? " \u00b7 " + models : "", about.date ? " \u00b7 " + about.date : ""),
+    about.command ? el("code", { title: about.command }, about.command) : "");
 }

@@ -3,20 +3,29 @@
 
 use serde::Serialize;
 
+use super::Subject;
+
 /// A kind of page. Its data is what `--json` prints; for commands that print an object per
 /// prompt or text, an array of those.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Page {
-    /// `modelve next`: bars.
-    Next,
-    /// `modelve score`: coloured text.
-    Score,
-    /// `modelve lens`: layers by positions.
-    Lens,
-    /// `modelve attention`: maps with a head selector.
-    Attention,
-    /// `modelve compare`: what differs.
-    Compare,
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// The command that makes it.
+    name: &'static str,
+    /// What draws its data, with the functions of `common.js`.
+    script: &'static str,
+}
+
+/// What a page says of itself besides its data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct About {
+    /// The model, or the models.
+    pub models: Vec<Subject>,
+    /// What names the model on a command line, for commands that the page proposes.
+    pub model: Option<String>,
+    /// The command line that made it.
+    pub command: String,
+    /// The day and time it was made at.
+    pub date: String,
 }
 
 /// What tells our pages from others.
@@ -28,22 +37,34 @@ impl Page {
         head.starts_with(b"<!doctype html>") && head.windows(MARK.len()).any(|part| part == MARK)
     }
 
+    /// `modelve next`: bars.
+    pub const NEXT: Page = Page::new("next", include_str!("next.js"));
+    /// `modelve score`: coloured text.
+    pub const SCORE: Page = Page::new("score", include_str!("score.js"));
+    /// `modelve lens`: layers by positions.
+    pub const LENS: Page = Page::new("lens", include_str!("lens.js"));
+    /// `modelve attention`: maps with a head selector.
+    pub const ATTENTION: Page = Page::new("attention", include_str!("attention.js"));
+    /// `modelve compare`: what differs.
+    pub const COMPARE: Page = Page::new("compare", include_str!("compare.js"));
+
+    /// A page of a command, drawn by a script that finds the functions of `common.js` and its data
+    /// in `data`.
+    pub const fn new(name: &'static str, script: &'static str) -> Self {
+        Page { name, script }
+    }
+
     /// The whole page.
     ///
     /// # Errors
     /// Data that does not serialize.
-    pub fn render(self, data: &impl Serialize) -> serde_json::Result<String> {
-        let (title, script) = match self {
-            Page::Next => ("next", include_str!("next.js")),
-            Page::Score => ("score", include_str!("score.js")),
-            Page::Lens => ("lens", include_str!("lens.js")),
-            Page::Attention => ("attention", include_str!("attention.js")),
-            Page::Compare => ("compare", include_str!("compare.js")),
-        };
+    pub fn render(self, data: &impl Serialize, about: &About) -> serde_json::Result<String> {
+        let json = |text: String| text.replace('<', "\\u003c");
         // The data stands in a script element, which only `</script` and `<!--` can end.
-        let data = serde_json::to_string(data)?.replace('<', "\\u003c");
+        let data = json(serde_json::to_string(data)?);
+        let about = json(serde_json::to_string(about)?);
         let page = include_str!("page.html");
-        let mut out = String::with_capacity(page.len() + data.len() + script.len() + 16_384);
+        let mut out = String::with_capacity(page.len() + data.len() + self.script.len() + 32_768);
         let mut rest = page;
         while let Some((before, after)) = rest.split_once("{{") {
             let Some((name, after)) = after.split_once("}}") else {
@@ -51,10 +72,11 @@ impl Page {
             };
             out.push_str(before);
             out.push_str(match name {
-                "title" => title,
+                "title" => self.name,
                 "style" => include_str!("page.css"),
                 "common" => include_str!("common.js"),
-                "script" => script,
+                "script" => self.script,
+                "about" => &about,
                 _ => &data,
             });
             rest = after;
@@ -70,9 +92,12 @@ mod tests {
 
     #[test]
     fn data_cannot_leave_its_element() {
-        let page = Page::Next
-            .render(&"</script><script>alert(1)</script><!-- {{title}}")
-            .unwrap();
+        let hostile = "</script><script>alert(1)</script><!-- {{title}}";
+        let about = About {
+            command: hostile.to_owned(),
+            ..About::default()
+        };
+        let page = Page::NEXT.render(&hostile, &about).unwrap();
         assert!(!page.contains("alert(1)</script>"));
         assert!(page.contains(r"\u003c/script>\u003cscript>alert(1)"));
         assert!(
@@ -83,7 +108,7 @@ mod tests {
 
     #[test]
     fn pages_are_told_from_other_files() {
-        let page = Page::Lens.render(&"").unwrap();
+        let page = Page::LENS.render(&"", &About::default()).unwrap();
         assert!(Page::is_one(&page.as_bytes()[..4096]));
         assert!(!Page::is_one(page.replace("modelve", "another").as_bytes()));
         assert!(!Page::is_one(&[b"my notes on ", MARK].concat()));
@@ -93,19 +118,21 @@ mod tests {
     #[test]
     fn pages_ask_nothing_of_any_network() {
         for page in [
-            Page::Next,
-            Page::Score,
-            Page::Lens,
-            Page::Attention,
-            Page::Compare,
+            Page::NEXT,
+            Page::SCORE,
+            Page::LENS,
+            Page::ATTENTION,
+            Page::COMPARE,
         ] {
-            let text = page.render(&serde_json::json!([])).unwrap();
+            let text = page
+                .render(&serde_json::json!([]), &About::default())
+                .unwrap();
             for word in ["http:", "https:", "src=", "@import", "url(", "fetch("] {
                 // The namespace of SVG is a name, not an address.
                 let text = text.replace("http://www.w3.org/2000/svg", "");
-                assert!(!text.contains(word), "{page:?}: {word}");
+                assert!(!text.contains(word), "{}: {word}", page.name);
             }
-            assert!(!text.contains("{{"), "{page:?}: every place is filled");
+            assert!(!text.contains("{{"), "{}: every place is filled", page.name);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 mod table;
 
 use super::error::{Error, Result};
+use super::families::family;
 use super::kv::{Header, KvShape, MAX_LAYERS};
 use super::token::Token;
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
@@ -114,6 +115,14 @@ const MAX_TOKEN: usize = 4096;
 
 /// Kinds of vocabulary of which all that could end llama.cpp is checked here: SentencePiece and BPE.
 const COVERED_VOCABULARIES: [&str; 2] = ["llama", "gpt2"];
+
+/// A chat form in which each turn begins with a token of its own and ends with [`TURN_END`], as
+/// Phi-3's does. The token that begins a turn of the model's is a stop token of its checkpoints;
+/// files that other programs wrote leave that out, and the model then goes on with a turn that
+/// nobody asked for.
+const TURN_OF_MODEL: &[u8] = b"<|assistant|>";
+/// See [`TURN_OF_MODEL`].
+const TURN_END: &[u8] = b"<|end|>";
 
 /// Kinds in which a token can stand for a byte by its type, and is written as `<0xNN>`.
 const BYTE_VOCABULARIES: [&str; 3] = ["llama", "gpt2", "t5"];
@@ -241,7 +250,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     let hasher = foldhash::fast::RandomState::default();
     let mut hashes = Vec::with_capacity(tokens.len());
     let mut has_byte = [false; 256];
-    let (mut end, mut assistant) = (None, None);
+    let (mut end, mut answer) = (None, None);
     for (id, token) in tokens.iter().enumerate() {
         let ValueRef::String(text) = token else {
             return file.fault(format!("{key}[{id}] is not a string"));
@@ -269,8 +278,8 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
                     has_byte[byte as usize] = true;
                 }
             }
-            b"<|end|>" => end = Some(id),
-            b"<|assistant|>" => assistant = Some(id),
+            TURN_END => end = Some(id),
+            TURN_OF_MODEL => answer = Some(id),
             _ => {}
         }
     }
@@ -287,7 +296,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
             }
         }
     }
-    let stop_tokens = stop_tokens(gguf, tokens.len(), end.and(assistant));
+    let stop_tokens = stop_tokens(gguf, tokens.len(), end.and(answer));
     let missing: Vec<u8> = (0..=255).filter(|&b| !has_byte[b as usize]).collect();
     let alphabet = Alphabet {
         missing: (kind == "llama" && !missing.is_empty())
@@ -327,9 +336,9 @@ fn token_names<'a>(tokens: &ArrayRef<'a>) -> impl Iterator<Item = Cow<'a, [u8]>>
     texts.enumerate().map(|(id, text)| token_name(id, text))
 }
 
-/// `phi3_turn` is a token that files of other making do not count among those that end a text:
-/// it begins a turn that nobody asked for, and is a stop token of the checkpoint's.
-fn stop_tokens(gguf: &Gguf, n_tokens: usize, phi3_turn: Option<usize>) -> StopTokens {
+/// The tokens that end a text. `answer` is a token that begins a turn of the model's, in a
+/// vocabulary of the chat form that has one.
+fn stop_tokens(gguf: &Gguf, n_tokens: usize, answer: Option<usize>) -> StopTokens {
     let id = |value: ValueRef<'_>| {
         let id = value.as_u64().filter(|&id| id < n_tokens as u64)?;
         Token::try_from(id).ok()
@@ -343,7 +352,7 @@ fn stop_tokens(gguf: &Gguf, n_tokens: usize, phi3_turn: Option<usize>) -> StopTo
         .collect();
     match stated.is_empty() {
         false => StopTokens::Exactly(stated),
-        true => StopTokens::Besides(phi3_turn.map(Token::at).into_iter().collect()),
+        true => StopTokens::Besides(answer.map(Token::at).into_iter().collect()),
     }
 }
 
@@ -405,7 +414,9 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
             "{arch}.rope.dimension_count is {n_rot}, which must be even and at most the head size {head_k}"
         ));
     }
-    if arch == "phi3" && (first == 0 || head_k != head_v || first * head_k != n_embd) {
+    let family = family(arch);
+    let fills = family.is_some_and(|family| family.heads_fill_width);
+    if fills && (first == 0 || head_k != head_v || first * head_k != n_embd) {
         return file.fault(format!(
             "{first} heads of {head_k} and {head_v} values do not make a width of {n_embd}"
         ));

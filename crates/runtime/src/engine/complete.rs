@@ -3,82 +3,99 @@
 use std::ops::ControlFlow;
 
 use super::{Engine, Event, Request, RequestId, Setup, State};
-use crate::completion::{self, Completion, Report};
+use crate::completion::{self, Report};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// Completes requests: all of them are submitted, and the engine steps until it is idle.
-///
-/// `on_event` hears of each token as it comes and of each completion as it ends, in the order of
-/// their ends; `Break` stops everything, and it is not called again. When the
-/// [flag](crate::Settings::cancel) of the setup is raised, what there is comes as completions
-/// that were [cancelled](crate::Finish::Cancelled).
+/// Completes requests with an engine of their own; see [`Engine::complete`].
 ///
 /// # Errors
-/// A request that can never be served, told before anything is computed; see [`Engine::submit`].
-/// The first request that fails later.
+/// See [`Engine::new`] and [`Engine::complete`].
 pub fn complete(
     model: &Model,
     requests: Vec<Request>,
     setup: Setup,
-    on_event: &mut dyn FnMut(completion::Event<'_>) -> ControlFlow<()>,
+    on_event: &mut dyn FnMut(completion::Event) -> ControlFlow<()>,
 ) -> Result<Report> {
     // All are here: nobody comes later who would begin with what has ended.
     let setup = Setup {
         forget_ended: true,
         ..setup
     };
-    let mut engine = Engine::new(model, setup)?;
-    for request in requests {
-        engine.submit(request)?;
+    Engine::new(model, setup)?.complete(requests, on_event)
+}
+
+impl Engine {
+    /// Completes requests: all of them are submitted, and the engine steps until it is idle. Gives
+    /// what that took. Requests that were submitted before end as well, and nobody hears of it.
+    ///
+    /// `on_event` hears of each token as it comes and of each completion as it ends, in the order
+    /// of their ends, by their places among `requests`; a request that fails does not stop others.
+    /// `Break` stops everything, and it is not called again. When the
+    /// [flag](crate::Settings::cancel) of the setup is raised, what there is comes as completions
+    /// that were [cancelled](crate::Finish::Cancelled).
+    ///
+    /// # Errors
+    /// A request that can never be served, told before anything is computed; see
+    /// [`Engine::submit`]. What is wrong with all of it; see [`Engine::step`]. Either way nothing
+    /// of the requests is left in the engine.
+    pub fn complete(
+        &mut self,
+        requests: Vec<Request>,
+        on_event: &mut dyn FnMut(completion::Event) -> ControlFlow<()>,
+    ) -> Result<Report> {
+        self.report = Report::default();
+        let result = self.complete_all(requests, on_event);
+        // Nothing is left where all went well.
+        self.cancel_all();
+        self.ended.clear();
+        result.map(|()| std::mem::take(&mut self.report))
     }
-    let mut events = Vec::new();
-    loop {
-        let state = engine.step(&mut events);
-        for (id, event) in events.drain(..) {
-            if tell(id, event, on_event)?.is_break() {
-                return Ok(engine.report().clone());
-            }
+
+    fn complete_all(
+        &mut self,
+        requests: Vec<Request>,
+        on_event: &mut dyn FnMut(completion::Event) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut first = None;
+        for request in requests {
+            let id = self.submit(request)?;
+            first.get_or_insert(id);
         }
-        match state {
-            Ok(State::Busy) => {}
-            Ok(State::Idle) => return Ok(engine.report().clone()),
-            Err(Error::Cancelled) => {
-                for (id, completion) in engine.cancel_all() {
-                    if done(id, completion, on_event).is_break() {
-                        break;
-                    }
+        let Some(first) = first else {
+            return Ok(());
+        };
+        // Names are given in the order of submission.
+        let mut tell = |(id, event): (RequestId, Event)| match id >= first {
+            true => on_event(named(id.index() - first.index(), event)),
+            false => ControlFlow::Continue(()),
+        };
+        let mut events = Vec::new();
+        loop {
+            let state = self.step(&mut events);
+            if events.drain(..).try_for_each(&mut tell).is_break() {
+                return Ok(());
+            }
+            match state {
+                Ok(State::Busy) => {}
+                Ok(State::Idle) => return Ok(()),
+                Err(Error::Cancelled) => {
+                    let left = self.cancel_all().into_iter();
+                    let mut left = left.map(|(id, completion)| (id, Event::Done(completion)));
+                    let _ = left.try_for_each(&mut tell);
+                    return Ok(());
                 }
-                return Ok(engine.report().clone());
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
     }
 }
 
-fn tell(
-    id: RequestId,
-    event: Event,
-    on_event: &mut dyn FnMut(completion::Event<'_>) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>> {
-    Ok(match event {
-        Event::Token { step, text } => on_event(completion::Event::Token {
-            index: id.index(),
-            step: &step,
-            text: &text,
-        }),
-        Event::Done(completion) => done(id, completion, on_event),
-        Event::Failed(error) => return Err(error),
-    })
-}
-
-fn done(
-    id: RequestId,
-    completion: Completion,
-    on_event: &mut dyn FnMut(completion::Event<'_>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    on_event(completion::Event::Done {
-        index: id.index(),
-        completion,
-    })
+/// An event of the request at `index`.
+fn named(index: usize, event: Event) -> completion::Event {
+    match event {
+        Event::Token { step, text } => completion::Event::Token { index, step, text },
+        Event::Done(completion) => completion::Event::Done { index, completion },
+        Event::Failed(error) => completion::Event::Failed { index, error },
+    }
 }

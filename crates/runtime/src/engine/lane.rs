@@ -167,7 +167,7 @@ impl Lane {
         if self.is_active() || self.waiting.is_empty() {
             return Ok(());
         }
-        let (settings, shared) = self.plan(around);
+        let (mut settings, shared) = self.plan(around);
         let reach = self.reach(around);
         let first = self.waiting.front().map_or(0, |job| job.cells(reach));
         // A context that is large enough is kept, unless it keeps most of those who wait out.
@@ -177,6 +177,10 @@ impl Lane {
         });
         if will_do {
             return Ok(());
+        }
+        let carried = self.carried()?;
+        if carried.is_some() {
+            settings.n_ctx = self.grown(around, settings.n_ctx);
         }
         self.release();
         let session = Session::new(around.model, &settings)?;
@@ -189,6 +193,10 @@ impl Lane {
             cache_offloaded: session.cache_offloaded(),
         });
         let session = self.session.insert(session);
+        if let Some(bytes) = carried {
+            // What does not fit is computed again.
+            self.kept.extend(session.restore(&bytes).ok());
+        }
         // A beginning that all of them share is read once, before any of them.
         if shared > 0 {
             self.active.push(Active {
@@ -198,6 +206,34 @@ impl Lane {
             });
         }
         Ok(())
+    }
+
+    /// What the first who waits begins with, of what was computed before, to be taken along into a
+    /// larger context.
+    fn carried(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(job) = self.waiting.front() else {
+            return Ok(None);
+        };
+        let Some(Some((Source::Kept(i), _))) = self.best_source(&job.tokens)? else {
+            return Ok(None);
+        };
+        match &mut self.session {
+            Some(session) => session.save(&self.kept[i]).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The size of a context in the place of one that a growing text has outgrown: twice as large
+    /// where there is memory for it, so that it seldom has to be moved.
+    fn grown(&self, around: &Around<'_>, n_ctx: u32) -> u32 {
+        let now = self.session.as_ref().map_or(0, Session::n_ctx);
+        let twice = around
+            .model
+            .context_for(self.regime, (2 * now).min(self.reach(around)));
+        match plan::check_fit(around.model, &around.setup.settings, twice as usize) {
+            Ok(()) => n_ctx.max(twice),
+            Err(_) => n_ctx,
+        }
     }
 
     /// The session, with `cells` of it and a sequence that nobody counts on.

@@ -1,0 +1,268 @@
+//! The one number that an experiment changes: how far the model prefers one next token to
+//! another, in logits.
+//!
+//! `logit(T) − logit(U)` needs no softmax and is linear in the last normed state, so that parts of
+//! the model can add up to it. Without a rival, the mean logit of the vocabulary takes its place.
+//! Logits are those before a soft cap, where a model has one: a capped logit is no longer linear.
+
+use serde::Serialize;
+
+use super::error::{Error, Result};
+use modelve_probe::math::Distribution;
+use modelve_probe::next::candidate_ids;
+use modelve_probe::{Piece, Prompt, piece};
+use modelve_runtime::{Model, Token, Vocab};
+
+/// How a token of the measure was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// A word or text, read as the candidates of `next` are: see [`candidate_ids`].
+    Text(String),
+    /// The id of a token.
+    Id(Token),
+}
+
+/// What the measure is to be about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The token that is followed; none: the likeliest.
+    pub token: Option<Name>,
+    /// Its rival; none: the second likeliest where no token was named either, else the mean of
+    /// the vocabulary.
+    pub against: Option<Name>,
+}
+
+/// A token and its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// Its id.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+}
+
+impl Named {
+    /// A token of a vocabulary.
+    pub fn new(vocab: &Vocab, id: Token) -> Self {
+        Named {
+            id,
+            piece: piece(vocab, id),
+        }
+    }
+}
+
+/// Tokens that were named, before a model was asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// What the two texts begin with alike; it is read after the prompt, so that the first tokens
+    /// that differ are what comes next.
+    pub common: Vec<Token>,
+    /// The token that is followed.
+    pub token: Option<Token>,
+    /// Its rival.
+    pub against: Option<Token>,
+}
+
+impl Asked {
+    /// The tokens that the names stand for after `prompt`: of texts of several tokens the first
+    /// that differ.
+    ///
+    /// # Errors
+    /// [`Error::EmptyName`], [`Error::SameTokens`], a token that the vocabulary does not have.
+    pub fn names(&self, vocab: &Vocab, prompt: &Prompt) -> Result<Names> {
+        let read = |name: &Option<Name>, flag: &'static str| -> Result<Option<Vec<Token>>> {
+            Ok(match name {
+                None => None,
+                Some(Name::Id(id)) => {
+                    vocab.check(*id)?;
+                    Some(vec![*id])
+                }
+                Some(Name::Text(text)) if text.is_empty() => {
+                    return Err(Error::EmptyName { flag });
+                }
+                Some(Name::Text(text)) => Some(candidate_ids(vocab, prompt, text, 1)?),
+            })
+        };
+        let (token, against) = (
+            read(&self.token, "--token")?,
+            read(&self.against, "--against")?,
+        );
+        let common = match (&token, &against) {
+            (Some(a), Some(b)) => a.iter().zip(b).take_while(|(a, b)| a == b).count(),
+            _ => 0,
+        };
+        let at = |ids: &Option<Vec<Token>>| match ids {
+            None => Ok(None),
+            Some(ids) => ids.get(common).copied().map(Some).ok_or(()),
+        };
+        let (Ok(first), Ok(second)) = (at(&token), at(&against)) else {
+            let text = |ids: &Option<Vec<Token>>| {
+                let ids = ids.as_deref().unwrap_or_default();
+                modelve_probe::text_of(vocab, ids)
+            };
+            return Err(Error::SameTokens {
+                token: text(&token),
+                against: text(&against),
+            });
+        };
+        Ok(Names {
+            common: token.map_or_else(Vec::new, |ids| ids[..common].to_vec()),
+            token: first,
+            against: second,
+        })
+    }
+}
+
+/// The measure of an experiment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measure {
+    /// The token that is followed.
+    pub token: Named,
+    /// Its rival; none: the mean logit of the vocabulary.
+    pub against: Option<Named>,
+    /// What it is, in words.
+    pub measure: String,
+    /// The unit of all its values.
+    pub unit: &'static str,
+    /// The soft cap of the model's logits, which the measure is taken before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft_cap: Option<f64>,
+}
+
+/// The soft cap of a model's logits, if it has one.
+pub fn soft_cap(model: &Model) -> Option<f64> {
+    let cap = model.gguf().arch("final_logit_softcapping")?.as_f64()?;
+    Some(cap).filter(|&cap| cap > 0.0)
+}
+
+/// What a logit was before it was capped. Values at the cap itself are taken as a hair below it.
+pub fn uncapped(logit: f64, cap: Option<f64>) -> f64 {
+    match cap {
+        // The nearest value below 1 in 32 bits, in which logits come.
+        Some(cap) => cap * (logit / cap).clamp(-0.999_999_94, 0.999_999_94).atanh(),
+        None => logit,
+    }
+}
+
+impl Measure {
+    /// The measure of these tokens.
+    pub fn new(model: &Model, token: Token, against: Option<Token>) -> Self {
+        let vocab = model.vocab();
+        let (token, against) = (
+            Named::new(vocab, token),
+            against.map(|id| Named::new(vocab, id)),
+        );
+        let soft_cap = soft_cap(model);
+        let rival = match &against {
+            Some(named) => format!("logit({})", quoted(&named.piece)),
+            None => "the mean logit of the vocabulary".to_owned(),
+        };
+        let mut measure = format!("logit({}) − {rival}", quoted(&token.piece));
+        if let Some(cap) = soft_cap {
+            measure += &format!(", of logits before the soft cap of {cap}");
+        }
+        Measure {
+            token,
+            against,
+            measure,
+            unit: "logits",
+            soft_cap,
+        }
+    }
+
+    /// The measure of what was named; what was not is told by the logits of `row`: the likeliest
+    /// token, against the second likeliest.
+    ///
+    /// # Errors
+    /// [`Error::SameTokens`]: the rival that was named is the likeliest itself.
+    pub fn of(model: &Model, names: &Names, row: &[f32]) -> Result<Self> {
+        let likeliest = |rank: usize| {
+            let top = Distribution::new(row).top(rank + 1);
+            top.get(rank).copied().unwrap_or(0)
+        };
+        let (token, against) = match (names.token, names.against) {
+            (Some(token), against) => (token, against),
+            (None, None) => (likeliest(0), Some(likeliest(1))),
+            (None, Some(against)) => (likeliest(0), Some(against)),
+        };
+        if Some(token) == against {
+            let text = piece(model.vocab(), token).to_string();
+            return Err(Error::SameTokens {
+                against: text.clone(),
+                token: text,
+            });
+        }
+        Ok(Measure::new(model, token, against))
+    }
+
+    /// Its value for a row of logits, one per vocabulary entry, as the model gives them.
+    pub fn value(&self, logits: &[f32]) -> f64 {
+        let logit = |named: &Named| {
+            let at = usize::try_from(named.id).unwrap_or(usize::MAX);
+            let logit = logits.get(at).copied().unwrap_or(f32::NAN);
+            uncapped(f64::from(logit), self.soft_cap)
+        };
+        let rival = match &self.against {
+            Some(named) => logit(named),
+            None => {
+                let all = logits
+                    .iter()
+                    .map(|&logit| uncapped(f64::from(logit), self.soft_cap));
+                all.sum::<f64>() / logits.len().max(1) as f64
+            }
+        };
+        logit(&self.token) - rival
+    }
+
+    /// The log-probability of the followed token.
+    pub fn logprob(&self, logits: &[f32]) -> f64 {
+        Distribution::new(logits).logprob(self.token.id)
+    }
+}
+
+/// A piece in quotes, with what is no character to look at spelled out.
+fn quoted(piece: &str) -> String {
+    format!("{piece:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(id: Token) -> Named {
+        Named {
+            id,
+            piece: Piece::new(b"x".to_vec()),
+        }
+    }
+
+    fn measure(against: Option<Token>, soft_cap: Option<f64>) -> Measure {
+        Measure {
+            token: named(0),
+            against: against.map(named),
+            measure: String::new(),
+            unit: "logits",
+            soft_cap,
+        }
+    }
+
+    #[test]
+    fn a_measure_is_a_difference_of_logits() {
+        let row = [3.0, 1.0, -1.0, 5.0];
+        assert_eq!(measure(Some(2), None).value(&row), 4.0);
+        assert_eq!(measure(None, None).value(&row), 1.0);
+    }
+
+    #[test]
+    fn a_soft_cap_is_undone() {
+        let capped = |x: f64| 30.0 * (x / 30.0).tanh();
+        for x in [-80.0, -10.0, 0.0, 1e-3, 25.0, 90.0] {
+            let back = uncapped(capped(x), Some(30.0));
+            assert!((back - x).abs() < 1e-6 * (1.0 + x.abs()), "{x} {back}");
+        }
+        assert!(uncapped(30.0, Some(30.0)).is_finite());
+        let row = [capped(12.0) as f32, capped(-4.0) as f32];
+        let value = measure(Some(1), Some(30.0)).value(&row);
+        assert!((value - 16.0).abs() < 1e-5, "{value}");
+    }
+}

@@ -1,0 +1,256 @@
+//! Many variants of one prompt: each differs from it in some tokens or in what is edited, from
+//! some position on, and only what follows from there is computed.
+//!
+//! The prompt is read once. A variant is a fork of it at the first position that differs; as many
+//! forks as fit share one batch, and one hook edits the rows of each.
+
+use modelve_runtime::graph::Pass;
+use modelve_runtime::{Entry, Error as RuntimeError, Model, Seq, Session, Settings, Token, Want};
+
+use super::edit::{Edit, Editing, States};
+use super::error::Result;
+
+/// A text that was read, which variants are forks of.
+pub struct Base {
+    /// Its tokens in the cache; none once their room was needed.
+    seq: Option<Seq>,
+    ids: Vec<Token>,
+    /// The logits after its last token, one per vocabulary entry.
+    pub logits: Vec<f32>,
+}
+
+/// A variant of a text.
+#[derive(Debug, Clone)]
+pub struct Variant<'a> {
+    /// All its tokens; at least one.
+    pub ids: &'a [Token],
+    /// The first position at which its tokens, or what is edited, differ from the text.
+    pub from: usize,
+    /// What is edited.
+    pub edits: Vec<Edit>,
+}
+
+impl<'a> Variant<'a> {
+    /// The same tokens with edits.
+    pub fn edited(ids: &'a [Token], edits: Vec<Edit>) -> Self {
+        let first = edits.iter().map(|edit| edit.at.first()).min();
+        Variant {
+            ids,
+            from: first.unwrap_or(ids.len()),
+            edits,
+        }
+    }
+}
+
+/// The most variants that are computed at once.
+const MOST_LANES: usize = 64;
+/// Tokens of a batch.
+const BATCH: u32 = 512;
+/// Bytes of the logits of a batch, roughly, at most.
+const LOGITS_HELD: usize = 96 << 20;
+
+/// Settings for a session of experiments.
+pub fn settings(model: &Model, base: Settings) -> Settings {
+    let row = 4 * model.vocab().len().max(1) as usize;
+    let mut lanes = (LOGITS_HELD / row).clamp(1, MOST_LANES);
+    // A recurrent memory has a state for each sequence, and its variants are read one by one.
+    let gguf = model.gguf();
+    if ["ssm.state_size", "wkv.head_size"]
+        .iter()
+        .any(|key| gguf.arch(key).is_some())
+    {
+        lanes = 1;
+    }
+    Settings {
+        n_seq: lanes as u32 + 2,
+        n_batch: BATCH,
+        n_outputs: lanes as u32,
+        hooks: true,
+        ..base
+    }
+}
+
+/// Cells to have for variants beside a text of `tokens`.
+pub fn room(tokens: usize) -> usize {
+    tokens.max(BATCH as usize)
+}
+
+impl Base {
+    /// Reads a text with edits, and keeps of what it computes what `states` wants.
+    ///
+    /// # Errors
+    /// A text that does not fit the session; [`RuntimeError::Cancelled`].
+    pub fn read(
+        session: &mut Session,
+        ids: &[Token],
+        edits: &[Edit],
+        states: &mut States,
+    ) -> Result<Base> {
+        let seq = session.open()?;
+        let want = match states.wants_all() {
+            true => Want::All,
+            false => Want::Last,
+        };
+        let mut hook = Editing::new([(seq.id(), edits)]).reading(seq.id(), states);
+        let mut logits = Vec::new();
+        let last = ids.len() - 1;
+        let mut keep = |i: usize, row: &[f32]| {
+            if i == last {
+                logits = row.to_vec();
+            }
+        };
+        let _: Pass = session.feed_hooked(&seq, ids, want, &mut hook, &mut keep)?;
+        Ok(Base {
+            seq: Some(seq),
+            ids: ids.to_vec(),
+            logits,
+        })
+    }
+
+    /// The tokens of the text.
+    pub fn ids(&self) -> &[Token] {
+        &self.ids
+    }
+
+    /// Reads one more token, with edits, and takes its logits for those of the text.
+    ///
+    /// # Errors
+    /// A text that no longer fits the session; [`RuntimeError::Cancelled`].
+    pub fn push(&mut self, session: &mut Session, token: Token, edits: &[Edit]) -> Result<()> {
+        let Base { seq, ids, logits } = self;
+        if let Some(seq) = seq {
+            let mut hook = Editing::new([(seq.id(), edits)]);
+            let mut keep = |_: usize, row: &[f32]| *logits = row.to_vec();
+            let _: Pass = session.feed_hooked(seq, &[token], Want::Last, &mut hook, &mut keep)?;
+            ids.push(token);
+        }
+        Ok(())
+    }
+
+    /// A sequence with what a variant shares with the text, and how much that is. The last token
+    /// is always computed anew: its logits are wanted.
+    fn fork(&self, session: &mut Session, variant: &Variant<'_>) -> Result<(Seq, usize)> {
+        let start = variant.from.min(variant.ids.len() - 1).min(self.ids.len());
+        if let Some(seq) = &self.seq
+            && start > 0
+            && session.can_truncate(seq, start)?
+        {
+            return Ok((session.fork(seq, start)?, start));
+        }
+        Ok((session.open()?, 0))
+    }
+
+    /// How many of a variant's tokens are computed.
+    fn cost(&self, session: &Session, variant: &Variant<'_>) -> Result<usize> {
+        let start = variant.from.min(variant.ids.len() - 1).min(self.ids.len());
+        let shared = match &self.seq {
+            Some(seq) if start > 0 && session.can_truncate(seq, start)? => start,
+            _ => 0,
+        };
+        Ok(variant.ids.len() - shared)
+    }
+
+    /// Computes variants, in their order, and hands the logits after the last token of each to
+    /// `on_logits` with its index.
+    ///
+    /// # Errors
+    /// A variant that does not fit the session; [`RuntimeError::Cancelled`] once the session's
+    /// flag is set: those that were handed over count.
+    pub fn run(
+        &mut self,
+        session: &mut Session,
+        variants: &[Variant<'_>],
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let settings = session.settings();
+        let n_batch = settings.n_batch as usize;
+        let mut most = settings.n_outputs as usize;
+        let mut done = 0;
+        while done < variants.len() {
+            let lanes = most.min(session.free_sequences().max(1));
+            let cells = session.free_cells().min(n_batch);
+            let mut total = 0;
+            let mut n = 0;
+            for variant in variants[done..].iter().take(lanes) {
+                let cost = self.cost(session, variant)?;
+                if total + cost > cells {
+                    break;
+                }
+                total += cost;
+                n += 1;
+            }
+            if n < 2 {
+                self.one(session, &variants[done], &mut |row| on_logits(done, row))?;
+                done += 1;
+                continue;
+            }
+            let here = &variants[done..done + n];
+            match self.batch(session, here, &mut |i, row| on_logits(done + i, row)) {
+                Ok(()) => done += n,
+                // A recurrent memory takes one sequence at a time.
+                Err(super::Error::Runtime(RuntimeError::HookOnSeveral { .. })) => most = 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// One variant, in as many batches as it needs.
+    fn one(
+        &mut self,
+        session: &mut Session,
+        variant: &Variant<'_>,
+        on_logits: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        if self.cost(session, variant)? > session.free_cells() {
+            // The text itself is in the way: from now on variants begin at their beginning.
+            self.seq = None;
+        }
+        let (seq, start) = self.fork(session, variant)?;
+        let mut hook = Editing::new([(seq.id(), &variant.edits[..])]);
+        let mut keep = |_: usize, row: &[f32]| on_logits(row);
+        let ids = &variant.ids[start..];
+        let _: Pass = session.feed_hooked(&seq, ids, Want::Last, &mut hook, &mut keep)?;
+        session.close(seq);
+        Ok(())
+    }
+
+    /// Some variants in one batch.
+    fn batch(
+        &self,
+        session: &mut Session,
+        variants: &[Variant<'_>],
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let mut lanes = Vec::with_capacity(variants.len());
+        for variant in variants {
+            lanes.push(self.fork(session, variant)?);
+        }
+        let mut entries = Vec::new();
+        let mut whose = Vec::new();
+        for (lane, ((seq, start), variant)) in lanes.iter().zip(variants).enumerate() {
+            let last = variant.ids.len() - 1;
+            for (position, &token) in variant.ids.iter().enumerate().skip(*start) {
+                let output = position == last;
+                entries.push(Entry { seq, token, output });
+                whose.push(lane);
+            }
+        }
+        let edits = lanes.iter().zip(variants);
+        let edits = edits.map(|((seq, _), variant)| (seq.id(), &variant.edits[..]));
+        let mut hook = Editing::new(edits);
+        let mut keep = |i: usize, row: &[f32]| on_logits(whose[i], row);
+        let _: Pass = session.step_hooked(&entries, &mut hook, &mut keep)?;
+        Ok(())
+    }
+}
+
+/// Whether an error only says that somebody asked to stop.
+pub fn is_cancelled(error: &super::Error) -> bool {
+    use modelve_probe::Error as ProbeError;
+    matches!(
+        error,
+        super::Error::Runtime(RuntimeError::Cancelled)
+            | super::Error::Probe(ProbeError::Runtime(RuntimeError::Cancelled))
+    )
+}

@@ -1,0 +1,128 @@
+//! What the commands that make experiments share: the measure's flags, the session, errors, and how
+//! numbers with a sign are shown.
+
+use super::engine::{EngineArgs, explain};
+use super::probing::{self, quoted};
+use crate::experiment::measure::{Asked, Measure, Name};
+use crate::experiment::{self, Error};
+use crate::hint::{Usage, hinted};
+use crate::output::{DIM, GOOD, Output, WARN};
+use crate::runtime::{Cancel, Model, Session, Token};
+
+/// Flags that say what an experiment measures.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct MeasureArgs {
+    /// The answer to explain: a word, as the candidates of `next` are read [default: the likeliest]
+    #[arg(
+        long,
+        value_name = "WORD",
+        allow_hyphen_values = true,
+        conflicts_with = "token_id"
+    )]
+    pub token: Option<String>,
+
+    /// The answer it is held against [default: the second likeliest; with --token the mean of all]
+    #[arg(
+        long,
+        value_name = "WORD",
+        allow_hyphen_values = true,
+        conflicts_with = "against_id"
+    )]
+    pub against: Option<String>,
+
+    /// The answer to explain, by the id of its token
+    #[arg(long, value_name = "ID", hide_short_help = true)]
+    pub token_id: Option<Token>,
+
+    /// The answer it is held against, by the id of its token
+    #[arg(long, value_name = "ID", hide_short_help = true)]
+    pub against_id: Option<Token>,
+}
+
+impl MeasureArgs {
+    /// What was named.
+    pub fn asked(&self) -> Asked {
+        let name = |word: &Option<String>, id: Option<Token>| match (word, id) {
+            (Some(word), _) => Some(Name::Text(word.clone())),
+            (None, Some(id)) => Some(Name::Id(id)),
+            (None, None) => None,
+        };
+        Asked {
+            token: name(&self.token, self.token_id),
+            against: name(&self.against, self.against_id),
+        }
+    }
+}
+
+/// A session for experiments on texts of `tokens`, with room for variants beside them where there
+/// is the memory for it.
+pub fn session(
+    engine: &EngineArgs,
+    model: &Model,
+    tokens: usize,
+    cancel: &Cancel,
+) -> anyhow::Result<Session> {
+    let settings = experiment::settings(model, engine.settings(cancel));
+    let beside = experiment::room(tokens);
+    match probing::session_beside(engine, model, tokens, beside, settings.clone()) {
+        // Without that room variants take turns with the text itself.
+        Err(_) if !cancel.is_set() => probing::session(engine, model, tokens, settings),
+        session => session,
+    }
+}
+
+/// An error of an experiment with the hint that belongs to it; after Ctrl-C only that. What was
+/// asked wrongly is an error of usage.
+pub fn told(error: Error) -> anyhow::Error {
+    match error {
+        Error::Runtime(error) => explain(error),
+        Error::Probe(error) => probing::told(error),
+        Error::NoPart { .. } => hinted(
+            Usage(error.to_string()),
+            "what layers and heads a model has: modelve meta MODEL",
+        ),
+        Error::NotAPart { .. }
+        | Error::NotRemovable { .. }
+        | Error::NoPosition { .. }
+        | Error::EmptyName { .. }
+        | Error::SameTokens { .. }
+        | Error::Unaligned { .. } => Usage(error.to_string()).into(),
+        error => error.into(),
+    }
+}
+
+/// `+1.23` or `−0.40`: a change or a contribution.
+pub fn signed(value: f64) -> String {
+    match value {
+        v if !v.is_finite() => "–".to_owned(),
+        v if v < -0.0005 => format!("−{:.3}", -v),
+        v => format!("+{:.3}", v.abs()),
+    }
+}
+
+/// The same in the colour of its direction.
+pub fn painted(out: &Output, value: f64, text: &str) -> String {
+    let style = match value {
+        v if v > 0.0005 => GOOD,
+        v if v < -0.0005 => WARN,
+        _ => DIM,
+    };
+    out.paint(style, text)
+}
+
+/// What is measured, in one line.
+pub fn measured(measure: &Measure) -> String {
+    let rival = match &measure.against {
+        Some(rival) => format!("against {}", quoted(&rival.piece)),
+        None => "against the mean of the vocabulary".to_owned(),
+    };
+    let cap = match measure.soft_cap {
+        Some(cap) => format!(", before the soft cap of {cap}"),
+        None => String::new(),
+    };
+    format!(
+        "{} {rival}, in {}{cap}",
+        quoted(&measure.token.piece),
+        measure.unit
+    )
+}
