@@ -287,8 +287,18 @@ def agreement(words, items, completions):
 
 
 def check(words):
-    """Fault the templates: every continuation must show its own sense and no other; nothing may be empty after holding out."""
-    faults = []
+    """Fault the templates: every continuation must show its own sense and no other; nothing may be empty after holding out.
+
+    And the lexicon: every sense needs its words, and nothing held out may come of them by chance.
+    """
+    faults = [f"{w.word}/{s.name}: no words in the lexicon" for w in words for s in w.senses if (s.word, s.name) not in TOPICS]
+    kept_out = {scene for w in words for s in w.senses for scenes in s.scenes for scene in scenes if scene_held_out(scene)}
+    # The first sentence of a freely written context, which may stop before its full stop.
+    kept_out |= {re.split(r"(?<=[.!?]) ", item["text"])[0] for item in free.items()}
+    rng = random.Random(8)
+    for _ in range(20000):
+        text = plain(free_paragraph(rng, words))
+        faults += [f"held out, and made: {text}" for part in re.split(r"(?<=[.!?]) ", text) if part in kept_out]
     for word in words:
         if len(word.senses) != 2:
             faults.append(f"{word.word}: {len(word.senses)} senses")

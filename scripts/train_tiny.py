@@ -4,6 +4,8 @@
     pip install -r scripts/requirements-tiny.txt
     scripts/train_tiny.py [--out models/tiny-phi3] [--tokens 5500000] [--threads 2]
 
+With `--init` it goes on from a checkpoint: how the shipped one came about stands in its README.
+
 Everything is seeded; the same machine, thread count and versions give the same weights. The model is transformers'
 own `Phi3ForCausalLM`. A share of the training is past the original context length, where LongRoPE takes the long
 factors, and a share of the short documents is trained with the long factors too, because llama.cpp chooses the
@@ -287,6 +289,7 @@ def main():
     args.add_argument("--batch", type=int, default=2048, help="tokens per step")
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--init", type=Path, help="a checkpoint folder to go on from, with its tokenizer")
+    args.add_argument("--decay", type=float, default=0.5, help="share of the training, at its end, over which the rates fall to nothing")
     args.add_argument("--rate", type=float, default=1.0, help="share of the learning rates to train with")
     args.add_argument("--seed", type=int, default=SEED)
     args = args.parse_args()
@@ -316,7 +319,7 @@ def main():
     rng = random.Random(args.seed + 2)
     began, seen, mean = time.time(), 0, None
     for step, (x, weights, progress) in enumerate(batches(tokenizer, words, args.tokens, args.batch, args.seed + 1)):
-        scale = args.rate * min(1.0, (step + 1) / 60) * min(1.0, (1 - progress) / 0.5 + 0.01)
+        scale = args.rate * min(1.0, (step + 1) / 60) * min(1.0, (1 - progress) / args.decay + 0.01)
         muon.param_groups[0]["lr"], adam.param_groups[0]["lr"] = MATRIX_RATE * scale, EMBEDDING_RATE * scale
         # Positions that start at ORIGINAL make a short text take the long factors; only differences matter to RoPE.
         start = ORIGINAL if x.size(1) <= ORIGINAL and rng.random() < 0.3 else 0
