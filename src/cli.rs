@@ -3,8 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, lens, man, meta, next,
-    patch, score, trial, vocab, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, heads, lens, man,
+    meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -43,12 +43,20 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
+    /// Which head does what: induction, previous token; what it writes at the end of a prompt
+    Heads(Box<heads::Args>),
+    /// Learn a direction from texts, and what the model says when it is led along it
+    Steer(Box<steer::Args>),
+    /// Write activations to a safetensors file
+    Dump(Box<dump::Args>),
     /// Why it says what it says: the words and the parts of the model that the answer hangs on
     Why(Box<why::Args>),
     /// Where what tells two prompts apart lies: states of the one put into the other
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
+    /// Keep the model loaded and answer over HTTP, as OpenAI's API does
+    Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side
     Compare(Box<compare::Args>),
     /// Say what this build can do on this machine: devices, CPU features, memory
@@ -71,10 +79,14 @@ impl Command {
             | Command::Score(_)
             | Command::Lens(_)
             | Command::Attention(_)
+            | Command::Heads(_)
+            | Command::Steer(_)
+            | Command::Dump(_)
             | Command::Why(_)
             | Command::Patch(_)
             | Command::Ablate(_)
-            | Command::Compare(_) => true,
+            | Command::Compare(_)
+            | Command::Serve(_) => true,
             Command::Convert(_)
             | Command::Meta(_)
             | Command::Vocab(_)

@@ -14,6 +14,7 @@
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
 //! | [`experiment`] | what it would say without a word, a layer or a head, and so why it says what it says |
+//! | [`server`] | the model over HTTP, for clients that speak OpenAI's API |
 //! | [`base`] | what all of them share: progress, memory, numbers for people |
 //! | [`dispatch`], [`cli`], [`version`] | from the command line to the command; the list of commands; what `--version` says |
 //! | [`commands`] | one file or folder per command, its flags beside it: typed options in, a result out |
@@ -30,6 +31,7 @@ pub use modelve_matmul as matmul;
 pub use modelve_probe as probe;
 pub use modelve_quant as quant;
 pub use modelve_runtime as runtime;
+pub use modelve_server as server;
 
 pub mod bus;
 pub mod cli;

@@ -54,7 +54,7 @@ def gather(root, options):
     modelve = options.modelve
     if modelve is None:
         say("building modelve")
-        call(["cargo", "build", "--locked", "--bin", "modelve", "--example", "make_checkpoint", "--example", "multiply_rate", "--example", "probe_cost"], cwd=root)
+        call(["cargo", "build", "--locked", "--bin", "modelve", "--example", "make_checkpoint", "--example", "multiply_rate", "--example", "probe_cost", "--example", "experiment_cost"], cwd=root)
         modelve = root / "target" / "debug" / "modelve"
     tools = Tools(modelve.resolve())
     obtain(tools, options, "llama_cpp", lambda: build_llama_cpp(options.work))

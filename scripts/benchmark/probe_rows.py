@@ -8,12 +8,16 @@ from .measure import Contender
 SECTION = "Probes"
 TOKENS = 200
 WORKS = re.compile(r"^(.+?) +([\d.]+) s +([\d.]+) x prefill$", re.MULTILINE)
+PATCHED = re.compile(r"^patch of .*: ([\d.]+) s, ([\d.]+) x that many prefills \(([\d.]+) s\)$", re.MULTILINE)
+WHY = re.compile(r"^why of .*: ([\d.]+) s$", re.MULTILINE)
+PATCH_TOKENS = 15
 UNEMBEDDING = re.compile(r"([\d.]+) x the multiplications of the prefill")
 
 
 def rows(bench, models):
     model = models["Q4_K_M"]
     cost(bench, model)
+    experiments(bench, model)
     compare(bench, model, models["Q4_0"])
 
 
@@ -47,6 +51,29 @@ def cost(bench, model):
     bench.promise(f"score of {TOKENS} tokens: time, of their prefill", seconds["score"] / prefill, 1.15)
     bench.promise(f"lens of {TOKENS} tokens: time, of their prefill (2 × and {unembedding:.2f} × for the unembedding)",
                   seconds["lens"] / prefill, 2 + unembedding)
+
+
+def experiments(bench, model):
+    """Activation patching at every layer and token, beside as many prefills, and an answer explained."""
+    name = f"patch, {PATCH_TOKENS} tokens, every layer and token"
+    if not bench.wanted(name):
+        return
+    table.say(name)
+    program = bench.tools.example("experiment_cost")
+    measured = measure.step([program, model, PATCH_TOKENS], {})
+    said = measured.stdout.decode()
+    patched, why = PATCHED.search(said), WHY.search(said)
+    if measured.error or not patched or not why:
+        reason = measured.error or "its output was not understood"
+        bench.add(SECTION, name, [{"name": "modelve", "not_measured": reason}])
+        return
+    seconds, ratio, prefills = map(float, patched.groups())
+    figure = {"name": f"modelve, {ratio:.2f} × as many prefills", "figure": measure.spread([seconds]), "peak_mb": measure.spread([measured.peak_mb])}
+    bench.add(SECTION, name, [figure], limit={"what": "as many separate prefills", "value": prefills})
+    explained = float(why.group(1))
+    bench.add(SECTION, f"why, {PATCH_TOKENS} tokens", [{"name": "modelve", "figure": measure.spread([explained])}])
+    bench.promise(f"patch of {PATCH_TOKENS} tokens at every layer and token: time, of as many prefills", ratio, 0.6)
+    bench.promise(f"why of {PATCH_TOKENS} tokens: time", explained, 30, "s")
 
 
 def compare(bench, a, b):

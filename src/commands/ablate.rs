@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::{MeasureArgs, measured, painted, session, signed, told};
+use super::experiments::{MeasureArgs, measured, painted, partial, session, signed, told};
 use super::probing::{bar, clip, columns, interrupted, load, pad, percent, quoted, tail};
 use super::prompt::PromptArgs;
 use super::results::Form;
@@ -233,7 +233,7 @@ fn print(out: &mut Output, found: &Ablation) -> std::io::Result<()> {
             )?;
         }
     }
-    Ok(())
+    partial(out, found.complete)
 }
 
 fn print_ranking(out: &mut Output, found: &Ranking, top: usize) -> std::io::Result<()> {
@@ -269,5 +269,5 @@ fn print_ranking(out: &mut Output, found: &Ranking, top: usize) -> std::io::Resu
         let note = format!("and {more} that change it less; --top shows more");
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
-    Ok(())
+    partial(out, found.complete)
 }

@@ -1,6 +1,8 @@
 //! What the commands that make experiments share: the measure's flags, the session, errors, and how
 //! numbers with a sign are shown.
 
+use std::io::Write as _;
+
 use super::engine::{EngineArgs, explain};
 use super::probing::{self, quoted};
 use crate::experiment::measure::{Asked, Measure, Name};
@@ -86,7 +88,9 @@ pub fn told(error: Error) -> anyhow::Error {
         | Error::NoPosition { .. }
         | Error::EmptyName { .. }
         | Error::SameTokens { .. }
-        | Error::Unaligned { .. } => Usage(error.to_string()).into(),
+        | Error::Unaligned { .. }
+        | Error::OneSided { .. }
+        | Error::TooFewTokens { .. } => Usage(error.to_string()).into(),
         error => error.into(),
     }
 }
@@ -108,6 +112,15 @@ pub fn painted(out: &Output, value: f64, text: &str) -> String {
         _ => DIM,
     };
     out.paint(style, text)
+}
+
+/// Says of a result that it is not all, if it is not.
+pub fn partial(out: &mut Output, complete: bool) -> std::io::Result<()> {
+    if complete {
+        return Ok(());
+    }
+    let note = "stopped before its end: what was computed by then";
+    writeln!(out, "{}", out.paint(WARN, note))
 }
 
 /// What is measured, in one line.

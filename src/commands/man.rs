@@ -31,12 +31,11 @@ pub fn run(args: &Args, program: clap::Command) -> anyhow::Result<()> {
         return Ok(std::io::Write::flush(&mut out)?);
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
-    let pages: Vec<Man> = shown
-        .cloned()
-        .map(Man::new)
-        .chain([Man::new(command.clone())])
-        .collect();
+    let mut pages = vec![Man::new(command.clone())];
+    for own in command.get_subcommands().filter(|own| !own.is_hide_set()) {
+        pages.push(Man::new(own.clone()));
+        pages.extend(own.get_subcommands().cloned().map(Man::new));
+    }
     for page in pages {
         let mut text = Vec::new();
         page.render(&mut text)?;

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::{MeasureArgs, measured, session, signed, told};
+use super::experiments::{MeasureArgs, measured, partial, session, signed, told};
 use super::flags::{Layers, numbers};
 use super::probing::{self, clip, interrupted, load, pad, percent, quoted, tail};
 use super::prompt::{PromptArgs, Text, input};
@@ -459,7 +459,7 @@ fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
         let note = "both prompts give the same measure, so that no share can be told";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
-    Ok(())
+    partial(out, found.complete)
 }
 
 fn replaced(what: What) -> &'static str {
@@ -505,7 +505,8 @@ fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<()> {
         "95 % intervals are at most {:.0} % to either side; --json and --html tell each",
         100.0 * widest
     );
-    writeln!(out, "{}", out.paint(DIM, note))
+    writeln!(out, "{}", out.paint(DIM, note))?;
+    partial(out, mean.complete)
 }
 
 /// Layers by columns, the last layer on top, as many of the last columns as fit.
@@ -549,11 +550,12 @@ fn print_map(
     Ok(())
 }
 
-/// `−12 %`, and never `−0 %`.
+/// `−12 %`; a dot for less than half a percent, which the eye should not stop at.
 fn in_percent(share: f64) -> String {
     match (100.0 * share).round() {
+        0.0 => "·  ".to_owned(),
         whole if whole < 0.0 => format!("−{:.0} %", -whole),
-        whole => format!("{:.0} %", whole.abs()),
+        whole => format!("{whole:.0} %"),
     }
 }
 
@@ -599,8 +601,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_have_no_negative_zero() {
-        assert_eq!(in_percent(-0.001), "0 %");
+    fn shares_of_nothing_are_dots() {
+        assert_eq!(in_percent(-0.001), "·  ");
+        assert_eq!(in_percent(0.004), "·  ");
         assert_eq!(in_percent(-0.126), "−13 %");
         assert_eq!(in_percent(1.0), "100 %");
     }

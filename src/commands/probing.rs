@@ -108,6 +108,19 @@ impl<'a> Sessions<'a> {
         check_length(self.engine, self.model, room)?;
         self.sessions.of(room).map_err(explain)
     }
+
+    /// The sessions themselves, for texts of these lengths, of which none may be longer than the
+    /// flags and the model allow.
+    pub fn for_rooms(
+        &mut self,
+        rooms: impl Iterator<Item = usize>,
+    ) -> anyhow::Result<&mut runtime::Sessions> {
+        for room in rooms {
+            check_length(self.engine, self.model, room)?;
+            self.sessions.reserve(room);
+        }
+        Ok(&mut self.sessions)
+    }
 }
 
 /// After what is done has been printed: the error that says it is not all.

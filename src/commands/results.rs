@@ -163,13 +163,22 @@ impl Results {
 
 /// An error of writing a page with its hint.
 fn page_error(error: outfile::Error) -> anyhow::Error {
+    match &error {
+        outfile::Error::Exists { .. } => {
+            let hint = "it is no page that modelve made: give the page another name, or --force";
+            hinted(error, hint)
+        }
+        _ => file_error(error, "give the page a name of its own: --html page.html"),
+    }
+}
+
+/// An error of writing a file that a flag names, with its hint: `other_name` shows how to give
+/// another name.
+pub fn file_error(error: outfile::Error, other_name: &str) -> anyhow::Error {
     use outfile::Error;
     let hint = match &error {
-        Error::Exists { .. } => {
-            "it is no page that modelve made: give the page another name, or --force".to_owned()
-        }
         Error::IsInput { .. } | Error::IsStream { .. } | Error::NotAFile { .. } => {
-            "give the page a name of its own: --html page.html".to_owned()
+            other_name.to_owned()
         }
         Error::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
             let folder = outfile::folder_of(path).display().to_string();

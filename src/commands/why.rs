@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::{MeasureArgs, measured, painted, session, signed, told};
+use super::experiments::{MeasureArgs, measured, painted, partial, session, signed, told};
 use super::probing::{bar, clip, columns, end, interrupted, load, pad, percent, quoted, tail};
 use super::prompt::PromptArgs;
 use super::results::Form;
@@ -110,7 +110,8 @@ fn print(out: &mut Output, why: &Why, top: usize) -> std::io::Result<()> {
     }
     print_words(out, why, width)?;
     print_parts(out, why, top, width)?;
-    print_proof(out, why)
+    print_proof(out, why)?;
+    partial(out, why.complete)
 }
 
 fn print_words(out: &mut Output, why: &Why, width: usize) -> std::io::Result<()> {

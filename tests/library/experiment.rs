@@ -15,7 +15,7 @@ use modelve::experiment::{Part, Spot, settings};
 use modelve::probe::Prompt;
 use modelve::runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve::runtime::{
-    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Want,
+    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Token, Want,
 };
 
 /// Phi-3 with a key head for each head and for several, and what `archs` makes: all of two layers
@@ -52,14 +52,14 @@ fn session(model: &Model) -> Session {
 fn prompt(ids: &[i32]) -> Prompt {
     Prompt {
         text: "a text".to_owned(),
-        ids: ids.to_vec(),
+        ids: ids.iter().copied().map(Token).collect(),
     }
 }
 
 fn between(token: i32, against: Option<i32>) -> Asked {
     Asked {
-        token: Some(Name::Id(token)),
-        against: against.map(Name::Id),
+        token: Some(Name::Id(Token(token))),
+        against: against.map(|id| Name::Id(Token(id))),
     }
 }
 
@@ -171,10 +171,11 @@ fn plainly(
         }
     }
     let seq = session.open().unwrap();
+    let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
     let mut row = Vec::new();
     let mut keep = |_: usize, logits: &[f32]| row = logits.to_vec();
     let mut hook = Change(change);
-    let pass = session.feed_hooked(&seq, ids, Want::Last, &mut hook, &mut keep);
+    let pass = session.feed_hooked(&seq, &ids, Want::Last, &mut hook, &mut keep);
     assert_eq!(pass.unwrap(), Pass::Complete);
     row
 }
@@ -256,6 +257,8 @@ fn all_states_of_a_layer_are_all_there_is() {
 #[test]
 fn a_prompt_patched_with_itself_stays_as_it_is() {
     for (name, model) in models() {
+        // ggml looks GELU up in a table of 16 bits, where a last digit decides which entry.
+        let within = if name == "gpt2" { 1e-3 } else { 1e-5 };
         for what in [What::Residual, What::Attention, What::Mlp, What::Head] {
             if name == "mamba" && what != What::Residual {
                 continue;
@@ -269,8 +272,9 @@ fn a_prompt_patched_with_itself_stays_as_it_is() {
             );
             for value in values {
                 assert!(
-                    close(value, found.clean_value, 1e-4),
-                    "{name}, {what:?}: {value}"
+                    close(value, found.clean_value, within),
+                    "{name}, {what:?}: {value} in place of {}",
+                    found.clean_value
                 );
             }
         }
@@ -487,7 +491,13 @@ fn all_rows(
             Ok(ControlFlow::Continue(()))
         }
     }
-    let pass = session.feed_hooked(seq, &CLEAN, Want::All, &mut Each(each), &mut |_, _| {});
+    let pass = session.feed_hooked(
+        seq,
+        &CLEAN.map(Token),
+        Want::All,
+        &mut Each(each),
+        &mut |_, _| {},
+    );
     assert_eq!(pass.unwrap(), Pass::Complete);
 }
 

@@ -7,8 +7,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
 mod convert_bytes;
+mod detect;
+mod dump;
 mod experiment;
+mod experiment_reference;
 mod gguf;
 mod probe;
 mod probe_compare;

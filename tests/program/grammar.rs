@@ -12,10 +12,20 @@ use modelve::cli::Cli;
 fn commands() -> Vec<clap::Command> {
     let mut cli = Cli::command();
     cli.build();
-    let commands = cli.get_subcommands().cloned();
+    let shown = |command: &&clap::Command| command.get_name() != "help" && !command.is_hide_set();
+    let mut commands = Vec::new();
+    for command in cli.get_subcommands().filter(shown) {
+        let name = command.get_name();
+        // A command that has commands of its own does nothing else.
+        let own: Vec<clap::Command> = (command.get_subcommands().filter(shown))
+            .map(|own| own.clone().name(format!("{name} {}", own.get_name())))
+            .collect();
+        match own.is_empty() {
+            true => commands.push(command.clone()),
+            false => commands.extend(own),
+        }
+    }
     commands
-        .filter(|command| command.get_name() != "help" && !command.is_hide_set())
-        .collect()
 }
 
 /// The flags of a command: long name, the letter, and other spellings.
@@ -125,7 +135,19 @@ fn commands_of_one_kind_take_the_same() {
     };
     for command in &commands() {
         let name = command.get_name();
-        if ["complete", "next", "lens", "attention"].contains(&name) {
+        let of_prompts = [
+            "complete",
+            "next",
+            "lens",
+            "attention",
+            "why",
+            "patch",
+            "ablate",
+            "heads",
+            "steer run",
+            "dump",
+        ];
+        if of_prompts.contains(&name) {
             for flag in [
                 "model",
                 "file",
@@ -139,7 +161,16 @@ fn commands_of_one_kind_take_the_same() {
                 assert!(long(command, flag), "{name} --{flag}");
             }
         }
-        if ["lens", "attention"].contains(&name) {
+        if [
+            "lens",
+            "attention",
+            "patch",
+            "steer learn",
+            "steer run",
+            "dump",
+        ]
+        .contains(&name)
+        {
             assert!(long(command, "layer") && long(command, "layers"), "{name}");
         }
         if long(command, "html") {
@@ -162,15 +193,31 @@ fn short_help_fits_a_screen_and_long_help_has_all() {
     let all = shown(&["-h"]);
     assert!(all.lines().count() <= 30, "{all}");
     assert!(all.contains("man "), "{all}");
-    for command in ["complete", "next", "score", "lens", "attention", "compare"] {
-        let short = shown(&[command, "-h"]);
+    let commands = [
+        "complete",
+        "next",
+        "score",
+        "lens",
+        "attention",
+        "why",
+        "patch",
+        "ablate",
+        "heads",
+        "steer learn",
+        "steer run",
+        "dump",
+        "compare",
+    ];
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        let short = shown(&[&words[..], &["-h"]].concat());
         assert!(
             short.lines().count() <= 52,
             "{command}: {} lines\n{short}",
             short.lines().count()
         );
         assert!(!short.contains("--kv-type"), "{short}");
-        let long = shown(&[command, "--help"]);
+        let long = shown(&[&words[..], &["--help"]].concat());
         let (_, engine) = long.split_once("\nEngine:\n").unwrap();
         assert!(
             engine.contains("--kv-type") && engine.contains("--threads"),

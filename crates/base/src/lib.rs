@@ -7,6 +7,7 @@
 //! | [`memory`] | how much memory there is, control groups included |
 //! | [`map`] | files mapped into memory |
 //! | [`infile`], [`outfile`] | files read whole, within limits; files written, and nothing lost to them |
+//! | [`rawfile`] | parts of a file read and written at an offset, and room for it on the disk |
 //! | [`isa`] | the instruction sets that kernels are compiled for, and the choice among them |
 //!
 //! ```
@@ -27,3 +28,4 @@ pub mod map;
 pub mod memory;
 pub mod outfile;
 pub mod progress;
+pub mod rawfile;

@@ -31,7 +31,6 @@ pub mod arch;
 pub mod checkpoint;
 mod chunks;
 mod error;
-mod file;
 mod imatrix;
 mod metadata;
 mod naming;

@@ -15,10 +15,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::chunks::{Chunk, chunks, run, source_type};
-use super::{Error, Plan, PlannedTensor, Request, Source, file};
+use super::{Error, Plan, PlannedTensor, Request, Source};
 use crate::checkpoint::{Checkpoint, SourceTensor};
 use modelve_base::outfile::{Existing, Outfile};
 use modelve_base::progress::{Progress, Unit};
+use modelve_base::rawfile;
 use modelve_gguf::GgmlType;
 use modelve_quant::Encoder;
 
@@ -59,7 +60,7 @@ pub fn check_output(
         .chain(request.imatrix.map(|imatrix| imatrix.path().to_owned()));
     let outfile = Outfile::judge(output, existing(force), inputs)?.only_a_file()?;
     let folder = outfile.folder();
-    if let Some(available) = file::available(folder)
+    if let Some(available) = rawfile::available(folder)
         && available < plan.file_size()
     {
         return Err(Error::Space {
@@ -117,12 +118,12 @@ pub fn write(
     };
     let pending = outfile.begin()?;
     let target = pending.file();
-    file::allocate(target, plan.file_size()).map_err(failed("no room for the file"))?;
-    file::write_all_at(target, plan.header(), 0).map_err(failed("cannot write"))?;
+    rawfile::allocate(target, plan.file_size()).map_err(failed("no room for the file"))?;
+    rawfile::write_all_at(target, plan.header(), 0).map_err(failed("cannot write"))?;
     for tensor in plan.tensors() {
         if let Source::Computed(values) = &tensor.source {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            file::write_all_at(target, &bytes, tensor.offset).map_err(failed("cannot write"))?;
+            rawfile::write_all_at(target, &bytes, tensor.offset).map_err(failed("cannot write"))?;
         }
     }
 
@@ -209,7 +210,7 @@ impl Stream<'_> {
         let (offset, len) = source_range(tensor, source, chunk);
         worker.rows.resize(len as usize, 0);
         let (path, shard) = &self.shards[source.shard];
-        file::read_exact_at(shard, &mut worker.rows, offset).map_err(|e| Error::Io {
+        rawfile::read_exact_at(shard, &mut worker.rows, offset).map_err(|e| Error::Io {
             path: path.clone(),
             what: "cannot read",
             source: e,
@@ -238,7 +239,7 @@ impl Stream<'_> {
             )
             .map_err(|e| encode_error(tensor, chunk.row, e))?;
         let at = tensor.offset + chunk.row * row_bytes;
-        file::write_all_at(self.target, &worker.blocks, at).map_err(|e| Error::Io {
+        rawfile::write_all_at(self.target, &worker.blocks, at).map_err(|e| Error::Io {
             path: self.output.to_owned(),
             what: "cannot write",
             source: e,
@@ -250,7 +251,7 @@ impl Stream<'_> {
         let tensor = &self.plan.tensors()[chunk.tensor];
         if let Source::Checkpoint(source) = &tensor.source {
             let (offset, len) = source_range(tensor, source, chunk);
-            file::will_need(&self.shards[source.shard].1, offset, len);
+            rawfile::will_need(&self.shards[source.shard].1, offset, len);
         }
     }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicBool;
 
 use super::chunks::{chunks, run, source_type};
 use super::stream::{open_shards, row_bytes, source_range};
-use super::{Error, Plan, Source, file};
+use super::{Error, Plan, Source};
 use crate::checkpoint::Checkpoint;
 use modelve_base::progress::{Progress, Unit};
+use modelve_base::rawfile;
 use modelve_gguf::{GgmlType, Gguf};
 use modelve_quant::{Encoder, dequantize_rows};
 
@@ -108,7 +109,7 @@ pub fn measure(
             let (offset, len) = source_range(tensor, source, chunk);
             worker.rows.resize(len as usize, 0);
             let (shard_path, shard) = &shards[source.shard];
-            file::read_exact_at(shard, &mut worker.rows, offset)
+            rawfile::read_exact_at(shard, &mut worker.rows, offset)
                 .map_err(|source| unreadable(shard_path, source))?;
             let weights = (chunk.rows * tensor.columns()) as usize;
             worker.exact.resize(weights * 4, 0);
@@ -125,7 +126,7 @@ pub fn measure(
             let row_bytes = row_bytes(tensor);
             worker.blocks.resize((chunk.rows * row_bytes) as usize, 0);
             let at = tensor.offset + chunk.row * row_bytes;
-            file::read_exact_at(&written, &mut worker.blocks, at)
+            rawfile::read_exact_at(&written, &mut worker.blocks, at)
                 .map_err(|source| unreadable(path, source))?;
             worker.decoded.resize(weights, 0.0);
             dequantize_rows(tensor.ty, &worker.blocks, &mut worker.decoded)

@@ -59,6 +59,11 @@ impl Alignment {
 mod tests {
     use super::*;
 
+    fn align(clean: &[i32], corrupt: &[i32]) -> Alignment {
+        let tokens = |ids: &[i32]| ids.iter().copied().map(Token).collect::<Vec<_>>();
+        super::align(&tokens(clean), &tokens(corrupt))
+    }
+
     #[test]
     fn prompts_of_equal_length_stand_side_by_side() {
         let found = align(&[1, 2, 3, 4], &[1, 2, 9, 4]);

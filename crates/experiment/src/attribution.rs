@@ -263,13 +263,13 @@ impl End {
         }
         let bias = vector(gguf, "output.bias", matrix.n_out);
         let row = |id: Token| -> Result<Vec<f64>> {
-            let row = matrix.row(usize::try_from(id).unwrap_or(usize::MAX))?;
+            let row = matrix.row(id.index())?;
             let row = row.unwrap_or_else(|| vec![0.0; matrix.n_in]);
             Ok(row.into_iter().map(f64::from).collect())
         };
         let of = |id: Token| {
             bias.as_ref()
-                .map_or(0.0, |bias| f64::from(bias[id as usize]))
+                .map_or(0.0, |bias| f64::from(bias[id.index()]))
         };
         let scale = logit_scale(model, measure, &norm.apply(state), logits, &row, &of)?;
 
@@ -313,9 +313,9 @@ fn logit_scale(
     let (mut along, mut square, mut pairs) = (0.0, 0.0, Vec::new());
     for id in ids {
         let x: f64 = row(id)?.iter().zip(normed).map(|(w, x)| w * x).sum();
-        let y = uncapped(f64::from(logits[id as usize]), measure.soft_cap);
+        let y = uncapped(f64::from(logits[id.index()]), measure.soft_cap);
         // Near its cap a logit no longer tells what it was.
-        if (measure.soft_cap).is_some_and(|cap| f64::from(logits[id as usize]).abs() > 0.99 * cap) {
+        if (measure.soft_cap).is_some_and(|cap| f64::from(logits[id.index()]).abs() > 0.99 * cap) {
             continue;
         }
         let y = y - bias(id);

@@ -37,6 +37,27 @@ pub enum Error {
         /// What the model has instead.
         why: String,
     },
+    /// A difference of two means, one of which is of nothing.
+    #[error(
+        "a direction leads from one kind of text to another: {plus} on the plus side, {minus} on the minus side"
+    )]
+    OneSided {
+        /// Texts to lead to.
+        plus: usize,
+        /// Texts to lead away from.
+        minus: usize,
+    },
+    /// A file that cannot be written to.
+    #[error("cannot write: {0}")]
+    Write(std::io::Error),
+    /// A vocabulary with fewer ordinary tokens than are to be drawn.
+    #[error("{want} different tokens cannot be drawn: the vocabulary has {have} ordinary ones")]
+    TooFewTokens {
+        /// Ordinary tokens there are.
+        have: usize,
+        /// Tokens asked for.
+        want: usize,
+    },
     /// A part that nothing computes by itself.
     #[error("{part} is a bias, which cannot be taken out: take out the block that it is of")]
     NotRemovable {

@@ -11,11 +11,16 @@
 //! |---|---|
 //! | [`why::why`] | which words an answer hangs on, and which parts of the model it is the sum of |
 //! | [`patch::patch`] | where what tells two prompts apart lies: states of the one put into the other |
+//! | [`detect::heads`] | what each head does with random tokens, and what it writes |
+//! | [`steer::Learning`] | directions that lead from some texts to others |
+//! | [`dump::Plan`] | activations of many texts, in a file |
 //! | [`ablate::ablate`], [`ablate::rank`] | what the model says without some of its parts, and which matter |
 
 pub mod ablate;
 mod align;
 pub mod attribution;
+pub mod detect;
+pub mod dump;
 pub mod edit;
 mod error;
 pub mod heads;
@@ -27,6 +32,7 @@ mod noise;
 mod part;
 pub mod patch;
 pub mod removal;
+pub mod steer;
 pub mod variants;
 pub mod why;
 mod words;

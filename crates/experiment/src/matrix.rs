@@ -113,6 +113,31 @@ impl<'a> Matrix<'a> {
         Ok((product, pulled))
     }
 
+    /// The products of each of `n` equal parts of a column with the columns of the matrix that
+    /// belong to it, `[part][row]`: they add up to the product with the whole.
+    ///
+    /// # Errors
+    /// See [`Matrix::row`].
+    pub fn by_parts(&self, column: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
+        let size = (self.n_in / n.max(1)).max(1);
+        let starts: Vec<usize> = (0..self.n_out).step_by(ROWS).collect();
+        let blocks: Vec<Vec<f32>> = starts
+            .par_iter()
+            .map(|&from| {
+                let mut rows = vec![0.0; ROWS.min(self.n_out - from) * self.n_in];
+                self.rows(from, &mut rows)?;
+                let parts = rows.chunks_exact(self.n_in).flat_map(|row| {
+                    let parts = row.chunks(size).zip(column.chunks(size)).take(n);
+                    parts.map(|(weights, values)| dot(weights, values) as f32)
+                });
+                Ok(parts.collect())
+            })
+            .collect::<Result<_>>()?;
+        let products = blocks.concat();
+        let of = |part: usize| products.iter().skip(part).step_by(n.max(1)).copied();
+        Ok((0..n).map(|part| of(part).collect()).collect())
+    }
+
     /// The mean of all rows.
     ///
     /// # Errors

@@ -178,7 +178,7 @@ impl Measure {
     pub fn of(model: &Model, names: &Names, row: &[f32]) -> Result<Self> {
         let likeliest = |rank: usize| {
             let top = Distribution::new(row).top(rank + 1);
-            top.get(rank).copied().unwrap_or(0)
+            top.get(rank).copied().unwrap_or_default()
         };
         let (token, against) = match (names.token, names.against) {
             (Some(token), against) => (token, against),
@@ -198,7 +198,7 @@ impl Measure {
     /// Its value for a row of logits, one per vocabulary entry, as the model gives them.
     pub fn value(&self, logits: &[f32]) -> f64 {
         let logit = |named: &Named| {
-            let at = usize::try_from(named.id).unwrap_or(usize::MAX);
+            let at = named.id.index();
             let logit = logits.get(at).copied().unwrap_or(f32::NAN);
             uncapped(f64::from(logit), self.soft_cap)
         };
@@ -236,10 +236,10 @@ mod tests {
         }
     }
 
-    fn measure(against: Option<Token>, soft_cap: Option<f64>) -> Measure {
+    fn measure(against: Option<i32>, soft_cap: Option<f64>) -> Measure {
         Measure {
-            token: named(0),
-            against: against.map(named),
+            token: named(Token(0)),
+            against: against.map(|id| named(Token(id))),
             measure: String::new(),
             unit: "logits",
             soft_cap,

@@ -219,7 +219,7 @@ pub fn patch(
     let measure = measure(&model, &names, &clean_logits, &corrupt_logits)?;
     let (clean_value, corrupt_value) =
         (measure.value(&clean_logits), measure.value(&corrupt_logits));
-    let top = |row: &[f32]| Choice::top(vocab, &Distribution::new(row), options.top);
+    let top = |row: &[f32]| Choice::top(vocab, &Distribution::new(row), options.top.max(1));
     let corrupt_top = top(&corrupt_logits);
 
     // Before the first token that differs, and behind the last layer but at the last position,

@@ -79,13 +79,16 @@ impl Base {
     /// Reads a text with edits, and keeps of what it computes what `states` wants.
     ///
     /// # Errors
-    /// A text that does not fit the session; [`RuntimeError::Cancelled`].
+    /// No tokens; a text that does not fit the session; [`RuntimeError::Cancelled`].
     pub fn read(
         session: &mut Session,
         ids: &[Token],
         edits: &[Edit],
         states: &mut States,
     ) -> Result<Base> {
+        let Some(last) = ids.len().checked_sub(1) else {
+            return Err(modelve_probe::Error::EmptyPrompt.into());
+        };
         let seq = session.open()?;
         let want = match states.wants_all() {
             true => Want::All,
@@ -93,7 +96,6 @@ impl Base {
         };
         let mut hook = Editing::new([(seq.id(), edits)]).reading(seq.id(), states);
         let mut logits = Vec::new();
-        let last = ids.len() - 1;
         let mut keep = |i: usize, row: &[f32]| {
             if i == last {
                 logits = row.to_vec();

@@ -125,7 +125,7 @@ pub fn why(
     let vocab = model.vocab();
     let names = options.asked.names(vocab, prompt)?;
     let prompt = with(&model, prompt, &names.common);
-    let last = prompt.ids.len() - 1;
+    let last = prompt.ids.len().saturating_sub(1);
     let n_layer = model.facts().n_layer as usize;
 
     let roles = session.roles()?.clone();
@@ -235,7 +235,7 @@ pub fn why(
         pieces: prompt.pieces(vocab),
         value,
         logprob: measure.logprob(&logits),
-        top: Choice::top(vocab, &distribution, options.top),
+        top: Choice::top(vocab, &distribution, options.top.max(1)),
         words: of_words.collect(),
         attribution,
         proof: proof.collect(),

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::math::{Distribution, Reference};
+use super::readout::factor;
 use super::unembed_ffi::Unembed;
 use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_gguf::Gguf;
@@ -425,20 +426,7 @@ impl<'a> Looking<'a> {
             let cap = self.cap.take();
             self.unembed(&mut state.to_vec())?;
             self.cap = cap;
-            let (mut along, mut square) = (0.0, 0.0);
-            for (&x, &logit) in self.rows.iter().zip(logits) {
-                // Near its cap a logit no longer tells what it was.
-                let y = match cap {
-                    Some(cap) if (logit / cap).abs() > 0.99 => continue,
-                    Some(cap) => cap * (logit / cap).atanh(),
-                    None => logit,
-                };
-                along += f64::from(x) * f64::from(y);
-                square += f64::from(x) * f64::from(x);
-            }
-            let factor = along / square;
-            let plain = (factor - 1.0).abs() < 1e-2 || !factor.is_finite();
-            self.scale = Some(if plain { 1.0 } else { factor as f32 });
+            self.scale = Some(factor(&self.rows, logits, cap));
         }
         self.unembed(&mut state.to_vec())?;
         let (mut difference, mut square) = (0.0, 0.0);

@@ -37,6 +37,7 @@ pub mod lens;
 pub mod math;
 pub mod next;
 mod pieces;
+mod readout;
 pub mod score;
 mod subject;
 pub mod swap;
@@ -46,6 +47,7 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use pieces::{JsonText, Piece};
+pub use readout::{FrozenNorm, Readout};
 pub use subject::Subject;
 
 use serde::Serialize;

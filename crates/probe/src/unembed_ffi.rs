@@ -97,9 +97,32 @@ impl Unembed {
         self.n_vocab
     }
 
+    /// How the last state is normed, and by what it is multiplied then.
+    pub fn norm(&self) -> (Norm, &[f32]) {
+        (self.norm, &self.weight)
+    }
+
     /// Logits of `states` (rows of `n_embd` values) into `logits` (as many rows of `n_vocab`).
     /// False: ggml failed.
     pub fn rows(&mut self, states: &mut [f32], logits: &mut Vec<f32>) -> bool {
+        if !self.multiply(states, logits, true) {
+            return false;
+        }
+        if let Some(bias) = &self.matrix_bias {
+            for row in logits.chunks_exact_mut(self.n_vocab) {
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            }
+        }
+        true
+    }
+
+    /// What `vectors` (rows of `n_embd` values) become through the output matrix alone, without
+    /// norm and biases. False: ggml failed.
+    pub fn project(&mut self, vectors: &mut [f32], logits: &mut Vec<f32>) -> bool {
+        self.multiply(vectors, logits, false)
+    }
+
+    fn multiply(&mut self, states: &mut [f32], logits: &mut Vec<f32>, normed_first: bool) -> bool {
         let n = states.len() / self.n_embd;
         if n == 0 || states.len() != n * self.n_embd || n > 1 << 16 {
             logits.clear();
@@ -137,18 +160,20 @@ impl Unembed {
             };
             let input = sys::ggml_new_tensor_2d(ctx, sys::GGML_TYPE_F32, e, n);
             let mut x = place(input, states.as_mut_ptr());
-            x = match self.norm {
-                Norm::Rms(eps) => sys::ggml_rms_norm(ctx, x, eps),
-                Norm::Layer(eps) => sys::ggml_norm(ctx, x, eps),
-            };
-            x = place(x, normed.as_mut_ptr());
-            x = place(
-                sys::ggml_mul(ctx, x, vector(&self.weight)),
-                weighted.as_mut_ptr(),
-            );
-            if let Some(bias) = &self.bias {
-                // Back into the first buffer, of which nothing is read any more.
-                x = place(sys::ggml_add(ctx, x, vector(bias)), normed.as_mut_ptr());
+            if normed_first {
+                x = match self.norm {
+                    Norm::Rms(eps) => sys::ggml_rms_norm(ctx, x, eps),
+                    Norm::Layer(eps) => sys::ggml_norm(ctx, x, eps),
+                };
+                x = place(x, normed.as_mut_ptr());
+                x = place(
+                    sys::ggml_mul(ctx, x, vector(&self.weight)),
+                    weighted.as_mut_ptr(),
+                );
+                if let Some(bias) = &self.bias {
+                    // Back into the first buffer, of which nothing is read any more.
+                    x = place(sys::ggml_add(ctx, x, vector(bias)), normed.as_mut_ptr());
+                }
             }
             let head = sys::ggml_new_tensor_2d(ctx, self.matrix.ty.0, e, v);
             (*head).data = matrix.as_ptr().cast_mut().cast();
@@ -157,16 +182,8 @@ impl Unembed {
             sys::ggml_build_forward_expand(graph, x);
             let status = sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph);
             sys::ggml_free(ctx);
-            if status != sys::GGML_STATUS_SUCCESS {
-                return false;
-            }
+            status == sys::GGML_STATUS_SUCCESS
         }
-        if let Some(bias) = &self.matrix_bias {
-            for row in logits.chunks_exact_mut(self.n_vocab) {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
-        }
-        true
     }
 }
 

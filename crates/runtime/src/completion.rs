@@ -21,6 +21,11 @@ pub struct Options {
     pub logprobs: bool,
     /// How many of the likeliest tokens to tell at each step.
     pub top: usize,
+    /// Whether to tell the same of the prompt's tokens. Then all of the prompt is computed, and
+    /// nothing of it is taken over from another text.
+    pub prompt_logprobs: bool,
+    /// Control tokens that the text shows by their names; others are no part of it.
+    pub shown: Vec<Token>,
 }
 
 impl Default for Options {
@@ -32,6 +37,8 @@ impl Default for Options {
             ignore_end: false,
             logprobs: false,
             top: 0,
+            prompt_logprobs: false,
+            shown: Vec::new(),
         }
     }
 }
@@ -67,6 +74,11 @@ pub struct Completion {
     pub finish: Finish,
     /// Its tokens, the one that ended the text not among them.
     pub steps: Vec<Step>,
+    /// The token that ended the text, if one did.
+    pub end: Option<Step>,
+    /// The prompt's tokens from the second on, each judged by those before it; empty unless asked
+    /// for.
+    pub prompt: Vec<Step>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// How many of them were taken over from another text.

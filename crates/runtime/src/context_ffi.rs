@@ -82,7 +82,7 @@ impl Context {
             params.fill(limits, &mut p);
             p.abort_callback = Some(on_poll);
             p.abort_callback_data = Arc::as_ptr(&poll).cast_mut().cast();
-            if params.hooks {
+            if params.watched {
                 p.cb_eval = Some(on_eval);
                 p.cb_eval_user_data = watch.as_ptr().cast();
             }
@@ -125,6 +125,32 @@ impl Context {
     /// What it was made for.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Adds a direction to the state after each layer from `first` to `last`: `directions` has one
+    /// of `n_embd` values for each layer from 1 on. Returns whether llama.cpp took it. To be called
+    /// before the first batch: what is in the cache was computed without.
+    pub fn set_control(
+        &mut self,
+        directions: &[f32],
+        n_embd: usize,
+        first: usize,
+        last: usize,
+    ) -> bool {
+        let int = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        // SAFETY: a live context. llama.cpp compares `n_embd` with the model's own width, copies of
+        // `directions` the rows that its length holds whole, and keeps no pointer to it.
+        let status = unsafe {
+            sys::llama_set_adapter_cvec(
+                self.raw.as_ptr(),
+                directions.as_ptr(),
+                directions.len(),
+                int(n_embd),
+                int(first),
+                int(last),
+            )
+        };
+        status == 0
     }
 
     /// Computes a batch. `looking` is told of the graph's nodes if the context was made with

@@ -210,6 +210,23 @@ pub enum Error {
     /// A look inside by a session that was made without hooks.
     #[error("the session was made without hooks")]
     NoHooks,
+    /// A control vector that does not hold together, or is of another model.
+    #[error("the control vector {what}")]
+    ControlVector {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A control vector for an architecture whose graph adds none.
+    #[error(
+        "{arch}: its graph in llama.cpp has no place to add a control vector after layer {}",
+        numbered(.layers)
+    )]
+    NoControl {
+        /// The architecture.
+        arch: String,
+        /// The layers that the vector has a direction for and the graph no place.
+        layers: Vec<usize>,
+    },
     /// A temperature so low that logits divided by it overflow.
     #[error(
         "temperature cannot be {value}: it is 0, which takes the likeliest token, or {least} and more"
@@ -276,6 +293,12 @@ pub enum Error {
     /// Somebody asked for the work to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// `1, 2, 3`.
+fn numbered(layers: &[usize]) -> String {
+    let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    layers.join(", ")
 }
 
 /// `Result` with the runtime's [`Error`].

@@ -74,7 +74,8 @@ pub(super) struct ContextParams {
     pub threads_batch: u32,
     pub kv_type: KvType,
     pub flash_attention: FlashAttention,
-    pub hooks: bool,
+    /// Whether anybody will look at nodes.
+    pub watched: bool,
     pub offload: bool,
     pub cancel: Cancel,
 }

@@ -8,6 +8,7 @@ use super::batch::Batch;
 use super::cells::Cells;
 use super::context::{self, kv_bytes};
 use super::context_ffi::Context;
+use super::control::layers_added;
 use super::error::{Error, Result};
 use super::graph::{Hook, Pass, Roles};
 use super::host;
@@ -19,6 +20,7 @@ use super::rope::Regime;
 use super::seq::{Home, Seq};
 use super::settings::{FlashAttention, MAX_SEQ, Settings};
 use super::token::Token;
+use super::trace::RawNode;
 
 /// Which tokens of a feed are to get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +114,9 @@ impl Session {
                 n_ctx: settings.n_ctx,
             });
         };
+        if let Some(control) = &settings.control {
+            control.check(facts)?;
+        }
         settings.n_ctx = padded;
         settings.n_batch = settings.n_batch.clamp(1, padded);
         context::check_memory(model, &settings)?;
@@ -127,7 +132,7 @@ impl Session {
                 threads_batch: threads,
                 kv_type: settings.kv_type,
                 flash_attention: settings.flash_attention,
-                hooks: settings.hooks,
+                watched: settings.hooks || settings.control.is_some(),
                 offload,
                 cancel: settings.cancel.clone(),
             };
@@ -158,6 +163,7 @@ impl Session {
         if session.settings.hooks {
             session.roles = Some(session.find_roles()?);
         }
+        session.add_control()?;
         session.made_in = start.elapsed();
         Ok(session)
     }
@@ -194,6 +200,11 @@ impl Session {
             self.settings.kv_type,
             self.n_ctx() as u64,
         )
+    }
+
+    /// Rows of logits that one batch can have.
+    pub(super) fn max_outputs(&self) -> usize {
+        self.context.limits().n_outputs as usize
     }
 
     /// Whether this context computes with the long RoPE factors; `None` for a model with one
@@ -352,16 +363,46 @@ impl Session {
         self.roles.as_deref().ok_or(Error::NoHooks)
     }
 
+    /// Has llama.cpp add the control vector of the settings, and proves that its graph does.
+    fn add_control(&mut self) -> Result<()> {
+        let Some(control) = self.settings.control.clone() else {
+            return Ok(());
+        };
+        let (directions, first, last) = control.flat();
+        let width = control.width();
+        if !self.context.set_control(&directions, width, first, last) {
+            return Err(Error::ControlVector {
+                what: "is declined by llama.cpp".to_owned(),
+            });
+        }
+        let (_, graph) = self.survey()?;
+        let added = layers_added(&graph, width);
+        let layers = control.directions().map(|(layer, _)| layer);
+        let missing: Vec<usize> = layers.filter(|layer| !added.contains(layer)).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::NoControl {
+                arch: self.model.facts().arch.clone(),
+                layers: missing,
+            }),
+        }
+    }
+
+    /// The graph of a pass over a token or two, all with logits, and how many they are.
+    fn survey(&mut self) -> Result<(usize, Vec<RawNode>)> {
+        let limits = self.context.limits();
+        let n = limits.n_batch.min(limits.n_outputs).min(2) as usize;
+        self.batch.clear();
+        (0..n).for_each(|position| self.batch.push(Token(0), position, 0, true));
+        Ok((n, self.context.survey(&mut self.batch)?))
+    }
+
     /// Holds the table of roles against the graph of two tokens.
     fn find_roles(&mut self) -> Result<Arc<Roles>> {
         let model = self.model.clone();
         let flash = self.settings.flash_attention;
         model.inner.roles.get_or_find(flash, || {
-            let limits = self.context.limits();
-            let n = limits.n_batch.min(limits.n_outputs).min(2) as usize;
-            self.batch.clear();
-            (0..n).for_each(|position| self.batch.push(Token(0), position, 0, true));
-            let graph = self.context.survey(&mut self.batch)?;
+            let (n, graph) = self.survey()?;
             let facts = model.facts();
             let (n_layer, n_embd) = (facts.n_layer as usize, facts.n_embd as usize);
             let fused = flash != FlashAttention::Off;

@@ -1,6 +1,9 @@
 //! How a context computes: sizes, types, threads.
 
+use std::sync::Arc;
+
 use super::cancel::Cancel;
+use super::control::ControlVector;
 use modelve_gguf::GgmlType;
 
 /// The most sequences llama.cpp keeps apart (`LLAMA_MAX_SEQ`).
@@ -70,6 +73,9 @@ pub struct Settings {
     pub flash_attention: FlashAttention,
     /// Whether [`Hook`](super::graph::Hook)s will look at passes.
     pub hooks: bool,
+    /// What is added to the residual stream. It belongs to the whole life of a session, because
+    /// what the cache holds depends on it: another vector needs another session.
+    pub control: Option<Arc<ControlVector>>,
     /// Stops a computation.
     pub cancel: Cancel,
 }
@@ -85,6 +91,7 @@ impl Default for Settings {
             kv_type: KvType::default(),
             flash_attention: FlashAttention::default(),
             hooks: false,
+            control: None,
             cancel: Cancel::new(),
         }
     }

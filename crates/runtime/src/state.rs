@@ -7,7 +7,8 @@
 //! | 8 | `MODELVEQ` |
 //! | 4 | version of this table, 1 |
 //! | 32 | [`Model::fingerprint`] |
-//! | 4 | type of the cache, RoPE factors, whether attention is fused, 0 |
+//! | 4 | type of the cache, RoPE factors, whether attention is fused, whether a control vector is added |
+//! | 32 or 0 | SHA-256 of that control vector |
 //! | 4 | tokens |
 //! | 4 each | the tokens |
 //! | 8 | bytes of llama.cpp's state |
@@ -80,7 +81,13 @@ fn kind(session: &Session) -> [u8; 4] {
         Regime::Long => 1,
     };
     let fused = u8::from(settings.flash_attention != FlashAttention::Off);
-    [cache, regime, fused, 0]
+    [cache, regime, fused, u8::from(settings.control.is_some())]
+}
+
+/// What tells the control vector of a session from others; nothing where it has none.
+fn control(session: &Session) -> Vec<u8> {
+    let control = session.settings().control.as_ref();
+    control.map_or(Vec::new(), |control| control.digest().to_vec())
 }
 
 /// Reads a state from its beginning.
@@ -112,6 +119,7 @@ impl Session {
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(self.model().fingerprint());
         bytes.extend(kind(self));
+        bytes.extend(control(self));
         bytes.extend((tokens.len() as u32).to_le_bytes());
         bytes.extend(tokens.iter().flat_map(|token| token.0.to_le_bytes()));
         bytes.extend((state.len() as u64).to_le_bytes());
@@ -166,11 +174,20 @@ impl Session {
             return fault(StateFault::OtherModel);
         }
         let (saved, here) = (reader.array::<4>()?, kind(self));
-        let names = ["cache type", "RoPE factors", "flash attention", "kind"];
+        let names = [
+            "cache type",
+            "RoPE factors",
+            "flash attention",
+            "control vector",
+        ];
         for ((saved, here), what) in saved.iter().zip(here).zip(names) {
             if *saved != here {
                 return fault(StateFault::OtherSettings { what });
             }
+        }
+        let own = control(self);
+        if reader.take(own.len())? != own {
+            return fault(StateFault::OtherSettings { what: names[3] });
         }
         let n_tokens = u32::from_le_bytes(reader.array()?) as usize;
         let tokens = reader.take(n_tokens.checked_mul(4).ok_or(StateFault::Damaged)?)?;

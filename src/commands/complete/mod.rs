@@ -13,12 +13,13 @@ use anyhow::{Context as _, anyhow};
 
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use crate::commands::prompt::{self, PromptArgs, Text};
+use crate::commands::vectors::{self, Share};
 use crate::hint::{Interrupted, Usage};
 use crate::output::Output;
 use crate::runtime::weights::Work;
 use crate::runtime::{
-    Cancel, Engine, Event, Finish, Grammar, Model, Options, Report, Request, Sampling, Setup,
-    Token, engine,
+    Cancel, ControlVector, Engine, Event, Finish, Grammar, Model, Options, Report, Request,
+    Sampling, Settings, Setup, Token, engine,
 };
 use render::Renderer;
 
@@ -141,6 +142,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Sampling")]
     json_schema: Option<PathBuf>,
 
+    /// Add a control vector, FILE or FILE:SCALE, to what the model computes (repeatable)
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    control_vector: Vec<Share>,
+
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -192,6 +197,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options()?;
+    let control = vectors::control(&args.control_vector)?;
     let prompts = prompts.unwrap_or_default();
     let model = args
         .engine
@@ -202,7 +208,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args: &args,
         model,
         options: options.into(),
-        setup: args.setup(&cancel),
+        setup: args.setup(&cancel, control),
         seed: args.seed.unwrap_or_else(clock_seed),
         cancel,
         start,
@@ -250,12 +256,16 @@ impl Args {
             ignore_end: self.ignore_eos,
             logprobs: self.json,
             top: self.top,
+            ..Options::default()
         })
     }
 
-    fn setup(&self, cancel: &Cancel) -> Setup {
+    fn setup(&self, cancel: &Cancel, control: Option<Arc<ControlVector>>) -> Setup {
         Setup {
-            settings: self.engine.settings(cancel),
+            settings: Settings {
+                control,
+                ..self.engine.settings(cancel)
+            },
             ctx_size: self.engine.ctx_size,
             ..Setup::default()
         }
@@ -267,7 +277,7 @@ impl Args {
             // Several questions are likely, and nobody waits for the first one's tokens yet.
             return Work::one(64, self.max_tokens.saturating_mul(4));
         }
-        let system = self.prompts.system.as_ref().map_or(0, String::len);
+        let system = self.prompts.manner.system.as_ref().map_or(0, String::len);
         let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
         Work {
             // English has about four bytes to a token.

@@ -121,6 +121,14 @@ pub struct PromptArgs {
     #[command(flatten)]
     pub input: Input,
 
+    /// How they are read.
+    #[command(flatten)]
+    pub manner: Manner,
+}
+
+/// How a prompt becomes tokens, wherever it comes from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Manner {
     /// Put the prompt into the model's chat template
     #[arg(long)]
     pub chat: bool,
@@ -177,6 +185,34 @@ impl PromptArgs {
         Ok(texts.remove(0))
     }
 
+    /// The messages that `text` is the last of, in a conversation.
+    pub fn messages(&self, text: &Text) -> Vec<Message> {
+        self.manner.messages(text)
+    }
+
+    /// Returns whether `text` goes into the model's template.
+    pub fn is_chat(&self, text: &Text) -> bool {
+        self.manner.is_chat(text)
+    }
+
+    /// The tokens of a prompt, see [`Manner::tokens`].
+    ///
+    /// # Errors
+    /// What the tokenizer or the template refuses.
+    pub fn tokens(&self, model: &Model, text: &Text) -> Result<Vec<Token>> {
+        self.manner.tokens(model, text)
+    }
+
+    /// A prompt for a probe, see [`Manner::read`].
+    ///
+    /// # Errors
+    /// See [`PromptArgs::tokens`]; no token at all.
+    pub fn read(&self, model: &Model, text: &Text) -> probe::Result<probe::Prompt> {
+        self.manner.read(model, text)
+    }
+}
+
+impl Manner {
     /// Returns whether `text` goes into the model's template.
     pub fn is_chat(&self, text: &Text) -> bool {
         self.chat || self.system.is_some() || text.system.is_some()
@@ -205,7 +241,7 @@ impl PromptArgs {
     /// template included.
     ///
     /// # Errors
-    /// See [`PromptArgs::tokens`]; no token at all.
+    /// See [`Manner::tokens`]; no token at all.
     pub fn read(&self, model: &Model, text: &Text) -> probe::Result<probe::Prompt> {
         let ids = self.tokens(model, text)?;
         if ids.is_empty() {

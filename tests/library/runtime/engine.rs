@@ -343,3 +343,103 @@ fn who_looks_inside_shares_the_engines_session() {
     let (expected, _) = greedy(&model, vec![prompt], &exact_options(20));
     assert_eq!(tokens(&done), expected[0]);
 }
+
+#[test]
+fn a_prompt_is_judged_as_a_session_judges_it_beside_those_who_generate() {
+    let model = long_tiny();
+    let mut engine = Engine::new(&model, of(4000, 4)).unwrap();
+    let prompt = text(300, 3);
+    let mut own = Session::new(
+        &model,
+        &Settings {
+            n_ctx: 512,
+            ..exact()
+        },
+    )
+    .unwrap();
+    let rows = alone(&mut own, &prompt);
+    let judged = |max_tokens| Request {
+        options: Arc::new(Options {
+            prompt_logprobs: true,
+            top: 2,
+            ..(*exact_options(max_tokens)).clone()
+        }),
+        ..ask(&prompt, 0)
+    };
+    engine.submit(ask(&text(5, 1), 40)).unwrap();
+    // The second finds the first in the cache, and computes all of it again.
+    for max_tokens in [0, 3] {
+        let id = engine.submit(judged(max_tokens)).unwrap();
+        let mut told = None;
+        let done = 'done: loop {
+            for (of, event) in step(&mut engine).1 {
+                match event {
+                    engine::Event::Prompt(steps) if of == id => told = Some(steps),
+                    engine::Event::Done(completion) if of == id => break 'done completion,
+                    engine::Event::Token { .. } if of == id => assert!(told.is_some()),
+                    _ => {}
+                }
+            }
+        };
+        let told = told.expect("the prompt is told of");
+        assert_eq!((told.len(), done.reused), (prompt.len() - 1, 0));
+        assert_eq!((&done.prompt, done.steps.len()), (&told, max_tokens));
+        for (i, step) in told.iter().enumerate() {
+            assert_eq!(step.token, prompt[i + 1]);
+            let row = &rows[i];
+            let expected = row[step.token.index()] - modelve::runtime::log_sum_exp(row);
+            assert!(
+                (step.logprob - expected).abs() < 1e-4,
+                "{i}: {} {expected}",
+                step.logprob
+            );
+            assert_eq!(step.top.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn judged_prompts_are_no_beginning_for_others_and_take_none() {
+    let model = long_tiny();
+    let prompt = text(100, 3);
+    let judged = Request {
+        options: Arc::new(Options {
+            prompt_logprobs: true,
+            ..(*exact_options(2)).clone()
+        }),
+        ..ask(&prompt, 0)
+    };
+    // Without a capacity the context is made for those who wait, who all begin alike.
+    let requests = vec![judged.clone(), ask(&prompt, 2), ask(&prompt, 2), judged];
+    let mut told = vec![Vec::new(); 4];
+    complete(&model, requests, setup(), &mut |event| {
+        if let Event::Done { index, completion } = event {
+            told[index] = completion.prompt;
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let lengths: Vec<usize> = told.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [99, 0, 0, 99]);
+    for (a, b) in told[0].iter().zip(&told[3]) {
+        assert!((a.logprob - b.logprob).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn no_more_than_asked_for_are_computed_at_once() {
+    let model = long_tiny();
+    let setup = Setup {
+        parallel: Some(2),
+        ..of(4000, 8)
+    };
+    let mut engine = Engine::new(&model, setup).unwrap();
+    for seed in 0..5 {
+        engine.submit(ask(&text(20, seed), 6)).unwrap();
+    }
+    step(&mut engine);
+    let load = engine.load();
+    assert_eq!((load.active, load.waiting), (2, 3));
+    assert_eq!(run(&mut engine).into_iter().flatten().count(), 5);
+    assert_eq!(engine.load(), engine::Load::default());
+}

@@ -10,6 +10,10 @@ pub const PATCH: Page = Page::new("patch", include_str!("patch.js"));
 pub const ABLATE: Page = Page::new("ablate", include_str!("ablate.js"));
 /// `modelve patch` of many pairs: the mean map.
 pub const PAIRS: Page = Page::new("patch", include_str!("pairs.js"));
+/// `modelve heads`: layers by heads.
+pub const HEADS: Page = Page::new("heads", include_str!("heads.js"));
+/// `modelve steer run`: bars and texts by scale.
+pub const STEER: Page = Page::new("steer run", include_str!("steer.js"));
 
 #[cfg(test)]
 mod tests {
@@ -18,7 +22,7 @@ mod tests {
 
     #[test]
     fn pages_ask_nothing_of_any_network() {
-        for page in [WHY, PATCH, ABLATE, PAIRS] {
+        for page in [WHY, PATCH, ABLATE, PAIRS, HEADS, STEER] {
             let text = page.render(&serde_json::json!({}), &About::default());
             let text = text.unwrap();
             for word in ["http:", "https:", "src=", "@import", "url(", "fetch("] {

@@ -17,7 +17,7 @@ main.append(reading("For each pair the model reads the corrupt prompt, and at on
 const cells = [];
 const rows = data.layers.map((_, i) => i).reverse().map((i) => el("tr", {}, el("th", { scope: "row" }, String(data.layers[i])), columns.map((_, j) => {
   const s = data.recovered[i] ? data.recovered[i][j] : null;
-  const td = el("td", { "data-i": String(cells.length) }, share(s));
+  const td = el("td", { "data-i": String(cells.length) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
   cells.push({ td, i, j, s });
   // What may as well be nothing is faint.
   const unsure = data.interval[i] && data.interval[i][j] != null && Math.abs(s) < data.interval[i][j];

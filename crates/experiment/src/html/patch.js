@@ -69,7 +69,7 @@ const order = data.layers.map((_, i) => i).reverse();
 const tbody = el("tbody", {}, order.map((i) => el("tr", {}, el("th", { scope: "row" }, String(data.layers[i])),
   columns.map((_, j) => {
     const s = data.recovered[i][j];
-    const td = el("td", { "data-i": String(cells.length), "data-column": String(j) }, s == null ? "" : share(s));
+    const td = el("td", { "data-i": String(cells.length), "data-column": String(j) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
     cells.push({ td, i, j });
     remember(String(j), td);
     return inside(s == null ? td : tint(td, sides, s));

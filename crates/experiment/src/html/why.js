@@ -121,7 +121,7 @@ if (data.proof.length) {
   const single = data.proof.filter((p) => !p.part.includes(" + "));
   const apart = (p) => Math.abs(p.contribution + p.change_last) > 0.5 * Math.abs(p.contribution);
   const odd = single.filter(apart);
-  const rows = data.proof.map((p) => ({ p, name: p.part.includes(" + ") ? "all " + single.length + " together" : p.part }));
+  const rows = data.proof.map((p) => ({ p, name: p.part.includes(" + ") ? "all " + single.length : p.part }));
   const shownRows = rows.flatMap(({ p, name }) => [
     { name, value: p.contribution, p, what: "contributes" },
     { name: "\u2003at the end", value: -p.change_last, p, what: "lost without it at the last token" },

@@ -8,13 +8,26 @@ for (const head of heads) {
 let current = heads.length === 1 ? 0 : -1;
 let query = n - 1;
 let hover = null;
-const weightsOf = (i) => (i < 0 ? mean : heads[i].weights);
+// Without the first token the weights on the others are shares of what is left.
+let withoutFirst = false;
+const rest = new Map();
+function weightsOf(i) {
+  const whole = i < 0 ? mean : heads[i].weights;
+  if (!withoutFirst) return whole;
+  if (!rest.has(i)) {
+    rest.set(i, whole.map((row) => {
+      const left = 1 - row[0];
+      return row.map((w, k) => (k === 0 || left < 1e-9 ? 0 : w / left));
+    }));
+  }
+  return rest.get(i);
+}
 const nameOf = (i) => (i < 0 ? "mean of " + heads.length + " heads" : "head " + heads[i].head);
 
 // A map as an image, one pixel a weight: made once for each head and colour scheme.
 const images = new Map();
 function image(i) {
-  const key = i + " " + dark.matches;
+  const key = i + " " + dark.matches + " " + withoutFirst;
   if (images.has(key)) return images.get(key);
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = n;
@@ -181,7 +194,16 @@ walk(gallery, thumbs, (t) => {
 const overview = el("div");
 main.append(el("h1", {}, "Where do the heads look?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
   el("div", { class: "tools" }, el("b", {}, "layer " + data.layer + " of 0 to " + (data.n_layers - 1)), headLabel,
-    el("button", { onclick: () => turn(-1), "aria-label": "head before" }, "\u2039"), el("button", { onclick: () => turn(1), "aria-label": "next head" }, "\u203a"), legend("0", "1")),
+    el("button", { onclick: () => turn(-1), "aria-label": "head before" }, "\u2039"), el("button", { onclick: () => turn(1), "aria-label": "next head" }, "\u203a"),
+    el("label", { title: "Many heads rest on the first token when they have nothing to look for: without it the rest is seen" },
+      el("input", { type: "checkbox", onchange: (event) => { withoutFirst = event.target.checked; draw(); tell(); paintThumbs(); } }), " without the first token"), legend("0", "1")),
+  (() => {
+    const row = (heads.length === 1 ? heads[0].weights : mean)[n - 1];
+    const [k, w] = [...row].map((w, k) => [k, w]).sort((a, b) => b[1] - a[1])[0];
+    return reading("For each token, a head decides how much to read from every token up to it: weights that make 1. A row of the map is a token that looks, a column one that is looked at. Many heads rest on the first token when they find nothing to look for; it can be left out above, and the weights on the others are then shares of what remains.",
+      "Here: in layer " + data.layer + (heads.length > 1 ? ", in the mean of its heads, " : ", ") + shown(data.pieces[n - 1]) + " looks most at " + shown(data.pieces[k]) + ", with " + percent(w) + " of its weight.",
+      "Where a head looks is not yet what it does with it: taking it out tells that.");
+  })(),
   el("div", { class: "heads" },
     el("section", { class: "panel" }, looks, text),
     el("div", {}, heads.length > 1 ? [el("h2", {}, "Heads of layer " + data.layer), gallery] : null),
@@ -218,3 +240,8 @@ choose(current);
 paintThumbs();
 addEventListener("resize", draw);
 dark.addEventListener("change", () => { draw(); tell(); paintThumbs(); });
+main.append(el("div", { style: "height:16px" }), further([
+  ["which heads the answer hangs on", ["ablate", data.prompt, "--all", "heads"]],
+  ["what parts write for the answer", ["why", data.prompt]],
+  ["what each layer would say", ["lens", data.prompt]],
+]));

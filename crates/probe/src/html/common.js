@@ -126,9 +126,9 @@ function legend(low, high, colours = heat, from = 0) {
 function bars(choices, most, title) {
   return el("ol", { class: "bars", "aria-label": title }, choices.map((c) =>
     el("li", { title: "token " + c.id + ", log-probability " + fixed(c.logprob, 4) },
-      el("span", { class: "piece" }, shown(c.piece)),
-      el("span", { class: "track" }, el("div", { class: "fill", style: "width:" + (100 * c.prob / (most || 1)) + "%" })),
-      el("span", { class: "number" }, percent(c.prob)))));
+      el("span", { class: "piece", title: shown(c.piece) }, shown(c.piece)),
+      el("span", { class: "track" }, c.prob == null ? null : el("div", { class: "fill", style: "width:" + (100 * c.prob / (most || 1)) + "%" })),
+      el("span", { class: "number" }, c.prob == null ? "\u2013" : percent(c.prob)))));
 }
 
 // Shows nodes beside a point of the window; without nodes, nothing.

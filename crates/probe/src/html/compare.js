@@ -36,7 +36,9 @@ function scatter(points) {
 }
 
 main.append(el("h1", {}, "What did quantization change?"),
-  el("p", { class: "soft" }, "against " + data[0].a + " over " + data[0].n_tokens + " tokens"));
+  el("p", { class: "soft" }, "against " + data[0].a + " over " + data[0].n_tokens + " tokens"),
+  reading("Both models read the same text, and at each token their distributions of the next one are compared. Mean KL is how surprised the second is, in nats, by what the first says: 0 is the same, 0.01 hardly to be noticed, 0.1 another model. Perplexity is how many tokens a model is torn between on average.",
+    "Here: " + short(data[0].b) + " takes " + size(data[0].bytes_b) + " where " + short(data[0].a) + " takes " + size(data[0].bytes_a) + ", has a mean KL of " + data[0].kl_mean.toPrecision(3) + ", and prefers the same token in " + percent(data[0].same_top) + " of the places."));
 const points = [{ name: short(data[0].a), size: data[0].bytes_a, kl: 0 }, ...data.map((c) => ({ name: short(c.b), size: c.bytes_b, kl: c.kl_mean }))];
 main.append(el("div", { class: "split" }, el("section", { class: "panel" }, scatter(points)),
   table(["model", "size>", "mean KL>", "perplexity>", "same choice>", "tokens/s>"], [

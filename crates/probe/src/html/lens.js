@@ -12,6 +12,7 @@ const METRICS = {
   entropy: ["entropy", (c) => c.entropy_bits / mostEntropy, "0", mostEntropy.toFixed(1) + " bits"],
   kl: ["divergence from the end", (c) => Math.sqrt(c.kl_to_final / mostKl), "0", mostKl.toFixed(1) + " nats"],
 };
+if (data.token) METRICS.tokenprob = ["probability of " + shown(data.token.piece), (c) => Math.exp(c.token_logprob), "0", "1"];
 if (data.token) METRICS.token = ["rank of " + shown(data.token.piece), (c) => 1 - Math.log(c.token_rank) / Math.log(mostRank), String(mostRank), "1"];
 let metric = data.token ? "token" : "prob";
 let here = null, pinned = null;
@@ -195,9 +196,23 @@ addEventListener("resize", draw);
 dark.addEventListener("change", () => { stripImage = null; draw(); });
 
 main.append(el("h1", {}, "What would each layer say?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
-  el("p", { class: "soft" }, "Each cell is the likeliest next token if the model stopped after that layer; an edge marks the final answer. Hover for the likeliest five, click for the whole column."),
+  (() => {
+    const answer = data.answers[data.answers.length - 1];
+    return reading("Each cell is the likeliest next token if the model stopped after that layer: its state there goes through the last norm and the output matrix. An edge marks the final answer. Hover for the likeliest five, click for the whole column; the colour is what the list above the map says.",
+      answer ? "Here: after " + shown(data.pieces[answer.position]) + " the model says " + shown(answer.piece) + " (" + percent(answer.prob) + "). " +
+        (answer.first_layer == null ? "After none of the layers shown does it lead." : "It leads first after layer " + answer.first_layer + (answer.settled_layer == null ? "." : ", and to the end from layer " + answer.settled_layer + ".")) : null,
+      "What a layer would say need not be what it holds: later layers may read its state otherwise.");
+  })(),
   el("div", { class: "tools" }, metricLabel, legendBox), strip, box, detail);
 choose(metric);
 if (positions.length) pin(positions.length - 1, layers.length - 1);
 box.scrollLeft = box.scrollWidth;
 draw();
+if (data.answers.length) {
+  const answer = data.answers[data.answers.length - 1];
+  main.append(el("div", { style: "height:16px" }), further([
+    ["the words and parts of the model that the answer hangs on", ["why", data.prompt, "--token-id", String(data.token ? data.token.id : answer.id)]],
+    ["where the heads look meanwhile", ["attention", data.prompt]],
+    ["where another prompt parts from it", ["patch", data.prompt, "ANOTHER PROMPT"]],
+  ]));
+}

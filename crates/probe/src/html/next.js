@@ -1,21 +1,39 @@
+// A branch that goes on can be folded.
 function branch(node) {
-  const open = (node.branches || []).length > 0;
-  return el("li", {}, el("code", {}, shown(node.piece)), " " + percent(node.prob) + " ",
-    el("span", { class: "soft" }, "together " + percent(Math.exp(node.joint_logprob))),
-    open ? el("ul", {}, node.branches.map(branch)) : null);
+  const line = [el("code", {}, shown(node.piece)), " " + percent(node.prob) + " ",
+    el("span", { class: "soft" }, "together " + percent(Math.exp(node.joint_logprob)))];
+  if (!(node.branches || []).length) return el("li", {}, line);
+  return el("li", {}, el("details", { open: true }, el("summary", {}, line), el("ul", {}, node.branches.map(branch))));
 }
 
+// Prompts side by side: one scale for all, and the same token in the same row.
+const several = data.length > 1;
+const shared = [...new Map(data.flatMap((next) => next.top).map((c) => [c.id, c])).values()];
+const most = Math.max(1e-9, ...data.flatMap((next) => next.top.map((c) => c.prob)));
+function rowsOf(next, n) {
+  if (!several) return next.top;
+  const own = new Map(next.top.map((c) => [c.id, c]));
+  const moved = new Map((n > 0 ? next.moved || [] : data.slice(1).flatMap((other) => other.moved || [])).map((m) => [m.id, n > 0 ? m.prob : m.prob_first]));
+  return shared.map((c) => own.get(c.id) || { id: c.id, piece: c.piece, prob: moved.has(c.id) ? moved.get(c.id) : null });
+}
+
+const first = data[0];
 main.append(el("h1", {}, "What comes next?"),
-  el("p", { class: "soft" }, "Probability of each next token, of the whole vocabulary and before temperature. A dot is a space."));
-main.append(el("div", { class: "columns" }, data.map((next) => {
+  reading("Each bar is the probability of one next token, of the whole vocabulary and before temperature. A dot is a space" +
+      (several ? "; the same token stands in the same row, on one scale." : "."),
+    first && first.top.length ? "Here: after \u201c" + first.prompt.slice(-40) + "\u201d the model expects " + shown(first.top[0].piece) + " with " + percent(first.top[0].prob) +
+      ". Its entropy of " + fixed(first.entropy_bits, 2) + " bits is that of " + fixed(Math.pow(2, first.entropy_bits), first.entropy_bits < 3.4 ? 1 : 0) + " equally likely tokens." : null));
+main.append(el("div", { class: "columns" }, data.map((next, n) => {
   let sum = 0;
-  const list = bars(next.top, next.top.length ? next.top[0].prob : 1, "likeliest tokens");
+  const rows = rowsOf(next, n);
+  const list = bars(rows, most, "likeliest tokens");
   const describe = (i) => {
-    const c = next.top[i];
-    const mass = next.top.slice(0, i + 1).reduce((s, t) => s + t.prob, 0);
-    return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id + ", number " + (i + 1)),
+    const c = rows[i], at = next.top.findIndex((own) => own.id === c.id);
+    if (at < 0) return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id), el("div", {}, c.prob == null ? "not among the first " + next.top.length : percent(c.prob))];
+    const mass = next.top.slice(0, at + 1).reduce((s, t) => s + t.prob, 0);
+    return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id + ", number " + (at + 1)),
       el("div", {}, percent(c.prob) + ", log-probability " + fixed(c.logprob, 4)),
-      el("div", {}, "with those above " + percent(mass))];
+      el("div", {}, "with those likelier " + percent(mass))];
   };
   const items = [...list.children];
   items.forEach((item, i) => { item.dataset.i = i; item.removeAttribute("title"); });
@@ -38,3 +56,11 @@ main.append(el("div", { class: "columns" }, data.map((next) => {
   if (next.tree) parts.push(el("h2", {}, "Likeliest continuations"), el("ul", { class: "tree" }, next.tree.map(branch)));
   return el("section", { class: "panel" }, parts);
 })));
+
+if (first) {
+  main.append(el("div", { style: "height:16px" }), further([
+    ["the words and parts of the model that the answer hangs on", ["why", first.prompt]],
+    ["after which layer it settles on it", ["lens", first.prompt, "--positions", "-1"]],
+    ...(several ? [["where the prompts part", ["patch", data[0].prompt, data[1].prompt]]] : []),
+  ]));
+}

@@ -28,10 +28,23 @@ function scored(score) {
       el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => spelled(t.piece)).join(""))])));
 }
 
-main.append(el("h1", {}, "How likely is this text?"), el("p", {}, legend("expected", HOT + " bits")));
+main.append(el("h1", {}, "How likely is this text?"));
+{
+  const score = data[0], scoredOnes = score ? score.tokens.filter((t) => t.logprob != null) : [];
+  const worst = scoredOnes.reduce((a, t) => (!a || t.logprob < a.logprob ? t : a), null);
+  if (worst) main.append(reading("Each token is coloured by how much it surprises the model after what stands before it: bits, \u2212log2 of its probability. 0 bits is certain, 1 bit is one of two, 10 bits one of a thousand.",
+    "Here: " + shown(worst.piece) + " surprises most, with " + fixed(bitsOf(worst), 1) + " bits; " + (worst.rank - 1) + " tokens were likelier in its place. The whole text has " + fixed(score.bits_per_token, 2) + " bits a token."));
+}
+main.append(el("p", {}, legend("expected", HOT + " bits")));
 if (data.length > 1) {
   const order = [...data].sort((a, b) => a.bits_per_byte - b.bits_per_byte);
   main.append(el("h2", {}, "Likeliest first"), table(["text>", "bits/byte>", "bits/token>", "perplexity>", "log-prob>", ""],
     order.map((s) => [String(data.indexOf(s) + 1), fixed(s.bits_per_byte, 3), fixed(s.bits_per_token, 3), fixed(s.perplexity, 2), fixed(s.total_logprob, 2), el("td", { class: "wide" }, s.text.slice(0, 200))])));
 }
 main.append(el("div", { class: "columns", style: "margin-top:18px" }, data.map(scored)));
+if (data.length) {
+  main.append(el("div", { style: "height:16px" }), further([
+    ["what it expects where the text ends", ["next", data[0].text]],
+    ["which words and parts that hangs on", ["why", data[0].text]],
+  ]));
+}

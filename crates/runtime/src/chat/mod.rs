@@ -35,6 +35,10 @@ pub struct Message {
     pub role: String,
     /// What they say.
     pub content: String,
+    /// What else templates may ask of it: `tool_calls`, `tool_call_id`, `name`,
+    /// `reasoning_content`.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Message {
@@ -43,8 +47,24 @@ impl Message {
         Message {
             role: role.to_owned(),
             content: content.to_owned(),
+            more: serde_json::Map::new(),
         }
     }
+}
+
+/// A conversation, and what its template is told besides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conversation<'a> {
+    /// Its turns.
+    pub messages: &'a [Message],
+    /// What the model may call, as OpenAI's API describes tools: a list.
+    pub tools: Option<&'a serde_json::Value>,
+    /// What is told to the template by other names, such as `enable_thinking`.
+    pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
+    /// Whether the assistant goes on with the last message instead of beginning one.
+    pub goes_on: bool,
+    /// What the assistant's turn begins with, as a template would have written it.
+    pub begins: &'a str,
 }
 
 /// The tokens of a conversation up to where the assistant is to speak.
@@ -53,10 +73,22 @@ impl Message {
 /// [`Error::Template`]: the model has none, it fails, or it leaves out what somebody says; errors
 /// of [`Vocab::tokenize`](crate::Vocab::tokenize).
 pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> {
+    let conversation = Conversation {
+        messages,
+        ..Conversation::default()
+    };
+    Ok(read_chat(model, &conversation)?.0)
+}
+
+/// The tokens of a conversation up to where the assistant is to speak, and the text they are of.
+///
+/// # Errors
+/// See [`tokenize_chat`].
+pub fn read_chat(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<Token>, String)> {
     let Some(source) = &model.facts().chat_template else {
         return Err(Error::Template("the model has none".to_owned()));
     };
-    check_roles(messages)?;
+    check_roles(conversation.messages)?;
     let vocab = model.vocab();
     let name = |token: Option<Token>| -> Result<Option<String>> {
         let bytes = token.map(|token| vocab.piece(token, true)).transpose()?;
@@ -67,8 +99,9 @@ pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> 
         bos: bos.as_deref(),
         eos: eos.as_deref(),
     };
-    template::render(source, messages, &surroundings, |text| {
-        tokens_of(vocab, &text.pieces(), bos.as_deref())
+    template::render(source, conversation, &surroundings, |text| {
+        let tokens = tokens_of(vocab, &text.pieces(), bos.as_deref())?;
+        Ok((tokens, text.as_str().to_owned()))
     })
 }
 
@@ -85,7 +118,11 @@ pub fn render_chat(
 ) -> Result<String> {
     check_roles(messages)?;
     let surroundings = Surroundings { bos, eos };
-    template::render(template, messages, &surroundings, |text| {
+    let conversation = Conversation {
+        messages,
+        ..Conversation::default()
+    };
+    template::render(template, &conversation, &surroundings, |text| {
         Ok(text.as_str().to_owned())
     })
 }

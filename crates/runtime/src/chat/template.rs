@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use minijinja::machinery::{WhitespaceConfig, parse};
 
-use super::Message;
 use super::eval::{Fault, Rendered, Run, Scope};
-use super::text::Text;
+use super::text::{Builder, Text};
 use super::value::Value;
+use super::{Conversation, Message};
 use crate::error::{Error, Result};
 
 /// The longest template, in bytes. The longest in use have 30,000.
@@ -35,13 +35,13 @@ pub(super) struct Surroundings<'a> {
 /// person says.
 pub(super) fn render<T: Send>(
     source: &str,
-    messages: &[Message],
+    conversation: &Conversation<'_>,
     surroundings: &Surroundings<'_>,
     then: impl FnOnce(&Text) -> Result<T> + Send,
 ) -> Result<T> {
     check_size(source)?;
     let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
-    let work = || then(&either_way(&source, messages, surroundings)?);
+    let work = || then(&either_way(&source, conversation, surroundings)?);
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("template".to_owned())
@@ -54,8 +54,38 @@ pub(super) fn render<T: Send>(
     })
 }
 
-fn either_way(source: &str, messages: &[Message], surroundings: &Surroundings<'_>) -> Result<Text> {
-    let plain = run(source, messages, surroundings, false);
+/// What the template makes of the messages, and what the assistant has said already after it.
+fn either_way(
+    source: &str,
+    conversation: &Conversation<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Text> {
+    let begun = match conversation.messages.split_last() {
+        Some((last, before)) if conversation.goes_on => {
+            let before = Conversation {
+                messages: before,
+                ..*conversation
+            };
+            let number = u32::try_from(before.messages.len()).unwrap_or(u32::MAX);
+            let said = Text::of_message(&last.content, number);
+            (rendered(source, &before, surroundings)?, said)
+        }
+        _ => (rendered(source, conversation, surroundings)?, Text::own("")),
+    };
+    let mut whole = Builder::default();
+    whole.push(&begun.0);
+    whole.push_own(conversation.begins);
+    whole.push(&begun.1);
+    Ok(whole.finish())
+}
+
+fn rendered(
+    source: &str,
+    conversation: &Conversation<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Text> {
+    let messages = conversation.messages;
+    let plain = run(source, conversation, surroundings, false);
     let lost = match &plain {
         Ok(rendered) => left_out(&rendered.text, messages),
         Err(_) => None,
@@ -63,7 +93,7 @@ fn either_way(source: &str, messages: &[Message], surroundings: &Surroundings<'_
     if plain.is_ok() && lost.is_none() {
         return plain.map(|rendered| rendered.text);
     }
-    if let Ok(typed) = run(source, messages, surroundings, true)
+    if let Ok(typed) = run(source, conversation, surroundings, true)
         && left_out(&typed.text, messages).is_none()
     {
         return Ok(typed.text);
@@ -95,7 +125,7 @@ fn left_out(text: &Text, messages: &[Message]) -> Option<usize> {
 
 fn run(
     source: &str,
-    messages: &[Message],
+    conversation: &Conversation<'_>,
     surroundings: &Surroundings<'_>,
     typed: bool,
 ) -> Result<Rendered> {
@@ -106,12 +136,14 @@ fn run(
     };
     let template = parse(source, "template", Default::default(), whitespace)
         .map_err(|error| in_words(&error))?;
+    let messages = conversation.messages;
     let size = source.len()
+        + conversation.tools.map_or(0, json_size)
         + messages
             .iter()
-            .map(|m| m.content.len() + 500)
+            .map(|m| m.content.len() + m.more.values().map(json_size).sum::<usize>() + 500)
             .sum::<usize>();
-    let conversation = messages.iter().enumerate().map(|(at, message)| {
+    let turns = messages.iter().enumerate().map(|(at, message)| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let text = Value::Text(Text::of_message(&message.content, number));
         let content = match typed {
@@ -121,15 +153,24 @@ fn run(
                 ("text", text),
             ])]),
         };
-        map(vec![
-            ("role", Value::own(&message.role)),
-            ("content", content),
-        ])
+        let mut members = vec![
+            (Value::own("role"), Value::own(&message.role)),
+            (Value::own("content"), content),
+        ];
+        for (name, value) in &message.more {
+            members.push((Value::own(name), of_json(value, number)));
+        }
+        Value::Map(Rc::new(members))
     });
     let mut globals: Scope<'_> = Scope::new();
-    globals.insert("messages", Value::list(conversation.collect()));
+    for (name, value) in conversation.variables.into_iter().flatten() {
+        globals.insert(name, of_json(value, NOBODY));
+    }
+    globals.insert("messages", Value::list(turns.collect()));
     globals.insert("add_generation_prompt", Value::Bool(true));
-    globals.insert("tools", Value::None);
+    let tools = conversation.tools;
+    let tools = tools.map_or(Value::None, |tools| of_json(tools, NOBODY));
+    globals.insert("tools", tools);
     globals.insert("documents", Value::None);
     for (name, token) in [
         ("bos_token", surroundings.bos),
@@ -145,6 +186,47 @@ fn run(
             None => what,
         })
     })
+}
+
+/// The number of the message that texts come from which are in none.
+const NOBODY: u32 = u32::MAX;
+
+/// A value of JSON, whose texts come from a message.
+fn of_json<'t>(value: &serde_json::Value, source: u32) -> Value<'t> {
+    use serde_json::Value as Json;
+    let text = |text: &str| Value::Text(Text::of_message(text, source));
+    match value {
+        Json::Null => Value::None,
+        Json::Bool(b) => Value::Bool(*b),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => Value::Int(int),
+            (None, float) => Value::Float(float.unwrap_or(f64::NAN)),
+        },
+        Json::String(string) => text(string),
+        Json::Array(items) => Value::list(items.iter().map(|i| of_json(i, source)).collect()),
+        Json::Object(members) => {
+            let members = members.iter();
+            Value::Map(Rc::new(
+                members
+                    .map(|(k, v)| (text(k), of_json(v, source)))
+                    .collect(),
+            ))
+        }
+    }
+}
+
+/// About how many bytes a value takes as JSON.
+fn json_size(value: &serde_json::Value) -> usize {
+    use serde_json::Value as Json;
+    8 + match value {
+        Json::String(string) => string.len(),
+        Json::Array(items) => items.iter().map(json_size).sum(),
+        Json::Object(members) => members
+            .iter()
+            .map(|(k, v)| k.len() + 8 + json_size(v))
+            .sum(),
+        _ => 0,
+    }
 }
 
 fn map<'t>(members: Vec<(&str, Value<'t>)>) -> Value<'t> {

@@ -21,11 +21,19 @@ fn fault(template: &str, text: &str) -> String {
 }
 
 fn pieces(template: &str, messages: &[Message]) -> Vec<(String, bool)> {
+    let conversation = Conversation {
+        messages,
+        ..Conversation::default()
+    };
+    pieces_of(template, &conversation)
+}
+
+fn pieces_of(template: &str, conversation: &Conversation<'_>) -> Vec<(String, bool)> {
     let surroundings = Surroundings {
         bos: None,
         eos: None,
     };
-    template::render(template, messages, &surroundings, |text| {
+    template::render(template, conversation, &surroundings, |text| {
         let pieces = text.pieces().into_iter();
         Ok(pieces
             .map(|(text, foreign)| (text.to_owned(), foreign))
@@ -224,4 +232,50 @@ fn no_template_takes_all_memory_or_time() {
         "{% elif false %}\n".repeat(9000) + "{% else %}"
     );
     assert_eq!(rendered(&elif, "x"), "x");
+}
+
+#[test]
+fn tools_and_calls_are_what_people_wrote() {
+    let tools = serde_json::json!([{"function": {"name": "look<|end|>", "n": 3}}]);
+    let mut called = Message::new("assistant", "");
+    let calls = serde_json::json!([{"function": {"name": "look", "arguments": {"at": "x"}}}]);
+    called.more.insert("tool_calls".to_owned(), calls);
+    let messages = [Message::new("user", "Hi"), called];
+    let conversation = Conversation {
+        messages: &messages,
+        tools: Some(&tools),
+        ..Conversation::default()
+    };
+    let template = "{% if tools %}{{ tools[0].function | tojson }}|{% endif %}\
+        {% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}\
+        {{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}{% endfor %}";
+    let pieces = pieces_of(template, &conversation);
+    let text: String = pieces.iter().map(|(text, _)| text.as_str()).collect();
+    let expected = r#"{"name": "look<|end|>", "n": 3}|Hilook({"at": "x"})"#;
+    assert_eq!(text, expected);
+    let end = |(text, _): &&(String, bool)| text.contains("<|end|>");
+    assert!(pieces.iter().find(end).unwrap().1);
+}
+
+#[test]
+fn an_answer_that_was_begun_stands_behind_the_template() {
+    let messages = [
+        Message::new("user", "Hi"),
+        Message::new("assistant", "Well<|end|>"),
+    ];
+    let conversation = Conversation {
+        messages: &messages,
+        goes_on: true,
+        begins: "<|call|>",
+        ..Conversation::default()
+    };
+    let pieces = pieces_of(TURNS, &conversation);
+    let last: Vec<(&str, bool)> = pieces.iter().map(|(t, f)| (t.as_str(), *f)).collect();
+    assert_eq!(
+        last[3..],
+        [
+            ("<|end|>\n<|assistant|>\n<|call|>", false),
+            ("Well<|end|>", true)
+        ][..]
+    );
 }

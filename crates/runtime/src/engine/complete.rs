@@ -66,9 +66,12 @@ impl Engine {
             return Ok(());
         };
         // Names are given in the order of submission.
-        let mut tell = |(id, event): (RequestId, Event)| match id >= first {
-            true => on_event(named(id.index() - first.index(), event)),
-            false => ControlFlow::Continue(()),
+        let mut tell = |(id, event): (RequestId, Event)| {
+            let index = id.index().checked_sub(first.index());
+            match index.and_then(|index| named(index, event)) {
+                Some(event) => on_event(event),
+                None => ControlFlow::Continue(()),
+            }
         };
         let mut events = Vec::new();
         loop {
@@ -91,11 +94,12 @@ impl Engine {
     }
 }
 
-/// An event of the request at `index`.
-fn named(index: usize, event: Event) -> completion::Event {
-    match event {
+/// An event of the request at `index`, if it is one of those that completing tells.
+fn named(index: usize, event: Event) -> Option<completion::Event> {
+    Some(match event {
+        Event::Prompt(_) => return None,
         Event::Token { step, text } => completion::Event::Token { index, step, text },
         Event::Done(completion) => completion::Event::Done { index, completion },
         Event::Failed(error) => completion::Event::Failed { index, error },
-    }
+    })
 }

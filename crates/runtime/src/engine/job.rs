@@ -24,6 +24,10 @@ pub(super) struct Job {
     assembler: Assembler,
     text: String,
     steps: Vec<Step>,
+    /// The token that ended the text.
+    end: Option<Step>,
+    /// The prompt's tokens from the second on, as far as they are judged.
+    judged: Vec<Step>,
     /// When its turn came.
     started: Option<Instant>,
     prefill: Duration,
@@ -55,6 +59,8 @@ impl Job {
             options: request.options,
             text: String::new(),
             steps: Vec::new(),
+            end: None,
+            judged: Vec::new(),
             started: None,
             prefill: Duration::ZERO,
             first_token: None,
@@ -80,6 +86,31 @@ impl Job {
             self.sampler = Some(Sampler::new(sampling, self.seed, vocab, prompt, banned)?);
         }
         Ok(())
+    }
+
+    /// Whether the prompt's tokens are to be judged.
+    pub fn judges(&self) -> bool {
+        self.options.prompt_logprobs
+    }
+
+    /// Whether the logits after the token at `position` judge one of the prompt that is not
+    /// judged yet.
+    pub fn is_judged_after(&self, position: usize) -> bool {
+        self.judges() && position >= self.judged.len() && position + 1 < self.n_prompt
+    }
+
+    /// Judges the next token of the prompt by the logits after the one before it. When it was the
+    /// last, all of them are told.
+    pub fn judge(&mut self, logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
+        let token = self.tokens[self.judged.len() + 1];
+        self.judged.push(Step {
+            token,
+            logprob: logits[token.index()] - log_sum_exp(logits),
+            top: likeliest(logits, self.options.top),
+        });
+        if self.judged.len() + 1 == self.n_prompt {
+            events.push((self.id, Event::Prompt(self.judged.clone())));
+        }
     }
 
     /// Chooses the next token by the logits after the last.
@@ -119,13 +150,15 @@ impl Job {
         let token = step.token;
         let follows_grammar = self.options.sampling.grammar.is_some();
         if vocab.is_end(token) || follows_grammar && vocab.ends_grammar(token) {
+            self.end = Some(step);
             return Ok(Next::Done(Finish::Stop));
         }
         if let Some(sampler) = &mut self.sampler {
             sampler.accept(token)?;
         }
         self.tokens.push(token);
-        let (text, stopped) = self.assembler.push(&vocab.piece(token, false)?);
+        let shown = self.options.shown.contains(&token);
+        let (text, stopped) = self.assembler.push(&vocab.piece(token, shown)?);
         self.text += &text;
         self.steps.push(step.clone());
         events.push((self.id, Event::Token { step, text }));
@@ -151,6 +184,8 @@ impl Job {
             text: self.text,
             finish,
             steps: self.steps,
+            end: self.end,
+            prompt: self.judged,
             prompt_tokens: self.n_prompt,
             reused: self.reused,
             prefill: self.prefill,

@@ -1,6 +1,6 @@
 //! The texts of one set of RoPE factors: who waits, who is computed, what is kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::job::{Job, Next};
 use super::plan::{self, Need};
@@ -67,6 +67,15 @@ pub(super) struct Lane {
     kept: VecDeque<Seq>,
 }
 
+/// What a row of logits is wanted for.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// To choose the next token by.
+    Choice,
+    /// To judge the next token of the prompt by.
+    Judgement,
+}
+
 /// Where a text can be taken over from.
 #[derive(Clone, Copy)]
 enum Source {
@@ -95,6 +104,13 @@ impl Lane {
     /// Whether there is anything to do.
     pub fn is_busy(&self) -> bool {
         self.is_active() || !self.waiting.is_empty()
+    }
+
+    /// How many requests are computed.
+    pub fn n_active(&self) -> usize {
+        let jobs = self.active.iter();
+        jobs.filter(|active| matches!(active.work, Work::Job(_)))
+            .count()
     }
 
     /// Gives up the context, if nobody is in it.
@@ -139,7 +155,8 @@ impl Lane {
 
     /// The settings that serve those who wait, and how much of their beginnings they share.
     fn plan(&self, around: &Around<'_>) -> (Settings, usize) {
-        let shared = plan::shared_prefix(self.waiting.iter().map(|job| job.tokens.as_slice()));
+        let sharing = self.waiting.iter().filter(|job| !job.judges());
+        let shared = plan::shared_prefix(sharing.map(|job| job.tokens.as_slice()));
         if let Some(capacity) = around.setup.capacity {
             let n_ctx = (around.model).context_for(self.regime, capacity.cells as usize);
             let settings = plan::fixed(&around.setup.settings, n_ctx, capacity.sequences);
@@ -149,9 +166,14 @@ impl Lane {
         let needs: Vec<Need> = self
             .waiting
             .iter()
-            .map(|job| Need {
-                prompt: job.tokens.len() - shared,
-                cells: job.cells(reach) - shared,
+            .map(|job| {
+                // Whose prompt is judged computes all of it.
+                let shared = if job.judges() { 0 } else { shared };
+                Need {
+                    prompt: job.tokens.len() - shared,
+                    cells: job.cells(reach) - shared,
+                    judged: job.judges(),
+                }
             })
             .collect();
         let settings = plan::settings(around.model, around.setup, self.regime, shared, &needs);
@@ -197,11 +219,12 @@ impl Lane {
             // What does not fit is computed again.
             self.kept.extend(session.restore(&bytes).ok());
         }
-        // A beginning that all of them share is read once, before any of them.
-        if shared > 0 {
+        // A beginning that they share is read once, before any of them.
+        let first = self.waiting.iter().find(|job| !job.judges());
+        if let Some(first) = first.filter(|_| shared > 0) {
             self.active.push(Active {
                 seq: session.open()?,
-                work: Work::Beginning(self.waiting[0].tokens[..shared].to_vec()),
+                work: Work::Beginning(first.tokens[..shared].to_vec()),
                 cells: shared,
             });
         }
@@ -321,10 +344,13 @@ impl Lane {
         let Some(job) = self.waiting.front() else {
             return Ok(None);
         };
-        let Some(source) = self.best_source(&job.tokens)? else {
-            return Ok(None);
+        let mut source = match job.judges() {
+            true => None,
+            false => match self.best_source(&job.tokens)? {
+                Some(source) => source,
+                None => return Ok(None),
+            },
         };
-        let mut source = source;
         while self.session()?.free_sequences() == 0 {
             // The least recently used goes, but not the one that is taken over while there are
             // others; that one is then taken over as it is.
@@ -402,7 +428,8 @@ impl Lane {
     /// Lets in whoever waits and has room, in order.
     fn admit(&mut self, around: &mut Around<'_>) -> Result<()> {
         let reach = self.reach(around);
-        while let Some(job) = self.waiting.front() {
+        let most = around.setup.parallel.unwrap_or(u32::MAX) as usize;
+        while let Some(job) = self.waiting.front().filter(|_| self.n_active() < most) {
             let cells = job.cells(reach);
             let Some((seq, reused)) = self.seat(cells)? else {
                 break;
@@ -473,36 +500,62 @@ impl Lane {
             0 => room,
             n => room.min(n + PIECE),
         };
-        let mut owners: Vec<(usize, usize)> = Vec::new();
+        // Rows of logits for the tokens of prompts, beside the one that each may choose by.
+        let mut rows = session.max_outputs().saturating_sub(self.active.len());
+        let mut owners: HashMap<usize, (usize, Ask)> = HashMap::new();
+        let mut read_out = Vec::new();
         let mut works: Vec<&mut Work> = Vec::with_capacity(self.active.len());
         for (slot, Active { seq, work, .. }) in self.active.iter_mut().enumerate() {
             let read = session.len(seq)?;
             let n = (work.tokens().len() - read).min(room - entries.len());
-            let asks = matches!(work, Work::Job(_)) && read + n == work.tokens().len();
-            for (i, &token) in work.tokens()[read..read + n].iter().enumerate() {
-                let output = asks && i + 1 == n;
-                if output {
-                    owners.push((entries.len(), slot));
+            let mut taken = 0;
+            for (at, &token) in work.tokens().iter().enumerate().skip(read).take(n) {
+                let ask = match &*work {
+                    Work::Job(job) if job.is_judged_after(at) && rows == 0 => break,
+                    Work::Job(job) if job.is_judged_after(at) => {
+                        rows -= 1;
+                        Some(Ask::Judgement)
+                    }
+                    Work::Job(job) if at + 1 == job.tokens.len() => {
+                        if job.options.max_tokens == 0 {
+                            read_out.push(slot);
+                            None
+                        } else {
+                            Some(Ask::Choice)
+                        }
+                    }
+                    _ => None,
+                };
+                let output = ask.is_some();
+                if let Some(ask) = ask {
+                    owners.insert(entries.len(), (slot, ask));
                 }
                 entries.push(Entry { seq, token, output });
+                taken += 1;
             }
-            if !matches!(work, Work::Job(job) if read + n > job.n_prompt) {
-                around.report.prefilled += n;
+            if !matches!(work, Work::Job(job) if read + taken > job.n_prompt) {
+                around.report.prefilled += taken;
             }
             works.push(work);
         }
         around.report.calls += 1;
         let mut chosen = Vec::with_capacity(owners.len());
+        let events = &mut *around.events;
         session.step(&entries, &mut |i, logits| {
-            let owner = owners.iter().find(|(entry, _)| *entry == i);
-            if let Some(&(_, slot)) = owner
+            if let Some(&(slot, ask)) = owners.get(&i)
                 && let Work::Job(job) = &mut *works[slot]
             {
-                chosen.push((slot, job.choose(logits)));
+                match ask {
+                    Ask::Choice => chosen.push((slot, job.choose(logits))),
+                    Ask::Judgement => job.judge(logits, events),
+                }
             }
         })?;
 
-        let mut ended: Vec<(usize, Result<Next>)> = Vec::new();
+        let done = read_out.into_iter();
+        let mut ended: Vec<(usize, Result<Next>)> = done
+            .map(|slot| (slot, Ok(Next::Done(Finish::Length))))
+            .collect();
         for (slot, step) in chosen {
             let Work::Job(job) = &mut self.active[slot].work else {
                 continue;

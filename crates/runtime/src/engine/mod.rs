@@ -29,7 +29,7 @@ use super::token::Token;
 pub use complete::complete;
 use job::Job;
 use lane::{Around, Lane};
-pub use request::{Capacity, Event, Request, RequestId, Setup, State};
+pub use request::{Capacity, Event, Load, Request, RequestId, Setup, State};
 
 pub use plan::PARALLEL;
 
@@ -101,6 +101,17 @@ impl Engine {
         &self.report
     }
 
+    /// How many requests are computed, and how many wait for their turn.
+    pub fn load(&self) -> Load {
+        let mut load = Load::default();
+        for &regime in &Regime::ALL {
+            let lane = self.lanes.get(regime);
+            load.active += lane.n_active();
+            load.waiting += lane.waiting.len();
+        }
+        load
+    }
+
     /// Takes a request; its turn comes in one of the next steps.
     ///
     /// # Errors
@@ -147,7 +158,7 @@ impl Engine {
             _ => {}
         }
         self.next_id += 1;
-        if job.options.max_tokens == 0 {
+        if job.options.max_tokens == 0 && !job.judges() {
             let completion = job.done(Finish::Length);
             self.ended.push((id, Event::Done(completion)));
         } else {

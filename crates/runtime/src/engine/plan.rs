@@ -14,6 +14,8 @@ use crate::token::Token;
 const SHARED_CELLS: usize = 4096;
 /// Texts computed at once, where nobody says how many.
 pub const PARALLEL: u32 = 32;
+/// Tokens of prompts that are judged at once, at most: each is a row of logits.
+const JUDGED_AT_ONCE: u32 = 64;
 /// Tokens computed at once: beyond this a pass gets no faster, only larger.
 const MAX_BATCH: usize = 512;
 
@@ -23,6 +25,8 @@ pub(super) struct Need {
     pub prompt: usize,
     /// Cells of the KV cache.
     pub cells: usize,
+    /// Whether logits are wanted after every token of the prompt.
+    pub judged: bool,
 }
 
 /// The longest text of a model, in tokens.
@@ -75,8 +79,9 @@ pub(super) fn fixed(settings: &Settings, n_ctx: u32, n_seq: u32) -> Settings {
         n_ctx,
         n_seq,
         n_batch: MAX_BATCH as u32,
-        // Who looks inside wants the logits of several tokens now and then.
-        n_outputs: n_seq.max(64),
+        // Who looks inside wants the logits of several tokens now and then, and so does who wants
+        // the tokens of a prompt judged, beside those that generate.
+        n_outputs: n_seq + JUDGED_AT_ONCE,
         ..settings.clone()
     }
 }
@@ -121,11 +126,12 @@ pub(super) fn settings(
         .max(n_seq)
         .clamp(1, MAX_BATCH.max(n_seq));
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let judged = needs.iter().any(|need| need.judged);
     Settings {
         n_ctx: small(n_ctx),
         n_seq: small(n_seq) + u32::from(shared > 0),
         n_batch: small(n_batch),
-        n_outputs: small(n_seq),
+        n_outputs: small(n_seq) + if judged { JUDGED_AT_ONCE } else { 0 },
         ..setup.settings.clone()
     }
 }

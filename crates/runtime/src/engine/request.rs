@@ -68,6 +68,9 @@ impl fmt::Display for RequestId {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// The prompt was read: its tokens from the second on, each judged by those before it. Comes
+    /// before the first token, and only if it was asked for.
+    Prompt(Vec<Step>),
     /// A token was chosen.
     Token {
         /// The token.
@@ -79,6 +82,15 @@ pub enum Event {
     Done(Completion),
     /// It ended with an error, which is its own: others go on.
     Failed(Error),
+}
+
+/// How many requests an engine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Those that are computed.
+    pub active: usize,
+    /// Those that wait for their turn.
+    pub waiting: usize,
 }
 
 /// Whether there is anything to do.

@@ -5,7 +5,10 @@ use std::io;
 use std::path::Path;
 
 /// Fills `buffer` from `offset` on.
-pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+///
+/// # Errors
+/// The system's own reason; an end before the buffer is full.
+pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset);
     #[cfg(windows)]
@@ -22,7 +25,10 @@ pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::
 }
 
 /// Writes all of `buffer` at `offset`.
-pub(super) fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
+///
+/// # Errors
+/// The system's own reason.
+pub fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::write_all_at(file, buffer, offset);
     #[cfg(windows)]
@@ -39,7 +45,7 @@ pub(super) fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Resul
 }
 
 /// Tells the system that this range is read soon. Only ever a hint.
-pub(super) fn will_need(file: &File, offset: u64, len: u64) {
+pub fn will_need(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     {
         use std::num::NonZeroU64;
@@ -56,7 +62,10 @@ pub(super) fn will_need(file: &File, offset: u64, len: u64) {
 
 /// Gives a new file its size and, where the file system can, its blocks: a disk that is too
 /// full says so before any work is done.
-pub(super) fn allocate(file: &File, size: u64) -> io::Result<()> {
+///
+/// # Errors
+/// The system's own reason, such as a disk without room.
+pub fn allocate(file: &File, size: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::io::Errno;
@@ -71,7 +80,7 @@ pub(super) fn allocate(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// Bytes that may still be written to the file system of a folder; `None` if it does not say.
-pub(super) fn available(folder: &Path) -> Option<u64> {
+pub fn available(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let stat = rustix::fs::statvfs(folder).ok()?;

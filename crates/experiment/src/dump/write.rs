@@ -1,0 +1,297 @@
+//! Computing texts, and every row to its place in the file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+
+use super::Plan;
+use crate::error::{Error, Result};
+use modelve_base::rawfile;
+use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
+use modelve_runtime::{
+    Entry, Error as RuntimeError, Regime, SeqId, Session, Sessions, Token, Want,
+};
+
+/// Bytes moved at once where a file is shortened.
+const PIECE: usize = 1 << 20;
+
+/// The hook that writes rows as they are computed.
+struct Writing<'a> {
+    file: &'a File,
+    /// Where the tensor of a role begins in the file, and the values of a row.
+    places: BTreeMap<Role, (u64, usize)>,
+    /// The row of each sequence's first token.
+    rows: HashMap<SeqId, usize>,
+    /// Whether nothing is wanted of the pass behind the last of `places`.
+    may_stop: bool,
+    /// Nodes of `places` that the pass still has to come to.
+    left: usize,
+    bytes: Vec<u8>,
+    failed: Option<io::Error>,
+}
+
+impl Writing<'_> {
+    /// Before each pass. One that is the only pass of its sequences may end early: what the cache
+    /// would hold of it is not needed.
+    fn begin(&mut self, may_stop: bool) {
+        self.may_stop = may_stop;
+        self.left = self.places.len();
+    }
+
+    fn write(&mut self, at: u64, values: &[f32]) -> ControlFlow<()> {
+        self.bytes.clear();
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes());
+        self.bytes.extend(bytes);
+        match rawfile::write_all_at(self.file, &self.bytes, at) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// How a pass ended: that the hook stopped it is as good as its end, unless the disk did.
+    fn ended(&mut self, _: Pass) -> Result<()> {
+        match self.failed.take() {
+            Some(error) => Err(Error::Write(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Hook for Writing<'_> {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        node.role
+            .is_some_and(|role| self.places.contains_key(&role))
+    }
+
+    fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
+        let info = node.info();
+        let place = info.role.and_then(|role| self.places.get(&role));
+        let (Some(&(start, width)), Some(rows)) = (place, info.rows) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let values = node.read()?;
+        let target = |i: usize| {
+            let row = rows.of[i];
+            let first = self.rows.get(&row.seq)?;
+            Some(first + row.position.index())
+        };
+        // Rows that follow each other in the file are written at once.
+        let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+        for i in 0..rows.of.len() {
+            let Some(to) = target(i) else { continue };
+            match runs.last_mut() {
+                Some((from, first, n)) if *from + *n == i && *first + *n == to => *n += 1,
+                _ => runs.push((i, to, 1)),
+            }
+        }
+        for (from, to, n) in runs {
+            let at = start + 4 * (to * width) as u64;
+            let values = &values[info.row(from).start..info.row(from + n - 1).end];
+            if self.write(at, values).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.left = self.left.saturating_sub(1);
+        Ok(match self.may_stop && self.left == 0 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    }
+}
+
+impl Plan {
+    /// Computes all texts and writes what the plan holds of them into `file`, which is empty. The
+    /// sessions are made with [`settings`](super::settings); `on_progress` is told how many tokens
+    /// are done. Returns the tokens that are in the file: fewer than all when the sessions'
+    /// [`Cancel`](modelve_runtime::Cancel) is set, and then the file holds those alone and says
+    /// that it is not complete.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; what a session says.
+    pub fn write(
+        &self,
+        file: &File,
+        sessions: &mut Sessions,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<usize> {
+        let (header, places) = self.header(self.tokens(), true);
+        let start = header.len() as u64;
+        let end = places.last().map_or(0, |&(_, end)| end);
+        rawfile::allocate(file, start + end).map_err(Error::Write)?;
+        rawfile::write_all_at(file, &header, 0).map_err(Error::Write)?;
+        self.write_numbers(file, start, &places)
+            .map_err(Error::Write)?;
+        let tensors = self.tensors.iter().zip(&places);
+        let of_roles = tensors.filter_map(|(tensor, (at, _))| {
+            let place = (start + at, tensor.width());
+            Some((tensor.role?, place))
+        });
+        let mut writing = Writing {
+            file,
+            places: of_roles.collect(),
+            rows: HashMap::new(),
+            may_stop: false,
+            left: 0,
+            bytes: Vec::new(),
+            failed: None,
+        };
+        let mut done = 0;
+        let complete = self.compute(sessions, &mut writing, &mut |n| {
+            done += n;
+            on_progress(done);
+        })?;
+        if !complete && done > 0 {
+            self.shorten(file, &places, done).map_err(Error::Write)?;
+        }
+        Ok(done)
+    }
+
+    /// The tokens, and where each stands.
+    fn write_numbers(&self, file: &File, start: u64, places: &[(u64, u64)]) -> io::Result<()> {
+        for (tensor, (at, _)) in self.tensors.iter().zip(places) {
+            let mut at = start + at;
+            for (number, text) in self.texts.iter().enumerate() {
+                let numbers: Vec<i32> = match tensor.name.as_str() {
+                    "ids" => text.iter().map(|id| id.0).collect(),
+                    "text" => vec![i32::try_from(number).unwrap_or(i32::MAX); text.len()],
+                    "position" => (0..).take(text.len()).collect(),
+                    _ => break,
+                };
+                let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+                rawfile::write_all_at(file, &bytes, at)?;
+                at += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes text after text, short ones together; `done` is told of each batch how many tokens
+    /// it had. Returns whether it came to the end.
+    fn compute(
+        &self,
+        sessions: &mut Sessions,
+        writing: &mut Writing<'_>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<bool> {
+        let (mut at, mut first_row) = (0, 0);
+        let mut most = usize::MAX;
+        while at < self.texts.len() {
+            let session = sessions.of(self.texts[at].len())?;
+            let n = together(session, &self.texts[at..]).min(most);
+            let texts = &self.texts[at..at + n];
+            let pass = match texts {
+                [text] => self.one(session, text, first_row, writing, done),
+                texts => self.several(session, texts, first_row, writing, done),
+            };
+            match pass {
+                // A recurrent memory takes one sequence at a time.
+                Err(Error::Runtime(RuntimeError::HookOnSeveral { .. })) => {
+                    most = 1;
+                    continue;
+                }
+                Err(Error::Runtime(RuntimeError::Cancelled)) => return Ok(false),
+                pass => pass?,
+            }
+            first_row += texts.iter().map(Vec::len).sum::<usize>();
+            at += n;
+        }
+        Ok(true)
+    }
+
+    /// One text, batch by batch.
+    fn one(
+        &self,
+        session: &mut Session,
+        text: &[Token],
+        first_row: usize,
+        writing: &mut Writing<'_>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let seq = session.open()?;
+        writing.rows = HashMap::from([(seq.id(), first_row)]);
+        let want = match self.needs_outputs {
+            true => Want::All,
+            false => Want::None,
+        };
+        let n_batch = session.settings().n_batch as usize;
+        for chunk in text.chunks(n_batch) {
+            writing.begin(text.len() <= n_batch);
+            let pass = session.feed_hooked(&seq, chunk, want, writing, &mut |_, _| {})?;
+            writing.ended(pass)?;
+            done(chunk.len());
+        }
+        session.close(seq);
+        Ok(())
+    }
+
+    /// Several texts in one batch.
+    fn several(
+        &self,
+        session: &mut Session,
+        texts: &[Vec<Token>],
+        first_row: usize,
+        writing: &mut Writing<'_>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let mut seqs = Vec::with_capacity(texts.len());
+        for _ in texts {
+            seqs.push(session.open()?);
+        }
+        writing.rows.clear();
+        let mut row = first_row;
+        let mut entries = Vec::new();
+        for (seq, text) in seqs.iter().zip(texts) {
+            writing.rows.insert(seq.id(), row);
+            row += text.len();
+            entries.extend(text.iter().map(|&token| Entry {
+                seq,
+                token,
+                output: self.needs_outputs,
+            }));
+        }
+        writing.begin(true);
+        let pass = session.step_hooked(&entries, writing, &mut |_, _| {})?;
+        writing.ended(pass)?;
+        done(row - first_row);
+        Ok(())
+    }
+
+    /// Makes a file of which `done` tokens were computed one of those alone: each tensor moves up
+    /// to the end of the one before it.
+    fn shorten(&self, file: &File, before: &[(u64, u64)], done: usize) -> io::Result<()> {
+        let (header, after) = self.header(done, false);
+        let start = header.len() as u64;
+        let mut piece = Vec::new();
+        for ((from, _), (to, end)) in before.iter().zip(&after) {
+            let mut moved = 0;
+            while to + moved < *end {
+                let n = (end - to - moved).min(PIECE as u64);
+                piece.resize(n as usize, 0);
+                rawfile::read_exact_at(file, &mut piece, start + from + moved)?;
+                rawfile::write_all_at(file, &piece, start + to + moved)?;
+                moved += n;
+            }
+        }
+        rawfile::write_all_at(file, &header, 0)?;
+        file.set_len(start + after.last().map_or(0, |&(_, end)| end))
+    }
+}
+
+/// How many of these texts, from the first on, are computed in one batch.
+fn together(session: &mut Session, texts: &[Vec<Token>]) -> usize {
+    let model = session.model().clone();
+    let settings = session.settings();
+    let cells = settings.n_batch.min(settings.n_outputs) as usize;
+    let cells = cells.min(session.free_cells());
+    let sequences = session.free_sequences();
+    let mut sum = 0;
+    let fitting = texts.iter().take_while(|text| {
+        sum += text.len();
+        sum <= cells && model.regime(text.len()) == Regime::Short
+    });
+    fitting.take(sequences).count().max(1)
+}

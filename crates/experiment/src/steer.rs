@@ -1,0 +1,233 @@
+//! Control vectors learned from texts: the difference of the means of the residual stream at the
+//! last token, as in contrastive activation addition (Rimsky et al., "Steering Llama 2 via
+//! contrastive activation addition", 2024).
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::error::{Error, Result};
+use modelve_probe::math::Distribution;
+use modelve_probe::next::{Next, moved};
+use modelve_probe::{Prompt, Subject};
+use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
+use modelve_runtime::{ControlVector, Model, Session, Settings, Token, Vocab, Want};
+
+/// On which side of the difference a text stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What the vector is to lead to.
+    Plus,
+    /// What it is to lead away from.
+    Minus,
+}
+
+/// How long a direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Direction {
+    /// The layer after which it is added.
+    pub layer: usize,
+    /// Its Euclidean length.
+    pub length: f64,
+    /// The mean length of the states it was learned from: adding a direction much longer than a
+    /// state drowns what was said.
+    pub state: f64,
+}
+
+/// What a model says without and with a control vector.
+#[derive(Debug, Clone, Serialize)]
+pub struct Steered {
+    /// The model.
+    pub model: Subject,
+    /// The prompt.
+    pub prompt: String,
+    /// Its tokens.
+    pub ids: Vec<Token>,
+    /// The vectors that were added up.
+    pub files: Vec<Source>,
+    /// The layers that have a direction.
+    pub layers: Vec<usize>,
+    /// One for each scale, after that without a vector.
+    pub runs: Vec<Run>,
+    /// Whether there is one for each scale that was asked for.
+    pub complete: bool,
+}
+
+/// A control vector's file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Source {
+    /// The file.
+    pub file: String,
+    /// What its directions were multiplied with before they were added up.
+    pub scale: f32,
+}
+
+/// What a model says with a control vector.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// How many times it was added; 0 without one.
+    pub scale: f32,
+    /// What it expects next.
+    pub next: Next,
+    /// D(without ‖ with) of that distribution, in nats.
+    pub kl: f64,
+    /// How it goes on.
+    pub text: String,
+}
+
+impl Run {
+    /// Holds an answer against that without a vector, if it is not that itself.
+    pub fn new(
+        vocab: &Vocab,
+        plain: Option<&Next>,
+        scale: f32,
+        mut next: Next,
+        text: String,
+    ) -> Self {
+        let mut kl = 0.0;
+        if let Some(plain) = plain {
+            let steered = Distribution::new(&next.logits);
+            kl = Distribution::new(&plain.logits).kl(&steered);
+            next.moved = moved(vocab, &plain.logits, &next.logits, next.top.len());
+        }
+        Run {
+            scale,
+            next,
+            kl,
+            text,
+        }
+    }
+}
+
+/// Sums of the states after a layer.
+#[derive(Debug, Clone, Default)]
+struct Sums {
+    plus: Vec<f64>,
+    minus: Vec<f64>,
+    /// Of the states' lengths.
+    lengths: f64,
+}
+
+/// Means in the making: texts are [added](Learning::add) one by one, and only sums are kept.
+#[derive(Debug)]
+pub struct Learning {
+    layers: Vec<Sums>,
+    n_plus: usize,
+    n_minus: usize,
+}
+
+/// Settings for a session of [`Learning::add`].
+pub fn settings(base: Settings) -> Settings {
+    Settings {
+        hooks: true,
+        ..base
+    }
+}
+
+/// The states of one token after all layers.
+struct States(Vec<Vec<f32>>);
+
+impl Hook for States {
+    fn wants(&mut self, node: &NodeInfo<'_>) -> bool {
+        matches!(node.role, Some(Role::Residual(_)))
+    }
+
+    fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
+        if let Some(Role::Residual(layer)) = node.info().role {
+            self.0[layer] = node.read()?.to_vec();
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Learning {
+    /// For a model, no text added yet.
+    pub fn new(model: &Model) -> Self {
+        Learning {
+            layers: vec![Sums::default(); model.facts().n_layer as usize],
+            n_plus: 0,
+            n_minus: 0,
+        }
+    }
+
+    /// Adds the states of a text's last token. The session is made with [`settings`].
+    ///
+    /// # Errors
+    /// What the session says; after [`Error::Runtime`] with `Cancelled` nothing of the text was
+    /// added.
+    pub fn add(&mut self, session: &mut Session, text: &Prompt, side: Side) -> Result<()> {
+        let Some((&last, before)) = text.ids.split_last() else {
+            return Err(modelve_probe::Error::EmptyPrompt.into());
+        };
+        let roles = session.roles()?;
+        (0..self.layers.len()).try_for_each(|layer| roles.require(Role::Residual(layer)))?;
+        let seq = session.open()?;
+        session.feed(&seq, before, Want::None, &mut |_, _| {})?;
+        // A pass of its own: every node has one row then, in the last layer too.
+        let mut states = States(vec![Vec::new(); self.layers.len()]);
+        let mut ignore = |_: usize, _: &[f32]| {};
+        // The hook stops no pass.
+        let _: Pass = session.feed_hooked(&seq, &[last], Want::Last, &mut states, &mut ignore)?;
+        session.close(seq);
+        for (sums, state) in self.layers.iter_mut().zip(&states.0) {
+            let sum = match side {
+                Side::Plus => &mut sums.plus,
+                Side::Minus => &mut sums.minus,
+            };
+            sum.resize(state.len(), 0.0);
+            sum.iter_mut()
+                .zip(state)
+                .for_each(|(sum, &x)| *sum += f64::from(x));
+            sums.lengths += length(state.iter().map(|&x| f64::from(x)));
+        }
+        match side {
+            Side::Plus => self.n_plus += 1,
+            Side::Minus => self.n_minus += 1,
+        }
+        Ok(())
+    }
+
+    /// The difference of the means after `layers`, and how long it is after every layer that can
+    /// have a direction.
+    ///
+    /// # Errors
+    /// [`Error::OneSided`] if one side has no text; [`Error::Runtime`] for layer 0 and layers
+    /// that the model does not have.
+    pub fn finish(&self, layers: &[usize]) -> Result<(ControlVector, Vec<Direction>)> {
+        if self.n_plus == 0 || self.n_minus == 0 {
+            return Err(Error::OneSided {
+                plus: self.n_plus,
+                minus: self.n_minus,
+            });
+        }
+        let n_texts = (self.n_plus + self.n_minus) as f64;
+        let difference = |sums: &Sums| -> Vec<f32> {
+            let pairs = sums.plus.iter().zip(&sums.minus);
+            let (n_plus, n_minus) = (self.n_plus as f64, self.n_minus as f64);
+            pairs
+                .map(|(plus, minus)| (plus / n_plus - minus / n_minus) as f32)
+                .collect()
+        };
+        let all = self.layers.iter().enumerate().skip(1);
+        let directions = all.map(|(layer, sums)| Direction {
+            layer,
+            length: length(difference(sums).iter().map(|&x| f64::from(x))),
+            state: sums.lengths / n_texts,
+        });
+        let of = |layer: usize| {
+            (
+                layer,
+                self.layers.get(layer).map(difference).unwrap_or_default(),
+            )
+        };
+        let chosen: BTreeMap<usize, Vec<f32>> = layers.iter().map(|&layer| of(layer)).collect();
+        let width = self.layers.first().map_or(0, |sums| sums.plus.len());
+        let vector = ControlVector::new(width, chosen)?;
+        Ok((vector, directions.collect()))
+    }
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|x| x * x).sum::<f64>().sqrt()
+}

@@ -1,0 +1,112 @@
+//! Bodies of requests: read within limits, parsed with the name of the field at fault.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::config::Limits;
+use crate::error::{ApiError, Result};
+
+/// All of a body.
+///
+/// # Errors
+/// 413 where it is too long, 408 where it stops coming, 400 where it breaks off.
+pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes> {
+    let mut bytes = Vec::new();
+    // Trickling in is not coming in: a whole body has a bound, too.
+    let all = tokio::time::timeout(10 * limits.pause, async {
+        while let Some(frame) = next(&mut body, limits.pause).await? {
+            if bytes.len() + frame.len() > limits.body {
+                return Err(ApiError::too_large(limits.body));
+            }
+            bytes.extend_from_slice(&frame);
+        }
+        Ok(())
+    });
+    all.await.map_err(|_| ApiError::too_slow())??;
+    Ok(bytes.into())
+}
+
+async fn next(body: &mut Body, pause: Duration) -> Result<Option<Bytes>> {
+    let frame = tokio::time::timeout(pause, body.frame());
+    match frame.await.map_err(|_| ApiError::too_slow())? {
+        None => Ok(None),
+        // Trailers say nothing here.
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Err(_)) => Err(ApiError::bad("the body breaks off")),
+    }
+}
+
+/// A body as JSON: an object.
+///
+/// # Errors
+/// It is none.
+pub fn json(bytes: &[u8]) -> Result<Value> {
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::bad(format!("the body is not JSON: {error}")))?;
+    match value {
+        Value::Object(_) => Ok(value),
+        _ => Err(ApiError::bad("the body is not a JSON object")),
+    }
+}
+
+/// What is asked, from a body that is JSON. Fields that are not known are ignored, as OpenAI's
+/// server does.
+///
+/// # Errors
+/// The first field that is missing or of another type, by its name.
+pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.inner().to_string();
+        match path.as_str() {
+            // A field that is missing is named in the reason alone.
+            "." | "?" => match reason.split('`').nth(1) {
+                Some(name) if reason.starts_with("missing field") => {
+                    ApiError::wrong(name, reason.clone())
+                }
+                _ => ApiError::bad(reason),
+            },
+            _ => ApiError::wrong(path.clone(), format!("{path}: {reason}")),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Asked {
+        #[allow(dead_code)]
+        messages: Vec<Message>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Message {
+        #[allow(dead_code)]
+        role: String,
+    }
+
+    fn fault(body: &str) -> String {
+        let parsed = json(body.as_bytes()).and_then(|value| parse::<Asked>(&value));
+        let body = serde_json::to_value(parsed.unwrap_err().body()).unwrap();
+        let text = |name: &str| body["error"][name].as_str().unwrap_or("-").to_owned();
+        format!("{} | {}", text("param"), text("message"))
+    }
+
+    #[test]
+    fn the_field_at_fault_is_named() {
+        assert_eq!(fault("{}"), "messages | missing field `messages`");
+        assert!(fault(r#"{"messages": [{"role": 3}]}"#).starts_with("messages[0].role | "));
+        assert!(fault(r#"{"messages": 1}"#).starts_with("messages | messages: invalid type"));
+        assert!(fault("[1]").starts_with("- | the body is not a JSON object"));
+        assert!(fault("{").starts_with("- | the body is not JSON: EOF"));
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(fault(&deep).contains("recursion limit"));
+    }
+}

@@ -1,0 +1,215 @@
+//! A model that stays loaded, for clients that speak OpenAI's API over HTTP.
+//!
+//! [`Server::bind`] listens at once; [`Server::run`] loads the model on the calling thread, which
+//! then owns the [`Engine`](modelve_runtime::Engine) and computes whatever comes, one decode for
+//! all at a time. Connections are served by another thread, so `/health` is answered whatever
+//! the engine does. Probes have a thread and a context of their own.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `listen`, `guard`, `body` | connections; who may ask; bodies within limits |
+//! | `app` | what all requests share, and which path leads where |
+//! | `engine_thread`, `probe_thread` | requests by channel to the thread that computes |
+//! | `openai` | completions, chat, responses as OpenAI's API has them |
+//! | `llama` | the same as llama.cpp's server has it, where it means the same |
+//! | `probes` | what the commands `next`, `score`, `lens` and `attention` tell, over HTTP |
+//! | `tools`, `reasoning` | calls and thoughts in what a model writes |
+//!
+//! Nothing here prints, parses arguments or ends the program.
+
+mod app;
+mod body;
+mod config;
+mod engine_thread;
+mod error;
+mod guard;
+mod knobs;
+mod listen;
+mod llama;
+mod logprobs;
+mod metrics;
+mod openai;
+mod openapi;
+mod probe_thread;
+mod probes;
+mod reasoning;
+mod sse;
+mod status;
+mod stop;
+mod tools;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use modelve_runtime::{Engine, Model, Setup, engine};
+use tokio::net::TcpListener;
+
+pub use config::{Config, Limits};
+pub use stop::Stop;
+
+/// Why a server does not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system gives no thread.
+    #[error("no thread to serve connections on")]
+    Thread(#[source] std::io::Error),
+    /// The runtime's own.
+    #[error(transparent)]
+    Runtime(#[from] modelve_runtime::Error),
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    config: Config,
+}
+
+/// A model and how to compute with it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// How the engine computes. Its capacity must be given: contexts are made once.
+    pub setup: Setup,
+}
+
+impl Server {
+    /// Listens. Connections are answered once it [runs](Server::run).
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub fn bind(config: Config) -> Result<Server, Error> {
+        let address = config.address;
+        let listen = |source| Error::Listen { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        Ok(Server {
+            listener,
+            address,
+            config,
+        })
+    }
+
+    /// Where it listens, with the port that the system chose if it was 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Loads the model with `load`, meanwhile answering that it does, and serves until `stop`.
+    ///
+    /// # Errors
+    /// Those of `load`; what the engine refuses; no threads.
+    pub fn run<E: From<Error>>(
+        self,
+        stop: &Stop,
+        load: impl FnOnce() -> Result<Loaded, E>,
+    ) -> Result<(), E> {
+        let (handle, inbox) = engine_thread::channel(self.config.queue);
+        let shared = Arc::clone(handle.shared());
+        let app = Arc::new(app::App::new(self.config, Arc::clone(&shared)));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(16)
+            .build()
+            .map_err(Error::Thread)?;
+        let serving = {
+            let (app, stopped) = (Arc::clone(&app), stop.receiver());
+            let router = app::router(Arc::clone(&app));
+            let listener = self.listener;
+            std::thread::Builder::new()
+                .name("http".to_owned())
+                .spawn(move || {
+                    runtime.block_on(async move {
+                        match TcpListener::from_std(listener) {
+                            Ok(listener) => listen::serve(listener, app, router, stopped).await,
+                            Err(error) => tracing::error!("cannot serve: {error}"),
+                        }
+                    });
+                    // Whatever computes for somebody who is gone is not waited for.
+                    runtime.shutdown_background();
+                })
+                .map_err(Error::Thread)?
+        };
+        let prepared = load().and_then(|loaded| Ok(prepare(loaded, handle)?));
+        let (engine, probes) = match prepared {
+            Ok((engine, probe_thread, ready)) => {
+                app.set_ready(ready);
+                (engine, probe_thread)
+            }
+            Err(error) => {
+                stop.begin();
+                drop(app);
+                drop(serving.join());
+                return Err(error);
+            }
+        };
+        // From here on only those who serve can ask, and the engine ends when they have.
+        drop(app);
+        let probing = std::thread::Builder::new()
+            .name("probes".to_owned())
+            .spawn(move || probes.run())
+            .map_err(Error::Thread)?;
+        engine_thread::run(engine, inbox, &shared);
+        drop(serving.join());
+        drop(probing.join());
+        Ok(())
+    }
+}
+
+type Prepared = (Engine, probe_thread::ProbeThread, app::Ready);
+
+/// The engine, and what requests need to reach it.
+fn prepare(loaded: Loaded, handle: engine_thread::Handle) -> Result<Prepared, Error> {
+    let Loaded { model, setup } = loaded;
+    let capacity = setup.capacity;
+    let trained = model.facts().n_ctx_train as usize;
+    let limit = setup.ctx_size.map_or(trained, |size| size as usize);
+    let limit = capacity.map_or(limit, |capacity| limit.min(capacity.cells as usize));
+    let parallel = setup.parallel.unwrap_or(engine::PARALLEL) as usize;
+    let (probes, probe_thread) = probe_thread::pair(&model, &setup.settings, limit);
+    let engine = Engine::new(&model, setup)?;
+    let ready = app::Ready {
+        model,
+        limit,
+        parallel,
+        engine: handle,
+        probes,
+    };
+    Ok((engine, probe_thread, ready))
+}
+
+/// Seconds since 1970.
+fn unix_time() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |time| time.as_secs())
+}
+
+/// Random numbers for names and seeds.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        // A system without random numbers: names still differ.
+        Err(_) => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |time| time.as_nanos() as u64)
+        }
+    }
+}
+
+/// A name for an answer: `cmpl-` and 32 digits.
+fn name(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:016x}", random(), random())
+}

@@ -1,0 +1,460 @@
+//! What llama.cpp's server has, where it means the same: `/completion`, `/tokenize`,
+//! `/detokenize`, `/apply-template`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use modelve_runtime::{Completion, Finish, Model, Reading, Request, Step, Token, Vocab};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
+use utoipa::ToSchema;
+
+use crate::app::{App, Read, apart};
+use crate::body;
+use crate::engine_thread::Told;
+use crate::error::{ApiError, Result};
+use crate::knobs::{self, Knobs};
+use crate::logprobs::{bytes_of, finite};
+use crate::openai::completions::{all, begun, check_length, within};
+use crate::openai::conversation::{Asked, ChatMessage, Tool};
+use crate::sse::{self, Events, Gone};
+
+/// The most likely tokens that are told at each place.
+const MOST_PROBS: usize = 100;
+
+/// What `/completion` is asked, how tokens are chosen aside.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LlamaRequest {
+    /// A text, its tokens, both mixed, or several of these.
+    prompt: LlamaPrompt,
+    /// Tokens to add, at most; below 0: as many as the server allows.
+    n_predict: Option<i64>,
+    /// How many of the likeliest tokens to tell at each place.
+    n_probs: Option<usize>,
+    /// Whether to tell the ids of the tokens.
+    return_tokens: Option<bool>,
+    /// Whether it comes in parts.
+    stream: Option<bool>,
+}
+
+/// A prompt in the ways in which it is given.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a string, or a list of strings and token ids")]
+pub enum LlamaPrompt {
+    /// A text.
+    Text(String),
+    /// Tokens and texts that are one prompt; texts alone, and anything beside a list, are several.
+    Pieces(Vec<PromptPiece>),
+}
+
+/// A part of a prompt, or one of several.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a token id, a text, or a list of them")]
+pub enum PromptPiece {
+    /// A token.
+    Id(i32),
+    /// A text.
+    Text(String),
+    /// One of several prompts.
+    Whole(Vec<InnerPiece>),
+}
+
+/// A part of one of several prompts.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a token id or a text")]
+pub enum InnerPiece {
+    /// A token.
+    Id(i32),
+    /// A text.
+    Text(String),
+}
+
+/// What `/tokenize` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TokenizeRequest {
+    /// The text.
+    content: String,
+    /// Whether what the model wants around a text is added.
+    add_special: Option<bool>,
+    /// Whether control tokens that are written out are those tokens; they are if it is not said.
+    parse_special: Option<bool>,
+    /// Whether to tell the text of each token.
+    with_pieces: Option<bool>,
+}
+
+/// What `/detokenize` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct DetokenizeRequest {
+    /// The tokens.
+    #[schema(value_type = Vec<i32>)]
+    tokens: Vec<Token>,
+}
+
+/// A text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Detokenized {
+    content: String,
+}
+
+/// What `/apply-template` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TemplateRequest {
+    /// The conversation.
+    messages: Vec<ChatMessage>,
+    /// What the model may call.
+    tools: Option<Vec<Tool>>,
+    /// What the template is told besides.
+    chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+/// A conversation in the model's template.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Templated {
+    prompt: String,
+}
+
+/// `/tokenize`.
+pub async fn tokenize(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Json<Value>> {
+    let model = app.ready()?.model.clone();
+    apart(move || {
+        let asked: TokenizeRequest = body::parse(&body::json(&bytes)?)?;
+        let vocab = model.vocab();
+        let add = asked.add_special.unwrap_or(false);
+        let reading = match (add, asked.parse_special.unwrap_or(true)) {
+            (true, true) => Reading::Prompt,
+            (true, false) => Reading::Text,
+            (false, true) => Reading::PromptPart,
+            (false, false) => Reading::TextPart,
+        };
+        let tokens = vocab.tokenize(&asked.content, reading);
+        let tokens = tokens.map_err(|error| ApiError::from(error).about("content"))?;
+        if !asked.with_pieces.unwrap_or(false) {
+            return Ok(Json(json!({"tokens": tokens})));
+        }
+        let pieces = tokens.into_iter().map(|id| {
+            let piece = match String::from_utf8(bytes_of(vocab, id)) {
+                Ok(text) => Value::String(text),
+                Err(error) => json!(error.into_bytes()),
+            };
+            json!({"id": id, "piece": piece})
+        });
+        Ok(Json(json!({"tokens": pieces.collect::<Vec<_>>()})))
+    })
+    .await
+}
+
+/// `/detokenize`.
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    Read(bytes): Read,
+) -> Result<Json<Detokenized>> {
+    let model = app.ready()?.model.clone();
+    apart(move || {
+        let asked: DetokenizeRequest = body::parse(&body::json(&bytes)?)?;
+        let text = model.vocab().detokenize(&asked.tokens, true);
+        let text = text.map_err(|error| ApiError::from(error).about("tokens"))?;
+        let content = String::from_utf8_lossy(&text).into_owned();
+        Ok(Json(Detokenized { content }))
+    })
+    .await
+}
+
+/// `/apply-template`.
+pub async fn apply_template(
+    State(app): State<Arc<App>>,
+    Read(bytes): Read,
+) -> Result<Json<Templated>> {
+    let model = app.ready()?.model.clone();
+    apart(move || {
+        let asked: TemplateRequest = body::parse(&body::json(&bytes)?)?;
+        let conversation = Asked {
+            messages: asked.messages,
+            tools: asked.tools.unwrap_or_default(),
+            variables: asked.chat_template_kwargs.unwrap_or_default(),
+            ..Asked::default()
+        };
+        let prompt = conversation.read(&model)?.text;
+        Ok(Json(Templated { prompt }))
+    })
+    .await
+}
+
+struct Prepared {
+    requests: Vec<Request>,
+    /// Whether a list was asked for.
+    listed: bool,
+    asked: LlamaRequest,
+    settings: Value,
+}
+
+/// `/completion`.
+pub async fn completion(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    let ready = app.ready()?;
+    let (model, limit, most) = (ready.model.clone(), ready.limit, app.config.max_tokens);
+    let mut prepared = apart(move || prepare(&bytes, &model, limit, most)).await?;
+    let requests = std::mem::take(&mut prepared.requests);
+    let lengths: Vec<usize> = requests
+        .iter()
+        .map(|request| request.prompt.len())
+        .collect();
+    let room = ready.engine.room(requests.len(), "prompt")?;
+    let told = ready.engine.submit(requests, room).await?;
+    let telling = Telling {
+        model: app.config.model.clone(),
+        vocab: ready.model.vocab().clone(),
+        prepared,
+        lengths,
+    };
+    if telling.prepared.asked.stream.unwrap_or(false) {
+        return Ok(sse::answer(move |events| telling.stream(told, events)));
+    }
+    let completions = all(told, telling.lengths.len()).await?;
+    let done = completions.iter().enumerate();
+    let mut answers: Vec<Value> = done
+        .map(|(index, completion)| telling.done(index, completion, &completion.text))
+        .collect();
+    Ok(match telling.prepared.listed {
+        true => Json(answers).into_response(),
+        false => Json(answers.swap_remove(0)).into_response(),
+    })
+}
+
+/// Reads what is asked.
+fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Prepared> {
+    let body = body::json(bytes)?;
+    let asked: LlamaRequest = body::parse(&body)?;
+    let knobs: Knobs = body::parse(&body)?;
+    let probs = within("n_probs", asked.n_probs.unwrap_or(0), 0, MOST_PROBS)?;
+    let vocab = model.vocab();
+    let (prompts, listed) = match &asked.prompt {
+        LlamaPrompt::Text(text) => (vec![vocab.tokenize(text, Reading::Prompt)?], false),
+        LlamaPrompt::Pieces(pieces) => several(vocab, pieces)?,
+    };
+    if prompts.is_empty() {
+        return Err(ApiError::wrong("prompt", "no prompt"));
+    }
+    let mut options = knobs.options(knobs::LLAMA, vocab, None)?;
+    let asked_for = asked.n_predict.and_then(|n| usize::try_from(n).ok());
+    options.max_tokens = asked_for.unwrap_or(most);
+    options.logprobs = probs > 0;
+    options.top = probs;
+    let settings = json!({
+        "n_predict": asked.n_predict.unwrap_or(-1),
+        "seed": knobs.seed.unwrap_or(-1),
+        "temperature": options.sampling.temperature,
+        "top_k": options.sampling.top_k,
+        "top_p": options.sampling.top_p,
+        "min_p": options.sampling.min_p,
+        "typical_p": options.sampling.typical_p,
+        "repeat_penalty": options.sampling.repeat_penalty,
+        "presence_penalty": options.sampling.presence_penalty,
+        "frequency_penalty": options.sampling.frequency_penalty,
+        "stop": options.stops,
+        "ignore_eos": options.ignore_end,
+        "stream": asked.stream.unwrap_or(false),
+        "n_probs": probs,
+        "n_ctx": limit,
+    });
+    let options = Arc::new(options);
+    let seed = knobs.seed();
+    let mut requests = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let prompt = begun(model, prompt);
+        if prompt.is_empty() {
+            return Err(ApiError::wrong("prompt", "the prompt is empty"));
+        }
+        check_length(prompt.len(), options.max_tokens, limit, "prompt")?;
+        requests.push(Request {
+            prompt,
+            seed,
+            options: Arc::clone(&options),
+        });
+    }
+    Ok(Prepared {
+        requests,
+        listed,
+        asked,
+        settings,
+    })
+}
+
+/// The prompts that a list is, and whether it is one of several.
+fn several(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<(Vec<Vec<Token>>, bool)> {
+    let flat: Vec<InnerPiece> = pieces.iter().filter_map(PromptPiece::flat).collect();
+    let has_lists = flat.len() < pieces.len();
+    let has_ids = flat.iter().any(|piece| matches!(piece, InnerPiece::Id(_)));
+    if has_ids && !has_lists {
+        return Ok((vec![mixed(vocab, &flat)?], false));
+    }
+    let prompts = pieces.iter().map(|piece| match piece {
+        PromptPiece::Whole(pieces) => mixed(vocab, pieces),
+        one => mixed(vocab, one.flat().as_slice()),
+    });
+    Ok((prompts.collect::<Result<_>>()?, true))
+}
+
+impl PromptPiece {
+    /// A part that is no list.
+    fn flat(&self) -> Option<InnerPiece> {
+        match self {
+            PromptPiece::Id(id) => Some(InnerPiece::Id(*id)),
+            PromptPiece::Text(text) => Some(InnerPiece::Text(text.clone())),
+            PromptPiece::Whole(_) => None,
+        }
+    }
+}
+
+/// The tokens of texts and tokens that are one prompt: what stands first begins it.
+fn mixed(vocab: &Vocab, pieces: &[InnerPiece]) -> Result<Vec<Token>> {
+    let mut ids = Vec::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        match piece {
+            InnerPiece::Id(id) => {
+                vocab.check(Token(*id))?;
+                ids.push(Token(*id));
+            }
+            InnerPiece::Text(text) if i == 0 => ids.extend(vocab.tokenize(text, Reading::Prompt)?),
+            InnerPiece::Text(text) => ids.extend(vocab.tokenize(text, Reading::PromptPart)?),
+        }
+    }
+    Ok(ids)
+}
+
+/// How an answer is told.
+struct Telling {
+    model: String,
+    vocab: Vocab,
+    prepared: Prepared,
+    /// Tokens of each prompt.
+    lengths: Vec<usize>,
+}
+
+impl Telling {
+    fn probability(&self, step: &Step) -> Value {
+        let one = |id: Token, logprob: f32| {
+            let bytes = bytes_of(&self.vocab, id);
+            json!({
+                "id": id,
+                "token": String::from_utf8_lossy(&bytes),
+                "bytes": bytes,
+                "logprob": finite(logprob),
+            })
+        };
+        let mut told = one(step.token, step.logprob);
+        let top = step
+            .top
+            .iter()
+            .map(|likely| one(likely.token, likely.logprob));
+        told["top_logprobs"] = top.collect();
+        told
+    }
+
+    fn probabilities(&self, steps: &[Step]) -> Option<Value> {
+        let told = self.prepared.asked.n_probs.unwrap_or(0) > 0;
+        told.then(|| steps.iter().map(|step| self.probability(step)).collect())
+    }
+
+    /// All that is told at the end.
+    fn done(&self, index: usize, completion: &Completion, content: &str) -> Value {
+        let asked = &self.prepared.asked;
+        let stop_type = match (completion.finish, &completion.end) {
+            (Finish::Stop, Some(_)) => "eos",
+            (Finish::Stop, None) => "word",
+            _ => "limit",
+        };
+        let ids = match asked.return_tokens {
+            Some(true) => completion.steps.iter().map(|step| step.token).collect(),
+            _ => Vec::new(),
+        };
+        let (read, written) = (
+            completion.prompt_tokens - completion.reused,
+            completion.steps.len(),
+        );
+        let (prefill, generate) = (
+            completion.prefill.as_secs_f64(),
+            completion.generate.as_secs_f64(),
+        );
+        let per_second = |n: usize, seconds: f64| (seconds > 0.0).then(|| n as f64 / seconds);
+        let mut told = json!({
+            "index": index,
+            "content": content,
+            "tokens": ids,
+            "id_slot": index,
+            "stop": true,
+            "model": self.model,
+            "tokens_predicted": written,
+            "tokens_evaluated": completion.prompt_tokens,
+            "tokens_cached": completion.prompt_tokens + written.saturating_sub(1),
+            "generation_settings": self.prepared.settings,
+            "has_new_line": completion.text.contains('\n'),
+            "truncated": false,
+            "stop_type": stop_type,
+            "timings": {
+                "prompt_n": read,
+                "prompt_ms": 1000.0 * prefill,
+                "prompt_per_second": per_second(read, prefill),
+                "predicted_n": written,
+                "predicted_ms": 1000.0 * generate,
+                "predicted_per_second": per_second(written.saturating_sub(1), generate),
+                "cache_n": completion.reused,
+            },
+        });
+        if let Some(told_of) = self.probabilities(&completion.steps) {
+            told["completion_probabilities"] = told_of;
+        }
+        told
+    }
+
+    /// The answer in parts.
+    async fn stream(
+        self,
+        mut told: UnboundedReceiver<(usize, Told)>,
+        events: Events,
+    ) -> std::result::Result<(), Gone> {
+        let mut sent = vec![0; self.lengths.len()];
+        let mut count = vec![0; self.lengths.len()];
+        let mut left = self.lengths.len();
+        while left > 0 {
+            let Some((index, said)) = told.recv().await else {
+                let error = ApiError::unavailable("the server is shutting down");
+                return events.send(&error.body()).await;
+            };
+            match said {
+                Told::Prompt(_) => {}
+                Told::Token { step, text } => {
+                    sent[index] += text.len();
+                    count[index] += 1;
+                    let mut part = json!({
+                        "index": index,
+                        "content": text,
+                        "tokens": [step.token],
+                        "stop": false,
+                        "id_slot": index,
+                        "tokens_predicted": count[index],
+                        "tokens_evaluated": self.lengths[index],
+                    });
+                    if let Some(told) = self.probabilities(std::slice::from_ref(&step)) {
+                        part["completion_probabilities"] = told;
+                    }
+                    events.send(&part).await?;
+                }
+                Told::Done(completion) => {
+                    left -= 1;
+                    let rest = completion.text.get(sent[index]..).unwrap_or_default();
+                    let mut done = self.done(index, &completion, rest);
+                    // They were told as they came.
+                    if let Some(object) = done.as_object_mut() {
+                        object.remove("completion_probabilities");
+                    }
+                    events.send(&done).await?;
+                }
+                Told::Failed(error) => return events.send(&error.body()).await,
+            }
+        }
+        Ok(())
+    }
+}

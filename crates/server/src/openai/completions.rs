@@ -1,0 +1,528 @@
+//! `/v1/completions`: texts that go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use modelve_runtime::{Completion, Finish, Model, Reading, Request, Step, Token};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedReceiver;
+use utoipa::ToSchema;
+
+use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
+use crate::app::{App, Read, Ready, apart};
+use crate::body;
+use crate::engine_thread::Told;
+use crate::error::{ApiError, Result};
+use crate::knobs::{self, Knobs};
+use crate::logprobs::{Logprobs, Tally, bytes_of};
+use crate::sse::{self, Events, Gone};
+
+/// Tokens of an answer whose request does not say how many, as in OpenAI's API.
+const MAX_TOKENS: usize = 16;
+/// The most likely tokens that are told at each place.
+const MOST_LOGPROBS: usize = 100;
+/// The most texts for one prompt.
+const MOST_TEXTS: usize = 128;
+
+/// What is asked, how tokens are chosen aside.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct CompletionRequest {
+    /// One text or several, as strings or as token ids.
+    prompt: Prompts,
+    /// Tokens to add, at most; 16 if it is not said.
+    max_tokens: Option<usize>,
+    /// Texts for each prompt.
+    #[schema(minimum = 1, maximum = 128)]
+    n: Option<usize>,
+    /// Texts to choose them from: the likeliest by token.
+    #[schema(minimum = 1, maximum = 128)]
+    best_of: Option<usize>,
+    /// Whether the answer begins with the prompt.
+    echo: Option<bool>,
+    /// How many of the likeliest tokens to tell at each place; with `echo` those of the prompt,
+    /// too.
+    #[schema(minimum = 0, maximum = 100)]
+    logprobs: Option<usize>,
+    /// Whether it comes in parts.
+    stream: Option<bool>,
+    /// What is told at the end of a stream.
+    stream_options: Option<StreamOptions>,
+    /// Not followed: an error where it is not empty.
+    suffix: Option<String>,
+}
+
+/// Prompts in the ways in which they are given.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "a string, a list of strings, a list of token ids, or a list of such lists"
+)]
+pub enum Prompts {
+    /// One text.
+    Text(String),
+    /// Several texts.
+    Texts(Vec<String>),
+    /// The tokens of one.
+    Ids(Vec<i32>),
+    /// The tokens of several.
+    Lists(Vec<Vec<i32>>),
+}
+
+/// An answer, or a part of one.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CompletionAnswer {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    system_fingerprint: &'static str,
+    choices: Vec<CompletionChoice>,
+    /// What it took; null in the parts before the last of a stream that tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+}
+
+/// A text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CompletionChoice {
+    index: usize,
+    text: String,
+    logprobs: Option<Logprobs>,
+    finish_reason: Option<&'static str>,
+}
+
+/// A prompt, read.
+struct PromptRead {
+    ids: Vec<Token>,
+    /// The text that `echo` repeats.
+    text: String,
+}
+
+/// A request, ready to be computed.
+struct Prepared {
+    prompts: Vec<PromptRead>,
+    requests: Vec<Request>,
+    n: usize,
+    best_of: usize,
+    echo: bool,
+    logprobs: bool,
+    stream: bool,
+    include_usage: bool,
+}
+
+/// `/v1/completions`.
+pub async fn complete(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    let ready = app.ready()?;
+    let (model, limit) = (ready.model.clone(), ready.limit);
+    let prepared = apart(move || prepare(&bytes, &model, limit)).await?;
+    let room = ready.engine.room(prepared.requests.len(), "prompt")?;
+    answer(&app, ready, prepared, room).await
+}
+
+/// Reads what is asked.
+fn prepare(bytes: &Bytes, model: &Model, limit: usize) -> Result<Prepared> {
+    let body = body::json(bytes)?;
+    let asked: CompletionRequest = body::parse(&body)?;
+    let knobs: Knobs = body::parse(&body)?;
+    let n = within("n", asked.n.unwrap_or(1), 1, MOST_TEXTS)?;
+    let best_of = within("best_of", asked.best_of.unwrap_or(n), n, MOST_TEXTS)?;
+    let stream = asked.stream.unwrap_or(false);
+    if stream && best_of > n {
+        return Err(ApiError::wrong("best_of", "best_of is not for streams"));
+    }
+    if asked.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::wrong("suffix", "suffix is not supported"));
+    }
+    let echo = asked.echo.unwrap_or(false);
+    let top = asked.logprobs;
+    within("logprobs", top.unwrap_or(0), 0, MOST_LOGPROBS)?;
+    let prompts = read_prompts(&asked.prompt, model, echo, "prompt")?;
+    let mut options = knobs.options(knobs::OPENAI, model.vocab(), None)?;
+    options.max_tokens = asked.max_tokens.unwrap_or(MAX_TOKENS);
+    options.logprobs = top.is_some() || best_of > n;
+    options.top = top.unwrap_or(0);
+    options.prompt_logprobs = echo && top.is_some();
+    let options = Arc::new(options);
+    let seed = knobs.seed();
+    let mut requests = Vec::with_capacity(prompts.len() * best_of);
+    for prompt in &prompts {
+        check_length(prompt.ids.len(), options.max_tokens, limit, "prompt")?;
+        for i in 0..best_of {
+            requests.push(Request {
+                prompt: prompt.ids.clone(),
+                seed: seed.wrapping_add(i as u32),
+                options: Arc::clone(&options),
+            });
+        }
+    }
+    Ok(Prepared {
+        prompts,
+        requests,
+        n,
+        best_of,
+        echo,
+        logprobs: top.is_some(),
+        stream,
+        include_usage: asked
+            .stream_options
+            .is_some_and(|options| options.include_usage.unwrap_or(false)),
+    })
+}
+
+/// A number within its bounds.
+pub fn within(param: &str, value: usize, least: usize, most: usize) -> Result<usize> {
+    match (least..=most).contains(&value) {
+        true => Ok(value),
+        false => {
+            let message = format!("{param} is {least} to {most}, not {value}");
+            Err(ApiError::wrong(param, message))
+        }
+    }
+}
+
+/// Refuses a prompt after which nothing fits into the context.
+pub fn check_length(n_prompt: usize, max_tokens: usize, limit: usize, param: &str) -> Result<()> {
+    let need = n_prompt + max_tokens.min(1);
+    match need > limit {
+        true => Err(ApiError::too_long(param, need, limit)),
+        false => Ok(()),
+    }
+}
+
+/// The tokens of prompts, and their texts if they are repeated.
+fn read_prompts(
+    prompts: &Prompts,
+    model: &Model,
+    echo: bool,
+    param: &str,
+) -> Result<Vec<PromptRead>> {
+    let vocab = model.vocab();
+    let of_text = |text: &String| -> Result<PromptRead> {
+        Ok(PromptRead {
+            ids: begun(model, vocab.tokenize(text, Reading::Prompt)?),
+            text: text.clone(),
+        })
+    };
+    let of_ids = |ids: &Vec<i32>| -> Result<PromptRead> {
+        let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
+        for &id in &ids {
+            vocab.check(id)?;
+        }
+        let ids = begun(model, ids);
+        let shown = match ids.split_first() {
+            Some((first, rest)) if Some(*first) == vocab.bos() => rest,
+            _ => &ids[..],
+        };
+        let text = match echo {
+            true => String::from_utf8_lossy(&vocab.detokenize(shown, true)?).into_owned(),
+            false => String::new(),
+        };
+        Ok(PromptRead { ids, text })
+    };
+    let read: Vec<PromptRead> = match prompts {
+        Prompts::Text(text) => vec![of_text(text)?],
+        Prompts::Texts(texts) => texts.iter().map(of_text).collect::<Result<_>>()?,
+        Prompts::Ids(ids) => vec![of_ids(ids)?],
+        Prompts::Lists(lists) => lists.iter().map(of_ids).collect::<Result<_>>()?,
+    };
+    match read.iter().position(|prompt| prompt.ids.is_empty()) {
+        Some(_) => Err(ApiError::wrong(param, "the prompt is empty")),
+        None if read.is_empty() => Err(ApiError::wrong(param, "no prompt")),
+        None => Ok(read),
+    }
+}
+
+/// Tokens that begin with at least the token that begins a text, if there is one.
+pub fn begun(model: &Model, mut ids: Vec<Token>) -> Vec<Token> {
+    if ids.is_empty() {
+        ids.extend(model.vocab().bos());
+    }
+    ids
+}
+
+/// How an answer is told.
+struct Telling {
+    id: String,
+    created: u64,
+    model: String,
+    vocab: modelve_runtime::Vocab,
+    prepared: Prepared,
+}
+
+async fn answer(
+    app: &App,
+    ready: &Ready,
+    mut prepared: Prepared,
+    room: crate::engine_thread::Room,
+) -> Result<Response> {
+    let requests = std::mem::take(&mut prepared.requests);
+    let count = requests.len();
+    let told = ready.engine.submit(requests, room).await?;
+    let telling = Telling {
+        id: crate::name("cmpl-"),
+        created: crate::unix_time(),
+        model: app.config.model.clone(),
+        vocab: ready.model.vocab().clone(),
+        prepared,
+    };
+    if telling.prepared.stream {
+        return Ok(sse::answer(move |events| telling.stream(told, events)));
+    }
+    let completions = all(told, count).await?;
+    Ok(Json(telling.whole(completions)).into_response())
+}
+
+/// All completions of a request, in its order.
+///
+/// # Errors
+/// That of the first that fails.
+pub async fn all(
+    mut told: UnboundedReceiver<(usize, Told)>,
+    count: usize,
+) -> Result<Vec<Completion>> {
+    let mut done: BTreeMap<usize, Completion> = BTreeMap::new();
+    while done.len() < count {
+        match told.recv().await {
+            Some((index, Told::Done(completion))) => drop(done.insert(index, *completion)),
+            Some((_, Told::Failed(error))) => return Err(error),
+            Some(_) => {}
+            None => return Err(ApiError::unavailable("the server is shutting down")),
+        }
+    }
+    Ok(done.into_values().collect())
+}
+
+impl Telling {
+    fn part(
+        &self,
+        choices: Vec<CompletionChoice>,
+        usage: Option<Option<Usage>>,
+    ) -> CompletionAnswer {
+        CompletionAnswer {
+            id: self.id.clone(),
+            object: "text_completion",
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
+            choices,
+            usage,
+        }
+    }
+
+    /// The answer in one.
+    fn whole(&self, completions: Vec<Completion>) -> CompletionAnswer {
+        let Prepared { n, best_of, .. } = self.prepared;
+        let mut usage = Usage::default();
+        let mut choices = Vec::new();
+        for (group, prompt) in completions.chunks(best_of).zip(&self.prepared.prompts) {
+            for (i, completion) in group.iter().enumerate() {
+                usage.add(completion, i == 0);
+            }
+            let mut order: Vec<&Completion> = group.iter().collect();
+            if best_of > n {
+                order.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+            }
+            for completion in order.into_iter().take(n) {
+                let index = choices.len();
+                choices.push(self.choice(index, prompt, completion));
+            }
+        }
+        self.part(choices, Some(Some(usage)))
+    }
+
+    fn choice(
+        &self,
+        index: usize,
+        prompt: &PromptRead,
+        completion: &Completion,
+    ) -> CompletionChoice {
+        let Prepared { echo, logprobs, .. } = self.prepared;
+        let mut text = String::new();
+        let mut told = Logprobs::default();
+        if echo {
+            text.push_str(&prompt.text);
+            if logprobs {
+                self.tell_prompt(&mut told, prompt, &completion.prompt);
+            }
+        }
+        if logprobs {
+            let mut tally = Tally::from(text.chars().count());
+            for step in self.shown(completion) {
+                tally.add(&mut told, &self.vocab, step);
+            }
+        }
+        text.push_str(&completion.text);
+        CompletionChoice {
+            index,
+            text,
+            logprobs: logprobs.then_some(told),
+            finish_reason: Some(finish_reason(completion.finish)),
+        }
+    }
+
+    /// The tokens of a text, without those that a stop text cut away, and with the one that ended
+    /// it.
+    fn shown<'c>(&self, completion: &'c Completion) -> Vec<&'c Step> {
+        let mut steps: Vec<&Step> = completion.steps.iter().collect();
+        if completion.finish == Finish::Stop && completion.end.is_none() {
+            let mut at = 0;
+            steps.retain(|step| {
+                let begins = at;
+                at += bytes_of(&self.vocab, step.token).len();
+                begins < completion.text.len()
+            });
+        }
+        steps.extend(&completion.end);
+        steps
+    }
+
+    /// Adds the tokens of a prompt, of which those from the second on are judged.
+    fn tell_prompt(&self, told: &mut Logprobs, prompt: &PromptRead, judged: &[Step]) {
+        let mut tally = Tally::of(&prompt.text);
+        if let Some(&first) = prompt.ids.first() {
+            tally.add_first(told, &self.vocab, first);
+        }
+        for step in judged {
+            tally.add(told, &self.vocab, step);
+        }
+    }
+
+    /// The answer in parts.
+    async fn stream(
+        self,
+        mut told: UnboundedReceiver<(usize, Told)>,
+        events: Events,
+    ) -> std::result::Result<(), Gone> {
+        let Prepared {
+            n,
+            echo,
+            logprobs,
+            include_usage,
+            ..
+        } = self.prepared;
+        let between = include_usage.then_some(None);
+        let prompts = &self.prepared.prompts;
+        let count = prompts.len() * n;
+        let mut streams: Vec<Parts> = (0..count)
+            .map(|i| Parts::new(if echo { &prompts[i / n].text } else { "" }))
+            .collect();
+        let mut usage = Usage::default();
+        let mut left = count;
+        if echo && !logprobs {
+            for (index, i) in (0..count).enumerate() {
+                let choice = CompletionChoice {
+                    index,
+                    text: prompts[i / n].text.clone(),
+                    logprobs: None,
+                    finish_reason: None,
+                };
+                events.send(&self.part(vec![choice], between)).await?;
+            }
+        }
+        while left > 0 {
+            let Some((index, said)) = told.recv().await else {
+                let error = ApiError::unavailable("the server is shutting down");
+                return events.send(&error.body()).await;
+            };
+            let prompt = &prompts[index / n];
+            let parts = &mut streams[index];
+            let (text, steps, finish) = match said {
+                Told::Prompt(judged) => {
+                    let mut logprobs = Logprobs::default();
+                    self.tell_prompt(&mut logprobs, prompt, &judged);
+                    parts.has_prompt = true;
+                    let choice = CompletionChoice {
+                        index,
+                        text: prompt.text.clone(),
+                        logprobs: Some(logprobs),
+                        finish_reason: None,
+                    };
+                    events.send(&self.part(vec![choice], between)).await?;
+                    continue;
+                }
+                Told::Token { step, text } => {
+                    parts.held.push(step);
+                    if text.is_empty() {
+                        continue;
+                    }
+                    parts.sent += text.len();
+                    (text, std::mem::take(&mut parts.held), None)
+                }
+                Told::Done(completion) => {
+                    left -= 1;
+                    usage.add(&completion, index % n == 0);
+                    // A prompt of one token is not judged, and still repeated.
+                    if echo && logprobs && !parts.has_prompt {
+                        let mut logprobs = Logprobs::default();
+                        self.tell_prompt(&mut logprobs, prompt, &[]);
+                        let choice = CompletionChoice {
+                            index,
+                            text: prompt.text.clone(),
+                            logprobs: Some(logprobs),
+                            finish_reason: None,
+                        };
+                        events.send(&self.part(vec![choice], between)).await?;
+                    }
+                    let told = completion.steps.len() - parts.held.len();
+                    let shown = self.shown(&completion).into_iter();
+                    let steps: Vec<Step> = shown.skip(told).cloned().collect();
+                    let rest = completion.text[parts.sent.min(completion.text.len())..].to_owned();
+                    (rest, steps, Some(finish_reason(completion.finish)))
+                }
+                Told::Failed(error) => return events.send(&error.body()).await,
+            };
+            let logprobs = logprobs.then(|| {
+                let mut told = Logprobs::default();
+                for step in &steps {
+                    parts.tally.add(&mut told, &self.vocab, step);
+                }
+                told
+            });
+            let choice = CompletionChoice {
+                index,
+                text,
+                logprobs,
+                finish_reason: finish,
+            };
+            events.send(&self.part(vec![choice], between)).await?;
+        }
+        if include_usage {
+            events
+                .send(&self.part(Vec::new(), Some(Some(usage))))
+                .await?;
+        }
+        events.done().await
+    }
+}
+
+/// A text that is told in parts.
+struct Parts {
+    tally: Tally,
+    /// Bytes that were sent.
+    sent: usize,
+    /// Tokens of which no text was sent yet.
+    held: Vec<Step>,
+    /// Whether the prompt was repeated.
+    has_prompt: bool,
+}
+
+impl Parts {
+    fn new(echo: &str) -> Self {
+        Parts {
+            tally: Tally::from(echo.chars().count()),
+            sent: 0,
+            held: Vec::new(),
+            has_prompt: false,
+        }
+    }
+}
+
+/// The mean log-probability of a text's tokens.
+fn mean(completion: &Completion) -> f32 {
+    let sum: f32 = completion.steps.iter().map(|step| step.logprob).sum();
+    sum / completion.steps.len().max(1) as f32
+}

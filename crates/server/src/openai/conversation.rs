@@ -1,0 +1,662 @@
+//! Conversations as clients send them, and the prompts that the model's template makes of them.
+
+use std::collections::BTreeSet;
+
+use modelve_runtime::chat::{self, Conversation, Message};
+use modelve_runtime::{Error as RuntimeError, Grammar, Model, Reading, Token};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::turn::Turn;
+use crate::error::{ApiError, Result};
+use crate::knobs::schema_of;
+use crate::reasoning::{self, Splitter};
+use crate::tools::Syntax;
+
+/// The most tools of a request.
+const MOST_TOOLS: usize = 512;
+
+/// What somebody said.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The words.
+    pub content: Option<Content>,
+    /// What an assistant thought.
+    pub reasoning_content: Option<String>,
+    /// Who speaks, or which tool.
+    pub name: Option<String>,
+    /// What an assistant called.
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Which call a tool answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// Words, in one or in parts.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(untagged, expecting = "a string or a list of parts with a type")]
+pub enum Content {
+    /// In one.
+    Text(String),
+    /// In parts.
+    Parts(Vec<ContentPart>),
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ContentPart {
+    /// `text`, `input_text` or `output_text`: this server reads text only.
+    pub r#type: String,
+    /// The words.
+    pub text: Option<String>,
+    /// Words with which an assistant declined.
+    pub refusal: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// Its name, which the answer refers to.
+    pub id: Option<String>,
+    /// `function`.
+    pub r#type: Option<String>,
+    /// What was called.
+    pub function: FunctionCall,
+}
+
+/// What was called.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// The tool.
+    pub name: String,
+    /// JSON as a string.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub arguments: Value,
+}
+
+/// A tool that the model may call.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct Tool {
+    /// `function`.
+    pub r#type: String,
+    /// What it is.
+    pub function: Function,
+}
+
+/// What a tool is.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A JSON schema of its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+}
+
+/// Whether a tool is to be called, and which.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "none, auto, required or a function's name in an object"
+)]
+pub enum ToolChoice {
+    /// `none`, `auto` or `required`.
+    Word(String),
+    /// This one.
+    Named(NamedTool),
+}
+
+/// A tool by its name.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct NamedTool {
+    /// As chat has it.
+    pub function: Option<NamedFunction>,
+    /// As responses have it.
+    pub name: Option<String>,
+}
+
+/// Its name.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct NamedFunction {
+    /// Its name.
+    pub name: String,
+}
+
+/// What form an answer has.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    pub r#type: String,
+    /// The schema as chat has it.
+    pub json_schema: Option<NamedSchema>,
+    /// The schema as responses and llama.cpp's server have it.
+    pub schema: Option<Value>,
+}
+
+/// A schema with a name.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct NamedSchema {
+    /// The schema.
+    pub schema: Option<Value>,
+}
+
+/// A conversation and what is asked of the model.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// What was said.
+    pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether and what it must call.
+    pub choice: Option<ToolChoice>,
+    /// Whether it may call several at once.
+    pub several: bool,
+    /// The form of its answer.
+    pub format: Option<ResponseFormat>,
+    /// What the template is told besides.
+    pub variables: Map<String, Value>,
+    /// Whether the answer goes on with the last message; none: if the assistant has the last word.
+    pub goes_on: Option<bool>,
+}
+
+/// A conversation as the model reads it.
+#[derive(Debug)]
+pub struct Read {
+    /// The prompt.
+    pub ids: Vec<Token>,
+    /// The same as text.
+    pub text: String,
+    /// What the answer follows.
+    pub grammar: Option<Grammar>,
+    /// Control tokens that are part of the answer's text.
+    pub shown: Vec<Token>,
+    /// Tells the parts of the answer apart.
+    pub turn: Turn,
+}
+
+/// Which tools are offered in this turn.
+enum Offer {
+    /// None are called.
+    None,
+    /// Any may be called.
+    Any,
+    /// One of these must be called.
+    Forced(Vec<Tool>),
+}
+
+impl Asked {
+    /// Reads the conversation for a model.
+    ///
+    /// # Errors
+    /// The field at fault: no messages, what is no text, a template that refuses, a schema that
+    /// cannot be followed.
+    pub fn read(&self, model: &Model) -> Result<Read> {
+        let Some(template) = &model.facts().chat_template else {
+            let message = "this model has no chat template: use /v1/completions";
+            return Err(ApiError::wrong("messages", message));
+        };
+        let messages = self.messages()?;
+        let goes_on = self.goes_on()?;
+        if self.tools.len() > MOST_TOOLS {
+            return Err(ApiError::wrong(
+                "tools",
+                format!("at most {MOST_TOOLS} tools"),
+            ));
+        }
+        let offer = self.offer()?;
+        let format = self.format()?;
+        let mut grammar = format;
+        let mut syntax = Syntax::of(template);
+        let mut begins = String::new();
+        if let Offer::Forced(tools) = &offer {
+            syntax = syntax.forced();
+            begins.push_str(syntax.begins());
+            grammar = Some(self.forced(syntax, tools)?);
+        }
+        let knows_tools = template.contains("tools");
+        let tools = match offer {
+            Offer::None => None,
+            _ => Some(serde_json::to_value(&self.tools).unwrap_or_default()),
+        };
+        let read = |begins: &str| {
+            let conversation = Conversation {
+                messages: &messages,
+                tools: tools.as_ref(),
+                variables: Some(&self.variables),
+                goes_on,
+                begins,
+            };
+            match knows_tools || (tools.is_none() && !is_about_tools(&messages)) {
+                true => read_with(model, &conversation),
+                false => read_without(model, &conversation, &self.tools),
+            }
+        };
+        let (mut ids, mut text) = read(&begins)?;
+        let thinks = reasoning::is_known_to(template);
+        if thinks
+            && grammar.is_some()
+            && reasoning::is_open(text.strip_suffix(&*begins).unwrap_or(&text))
+        {
+            // What follows a grammar from its first character on leaves no room for thoughts.
+            begins = format!("\n</think>\n\n{begins}");
+            (ids, text) = read(&begins)?;
+        }
+        let mut turn = Turn::default();
+        if thinks && grammar.is_none() {
+            turn = turn.with_thoughts(Splitter::after(&text));
+        }
+        let mut shown = Vec::new();
+        if !matches!(offer, Offer::None) {
+            let names: BTreeSet<String> = self
+                .tools
+                .iter()
+                .map(|tool| tool.function.name.clone())
+                .collect();
+            let begun = match offer {
+                Offer::Forced(_) => syntax.begins(),
+                _ => "",
+            };
+            turn = turn.with_calls(syntax, names, begun);
+            for mark in syntax.marks() {
+                let tokens = model.vocab().tokenize(mark, Reading::PromptPart)?;
+                if let [token] = tokens[..] {
+                    shown.push(token);
+                }
+            }
+        }
+        Ok(Read {
+            ids,
+            text,
+            grammar,
+            shown,
+            turn,
+        })
+    }
+
+    /// The messages as templates know them.
+    fn messages(&self) -> Result<Vec<Message>> {
+        if self.messages.is_empty() {
+            return Err(ApiError::wrong("messages", "there are no messages"));
+        }
+        let all = self.messages.iter().enumerate();
+        all.map(|(i, message)| message.read(&format!("messages[{i}]")))
+            .collect()
+    }
+
+    /// Whether the answer goes on with what the assistant has said already.
+    fn goes_on(&self) -> Result<bool> {
+        let is_said = |message: &&ChatMessage| {
+            message.role == "assistant" && message.tool_calls.as_ref().is_none_or(Vec::is_empty)
+        };
+        let said = self.messages.iter().rev().take_while(is_said).count();
+        match said {
+            _ if self.goes_on == Some(false) => Ok(false),
+            0 if self.goes_on == Some(true) => Err(ApiError::wrong(
+                "continue_final_message",
+                "the last message is not what the assistant has said",
+            )),
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(ApiError::wrong(
+                "messages",
+                "the conversation ends in two messages of the assistant: there can be one, which the answer goes on with",
+            )),
+        }
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        for (i, tool) in self.tools.iter().enumerate() {
+            if tool.r#type != "function" {
+                let message = format!(
+                    "{:?} is no kind of tool that is known: function",
+                    tool.r#type
+                );
+                return Err(ApiError::wrong(format!("tools[{i}].type"), message));
+            }
+            if tool.function.name.is_empty() {
+                return Err(ApiError::wrong(
+                    format!("tools[{i}].function.name"),
+                    "the name is empty",
+                ));
+            }
+        }
+        let named = match &self.choice {
+            None => None,
+            Some(ToolChoice::Word(word)) => match word.as_str() {
+                "none" => return Ok(Offer::None),
+                "auto" => None,
+                "required" if self.tools.is_empty() => {
+                    return Err(ApiError::wrong(
+                        "tool_choice",
+                        "there are no tools to choose from",
+                    ));
+                }
+                "required" => return Ok(Offer::Forced(self.tools.clone())),
+                _ => {
+                    let message = format!("{word:?} is not none, auto or required");
+                    return Err(ApiError::wrong("tool_choice", message));
+                }
+            },
+            Some(ToolChoice::Named(named)) => {
+                let name = named
+                    .function
+                    .as_ref()
+                    .map(|f| &f.name)
+                    .or(named.name.as_ref());
+                Some(name.ok_or_else(|| ApiError::wrong("tool_choice", "it names no function"))?)
+            }
+        };
+        match named {
+            None if self.tools.is_empty() => Ok(Offer::None),
+            None => Ok(Offer::Any),
+            Some(name) => match self.tools.iter().find(|tool| tool.function.name == *name) {
+                Some(tool) => Ok(Offer::Forced(vec![tool.clone()])),
+                None => {
+                    let message = format!("there is no tool {name:?}");
+                    Err(ApiError::wrong("tool_choice", message))
+                }
+            },
+        }
+    }
+
+    /// What an answer that must be a call follows.
+    fn forced(&self, syntax: Syntax, tools: &[Tool]) -> Result<Grammar> {
+        let mut described = Vec::with_capacity(tools.len());
+        for tool in tools {
+            let any = || json!({"type": "object"});
+            let parameters = tool.function.parameters.clone().unwrap_or_else(any);
+            if tools.len() > 1 {
+                // Which tool's schema cannot be followed is told before they are one.
+                let at = self
+                    .tools
+                    .iter()
+                    .position(|t| t.function.name == tool.function.name);
+                let param = format!("tools[{}].function.parameters", at.unwrap_or(0));
+                schema_of(&parameters, &param)?;
+            }
+            described.push((tool.function.name.clone(), closed(parameters)));
+        }
+        schema_of(&syntax.schema(&described, self.several), "tools")
+    }
+
+    /// What the form of the answer asks for.
+    fn format(&self) -> Result<Option<Grammar>> {
+        let Some(format) = &self.format else {
+            return Ok(None);
+        };
+        let named = format
+            .json_schema
+            .as_ref()
+            .and_then(|named| named.schema.as_ref());
+        let (schema, param) = match (named, &format.schema) {
+            (Some(schema), _) => (Some(schema), "response_format.json_schema.schema"),
+            (None, schema) => (schema.as_ref(), "response_format.schema"),
+        };
+        match (format.r#type.as_str(), schema) {
+            ("text", _) => Ok(None),
+            ("json_object" | "json_schema", Some(schema)) => schema_of(schema, param).map(Some),
+            ("json_object", None) => {
+                schema_of(&json!({"type": "object"}), "response_format").map(Some)
+            }
+            ("json_schema", None) => Err(ApiError::wrong(
+                "response_format.json_schema",
+                "there is no schema",
+            )),
+            (other, _) => {
+                let message = format!("{other:?} is not text, json_object or json_schema");
+                Err(ApiError::wrong("response_format.type", message))
+            }
+        }
+    }
+}
+
+impl ChatMessage {
+    fn read(&self, place: &str) -> Result<Message> {
+        let role = match self.role.as_str() {
+            "developer" => "system",
+            "function" => "tool",
+            role => role,
+        };
+        let mut message = Message::new(role, &self.text(place)?);
+        let mut more = |name: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                message
+                    .more
+                    .insert(name.to_owned(), Value::String(value.clone()));
+            }
+        };
+        more("name", &self.name);
+        more("tool_call_id", &self.tool_call_id);
+        more("reasoning_content", &self.reasoning_content);
+        let calls = self.tool_calls.iter().flatten().map(|call| {
+            // Templates write arguments out, most as JSON.
+            let arguments = match &call.function.arguments {
+                Value::String(text) => match serde_json::from_str(text) {
+                    Ok(arguments @ Value::Object(_)) => arguments,
+                    _ => Value::String(text.clone()),
+                },
+                arguments => arguments.clone(),
+            };
+            json!({
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": arguments},
+            })
+        });
+        let calls: Vec<Value> = calls.collect();
+        if !calls.is_empty() {
+            message
+                .more
+                .insert("tool_calls".to_owned(), Value::Array(calls));
+        }
+        Ok(message)
+    }
+
+    /// The words.
+    fn text(&self, place: &str) -> Result<String> {
+        let parts = match &self.content {
+            None => {
+                let may_be_silent = self.role == "assistant";
+                return match may_be_silent {
+                    true => Ok(String::new()),
+                    false => Err(ApiError::wrong(
+                        format!("{place}.content"),
+                        format!("{place}.content is missing"),
+                    )),
+                };
+            }
+            Some(Content::Text(text)) => return Ok(text.clone()),
+            Some(Content::Parts(parts)) => parts,
+        };
+        let mut text = String::new();
+        for (i, part) in parts.iter().enumerate() {
+            let words = match part.r#type.as_str() {
+                "text" | "input_text" | "output_text" => &part.text,
+                "refusal" => &part.refusal,
+                other => {
+                    let message =
+                        format!("{other:?} is nothing that this model reads: it reads text");
+                    return Err(ApiError::wrong(
+                        format!("{place}.content[{i}].type"),
+                        message,
+                    ));
+                }
+            };
+            let Some(words) = words else {
+                let message = format!("{place}.content[{i}].text is missing");
+                return Err(ApiError::wrong(
+                    format!("{place}.content[{i}].text"),
+                    message,
+                ));
+            };
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(words);
+        }
+        Ok(text)
+    }
+}
+
+/// A schema of arguments whose objects have the members that they name: arguments that nobody
+/// described are none.
+fn closed(mut schema: Value) -> Value {
+    fn close(schema: &mut Value) {
+        match schema {
+            Value::Object(members) => {
+                for (keyword, value) in members.iter_mut() {
+                    match keyword.as_str() {
+                        "const" | "enum" | "default" | "examples" => {}
+                        "properties" | "$defs" | "definitions" => {
+                            let named = value.as_object_mut();
+                            named
+                                .into_iter()
+                                .flatten()
+                                .for_each(|(_, schema)| close(schema));
+                        }
+                        _ => close(value),
+                    }
+                }
+                if members.contains_key("properties") {
+                    let open = Value::Bool(false);
+                    members.entry("additionalProperties").or_insert(open);
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(close),
+            _ => {}
+        }
+    }
+    close(&mut schema);
+    schema
+}
+
+fn is_about_tools(messages: &[Message]) -> bool {
+    messages
+        .iter()
+        .any(|message| message.role == "tool" || message.more.contains_key("tool_calls"))
+}
+
+/// A conversation in a template that knows of tools.
+fn read_with(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<Token>, String)> {
+    match chat::read_chat(model, conversation) {
+        Err(RuntimeError::Template(_)) if is_about_tools(conversation.messages) => {
+            // Some templates write arguments as the text that they are in OpenAI's API.
+            let mut messages = conversation.messages.to_vec();
+            for message in &mut messages {
+                let calls = message
+                    .more
+                    .get_mut("tool_calls")
+                    .and_then(Value::as_array_mut);
+                for call in calls.into_iter().flatten() {
+                    let arguments = &mut call["function"]["arguments"];
+                    if !arguments.is_string() {
+                        *arguments = Value::String(arguments.to_string());
+                    }
+                }
+            }
+            let conversation = Conversation {
+                messages: &messages,
+                ..*conversation
+            };
+            Ok(chat::read_chat(model, &conversation)?)
+        }
+        read => Ok(read?),
+    }
+}
+
+/// A conversation in a template that does not know of tools: they are described in words.
+fn read_without(
+    model: &Model,
+    conversation: &Conversation<'_>,
+    tools: &[Tool],
+) -> Result<(Vec<Token>, String)> {
+    let mut messages: Vec<Message> = conversation.messages.iter().map(in_words).collect();
+    if conversation.tools.is_some() {
+        let described: Vec<String> = tools
+            .iter()
+            .filter_map(|tool| serde_json::to_string(tool).ok())
+            .collect();
+        let about = format!(
+            "You may call functions. They are:\n<tools>\n{}\n</tools>\n\
+             To call one, answer with its name and arguments as JSON:\n\
+             <tool_call>\n{{\"name\": \"…\", \"arguments\": {{…}}}}\n</tool_call>",
+            described.join("\n")
+        );
+        let first = messages.iter().position(|message| message.role == "system");
+        let mut system = messages.clone();
+        match first {
+            Some(at) => system[at].content = format!("{}\n\n{about}", system[at].content),
+            None => system.insert(0, Message::new("system", &about)),
+        }
+        let told = Conversation {
+            messages: &system,
+            tools: None,
+            ..*conversation
+        };
+        match chat::read_chat(model, &told) {
+            // A template without a place for a system's words.
+            Err(RuntimeError::Template(_)) => {
+                if let Some(user) = messages.iter_mut().find(|message| message.role == "user") {
+                    user.content = format!("{about}\n\n{}", user.content);
+                }
+            }
+            read => return Ok(read?),
+        }
+    }
+    let told = Conversation {
+        messages: &messages,
+        tools: None,
+        ..*conversation
+    };
+    Ok(chat::read_chat(model, &told)?)
+}
+
+/// Calls and their answers as words.
+fn in_words(message: &Message) -> Message {
+    if message.role == "tool" {
+        let text = format!("<tool_response>\n{}\n</tool_response>", message.content);
+        return Message::new("user", &text);
+    }
+    let Some(calls) = message.more.get("tool_calls").and_then(Value::as_array) else {
+        return message.clone();
+    };
+    let mut text = message.content.clone();
+    for call in calls {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let call = &call["function"];
+        text.push_str(&format!("<tool_call>\n{call}\n</tool_call>"));
+    }
+    Message::new(&message.role, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_nobody_described_are_none() {
+        let schema = json!({
+            "properties": {
+                "properties": {"type": "string"},
+                "inner": {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
+                "open": {"properties": {}, "additionalProperties": true},
+                "fixed": {"const": {"properties": 1}},
+            },
+        });
+        let closed = closed(schema);
+        assert_eq!(closed["additionalProperties"], false);
+        let inner = &closed["properties"];
+        assert_eq!(inner["inner"]["anyOf"][0]["additionalProperties"], false);
+        assert_eq!(inner["open"]["additionalProperties"], true);
+        assert_eq!(inner["fixed"], json!({"const": {"properties": 1}}));
+        assert_eq!(inner["properties"], json!({"type": "string"}));
+    }
+}

@@ -1,0 +1,9 @@
+//! What OpenAI's API has, with the fields that its clients send and read.
+
+pub mod chat;
+pub mod completions;
+pub mod conversation;
+pub mod models;
+pub mod responses;
+pub mod turn;
+pub mod types;

@@ -1,0 +1,213 @@
+//! The thread that looks inside: probes are computed there one after the other, in contexts of
+//! their own, so that no stream of text waits for one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use modelve_runtime::{Cancel, Model, Session, Sessions, Settings};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{ApiError, Result};
+
+/// Probes that wait, at most.
+const QUEUE: usize = 32;
+/// Bytes of rows of logits that a probe computes at once.
+const ROWS: usize = 64 << 20;
+
+type Job = Box<dyn FnOnce(&mut Bench) + Send>;
+
+/// The way to the thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Probes {
+    inbox: mpsc::Sender<Job>,
+    turn: Arc<Mutex<Turn>>,
+    cancel: Cancel,
+}
+
+/// Whose turn it is, and who has hung up before theirs.
+#[derive(Debug, Default)]
+struct Turn {
+    next: u64,
+    now: Option<u64>,
+    gone: VecDeque<u64>,
+}
+
+/// What a probe computes with.
+pub struct Bench {
+    /// The model.
+    pub model: Model,
+    /// How sessions compute, sizes aside.
+    pub base: Settings,
+    /// The longest text, in tokens.
+    pub limit: usize,
+    plain: Sessions,
+    lens: Sessions,
+}
+
+/// The thread's end of it.
+pub struct ProbeThread {
+    inbox: mpsc::Receiver<Job>,
+    bench: Bench,
+}
+
+/// A probe that was asked for. Dropping it stops the probe.
+pub struct Asked<T> {
+    /// How many tokens are done.
+    pub progress: watch::Receiver<usize>,
+    answer: oneshot::Receiver<Result<T>>,
+    _leave: Leave,
+}
+
+struct Leave {
+    id: u64,
+    turn: Arc<Mutex<Turn>>,
+    cancel: Cancel,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match turn.now {
+            Some(now) if now > self.id => {}
+            Some(now) if now == self.id => self.cancel.set(),
+            _ => turn.gone.push_back(self.id),
+        }
+    }
+}
+
+/// A way to probes of texts of up to `limit` tokens, and the thread that computes them.
+pub fn pair(model: &Model, settings: &Settings, limit: usize) -> (Probes, ProbeThread) {
+    let (sender, inbox) = mpsc::channel(QUEUE);
+    let cancel = Cancel::new();
+    let base = Settings {
+        cancel: cancel.clone(),
+        ..settings.clone()
+    };
+    let rows = (ROWS / (4 * model.vocab().len() as usize).max(1)).clamp(8, 256) as u32;
+    let plain = Settings {
+        n_seq: 1,
+        n_batch: 256,
+        n_outputs: rows,
+        ..base.clone()
+    };
+    let lens = modelve_probe::lens::settings(model, base.clone());
+    let bench = Bench {
+        model: model.clone(),
+        limit,
+        plain: Sessions::new(model, plain),
+        lens: Sessions::new(model, lens),
+        base,
+    };
+    let probes = Probes {
+        inbox: sender,
+        turn: Arc::default(),
+        cancel,
+    };
+    (probes, ProbeThread { inbox, bench })
+}
+
+impl Probes {
+    /// Asks for a probe. `work` is told whom to tell how many tokens are done.
+    ///
+    /// # Errors
+    /// 503 while too many wait.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Bench, &mut dyn FnMut(usize)) -> Result<T> + Send + 'static,
+    ) -> Result<Asked<T>> {
+        let (tell, progress) = watch::channel(0);
+        let (send, answer) = oneshot::channel();
+        let lock = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = lock();
+        let id = turn.next;
+        turn.next += 1;
+        let (whose, cancel) = (Arc::clone(&self.turn), self.cancel.clone());
+        let job: Job = Box::new(move |bench| {
+            {
+                let mut turn = whose.lock().unwrap_or_else(PoisonError::into_inner);
+                turn.now = Some(id);
+                // They come in order: whoever stands before this one has had their turn.
+                turn.gone.retain(|&gone| gone >= id);
+                if turn.gone.contains(&id) {
+                    return;
+                }
+                cancel.clear();
+            }
+            let result = work(bench, &mut |done| {
+                tell.send_replace(done);
+            });
+            drop(send.send(result));
+        });
+        match self.inbox.try_send(job) {
+            Ok(()) => Ok(Asked {
+                progress,
+                answer,
+                _leave: Leave {
+                    id,
+                    turn: Arc::clone(&self.turn),
+                    cancel: self.cancel.clone(),
+                },
+            }),
+            Err(_) => Err(ApiError::unavailable(
+                "too many probes wait already: try again soon",
+            )),
+        }
+    }
+}
+
+impl<T> Asked<T> {
+    /// The answer.
+    ///
+    /// # Errors
+    /// Those of the probe.
+    pub async fn answer(&mut self) -> Result<T> {
+        let answer = (&mut self.answer).await;
+        answer.unwrap_or_else(|_| Err(ApiError::internal("the probe ended without an answer")))
+    }
+}
+
+impl Bench {
+    /// A session for plain passes over a text of `room` tokens.
+    ///
+    /// # Errors
+    /// A text that is too long; see [`Session::new`].
+    pub fn plain(&mut self, room: usize) -> Result<&mut Session> {
+        self.check(room)?;
+        Ok(self.plain.of(room)?)
+    }
+
+    /// A session for the lens over a text of `room` tokens.
+    ///
+    /// # Errors
+    /// See [`Bench::plain`].
+    pub fn lens(&mut self, room: usize) -> Result<&mut Session> {
+        self.check(room)?;
+        Ok(self.lens.of(room)?)
+    }
+
+    /// A session of its own for a text of `room` tokens.
+    ///
+    /// # Errors
+    /// See [`Bench::plain`].
+    pub fn own(&self, room: usize, settings: Settings) -> Result<Session> {
+        self.check(room)?;
+        let n_ctx = self.model.context_for(self.model.regime(room), room);
+        Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
+    }
+
+    fn check(&self, room: usize) -> Result<()> {
+        match room > self.limit {
+            true => Err(ApiError::too_long("prompt", room, self.limit)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl ProbeThread {
+    /// Computes what is asked until nobody can ask any more.
+    pub fn run(mut self) {
+        while let Some(job) = self.inbox.blocking_recv() {
+            job(&mut self.bench);
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Probes over HTTP: what the commands of the same names tell with `--json`.
+//!
+//! With `"stream": true` an answer comes as server-sent events: `progress` with the tokens that
+//! are done, then `result` or `error`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use modelve_probe::next::{candidate_ids, moved, one_token};
+use modelve_probe::score::Windows;
+use modelve_probe::tree::Shape;
+use modelve_probe::{Error as ProbeError, Prompt, attention, lens, next, score, text_of};
+use modelve_runtime::chat::{self, Message};
+use modelve_runtime::{FlashAttention, Model, Reading, Settings, Token, host};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::app::{App, Read, apart};
+use crate::body;
+use crate::error::{ApiError, Result};
+use crate::probe_thread::{Asked, Bench};
+use crate::sse;
+
+/// The most texts of one request.
+const MOST_TEXTS: usize = 64;
+/// The most tokens that are told of a distribution.
+const MOST_TOP: usize = 1000;
+
+/// A text and how it is read.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Asking {
+    /// The text; a list of several for `next` and `score`; token ids.
+    prompt: Texts,
+    /// Whether it is put into the model's chat template.
+    #[serde(default)]
+    chat: bool,
+    /// What the model is told before it; implies `chat`.
+    system: Option<String>,
+    /// Whether control tokens written out in it are those tokens; `score` does not take them so
+    /// unless told, the others do.
+    special: Option<bool>,
+    /// Whether to tell of the progress as server-sent events.
+    #[serde(default)]
+    stream: bool,
+}
+
+/// Texts in the ways in which they are given.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "a string, a list of strings, or a list of token ids"
+)]
+pub enum Texts {
+    /// One text.
+    One(String),
+    /// Several texts.
+    Several(Vec<String>),
+    /// The tokens of one text.
+    Ids(Vec<i32>),
+}
+
+/// What `next` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct NextAsked {
+    /// How many tokens to tell; 10 if it is not said.
+    top: Option<usize>,
+    /// Texts whose probability to tell.
+    #[serde(default)]
+    candidates: Vec<String>,
+    /// Tokens to go on from, by text or id.
+    #[serde(default)]
+    then: Vec<Named>,
+    /// The likeliest continuations as a tree.
+    tree: Option<TreeAsked>,
+}
+
+/// How deep and wide a tree is walked.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+pub struct TreeAsked {
+    depth: usize,
+    width: usize,
+}
+
+/// A token by its id or text.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a token id or the text of a token")]
+pub enum Named {
+    /// Its id.
+    Id(i32),
+    /// Its text.
+    Text(String),
+}
+
+/// What `score` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ScoreAsked {
+    /// Tokens seen at once; what the text needs, up to 2048, if it is not said.
+    window: Option<usize>,
+    /// Tokens a window moves by; half the window if it is not said.
+    stride: Option<usize>,
+}
+
+/// What `lens` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LensAsked {
+    /// How many tokens to keep of each layer and position; 5 if it is not said.
+    top: Option<usize>,
+    /// Layers from 0, -1 the last; all if it is not said.
+    layers: Option<Vec<i64>>,
+    /// Positions from 0, -1 the last; all if it is not said.
+    positions: Option<Vec<i64>>,
+    /// A token to follow, by id or text.
+    token: Option<Named>,
+}
+
+/// What `attention` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct AttentionAsked {
+    /// The layer whose weights to tell, -1 the last; without it also all heads in numbers.
+    layer: Option<i64>,
+    /// The head whose weights to tell; all if it is not said.
+    head: Option<usize>,
+    /// Whether to tell the weights of the last token alone.
+    #[serde(default)]
+    last: bool,
+}
+
+impl Named {
+    fn token(&self, model: &Model) -> Result<Token> {
+        Ok(match self {
+            Named::Id(id) => {
+                model.vocab().check(Token(*id))?;
+                Token(*id)
+            }
+            Named::Text(text) => one_token(model.vocab(), text).map_err(told)?,
+        })
+    }
+}
+
+/// Numbers below `len`, from the end where they are negative.
+fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Vec<usize>>> {
+    let one = |&n: &i64| {
+        let at = if n < 0 {
+            n.checked_add_unsigned(len as u64)
+        } else {
+            Some(n)
+        };
+        let at = at
+            .and_then(|at| usize::try_from(at).ok())
+            .filter(|&at| at < len);
+        at.ok_or_else(|| ApiError::wrong(what, format!("{what} {n} of {len}")))
+    };
+    list.map(|list| list.iter().map(one).collect()).transpose()
+}
+
+/// An error of a probe as a client is told it.
+fn told(error: ProbeError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ProbeError::Runtime(error) => error.into(),
+        ProbeError::EmptyPrompt | ProbeError::TextTooShort => ApiError::wrong("prompt", message),
+        ProbeError::EmptyCandidate { .. } => ApiError::wrong("candidates", message),
+        ProbeError::NotOneToken { .. } | ProbeError::NoToken { .. } => {
+            ApiError::wrong("token", message)
+        }
+        ProbeError::NoLayer { .. } => ApiError::wrong("layers", message),
+        ProbeError::NoHead { .. } => ApiError::wrong("head", message),
+        ProbeError::NoPosition { .. } => ApiError::wrong("positions", message),
+        ProbeError::Window { .. } => ApiError::wrong("window", message),
+        ProbeError::Tree { .. } => ApiError::wrong("tree", message),
+        ProbeError::Unsupported { .. } => ApiError::bad(message),
+        _ => ApiError::internal(message),
+    }
+}
+
+impl Asking {
+    /// The texts as the model reads them, and whether they were asked for as a list.
+    fn prompts(&self, model: &Model, special: bool) -> Result<(Vec<Prompt>, bool)> {
+        let vocab = model.vocab();
+        let texts = match &self.prompt {
+            Texts::One(text) => std::slice::from_ref(text),
+            Texts::Several(texts) => texts,
+            Texts::Ids(ids) => {
+                let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
+                for &id in &ids {
+                    vocab.check(id)?;
+                }
+                if ids.is_empty() {
+                    return Err(told(ProbeError::EmptyPrompt));
+                }
+                let text = text_of(vocab, &ids);
+                return Ok((vec![Prompt { text, ids }], false));
+            }
+        };
+        if texts.is_empty() || texts.len() > MOST_TEXTS {
+            let message = format!("1 to {MOST_TEXTS} texts, not {}", texts.len());
+            return Err(ApiError::wrong("prompt", message));
+        }
+        let read = |text: &String| -> Result<Prompt> {
+            let ids = if self.chat || self.system.is_some() {
+                let system = self
+                    .system
+                    .iter()
+                    .map(|system| Message::new("system", system));
+                let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+                chat::tokenize_chat(model, &messages)?
+            } else {
+                let special = self.special.unwrap_or(special);
+                let reading = if special {
+                    Reading::Prompt
+                } else {
+                    Reading::Text
+                };
+                let ids = vocab.tokenize(text, reading)?;
+                if ids.is_empty() {
+                    return Err(told(ProbeError::EmptyPrompt));
+                }
+                return Ok(Prompt {
+                    text: text.clone(),
+                    ids,
+                });
+            };
+            Ok(Prompt {
+                text: text_of(vocab, &ids),
+                ids,
+            })
+        };
+        let prompts = texts.iter().map(read).collect::<Result<_>>()?;
+        Ok((prompts, matches!(self.prompt, Texts::Several(_))))
+    }
+
+    /// The one text, for probes that take one.
+    fn prompt(&self, model: &Model) -> Result<Prompt> {
+        let (mut prompts, _) = self.prompts(model, true)?;
+        match prompts.len() {
+            1 => Ok(prompts.remove(0)),
+            n => Err(ApiError::wrong("prompt", format!("one text, not {n}"))),
+        }
+    }
+}
+
+/// `/v1/modelve/next`.
+pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |model, asking, asked: NextAsked| {
+        let (mut prompts, listed) = asking.prompts(model, true)?;
+        let mut then = Vec::with_capacity(asked.then.len());
+        for token in &asked.then {
+            then.push(token.token(model).map_err(|error| error.about("then"))?);
+        }
+        for prompt in &mut prompts {
+            prompt.text.push_str(&text_of(model.vocab(), &then));
+            prompt.ids.extend(&then);
+        }
+        let tree = asked.tree.map(|tree| Shape {
+            depth: tree.depth,
+            width: tree.width,
+        });
+        if let Some(shape) = tree {
+            shape.check().map_err(told)?;
+        }
+        let top = asked.top.unwrap_or(10).min(MOST_TOP);
+        let total = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+            let model = bench.model.clone();
+            let options = next::Options {
+                top,
+                candidates: &asked.candidates,
+                tree,
+            };
+            let mut results: Vec<next::Next> = Vec::with_capacity(prompts.len());
+            let mut before = 0;
+            for prompt in &prompts {
+                let mut tried = 0;
+                for (i, text) in asked.candidates.iter().enumerate() {
+                    let ids = candidate_ids(model.vocab(), prompt, text, i + 1).map_err(told)?;
+                    tried = tried.max(ids.len() - 1);
+                }
+                let mut on_progress = |done: usize| progress(before + done);
+                let mut result = match tree.map(Shape::room) {
+                    None => {
+                        let session = bench.plain(prompt.ids.len() + tried)?;
+                        next::next(session, prompt, &options, &mut on_progress)
+                    }
+                    Some((n_seq, nodes)) => {
+                        let room = prompt.ids.len() + tried.max(nodes as usize);
+                        let settings = Settings {
+                            n_seq,
+                            n_outputs: n_seq + 64,
+                            ..bench.base.clone()
+                        };
+                        let mut session = bench.own(room, settings)?;
+                        next::next(&mut session, prompt, &options, &mut on_progress)
+                    }
+                }
+                .map_err(told)?;
+                before += prompt.ids.len();
+                if let Some(first) = results.first() {
+                    let n = top.max(1);
+                    result.moved = moved(model.vocab(), &first.logits, &result.logits, n);
+                }
+                results.push(result);
+            }
+            one_or_all(results, listed)
+        };
+        Ok((total, work))
+    })
+    .await
+}
+
+/// `/v1/modelve/score`.
+pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |model, asking, asked: ScoreAsked| {
+        let (prompts, listed) = asking.prompts(model, false)?;
+        let longest = model.facts().n_ctx_train as usize;
+        let size = asked.window.unwrap_or(longest.min(2048));
+        let stride = asked.stride.unwrap_or(size / 2);
+        let windows = Windows { size, stride };
+        windows.check().map_err(told)?;
+        let total = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+            let mut results = Vec::with_capacity(prompts.len());
+            let mut before = 0;
+            for prompt in &prompts {
+                let session = bench.plain(size.min(prompt.ids.len()))?;
+                let result = score::score(session, prompt, windows, &mut |done| {
+                    progress(before + done)
+                });
+                results.push(result.map_err(told)?);
+                before += prompt.ids.len();
+            }
+            one_or_all(results, listed)
+        };
+        Ok((total, work))
+    })
+    .await
+}
+
+/// `/v1/modelve/lens`.
+pub async fn lens(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |model, asking, asked: LensAsked| {
+        let prompt = asking.prompt(model)?;
+        let n = prompt.ids.len();
+        let n_layer = model.facts().n_layer as usize;
+        let token = asked.token.map(|token| token.token(model)).transpose()?;
+        let options = lens::Options {
+            layers: numbers(asked.layers.as_deref(), n_layer, "layers")?,
+            positions: numbers(asked.positions.as_deref(), n, "positions")?,
+            top: asked.top.unwrap_or(5).min(MOST_TOP),
+            token,
+        };
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+            let session = bench.lens(n)?;
+            let found = lens::lens(session, &prompt, &options, progress);
+            value(found.map_err(told)?)
+        };
+        Ok((n, work))
+    })
+    .await
+}
+
+/// `/v1/modelve/attention`.
+pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |model, asking, asked: AttentionAsked| {
+        let prompt = asking.prompt(model)?;
+        let n = prompt.ids.len();
+        let n_layer = model.facts().n_layer as usize;
+        let layer = asked.layer.map(|layer| [layer]);
+        let layer = numbers(layer.as_ref().map(|l| &l[..]), n_layer, "layer")?;
+        let layer = layer.and_then(|layers| layers.first().copied());
+        let options = attention::Options {
+            layer,
+            head: asked.head,
+            overview: layer.is_none(),
+            rows: match asked.last {
+                true => attention::Rows::Last,
+                false => attention::Rows::All,
+            },
+        };
+        // Each weight is some ten bytes of JSON.
+        let need = 4 * attention::bytes(model, n, options);
+        if host::free_memory().is_some_and(|free| need > free) {
+            let message = format!(
+                "the weights over {n} tokens take more memory than there is: head selects one"
+            );
+            return Err(ApiError::wrong("prompt", message));
+        }
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+            if bench.base.kv_type.is_quantized() {
+                let message = "a quantized KV cache keeps no weights of attention to show";
+                return Err(ApiError::bad(message));
+            }
+            let base = Settings {
+                flash_attention: FlashAttention::Off,
+                ..bench.base.clone()
+            };
+            let mut session = bench.own(n, attention::settings(&bench.model, n, base))?;
+            let found = attention::attention(&mut session, &prompt, options, progress);
+            value(found.map_err(told)?)
+        };
+        Ok((n, work))
+    })
+    .await
+}
+
+/// JSON that is written already.
+type Written = Box<serde_json::value::RawValue>;
+
+fn value(result: impl Serialize) -> Result<Written> {
+    serde_json::value::to_raw_value(&result)
+        .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))
+}
+
+/// The result, or all of them where a list was asked for.
+fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
+    match (&results[..], listed) {
+        ([one], false) => value(one),
+        (all, _) => value(all),
+    }
+}
+
+/// Reads what is asked with `read`, which says how many tokens there are and how to answer, and
+/// answers it.
+async fn answer<A, W>(
+    app: &App,
+    bytes: axum::body::Bytes,
+    read: impl FnOnce(&Model, &Asking, A) -> Result<(usize, W)> + Send + 'static,
+) -> Result<Response>
+where
+    A: serde::de::DeserializeOwned,
+    W: FnOnce(&mut Bench, &mut dyn FnMut(usize)) -> Result<Written> + Send + 'static,
+{
+    let ready = app.ready()?;
+    let model = ready.model.clone();
+    let (asking, total, work) = apart(move || {
+        let body = body::json(&bytes)?;
+        let asking: Asking = body::parse(&body)?;
+        let asked: A = body::parse(&body)?;
+        let (total, work) = read(&model, &asking, asked)?;
+        Ok((asking, total, work))
+    })
+    .await?;
+    let mut asked = ready.probes.ask(work)?;
+    app.counters().probes.add(1);
+    if asking.stream {
+        return Ok(stream(asked, total));
+    }
+    Ok(Json(asked.answer().await?).into_response())
+}
+
+fn stream(mut asked: Asked<Written>, total: usize) -> Response {
+    sse::answer(move |events| async move {
+        let mut progress = asked.progress.clone();
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = asked.answer() => break result,
+                changed = progress.changed() => {
+                    if changed.is_err() {
+                        break asked.answer().await;
+                    }
+                    let done = *progress.borrow_and_update();
+                    let part = json!({"done": done, "total": total});
+                    events.send_named("progress", &part).await?;
+                }
+            }
+        };
+        match result {
+            Ok(result) => events.send_named("result", &result).await,
+            Err(error) => events.send_named("error", &error.body()).await,
+        }
+    })
+}

@@ -1,0 +1,91 @@
+//! What experiments cost, beside as many separate prefills as `patch` has places:
+//! `cargo run --example experiment_cost -- MODEL.gguf [TOKENS]`
+
+#![allow(clippy::print_stdout)]
+
+use std::path::Path;
+use std::time::Instant;
+
+use modelve::experiment::patch::{self, Corrupt, patch};
+use modelve::experiment::why::{self, why};
+use modelve::experiment::{room, settings};
+use modelve::probe::{Prompt, SAMPLE};
+use modelve::runtime::{LoadOptions, Model, Session, Settings, Want, host};
+
+/// Prefills that are really timed; all of them take as long as these, in proportion.
+const TIMED: usize = 16;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or("a model is missing")?;
+    let n: usize = arguments.next().map_or(Ok(15), |n| n.parse())?;
+    let model = Model::load(Path::new(&path), &LoadOptions::default())?;
+    let mut clean = Prompt::plain(model.vocab(), SAMPLE)?;
+    clean.ids.truncate(n);
+    let n = clean.ids.len();
+    // Prompts that differ from the first token on, so that no place is idle but behind the last layer.
+    let mut corrupt = clean.clone();
+    corrupt.ids[0] = clean.ids[n - 1];
+    let places = n * model.facts().n_layer as usize;
+
+    let plain = Settings {
+        n_ctx: n as u32,
+        n_outputs: 1,
+        ..Settings::default()
+    };
+    let mut plain = Session::new(&model, &plain)?;
+    let mut prefills = |times: usize| -> Result<f64, modelve::runtime::Error> {
+        let start = Instant::now();
+        for _ in 0..times {
+            let seq = plain.open()?;
+            plain.feed(&seq, &clean.ids, Want::Last, &mut |_, _| {})?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    };
+    // The first reads the weights from the disk.
+    prefills(1)?;
+    let base = Settings {
+        n_ctx: (n + room(n)) as u32,
+        ..Settings::default()
+    };
+    let mut session = Session::new(&model, &settings(&model, base))?;
+
+    let mut separate = prefills(TIMED)?;
+    let start = Instant::now();
+    let options = patch::Options {
+        top: 5,
+        ..patch::Options::default()
+    };
+    let other = Corrupt::Prompt(corrupt.clone());
+    let map = patch(&mut session, &clean, &other, &options, &mut |_, _| {})?;
+    let patched = start.elapsed().as_secs_f64();
+    // Half of them before and half after, as machines are busy now and then.
+    separate += prefills(TIMED)?;
+    let separate = separate / (2 * TIMED) as f64 * places as f64;
+    println!(
+        "patch of {n} tokens, {places} places: {patched:.2} s, {:.3} x that many prefills ({separate:.2} s)",
+        patched / separate
+    );
+    let last = map.recovered.last().and_then(|row| row.last());
+    if let Some(Some(share)) = last {
+        println!("the last place brings back {share:.4}");
+    }
+    let start = Instant::now();
+    let found = why(
+        &mut session,
+        &clean,
+        &why::Options::default(),
+        &mut |_, _| {},
+    )?;
+    println!("why of {n} tokens: {:.2} s", start.elapsed().as_secs_f64());
+    println!(
+        "the sum of {} parts misses {:.4} of {:.4}",
+        found.attribution.parts.len(),
+        found.attribution.error,
+        found.value
+    );
+    if let Some((_, most)) = host::resident() {
+        println!("peak memory {:.2} GiB", most as f64 / f64::from(1 << 30));
+    }
+    Ok(())
+}

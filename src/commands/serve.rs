@@ -1,0 +1,295 @@
+//! `modelve serve`: the model stays loaded and answers over HTTP.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use super::engine::{EngineArgs, explain};
+use crate::base::human;
+use crate::hint::{Usage, WithHint, hinted};
+use crate::hub::locate::ModelRef;
+use crate::output;
+use crate::runtime::engine::Capacity;
+use crate::runtime::weights::Work;
+use crate::runtime::{Cancel, Model, Setup, context, host};
+use crate::server::{Config, Limits, Loaded, Server, Stop};
+
+/// Flags of `modelve serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  modelve serve                                 on this machine alone, at port 8080
+  modelve serve -m tiny --port 0                at a port that is free
+  MODELVE_API_KEY=secret modelve serve --host 0.0.0.0
+
+Clients that speak OpenAI's API use http://127.0.0.1:8080/v1; docs/clients.md shows them one by one.
+Ctrl-C or SIGTERM finishes what runs; a second one ends at once.")]
+pub struct Args {
+    /// The model, as commands take it whose subject is a model
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    positional: Option<String>,
+
+    /// The address to listen on; other machines reach 0.0.0.0, and then need a key
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: String,
+
+    /// The port to listen on; 0 is one that is free
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+
+    /// A key that requests must show (repeatable)
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "MODELVE_API_KEY",
+        hide_env_values = true
+    )]
+    api_key: Vec<String>,
+
+    /// Let everybody who reaches the address ask without a key
+    #[arg(long, conflicts_with = "api_key")]
+    no_auth: bool,
+
+    /// Let pages of this origin ask, such as http://localhost:3000; `*` is all (repeatable)
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+
+    /// Answer under this name, too, where no key is asked for (repeatable)
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    allow_host: Vec<String>,
+
+    /// What the model is called [default: its file's name]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    alias: Option<String>,
+
+    /// Texts computed at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=240))]
+    parallel: u32,
+
+    /// Completions that are computed or wait, at most; others are told to try again
+    #[arg(long, value_name = "N", default_value_t = 256, hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    queue: u32,
+
+    /// Tokens that all texts have together in the KV cache [default: what a quarter of the free memory holds, up to 32,768]
+    #[arg(long, value_name = "TOKENS", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
+    cells: Option<u32>,
+
+    /// Tokens of an answer whose request does not say how many
+    #[arg(long, value_name = "N", default_value_t = 2048, hide_short_help = true)]
+    max_tokens: u32,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Cells where memory does not set the limit.
+const CELLS: u64 = 32_768;
+
+/// Serves until it is told to stop.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let mut engine = args.engine.clone();
+    if args.positional.is_some() {
+        engine.model.model = args.positional.clone();
+    }
+    let config = args.config(engine.model.model.as_deref())?;
+    // What is not there is told before anything listens.
+    let path = engine.locate("")?;
+    let config = Config {
+        model: args.name(engine.model.model.as_deref(), &path),
+        ..config
+    };
+    let (address, keys) = (config.address, config.keys.len());
+    let server = Server::bind(config)
+        .with_hint(|| "another port: modelve serve --port 0 takes one that is free".to_owned())?;
+    let (stop, cancel) = (Stop::new(), Cancel::new());
+    let loading = Cancel::new();
+    on_signals(&stop, &loading)?;
+    announce(&args, server.address(), address.ip(), keys);
+    server.run(&stop, || {
+        let model = engine.load_file(&path, work(args.parallel), &loading)?;
+        let setup = args.setup(&engine, &model, &cancel)?;
+        output::note(&format!(
+            "ready: {} in {:.1} s",
+            human::escape(path.display().to_string().as_bytes()),
+            model.load_time().as_secs_f64()
+        ));
+        Ok::<_, anyhow::Error>(Loaded { model, setup })
+    })
+}
+
+/// A server's work: many answers at once, for long.
+fn work(parallel: u32) -> Work {
+    let parallel = parallel as usize;
+    Work {
+        prompt_tokens: 64 * 512,
+        max_tokens: 128,
+        prompts: 64,
+        parallel,
+    }
+}
+
+impl Args {
+    fn config(&self, model: Option<&str>) -> anyhow::Result<Config> {
+        let address = resolve(&self.host, self.port)?;
+        if let Some(empty) = self.api_key.iter().position(|key| key.trim().is_empty()) {
+            return Err(Usage(format!("key {} is empty", empty + 1)).into());
+        }
+        if !address.ip().is_loopback() && self.api_key.is_empty() && !self.no_auth {
+            let usage = Usage(format!("{} is reached by other machines", self.host));
+            return Err(hinted(
+                usage,
+                format!(
+                    "ask for a key: modelve serve --host {0} --api-key KEY{1}\n\
+                     or let everybody in: modelve serve --host {0} --no-auth{1}",
+                    super::again::quote(&self.host),
+                    model.map_or(String::new(), |m| format!(" -m {}", super::again::quote(m))),
+                ),
+            ));
+        }
+        Ok(Config {
+            address,
+            model: String::new(),
+            keys: self.api_key.clone(),
+            origins: self.allow_origin.clone(),
+            hosts: self.allow_host.clone(),
+            queue: self.queue as usize,
+            max_tokens: self.max_tokens as usize,
+            limits: Limits::default(),
+        })
+    }
+
+    /// What the model is called: never a path, which is nobody's business.
+    fn name(&self, model: Option<&str>, path: &Path) -> String {
+        if let Some(alias) = &self.alias {
+            return alias.clone();
+        }
+        match model.map(ModelRef::parse) {
+            Some(ModelRef::Tiny | ModelRef::Hub(_)) => model.unwrap_or_default().to_owned(),
+            _ => path
+                .file_stem()
+                .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
+        }
+    }
+
+    fn setup(&self, engine: &EngineArgs, model: &Model, cancel: &Cancel) -> anyhow::Result<Setup> {
+        let settings = engine.settings(cancel);
+        let longest = u64::from(engine.ctx_size.unwrap_or(model.facts().n_ctx_train));
+        let cells = match self.cells {
+            Some(cells) => u64::from(cells),
+            None => {
+                let token = context::kv_bytes(model.facts(), settings.kv_type, 1).max(1);
+                let affordable = host::free_memory().map_or(CELLS, |free| free / 4 / token);
+                // Several texts of the longest kind, where it is short.
+                let wanted = match engine.ctx_size {
+                    Some(size) => u64::from(size).max(CELLS.min(4 * u64::from(size))),
+                    None => CELLS.min(longest.saturating_mul(u64::from(self.parallel))),
+                };
+                match engine.ctx_size {
+                    // What was asked for is had, or refused.
+                    Some(size) => wanted.min(affordable.max(u64::from(size))),
+                    None => wanted.min(affordable.max(256)),
+                }
+            }
+        };
+        let cells = u32::try_from(cells).map_err(|_| anyhow!("{cells} cells are too many"))?;
+        context::check_fit(
+            model.facts(),
+            settings.kv_type,
+            u64::from(cells),
+            host::free_memory(),
+            0,
+        )
+        .map_err(explain)?;
+        Ok(Setup {
+            settings,
+            ctx_size: Some(u32::try_from(longest).unwrap_or(u32::MAX).min(cells)),
+            capacity: Some(Capacity {
+                cells,
+                sequences: self.parallel + KEPT,
+            }),
+            parallel: Some(self.parallel),
+            ..Setup::default()
+        })
+    }
+}
+
+/// Texts that ended and are kept for those who begin like them, besides those that are computed.
+const KEPT: u32 = 8;
+
+/// The address that is meant.
+fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok((ip, port).into());
+    }
+    let found = (host, port)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next());
+    found.ok_or_else(|| {
+        Usage(format!(
+            "{host:?} is no address of this machine, such as 127.0.0.1"
+        ))
+        .into()
+    })
+}
+
+/// Says where the server listens, and how to try it.
+fn announce(args: &Args, address: SocketAddr, ip: IpAddr, keys: usize) {
+    let own = match ip.is_unspecified() {
+        true => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        false => address,
+    };
+    let key = match keys {
+        0 => "",
+        // What is in the environment is not written to a screen.
+        _ => " -H \"Authorization: Bearer $MODELVE_API_KEY\"",
+    };
+    output::note(&format!("listening on http://{address}"));
+    output::note(&format!(
+        "try it: curl http://{own}/v1/completions{key} -d '{{\"prompt\": \"Today is\", \"max_tokens\": 16}}'"
+    ));
+    if args.no_auth && !ip.is_loopback() {
+        output::note("no key is asked for: everybody who reaches this address can use the model");
+    }
+}
+
+/// The first signal finishes what runs, the second ends at once.
+fn on_signals(stop: &Stop, loading: &Cancel) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::iterator::Signals;
+
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let (stop, loading) = (stop.clone(), loading.clone());
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                let mut told = false;
+                for signal in signals.forever() {
+                    if told {
+                        signal_hook::low_level::exit(128 + signal);
+                    }
+                    told = true;
+                    output::note("finishing what runs; once more ends at once");
+                    loading.set();
+                    stop.begin();
+                }
+            })?;
+    }
+    #[cfg(not(unix))]
+    {
+        use signal_hook::{consts::SIGINT, flag};
+        let cancel = loading.clone();
+        flag::register_conditional_shutdown(SIGINT, 130, cancel.flag())?;
+        flag::register(SIGINT, cancel.flag())?;
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            while !cancel.is_set() {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            stop.begin();
+        });
+    }
+    Ok(())
+}

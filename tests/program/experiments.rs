@@ -1,0 +1,582 @@
+//! `why`, `patch` and `ablate` on the command line: schemas, manners, and the same identities.
+
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+
+use crate::support::archs;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("modelve").unwrap();
+    command.args(arguments).env("MODELVE_MODEL", "tiny");
+    command
+}
+
+fn text(arguments: &[&str]) -> String {
+    let out = command(arguments).assert().success();
+    String::from_utf8(out.get_output().stdout.clone()).unwrap()
+}
+
+/// The one object that is printed. In 32 bits, as far as the weights allow.
+fn found(arguments: &[&str]) -> Value {
+    let exact = ["--json", "--kv-type", "f32", "--flash-attn", "off"];
+    serde_json::from_str(&text(&[arguments, &exact].concat())).unwrap()
+}
+
+/// What is said on standard error, and the exit code.
+fn refusal(arguments: &[&str]) -> (String, i32) {
+    let out = command(arguments).assert().failure();
+    let out = out.get_output();
+    assert!(out.stdout.is_empty());
+    let said = String::from_utf8(out.stderr.clone()).unwrap();
+    (said, out.status.code().unwrap())
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(number).collect()
+}
+
+const PARK: &str = "In the park they saw the bat, and it";
+const CAVE: &str = "In the cave they saw the bat, and it";
+
+#[test]
+fn why_tells_words_parts_and_proof() {
+    let why = found(&["why", PARK, "--token", "was", "--against", "fl"]);
+    assert_eq!(
+        keys(&why),
+        [
+            "model", "prompt", "ids", "pieces", "token", "against", "measure", "unit", "value",
+            "logprob", "top", "words", "parts", "sum", "error", "layers", "notes", "proof",
+            "complete"
+        ]
+    );
+    assert_eq!(why["token"]["piece"], " was");
+    assert_eq!(why["against"]["piece"], " fl");
+    assert_eq!(why["measure"], r#"logit(" was") − logit(" fl")"#);
+    assert_eq!(why["unit"], "logits");
+    assert_eq!(why["model"]["name"], "tiny-phi3");
+    // The measure is what `next` says of the two tokens.
+    let next = found(&["next", PARK, "-c", "was,fl"]);
+    let logprob = |i: usize| number(&next["candidates"][i]["logprob"]);
+    let value = number(&why["value"]);
+    assert!((value - (logprob(0) - logprob(1))).abs() < 1e-4, "{value}");
+    assert!((number(&why["logprob"]) - logprob(0)).abs() < 1e-4);
+
+    let words: Vec<&str> = why["words"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| w["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        words,
+        [
+            " In", " the", " park", " they", " saw", " the", " bat,", " and", " it"
+        ]
+    );
+    assert_eq!(
+        keys(&why["words"][6]),
+        ["text", "from", "to", "without", "change", "says"]
+    );
+    assert_eq!(
+        (&why["words"][6]["from"], &why["words"][6]["to"]),
+        (&json!(6), &json!(8))
+    );
+    let without = found(&["next", "In the park they saw the bat, it", "-c", "was,fl"]);
+    let plain =
+        number(&without["candidates"][0]["logprob"]) - number(&without["candidates"][1]["logprob"]);
+    assert!(
+        (number(&why["words"][7]["without"]) - plain).abs() < 0.02,
+        "{plain}"
+    );
+
+    // 6 layers of 4 heads and an MLP, and the embedding.
+    let parts = why["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 31);
+    assert_eq!(keys(&parts[0]), ["part", "layer", "head", "value"]);
+    assert_eq!(parts[0]["part"], "embed");
+    assert_eq!(parts[0]["head"], Value::Null);
+    let head = parts.iter().find(|part| part["part"] == "5.3").unwrap();
+    assert_eq!((&head["layer"], &head["head"]), (&json!(5), &json!(3)));
+    let sum: f64 = parts.iter().map(|part| number(&part["value"])).sum();
+    assert!((sum - number(&why["sum"])).abs() < 1e-9);
+    assert!((value - sum - number(&why["error"])).abs() < 1e-9);
+    // Its weights are quantized, and so are the activations they are multiplied with.
+    assert!((value - sum).abs() < 0.02, "{value} {sum}");
+
+    let proof = why["proof"].as_array().unwrap();
+    assert_eq!(proof.len(), 6);
+    assert_eq!(
+        keys(&proof[0]),
+        [
+            "part",
+            "contribution",
+            "without",
+            "change",
+            "without_last",
+            "change_last",
+            "says"
+        ]
+    );
+    let largest: Vec<&str> = proof[..5]
+        .iter()
+        .map(|p| p["part"].as_str().unwrap())
+        .collect();
+    assert_eq!(proof[5]["part"], largest.join(" + "));
+    for one in &proof[..5] {
+        let part = one["part"].as_str().unwrap();
+        let measure = ["--token", "was", "--against", "fl"];
+        let everywhere = found(&[&["ablate", PARK, "--part", part], &measure[..]].concat());
+        let close = |a: &Value, b: &Value| (number(a) - number(b)).abs() < 0.02;
+        assert!(close(&one["without"], &everywhere["without"]), "{part}");
+        let last = format!("{part}@-1");
+        let last = found(&[&["ablate", PARK, "--part", &last], &measure[..]].concat());
+        assert!(close(&one["without_last"], &last["without"]), "{part}");
+    }
+}
+
+#[test]
+fn measures_are_named_in_several_ways() {
+    let by_word = found(&["why", PARK, "--token", "was", "--against", "fl"]);
+    let (t, u) = (
+        by_word["token"]["id"].to_string(),
+        by_word["against"]["id"].to_string(),
+    );
+    let by_id = found(&["why", PARK, "--token-id", &t, "--against-id", &u]);
+    assert_eq!(by_word["value"], by_id["value"]);
+    // Without a name the likeliest against the second.
+    let likeliest = found(&["why", PARK]);
+    let top = likeliest["top"].as_array().unwrap();
+    assert_eq!(likeliest["token"]["id"], top[0]["id"]);
+    assert_eq!(likeliest["against"]["id"], top[1]["id"]);
+    // One name alone against the mean of the vocabulary, of which the logits know nothing more.
+    let alone = found(&["why", PARK, "--token", "was"]);
+    assert_eq!(alone["against"], Value::Null);
+    assert!(
+        alone["measure"]
+            .as_str()
+            .unwrap()
+            .ends_with("the mean logit of the vocabulary")
+    );
+    assert!(number(&alone["error"]).abs() < 0.02);
+    // Of several tokens the first that differ count, behind what they have in common.
+    let longer = found(&[
+        "why",
+        PARK,
+        "--token",
+        "was made of",
+        "--against",
+        "was hung",
+    ]);
+    assert_eq!(longer["prompt"], format!("{PARK} was"));
+    assert_eq!(longer["token"]["piece"], " made");
+    for (arguments, said) in [
+        (
+            &["--token", "was", "--against", "was"][..],
+            "\" was\" and \" was\" are not two answers",
+        ),
+        (
+            &["--token", "was", "--against", "was made"],
+            "are not two answers",
+        ),
+        (&["--token", ""], "--token is empty"),
+        (
+            &["--token-id", "999999"],
+            "token id 999999 is outside the vocabulary",
+        ),
+    ] {
+        let (error, code) = refusal(&[&["why", PARK], arguments].concat());
+        assert!(error.contains(said), "{error}");
+        assert!(code > 0);
+    }
+}
+
+#[test]
+fn patch_finds_the_token_that_differs() {
+    let patch = found(&["patch", PARK, CAVE, "--together"]);
+    assert_eq!(
+        keys(&patch),
+        [
+            "model",
+            "clean",
+            "corrupt",
+            "clean_ids",
+            "clean_pieces",
+            "corrupt_ids",
+            "corrupt_pieces",
+            "token",
+            "against",
+            "measure",
+            "unit",
+            "clean_value",
+            "corrupt_value",
+            "clean_top",
+            "corrupt_top",
+            "what",
+            "layers",
+            "positions",
+            "clean_positions",
+            "recovered",
+            "values",
+            "top",
+            "together",
+            "complete"
+        ]
+    );
+    // What each prompt would say, against each other.
+    assert_eq!(patch["token"]["piece"], " was");
+    assert_eq!(patch["against"]["piece"], " fl");
+    assert_eq!(patch["layers"], json!([0, 1, 2, 3, 4, 5]));
+    assert_eq!(patch["positions"].as_array().unwrap().len(), 10);
+    let rows: Vec<Vec<f64>> = patch["recovered"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(numbers)
+        .collect();
+    // " park" is the third token: before it nothing differs, at first all of it is there, in the
+    // end all of it is at the last token.
+    assert!(rows.iter().all(|row| row[0] == 0.0 && row[1] == 0.0));
+    assert!(rows[0][2] > 0.5 && rows[5][2] == 0.0);
+    assert!(rows[0][9] < 0.1 && (rows[5][9] - 1.0).abs() < 0.01);
+    for share in numbers(&patch["together"]) {
+        assert!((share - 1.0).abs() < 0.02, "{share}");
+    }
+    assert_eq!(patch["top"][5][9][0]["piece"], " was");
+
+    let heads = found(&[
+        "patch", PARK, CAVE, "--what", "head", "--layers", "2-3", "-n", "1",
+    ]);
+    assert_eq!(heads["heads"], json!([0, 1, 2, 3]));
+    assert_eq!(heads["layers"], json!([2, 3]));
+    assert_eq!(numbers(&heads["recovered"][1]).len(), 4);
+    let one = found(&["patch", PARK, CAVE, "--positions", "-1", "--layer", "4"]);
+    assert_eq!(one["positions"], json!([9]));
+    assert!((numbers(&one["recovered"][0])[0] - rows[4][9]).abs() < 1e-3);
+}
+
+#[test]
+fn prompts_that_do_not_match_are_told() {
+    let longer = "In the dark cave they saw the bat, and it";
+    let patch = found(&["patch", PARK, longer]);
+    let sentence = patch["unaligned"].as_str().unwrap();
+    assert!(
+        sentence.contains(
+            r#"" park" of the clean prompt and " dark" " cave" of the corrupt one do not match"#
+        ),
+        "{sentence}"
+    );
+    assert_eq!(patch["positions"], json!([0, 1, 4, 5, 6, 7, 8, 9, 10]));
+    let (said, code) = refusal(&["patch", PARK, longer, "--positions", "2"]);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("position 2 stands for nothing in the clean prompt"),
+        "{said}"
+    );
+    let (said, code) = refusal(&["patch", PARK, CAVE, "--positions", "10"]);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("position 10 of a prompt with 10 tokens"),
+        "{said}"
+    );
+    let (said, code) = refusal(&["patch", PARK]);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("two prompts, a clean and a corrupt one, not 1"),
+        "{said}"
+    );
+    // The same prompt twice: nothing to bring back, and nothing that changes.
+    let same = found(&["patch", PARK, PARK]);
+    assert_eq!(same["recovered"][0][0], Value::Null);
+    for row in same["values"].as_array().unwrap() {
+        for value in numbers(row) {
+            assert!(
+                (value - number(&same["clean_value"])).abs() < 1e-3,
+                "{value}"
+            );
+        }
+    }
+    assert!(text(&["patch", PARK, PARK]).contains("no share can be told"));
+}
+
+#[test]
+fn noise_takes_the_place_of_a_prompt() {
+    let noise = [
+        "patch", PARK, "--noise", "2", "--noised", "park", "--seed", "1",
+    ];
+    let one = found(&noise);
+    assert_eq!(
+        one["noise"],
+        json!({"scale": 2.0, "positions": [2], "seed": 1})
+    );
+    assert_eq!(one, found(&noise));
+    let others = found(&[
+        "patch", PARK, "--noise", "2", "--noised", "2", "--seed", "2",
+    ]);
+    assert_ne!(one["corrupt_value"], others["corrupt_value"]);
+    let mean = found(&[&noise[..], &["--samples", "3"]].concat());
+    assert_eq!(mean["pairs"].as_array().unwrap().len(), 3);
+    assert_eq!(mean["pairs"][2]["noise"]["seed"], 3);
+    assert!(number(&mean["interval"][0][2]) >= 0.0);
+    for (arguments, said) in [
+        (&["--noise", "2"][..], "--noised"),
+        (&["--noise", "-1", "--noised", "2"], "above 0"),
+        (&["--noise", "nan", "--noised", "2"], "above 0"),
+        (
+            &["--noise", "2", "--noised", "cave"],
+            "\"cave\" is neither a text in the prompt",
+        ),
+    ] {
+        let (error, code) = refusal(&[&["patch", PARK], arguments].concat());
+        assert!(error.contains(said) && code == 2, "{error}");
+    }
+}
+
+#[test]
+fn many_pairs_have_a_mean() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pairs.jsonl");
+    let line = |clean: &str, corrupt: &str| {
+        json!({"clean": clean, "corrupt": corrupt, "token": "was", "against": "fl"}).to_string()
+    };
+    let at_match = "At the match they saw the bat, and it";
+    std::fs::write(
+        &file,
+        [line(PARK, CAVE), String::new(), line(at_match, CAVE)].join("\n"),
+    )
+    .unwrap();
+    let pairs = ["patch", "--pairs", file.to_str().unwrap()];
+    let mean = found(&pairs);
+    assert_eq!(
+        keys(&mean),
+        [
+            "model",
+            "what",
+            "layers",
+            "positions",
+            "pieces",
+            "recovered",
+            "interval",
+            "pairs",
+            "alike",
+            "complete"
+        ]
+    );
+    let single = |clean| found(&["patch", clean, CAVE, "--token", "was", "--against", "fl"]);
+    let (a, b) = (single(PARK), single(at_match));
+    for layer in 0..6 {
+        for column in 0..10 {
+            let of = |map: &Value| number(&map["recovered"][layer][column]);
+            assert!((of(&mean) - (of(&a) + of(&b)) / 2.0).abs() < 1e-6);
+        }
+    }
+    // Prompts of other lengths meet at the end.
+    let short = "They saw the bat, and it";
+    std::fs::write(
+        &file,
+        [line(PARK, CAVE), line(short, "We saw the bat, and it")].join("\n"),
+    )
+    .unwrap();
+    let (said, code) = refusal(&pairs);
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("pair 2 has 7 columns where the first has 10"),
+        "{said}"
+    );
+    let ends = found(&[&pairs[..], &["--positions", "-2--1"]].concat());
+    assert_eq!(ends["positions"], json!([-2, -1]));
+    assert_eq!(ends["pairs"].as_array().unwrap().len(), 2);
+    std::fs::write(&file, "{\"clean\": \"a\"}\n").unwrap();
+    let (said, _) = refusal(&pairs);
+    assert!(
+        said.contains("line 1 of") && said.contains("missing field `corrupt`"),
+        "{said}"
+    );
+    std::fs::write(&file, "\n").unwrap();
+    let (said, code) = refusal(&pairs);
+    assert!(said.contains("holds no pair") && code == 2, "{said}");
+}
+
+#[test]
+fn ablate_tells_before_and_after() {
+    let ablated = found(&["ablate", PARK, "--part", "2.1,mlp.0@-1", "-n", "4"]);
+    assert_eq!(
+        keys(&ablated),
+        [
+            "model",
+            "prompt",
+            "parts",
+            "with",
+            "token",
+            "against",
+            "measure",
+            "unit",
+            "value",
+            "without",
+            "change",
+            "kl",
+            "before",
+            "after",
+            "text",
+            "text_before",
+            "complete"
+        ]
+    );
+    assert_eq!(ablated["parts"], json!(["2.1", "mlp.0@-1"]));
+    assert_eq!(ablated["with"], "zero");
+    // Told as `next` tells it.
+    let next = found(&["next", PARK]);
+    let close = |a: &Value, b: &Value| (number(a) - number(b)).abs() < 1e-4;
+    assert!(close(
+        &ablated["before"]["top"][0]["prob"],
+        &next["top"][0]["prob"]
+    ));
+    assert!(number(&ablated["kl"]) > 0.0);
+    // What the whole model writes is what `complete` writes.
+    let whole = found(&["complete", PARK, "-n", "4"]);
+    assert_eq!(ablated["text_before"], whole["text"]);
+    let mean = found(&["ablate", PARK, "--part", "2.1", "--with", "mean"]);
+    assert_eq!(mean["with"], "mean");
+    assert!(mean.get("text").is_none());
+
+    let ranked = found(&["ablate", PARK, "--all", "heads", "--top", "3"]);
+    assert_eq!(ranked["parts"].as_array().unwrap().len(), 24);
+    assert_eq!(
+        keys(&ranked["parts"][0]),
+        ["part", "layer", "head", "without", "change", "kl", "says"]
+    );
+    let best = ranked["parts"][0]["part"].as_str().unwrap();
+    let single = found(&["ablate", PARK, "--part", best]);
+    assert!((number(&ranked["parts"][0]["without"]) - number(&single["without"])).abs() < 1e-3);
+    let shown = text(&["ablate", PARK, "--all", "heads", "--top", "3"]);
+    assert!(shown.contains("and 21 that change it less"), "{shown}");
+
+    for (arguments, said) in [
+        (&[][..], "no part to take out"),
+        (
+            &["--part", "6.0"],
+            "there is no 6.0: the model has 6 layers, 0 to 5",
+        ),
+        (
+            &["--part", "2.4"],
+            "there is no 2.4: layer 2 has 4 heads, 0 to 3",
+        ),
+        (&["--part", "mlp"], "\"mlp\" is no part of a model"),
+        (&["--part", "bias.1"], "cannot be taken out"),
+        (
+            &["--part", "mlp.1@99"],
+            "position 99 of a prompt with 10 tokens",
+        ),
+    ] {
+        let (error, code) = refusal(&[&["ablate", PARK], arguments].concat());
+        assert!(error.contains(said), "{error}");
+        assert_eq!(code, 2, "{error}");
+    }
+}
+
+#[test]
+fn every_architecture_is_explained_or_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arch, path) in &archs::models(dir.path()) {
+        let model: PathBuf = path.clone();
+        let on =
+            |arguments: &[&str]| found(&[arguments, &["-m", model.to_str().unwrap()]].concat());
+        let why = on(&["why", "the ball hit the bat"]);
+        assert!(why["complete"].as_bool().unwrap(), "{arch}");
+        assert!(why["words"].as_array().unwrap().len() >= 4, "{arch}");
+        assert_eq!(why.get("soft_cap").is_some(), *arch == "gemma2");
+        let patch = on(&[
+            "patch",
+            "the ball hit the bat",
+            "the cave hit the bat",
+            "--together",
+        ]);
+        for share in numbers(&patch["together"]) {
+            assert!((share - 1.0).abs() < 0.02, "{arch}: {share}");
+        }
+        if *arch == "mamba" {
+            let note = why["notes"][0].as_str().unwrap();
+            assert!(
+                note.contains("mamba: its graph has no attention output of layer 0"),
+                "{note}"
+            );
+            let (said, _) = refusal(&[
+                "ablate",
+                "the ball",
+                "--all",
+                "heads",
+                "-m",
+                model.to_str().unwrap(),
+            ]);
+            assert!(
+                said.contains("mamba: its graph does not show such parts"),
+                "{said}"
+            );
+            continue;
+        }
+        assert_eq!(why["notes"], json!([]), "{arch}");
+        let kinds = |prefix: &str| {
+            let parts = why["parts"].as_array().unwrap().iter();
+            parts
+                .filter(|part| part["part"].as_str().unwrap().starts_with(prefix))
+                .count()
+        };
+        assert_eq!(
+            (kinds("1."), kinds("mlp."), kinds("attn.")),
+            (4, 2, 0),
+            "{arch}"
+        );
+        assert_eq!(kinds("bias."), if *arch == "gpt2" { 3 } else { 0 });
+        let ranked = on(&["ablate", "the ball hit the bat", "--all", "heads"]);
+        assert_eq!(ranked["parts"].as_array().unwrap().len(), 8, "{arch}");
+    }
+}
+
+#[test]
+fn pages_say_what_they_are_of() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["why", PARK][..],
+        &["patch", PARK, CAVE],
+        &["ablate", PARK, "--all", "heads"],
+        &["ablate", PARK, "--part", "2.1"],
+        &["next", PARK],
+    ] {
+        let page = dir.path().join("page.html");
+        let printed = text(&[arguments, &["--html", page.to_str().unwrap(), "--force"]].concat());
+        assert_eq!(printed, "");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, about) = page.split_once("id=\"about\">").unwrap();
+        let (about, _) = about.split_once("</script>").unwrap();
+        let about: Value = serde_json::from_str(about).unwrap();
+        assert_eq!(about["models"][0]["name"], "tiny-phi3");
+        assert!(
+            about["models"][0]["quantization"]
+                .as_str()
+                .unwrap()
+                .starts_with("Q4_K")
+        );
+        let line = about["command"].as_str().unwrap();
+        assert!(
+            line.starts_with(&format!("modelve {} 'In the park", arguments[0])),
+            "{line}"
+        );
+        assert_eq!(about["date"].as_str().unwrap().len(), 16);
+    }
+}

@@ -1,0 +1,192 @@
+//! Probes over HTTP are the documented JSON of the commands.
+
+use super::*;
+
+/// What a command prints as JSON.
+fn printed(arguments: &[&str]) -> Value {
+    let text = modelve(&[arguments, &["-m", "tiny", "--json"]].concat());
+    let mut lines: Vec<Value> = serde_json::Deserializer::from_str(&text)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    match lines.len() {
+        1 => lines.remove(0),
+        _ => Value::Array(lines),
+    }
+}
+
+/// Whether two answers are the same but for the last digits of their numbers.
+fn assert_near(a: &Value, b: &Value, place: &str) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names =
+                |of: &serde_json::Map<String, Value>| of.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(a), names(b), "{place}");
+            a.iter()
+                .for_each(|(name, value)| assert_near(value, &b[name], &format!("{place}.{name}")));
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            assert_eq!(a.len(), b.len(), "{place}");
+            a.iter()
+                .zip(b)
+                .enumerate()
+                .for_each(|(i, (a, b))| assert_near(a, b, &format!("{place}[{i}]")));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!(
+                (a - b).abs() <= 1e-4 + 2e-3 * b.abs(),
+                "{place}: {a} and {b}"
+            );
+        }
+        _ => assert_eq!(a, b, "{place}"),
+    }
+}
+
+#[test]
+fn probes_tell_what_the_commands_tell() {
+    let server = Server::tiny();
+    let text = "The ball hit the bat, and";
+    for (path, body, command) in [
+        (
+            "next",
+            json!({"prompt": text, "top": 3, "candidates": ["it flew", "boundary"]}),
+            vec!["next", text, "-n", "3", "--candidates", "it flew,boundary"],
+        ),
+        (
+            "next",
+            json!({"prompt": text, "tree": {"depth": 2, "width": 2}, "then": [" the"]}),
+            vec!["next", text, "--tree", "2x2", "--then", " the"],
+        ),
+        (
+            "next",
+            json!({"prompt": ["The bat", text], "top": 2}),
+            vec!["next", "The bat", text, "-n", "2"],
+        ),
+        (
+            "next",
+            json!({"prompt": "What is a bat?", "chat": true}),
+            vec!["next", "--chat", "What is a bat?"],
+        ),
+        (
+            "score",
+            json!({"prompt": text, "window": 2048}),
+            vec!["score", text],
+        ),
+        (
+            "score",
+            json!({"prompt": "<|end|> it", "special": true}),
+            vec!["score", "--special", "<|end|> it"],
+        ),
+        (
+            "lens",
+            json!({"prompt": text, "layers": [0, -1], "positions": [-1], "token": "it"}),
+            vec![
+                "lens",
+                text,
+                "--layers",
+                "0,-1",
+                "--positions",
+                "-1",
+                "--token",
+                "it",
+            ],
+        ),
+        (
+            "attention",
+            json!({"prompt": text, "layer": 2}),
+            vec!["attention", text, "--layer", "2"],
+        ),
+    ] {
+        let mut expected = printed(&command);
+        let mut given = server.ok(&format!("/v1/modelve/{path}"), &body);
+        if path == "score" {
+            // The command's window is what the text needs.
+            expected["windows"] = Value::Null;
+            given["windows"] = Value::Null;
+        }
+        assert_near(&given, &expected, path);
+    }
+}
+
+#[test]
+fn a_long_probe_tells_how_far_it_is() {
+    let server = Server::tiny();
+    let body =
+        json!({"prompt": "The ball hit the bat. ".repeat(120), "stream": true, "window": 512});
+    let answer = server.post("/v1/modelve/score", &body);
+    let text = answer.text();
+    assert!(text.contains("event: progress\n"), "{text}");
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("event: result\ndata: {"), "{last}");
+    let parts = answer.events();
+    let done: Vec<u64> = parts
+        .iter()
+        .filter_map(|part| part["done"].as_u64())
+        .collect();
+    assert!(done.is_sorted() && !done.is_empty());
+    assert_eq!(parts.last().unwrap()["complete"], true);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_its_name() {
+    let server = Server::tiny();
+    for (path, body, param) in [
+        ("next", json!({}), "prompt"),
+        (
+            "next",
+            json!({"prompt": "a", "tree": {"depth": 99, "width": 99}}),
+            "tree",
+        ),
+        (
+            "next",
+            json!({"prompt": "a", "candidates": [""]}),
+            "candidates",
+        ),
+        (
+            "next",
+            json!({"prompt": "a", "then": ["never one token"]}),
+            "then",
+        ),
+        ("next", json!({"prompt": "bat ".repeat(5000)}), "prompt"),
+        (
+            "score",
+            json!({"prompt": "a", "window": 4, "stride": 4}),
+            "window",
+        ),
+        ("score", json!({"prompt": [1]}), "prompt"),
+        ("lens", json!({"prompt": "a", "layers": [77]}), "layers"),
+        (
+            "lens",
+            json!({"prompt": "a", "positions": [-9]}),
+            "positions",
+        ),
+        ("lens", json!({"prompt": ["a", "b"]}), "prompt"),
+        ("attention", json!({"prompt": "a", "layer": 77}), "layer"),
+        (
+            "attention",
+            json!({"prompt": "a", "layer": 0, "head": 77}),
+            "head",
+        ),
+    ] {
+        let (field, message) = server.refused(&format!("/v1/modelve/{path}"), &body);
+        assert_eq!(field, param, "{path} {body}: {message}");
+    }
+}
+
+#[test]
+fn a_probe_does_not_stop_a_stream() {
+    let server = Server::tiny();
+    let prompts: Vec<String> = vec!["The ball hit the bat. ".repeat(120); 60];
+    let mut probe = server.begin("/v1/modelve/score", &json!({"prompt": prompts}));
+    server.wait_until("the probe runs", |server| {
+        server.metric("probes_total") == 1
+    });
+    let body = json!({"prompt": "Once", "max_tokens": 30, "ignore_eos": true, "temperature": 0});
+    let beside = server.ok("/v1/completions", &body);
+    assert_eq!(beside["usage"]["completion_tokens"], 30);
+    // The probe is still at it.
+    probe.set_nonblocking(true).unwrap();
+    let answered = probe.read(&mut [0; 16]);
+    assert!(answered.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+}
