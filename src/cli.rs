@@ -43,18 +43,18 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
-    /// Which head does what: induction, previous token; what it writes at the end of a prompt
-    Heads(Box<heads::Args>),
-    /// Learn a direction from texts, and what the model says when it is led along it
-    Steer(Box<steer::Args>),
-    /// Write activations to a safetensors file
-    Dump(Box<dump::Args>),
     /// Why it says what it says: the words and the parts of the model that the answer hangs on
     Why(Box<why::Args>),
     /// Where what tells two prompts apart lies: states of the one put into the other
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
+    /// Which head does what: induction, previous token; what it writes at the end of a prompt
+    Heads(Box<heads::Args>),
+    /// Learn a direction from texts, and what the model says when it is led along it
+    Steer(Box<steer::Args>),
+    /// Write activations to a safetensors file
+    Dump(Box<dump::Args>),
     /// Keep the model loaded and answer over HTTP, as OpenAI's API does
     Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side

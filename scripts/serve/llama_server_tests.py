@@ -5,6 +5,7 @@ and gives `modelve serve` those flags that it has, too. What is not run stands i
 llama_server_skips.txt, each with its reason.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -35,6 +36,8 @@ if value("--ctx-size"):
     whole = int(value("--ctx-size"))
     each = whole if "--kv-unified" in given else whole // parallel
     flags += ["--ctx-size", str(min(each, 1024)), "--cells", str(max(whole, 256))]
+if value("--chat-template-file"):
+    flags += ["--chat-template", value("--chat-template-file")]
 if int(value("--n-predict") or -1) > 0:
     flags += ["--max-tokens", value("--n-predict")]
 os.execv({MODELVE!r}, [{MODELVE!r}, "serve", "-m", {MODEL!r}, *flags])
@@ -50,7 +53,8 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
                         "--no-build-isolation", "--dest", folder, f"llama-cpp-python=={VERSION}"], check=True)
         given = next(folder.glob("*.tar.gz"))
     with tarfile.open(given) as archive:
-        names = [m for m in archive.getmembers() if "/tools/server/tests/" in m.name]
+        parts = ("/tools/server/tests/", "/models/templates/")
+        names = [m for m in archive.getmembers() if any(part in m.name for part in parts)]
         archive.extractall(folder, names, filter="data")
     return next(folder.glob("*/vendor/llama.cpp/tools/server/tests"))
 
@@ -59,7 +63,7 @@ def skips() -> list[tuple[re.Pattern, str]]:
     """Names of tests that are not run, with the reason."""
     lines = [line for line in SKIPS.read_text().splitlines() if line and not line.startswith("#")]
     pairs = (line.split("  ", 1) for line in lines)
-    return [(re.compile(name + r"(\[|$)" if "[" not in name else re.escape(name) + "$"), reason.strip())
+    return [(re.compile(name.removeprefix("re:") if name.startswith("re:") else name + r"(\[|$)"), reason.strip())
             for name, reason in pairs]
 
 
@@ -75,8 +79,6 @@ def pytest_collection_modifyitems(items):
 """
 
 with tempfile.TemporaryDirectory() as work:
-    import json
-
     folder = pathlib.Path(work)
     tests = fetch(folder)
     wrapper = folder / "llama-server"
@@ -92,6 +94,6 @@ with tempfile.TemporaryDirectory() as work:
     }
     files = [f"unit/test_{name}.py" for name in FILES]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "modelve_skips", "-q", "-rs", "--no-header", "-x" if "-x" in sys.argv else "-q",
+        [sys.executable, "-m", "pytest", "-p", "modelve_skips", "-q", "-rfs", "--no-header", "-m", "not slow",
          "--tb=short", *files], cwd=tests, env=environment)
     sys.exit(result.returncode)

@@ -95,12 +95,11 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// `+1.23` or `−0.40`: a change or a contribution.
+/// `+1.234` or `-0.400`: a change or a contribution.
 pub fn signed(value: f64) -> String {
-    match value {
-        v if !v.is_finite() => "–".to_owned(),
-        v if v < -0.0005 => format!("−{:.3}", -v),
-        v => format!("+{:.3}", v.abs()),
+    match value.is_finite() {
+        true => format!("{:+.3}", (1e3 * value).round() / 1e3 + 0.0),
+        false => "–".to_owned(),
     }
 }
 

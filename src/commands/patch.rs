@@ -29,7 +29,6 @@ use crate::runtime::{Model, Regime, Session};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and'
-  modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --token it --against the
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --what head
   modelve patch 'The ball hit the bat, and' --noise 3 --noised ball   noise on one word's embedding
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --html patch.html
@@ -47,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "WHAT", default_value = "residual")]
     pub what: WhatArg,
 
-    /// Positions of the second prompt, such as 3,5 or -1 for the last [default: all]
+    /// Positions of the second prompt, such as 3-5,-1 [default: all]
     #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
     pub positions: Option<String>,
 
@@ -58,7 +57,7 @@ pub struct Args {
     #[arg(long)]
     pub together: bool,
 
-    /// Instead of a second prompt: noise of so many standard deviations on embeddings
+    /// Instead of a second prompt: noise of S deviations on embeddings
     #[arg(long, value_name = "S", requires = "noised")]
     pub noise: Option<f64>,
 
@@ -72,18 +71,24 @@ pub struct Args {
     pub noised: Option<String>,
 
     /// What decides the noise
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "noise")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "noise",
+        hide_short_help = true
+    )]
     pub seed: u64,
 
     /// Draw the noise so many times, with this seed and those after it, and show the mean
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "noise", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "noise", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
 
     /// Many pairs, from lines of {"clean": "…", "corrupt": "…", "token": "…", "against": "…"}, and their mean
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "noise", "token", "against", "token_id", "against_id"])]
     pub pairs: Option<PathBuf>,
 
-    /// How many of the likeliest tokens to keep of each cell, for --json and --html
+    /// How many tokens to keep of each cell, for --json and --html
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
@@ -440,7 +445,7 @@ fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "share of the difference that is back when {} is the clean prompt's\n",
+        "share of the difference that is back when {} is the clean prompt's; 1 is all of it\n",
         replaced(found.what)
     )?;
     let titles: Vec<String> = match &found.heads {
@@ -491,7 +496,7 @@ fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "share of the difference that is back when {} is the clean prompt's\n",
+        "share of the difference that is back when {} is the clean prompt's; 1 is all of it\n",
         replaced(mean.what)
     )?;
     let titles: Vec<String> = match &mean.heads {
@@ -502,8 +507,7 @@ fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<()> {
     let halves = mean.interval.iter().flatten().flatten();
     let widest = halves.copied().fold(0.0, f64::max);
     let note = format!(
-        "95 % intervals are at most {:.0} % to either side; --json and --html tell each",
-        100.0 * widest
+        "95 % intervals are at most {widest:.2} to either side; --json and --html tell each"
     );
     writeln!(out, "{}", out.paint(DIM, note))?;
     partial(out, mean.complete)
@@ -533,7 +537,7 @@ fn print_map(
         let mut line = out.paint(DIM, pad(&format!("layer {layer}"), first));
         let cells = recovered[i][skipped..].iter();
         for share in cells.chain(together.map(|all| &all[i])) {
-            let text = share.map_or("–".to_owned(), in_percent);
+            let text = share.map_or("–".to_owned(), told_share);
             line += &out.paint(shade(share.unwrap_or(0.0)), format!("{text:>6} "));
             line.push(' ');
         }
@@ -550,13 +554,11 @@ fn print_map(
     Ok(())
 }
 
-/// `−12 %`; a dot for less than half a percent, which the eye should not stop at.
-fn in_percent(share: f64) -> String {
-    match (100.0 * share).round() {
-        0.0 => "·  ".to_owned(),
-        whole if whole < 0.0 => format!("−{:.0} %", -whole),
-        whole => format!("{whole:.0} %"),
-    }
+/// `0.73`, with its sign only where it is not zero.
+fn told_share(share: f64) -> String {
+    let share = (100.0 * share).round() / 100.0;
+    // Not −0.
+    format!("{:.2}", share + 0.0)
 }
 
 /// Backgrounds by share: blue for what is brought back, red for what is driven further away.
@@ -570,6 +572,7 @@ fn shade(share: f64) -> Style {
     };
     let step = (share.abs().min(1.0) * 5.0) as usize;
     match (share < 0.0, step) {
+        (_, 0) if share.abs() < 0.005 => DIM,
         (_, 0) => Style::new(),
         (false, step) => colour(BLUES[step.min(4)]),
         (true, step) => colour(REDS[step.min(2)]),
@@ -601,10 +604,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_nothing_are_dots() {
-        assert_eq!(in_percent(-0.001), "·  ");
-        assert_eq!(in_percent(0.004), "·  ");
-        assert_eq!(in_percent(-0.126), "−13 %");
-        assert_eq!(in_percent(1.0), "100 %");
+    fn shares_have_no_negative_zero() {
+        assert_eq!(told_share(-0.001), "0.00");
+        assert_eq!(told_share(-0.126), "-0.13");
+        assert_eq!(told_share(1.0), "1.00");
     }
 }

@@ -1,11 +1,12 @@
 //! `modelve serve`: the model stays loaded and answers over HTTP.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
 use super::engine::{EngineArgs, explain};
+use super::prompt;
 use crate::base::human;
 use crate::hint::{Usage, WithHint, hinted};
 use crate::hub::locate::ModelRef;
@@ -25,7 +26,7 @@ use crate::server::{Config, Limits, Loaded, Server, Stop};
 Clients that speak OpenAI's API use http://127.0.0.1:8080/v1; docs/clients.md shows them one by one.
 Ctrl-C or SIGTERM finishes what runs; a second one ends at once.")]
 pub struct Args {
-    /// The model, as commands take it whose subject is a model
+    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`; as -m
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     positional: Option<String>,
 
@@ -57,6 +58,10 @@ pub struct Args {
     /// Answer under this name, too, where no key is asked for (repeatable)
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     allow_host: Vec<String>,
+
+    /// A chat template (Jinja) in place of the model's own
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    chat_template: Option<PathBuf>,
 
     /// What the model is called [default: its file's name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
@@ -149,6 +154,11 @@ impl Args {
         Ok(Config {
             address,
             model: String::new(),
+            template: self
+                .chat_template
+                .as_ref()
+                .map(|path| prompt::input::read_text(path))
+                .transpose()?,
             keys: self.api_key.clone(),
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),

@@ -22,6 +22,11 @@ pub fn suit_the_machine() {
     }
 }
 
+/// Returns whether threads sleep while they wait, by this program's choice or the person's.
+pub fn sleeps() -> bool {
+    env::var_os(DECIDES[0]).is_some_and(|policy| policy.eq_ignore_ascii_case("passive"))
+}
+
 /// Returns only where that is not possible; the program then goes on as it is.
 #[cfg(unix)]
 fn begin_again() {

@@ -351,25 +351,33 @@ fn what_is_learned_is_the_difference_of_means() {
     }
     .write(&path);
     let model = Model::load(&path, &LoadOptions::default()).unwrap();
-    let settings = steer::settings(exact());
-    let mut session = Session::new(&model, &settings).unwrap();
+    // In one batch and in several.
+    let settings = [512, 2].map(|n_batch| Settings {
+        n_batch,
+        ..steer::settings(exact())
+    });
+    let mut sessions = settings.map(|settings| Session::new(&model, &settings).unwrap());
     let texts: [(&[i32], Side); 3] = [
         (&[270, 280, 290], Side::Plus),
         (&[271, 281], Side::Plus),
         (&[300], Side::Minus),
     ];
     let texts = texts.map(|(ids, side)| (ids.iter().copied().map(Token).collect::<Vec<_>>(), side));
-    let mut learning = Learning::new(&model);
+    let learning = Learning::new(&model);
     let one_sided = learning.finish(&[1]).unwrap_err().to_string();
     assert!(one_sided.contains("0 on the plus side"), "{one_sided}");
-    for (ids, side) in &texts {
-        let prompt = Prompt {
-            text: String::new(),
-            ids: ids.clone(),
-        };
-        learning.add(&mut session, &prompt, *side).unwrap();
-    }
-    let (vector, directions) = learning.finish(&[1, 2]).unwrap();
+    let learned = sessions.each_mut().map(|session| {
+        let mut learning = Learning::new(&model);
+        for (ids, side) in &texts {
+            let prompt = Prompt {
+                text: String::new(),
+                ids: ids.clone(),
+            };
+            learning.add(session, &prompt, *side).unwrap();
+        }
+        learning
+    });
+    let session = &mut sessions[0];
     // The states by a hook of our own.
     struct Last(Vec<Vec<f32>>);
     impl Hook for Last {
@@ -389,17 +397,24 @@ fn what_is_learned_is_the_difference_of_means() {
         let _ = pass.unwrap();
         last.0
     });
-    for (layer, direction) in vector.directions() {
-        for (i, &x) in direction.iter().enumerate() {
-            let of = |text: usize| states[text][layer][i];
-            let expected = (of(0) + of(1)) / 2.0 - of(2);
-            assert!((x - expected).abs() < 1e-4, "layer {layer}: {x} {expected}");
-        }
-        let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
-        let told = directions.iter().find(|d| d.layer == layer).unwrap();
-        assert!((told.length - f64::from(length)).abs() < 1e-3);
+    for learning in learned {
+        check(&learning, &states);
     }
-    let layers: Vec<usize> = directions.iter().map(|d| d.layer).collect();
-    assert_eq!(layers, [1, 2], "layer 0 can have none");
-    assert!(learning.finish(&[0]).is_err() && learning.finish(&[3]).is_err());
+
+    fn check(learning: &Learning, states: &[Vec<Vec<f32>>; 3]) {
+        let (vector, directions) = learning.finish(&[1, 2]).unwrap();
+        for (layer, direction) in vector.directions() {
+            for (i, &x) in direction.iter().enumerate() {
+                let of = |text: usize| states[text][layer][i];
+                let expected = (of(0) + of(1)) / 2.0 - of(2);
+                assert!((x - expected).abs() < 1e-4, "layer {layer}: {x} {expected}");
+            }
+            let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let told = directions.iter().find(|d| d.layer == layer).unwrap();
+            assert!((told.length - f64::from(length)).abs() < 1e-3);
+        }
+        let layers: Vec<usize> = directions.iter().map(|d| d.layer).collect();
+        assert_eq!(layers, [1, 2], "layer 0 can have none");
+        assert!(learning.finish(&[0]).is_err() && learning.finish(&[3]).is_err());
+    }
 }

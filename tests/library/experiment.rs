@@ -583,7 +583,8 @@ fn what_was_done_before_a_stop_is_told() {
         n_ctx: 1024,
         ..Settings::default()
     };
-    for stop_at in [1, 3] {
+    // The proof of five parts, and of all of them, in two ways comes before the words.
+    for (stop_at, proofs, words) in [(1, 0, 0), (3, 0, 0), (13, 6, 0), (15, 6, 2)] {
         let cancel = Cancel::new();
         let base = Settings {
             cancel: cancel.clone(),
@@ -606,8 +607,8 @@ fn what_was_done_before_a_stop_is_told() {
         });
         let found = found.unwrap();
         assert!(!found.complete);
-        assert_eq!(found.words.len(), stop_at - 1);
-        assert!(!found.attribution.parts.is_empty() && found.proof.is_empty());
+        assert_eq!((found.proof.len(), found.words.len()), (proofs, words));
+        assert!(!found.attribution.parts.is_empty());
     }
 }
 

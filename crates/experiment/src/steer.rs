@@ -125,7 +125,7 @@ pub fn settings(base: Settings) -> Settings {
     }
 }
 
-/// The states of one token after all layers.
+/// The states of a batch's last token after all layers.
 struct States(Vec<Vec<f32>>);
 
 impl Hook for States {
@@ -134,8 +134,11 @@ impl Hook for States {
     }
 
     fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
-        if let Some(Role::Residual(layer)) = node.info().role {
-            self.0[layer] = node.read()?.to_vec();
+        let info = node.info();
+        if let Some(Role::Residual(layer)) = info.role {
+            // The last row is the last token's, in the last layer too, where the others are left out.
+            let row = info.row(info.shape[1].saturating_sub(1));
+            self.0[layer] = node.read()?[row].to_vec();
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -157,18 +160,21 @@ impl Learning {
     /// What the session says; after [`Error::Runtime`] with `Cancelled` nothing of the text was
     /// added.
     pub fn add(&mut self, session: &mut Session, text: &Prompt, side: Side) -> Result<()> {
-        let Some((&last, before)) = text.ids.split_last() else {
+        if text.ids.is_empty() {
             return Err(modelve_probe::Error::EmptyPrompt.into());
-        };
+        }
         let roles = session.roles()?;
         (0..self.layers.len()).try_for_each(|layer| roles.require(Role::Residual(layer)))?;
         let seq = session.open()?;
+        // Only the pass with the last token is looked at.
+        let n_batch = session.settings().n_batch as usize;
+        let last = (text.ids.len() - 1) / n_batch * n_batch;
+        let (before, last) = text.ids.split_at(last);
         session.feed(&seq, before, Want::None, &mut |_, _| {})?;
-        // A pass of its own: every node has one row then, in the last layer too.
         let mut states = States(vec![Vec::new(); self.layers.len()]);
         let mut ignore = |_: usize, _: &[f32]| {};
         // The hook stops no pass.
-        let _: Pass = session.feed_hooked(&seq, &[last], Want::Last, &mut states, &mut ignore)?;
+        let _: Pass = session.feed_hooked(&seq, last, Want::Last, &mut states, &mut ignore)?;
         session.close(seq);
         for (sums, state) in self.layers.iter_mut().zip(&states.0) {
             let sum = match side {

@@ -106,6 +106,9 @@ pub struct Proof {
     pub says: Choice,
 }
 
+/// Words left out at once, at most: each is a text of its own.
+const WORDS: usize = 256;
+
 /// Explains what the model says after a prompt. The session is made with
 /// [`settings`](super::settings) and has [`room`](super::room) beside the prompt; `on_progress`
 /// is told how many of how many passes are done. When the session's
@@ -151,10 +154,6 @@ pub fn why(
         // Something has to be left.
         .filter(|word| word.from >= kept && word.to - word.from < prompt.ids.len())
         .collect();
-    let shorter: Vec<Vec<Token>> = cut
-        .iter()
-        .map(|word| [&prompt.ids[..word.from], &prompt.ids[word.to..]].concat())
-        .collect();
     let removable = |part: &Contribution| check_removable(&model, &roles, part.part).is_ok();
     let mut largest: Vec<Contribution> = attribution
         .parts
@@ -169,65 +168,68 @@ pub fn why(
         taken.push(largest.iter().map(|part| part.part).collect());
     }
 
-    let mut variants: Vec<Variant<'_>> = cut
-        .iter()
-        .zip(&shorter)
-        .map(|(word, ids)| Variant {
-            ids,
-            from: word.from,
-            edits: Vec::new(),
-        })
-        .collect();
     let n = prompt.ids.len();
+    let mut proofs = Vec::with_capacity(2 * taken.len());
     for position in [None, Some(-1)] {
         for parts in &taken {
             let spots: Vec<Spot> = parts.iter().map(|&part| Spot { part, position }).collect();
             let edits = edits(&model, &spots, n, With::Zero, &States::none())?;
-            variants.push(Variant::edited(&prompt.ids, edits));
+            proofs.push(Variant::edited(&prompt.ids, edits));
         }
     }
-    let total = variants.len() + 1;
+    let total = proofs.len() + cut.len() + 1;
     on_progress(1, total);
-    let mut found: Vec<Option<(f64, Choice)>> = vec![None; variants.len()];
-    let run = base.run(session, &variants, &mut |i, row| {
-        let distribution = Distribution::new(row);
-        let says = Choice::new(vocab, &distribution, distribution.best());
-        found[i] = Some((measure.value(row), says));
-        on_progress(i + 2, total);
+    let mut found: Vec<(f64, Choice)> = Vec::with_capacity(total);
+    let mut run = |variants: &[Variant<'_>]| {
+        base.run(session, variants, &mut |_, row| {
+            let distribution = Distribution::new(row);
+            let says = Choice::new(vocab, &distribution, distribution.best());
+            found.push((measure.value(row), says));
+            on_progress(found.len() + 1, total);
+        })
+    };
+    // The few of the proof first: of a long prompt the words may never end.
+    let ran = run(&proofs).and_then(|()| {
+        cut.chunks(WORDS).try_for_each(|words| {
+            let without = |word: &Word| [&prompt.ids[..word.from], &prompt.ids[word.to..]].concat();
+            let shorter: Vec<Vec<Token>> = words.iter().map(without).collect();
+            let variants = words.iter().zip(&shorter).map(|(word, ids)| Variant {
+                ids,
+                from: word.from,
+                edits: Vec::new(),
+            });
+            run(&variants.collect::<Vec<_>>())
+        })
     });
-    let complete = match run {
+    let complete = match ran {
         Ok(()) => true,
         Err(error) if is_cancelled(&error) => false,
         Err(error) => return Err(error),
     };
 
-    let (of_words, of_parts) = found.split_at(cut.len());
-    let (everywhere, at_last) = of_parts.split_at(taken.len());
+    let (of_parts, of_words) = found.split_at(proofs.len().min(found.len()));
+    let (everywhere, at_last) = of_parts.split_at(taken.len().min(of_parts.len()));
     let of_words = cut.into_iter().zip(of_words);
-    let of_words = of_words.filter_map(|(word, found)| {
-        let (without, says) = found.clone()?;
-        Some(WithoutWord {
-            text: word.text,
-            from: word.from,
-            to: word.to,
-            without,
-            change: without - value,
-            says,
-        })
+    let of_words = of_words.map(|(word, (without, says))| WithoutWord {
+        text: word.text,
+        from: word.from,
+        to: word.to,
+        without: *without,
+        change: without - value,
+        says: says.clone(),
     });
     let proof = taken.iter().zip(everywhere.iter().zip(at_last));
-    let proof = proof.filter_map(|(parts, (everywhere, at_last))| {
-        let ((without, says), (without_last, _)) = (everywhere.clone()?, at_last.as_ref()?);
+    let proof = proof.map(|(parts, ((without, says), (without_last, _)))| {
         let of = |part: &Part| largest.iter().find(|other| other.part == *part);
-        Some(Proof {
+        Proof {
             part: joined(parts),
             contribution: parts.iter().filter_map(of).map(|part| part.value).sum(),
-            without,
+            without: *without,
             change: without - value,
             without_last: *without_last,
             change_last: without_last - value,
-            says,
-        })
+            says: says.clone(),
+        }
     });
     let distribution = Distribution::new(&logits);
     Ok(Why {

@@ -36,6 +36,8 @@ pub struct App {
 pub struct Ready {
     /// The model.
     pub model: Model,
+    /// The chat template, if there is one.
+    pub template: Option<Arc<str>>,
     /// The longest text, in tokens.
     pub limit: usize,
     /// Texts computed at once.
@@ -123,6 +125,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/models", get(openai::models::list))
         .route("/chat/completions", post(openai::chat::chat))
         .route("/completions", post(llama::completion))
+        .route("/responses", post(openai::responses::respond))
         .route("/metrics", get(status::metrics))
         .route("/slots", get(status::slots))
         .route("/props", get(status::props))

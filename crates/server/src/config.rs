@@ -10,6 +10,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// What the model is called.
     pub model: String,
+    /// The chat template; none: the model's own.
+    pub template: Option<String>,
     /// Keys of which a request must show one; none: nobody is asked.
     pub keys: Vec<String>,
     /// Origins whose pages may use the server, such as `https://example.org`; `*` is all.

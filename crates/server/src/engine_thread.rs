@@ -10,7 +10,6 @@ use std::time::Instant;
 use modelve_runtime::Step;
 use modelve_runtime::engine::{self, State};
 use modelve_runtime::{Completion, Engine, Error as RuntimeError, Request, RequestId};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -30,11 +29,14 @@ pub enum Told {
     Failed(ApiError),
 }
 
+/// Where completions that belong together are told of, each by its place among them.
+type Listener = UnboundedSender<(usize, Told)>;
+
 /// Completions that belong together, on their way to the engine.
 struct Submission {
     requests: Vec<Request>,
     permits: Vec<OwnedSemaphorePermit>,
-    to: UnboundedSender<(usize, Told)>,
+    to: Listener,
     accepted: oneshot::Sender<Result<()>>,
 }
 
@@ -155,7 +157,7 @@ impl Handle {
 /// A request in the engine.
 struct Live {
     index: usize,
-    to: UnboundedSender<(usize, Told)>,
+    to: Listener,
     n_prompt: usize,
     n_decoded: usize,
     _permit: Option<OwnedSemaphorePermit>,
@@ -175,11 +177,8 @@ pub fn run(mut engine: Engine, inbox: Inbox, shared: &Shared) {
                 None => return,
             }
         }
-        loop {
-            match inbox.try_recv() {
-                Ok(submission) => submit(&mut engine, &mut live, submission, shared),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(submission) = inbox.try_recv() {
+            submit(&mut engine, &mut live, submission, shared);
         }
         live.retain(|&id, request| {
             let hung_up = request.to.is_closed();
@@ -269,7 +268,7 @@ fn told(
     id: RequestId,
     event: engine::Event,
     shared: &Shared,
-) -> Option<(UnboundedSender<(usize, Told)>, usize, Told)> {
+) -> Option<(Listener, usize, Told)> {
     let told = match event {
         engine::Event::Prompt(steps) => Told::Prompt(steps),
         engine::Event::Token { step, text } => {

@@ -9,7 +9,11 @@ use utoipa::ToSchema;
 
 /// What a client is told when its request is not served.
 #[derive(Debug, Clone)]
-pub struct ApiError {
+pub struct ApiError(Box<Fault>);
+
+/// All of it.
+#[derive(Debug, Clone)]
+struct Fault {
     status: StatusCode,
     kind: &'static str,
     message: String,
@@ -51,7 +55,7 @@ pub struct ErrorObject {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        ApiError {
+        ApiError(Box::new(Fault {
             status,
             kind,
             message: message.into(),
@@ -59,15 +63,22 @@ impl ApiError {
             code: None,
             lengths: None,
             header: None,
-        }
+        }))
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.0.code = Some(code);
+        self
+    }
+
+    fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.0.header = Some((name, value));
+        self
     }
 
     /// A field whose value makes no sense.
     pub fn wrong(param: impl Into<String>, message: impl Into<String>) -> Self {
-        ApiError {
-            param: Some(param.into()),
-            ..Self::bad(message)
-        }
+        Self::bad(message).about(param)
     }
 
     /// A request that makes no sense.
@@ -80,20 +91,17 @@ impl ApiError {
         let message = format!(
             "This model's maximum context length is {n_ctx} tokens, but the request needs {need}"
         );
-        ApiError {
-            code: Some("context_length_exceeded"),
-            lengths: Some((need, n_ctx)),
-            ..Self::wrong(param, message)
-        }
+        let mut error = Self::wrong(param, message).code("context_length_exceeded");
+        error.0.lengths = Some((need, n_ctx));
+        error
     }
 
     /// A request without the key.
     pub fn unauthorized(message: &str) -> Self {
-        ApiError {
-            code: Some("invalid_api_key"),
-            header: Some((header::WWW_AUTHENTICATE, "Bearer")),
-            ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message)
-        }
+        let status = StatusCode::UNAUTHORIZED;
+        Self::new(status, "authentication_error", message)
+            .code("invalid_api_key")
+            .header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
     /// A request from where none is taken.
@@ -128,14 +136,8 @@ impl ApiError {
 
     /// Not now, but soon.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        ApiError {
-            header: Some((header::RETRY_AFTER, "1")),
-            ..Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable_error",
-                message,
-            )
-        }
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "unavailable_error", message).header(header::RETRY_AFTER, "1")
     }
 
     /// What is nobody's fault who asks.
@@ -145,25 +147,26 @@ impl ApiError {
 
     /// The same about another field.
     pub fn about(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     /// In words.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// The object that tells it.
     pub fn body(&self) -> ErrorBody {
+        let fault = &self.0;
         ErrorBody {
             error: ErrorObject {
-                message: self.message.clone(),
-                r#type: self.kind,
-                param: self.param.clone(),
-                code: self.code,
-                n_prompt_tokens: self.lengths.map(|(need, _)| need),
-                n_ctx: self.lengths.map(|(_, n_ctx)| n_ctx),
+                message: fault.message.clone(),
+                r#type: fault.kind,
+                param: fault.param.clone(),
+                code: fault.code,
+                n_prompt_tokens: fault.lengths.map(|(need, _)| need),
+                n_ctx: fault.lengths.map(|(_, n_ctx)| n_ctx),
             },
         }
     }
@@ -171,8 +174,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
-        if let Some((name, value)) = self.header {
+        let mut response = (self.0.status, Json(self.body())).into_response();
+        if let Some((name, value)) = self.0.header {
             let value = HeaderValue::from_static(value);
             response.headers_mut().insert(name, value);
         }
@@ -185,10 +188,9 @@ impl From<RuntimeError> for ApiError {
         let message = error.to_string();
         match error {
             RuntimeError::ContextFull { need, n_ctx } => Self::too_long("prompt", need, n_ctx),
-            RuntimeError::Memory(_) => ApiError {
-                code: Some("context_length_exceeded"),
-                ..Self::wrong("max_tokens", message)
-            },
+            RuntimeError::Memory(_) => {
+                Self::wrong("max_tokens", message).code("context_length_exceeded")
+            }
             RuntimeError::TokenRange { .. }
             | RuntimeError::Unencodable { .. }
             | RuntimeError::EmptyPrompt

@@ -163,6 +163,7 @@ mod tests {
         Config {
             address: ([127, 0, 0, 1], 8080).into(),
             model: "tiny".to_owned(),
+            template: None,
             keys: Vec::new(),
             origins: Vec::new(),
             hosts: vec!["box.lan".to_owned()],

@@ -142,7 +142,8 @@ impl Server {
                 })
                 .map_err(Error::Thread)?
         };
-        let prepared = load().and_then(|loaded| Ok(prepare(loaded, handle)?));
+        let template = app.config.template.as_deref().map(Arc::from);
+        let prepared = load().and_then(|loaded| Ok(prepare(loaded, template, handle)?));
         let (engine, probes) = match prepared {
             Ok((engine, probe_thread, ready)) => {
                 app.set_ready(ready);
@@ -171,7 +172,11 @@ impl Server {
 type Prepared = (Engine, probe_thread::ProbeThread, app::Ready);
 
 /// The engine, and what requests need to reach it.
-fn prepare(loaded: Loaded, handle: engine_thread::Handle) -> Result<Prepared, Error> {
+fn prepare(
+    loaded: Loaded,
+    template: Option<Arc<str>>,
+    handle: engine_thread::Handle,
+) -> Result<Prepared, Error> {
     let Loaded { model, setup } = loaded;
     let capacity = setup.capacity;
     let trained = model.facts().n_ctx_train as usize;
@@ -180,7 +185,9 @@ fn prepare(loaded: Loaded, handle: engine_thread::Handle) -> Result<Prepared, Er
     let parallel = setup.parallel.unwrap_or(engine::PARALLEL) as usize;
     let (probes, probe_thread) = probe_thread::pair(&model, &setup.settings, limit);
     let engine = Engine::new(&model, setup)?;
+    let own = model.facts().chat_template.as_deref().map(Arc::from);
     let ready = app::Ready {
+        template: template.or(own),
         model,
         limit,
         parallel,

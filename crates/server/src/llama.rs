@@ -20,7 +20,8 @@ use crate::error::{ApiError, Result};
 use crate::knobs::{self, Knobs};
 use crate::logprobs::{bytes_of, finite};
 use crate::openai::completions::{all, begun, check_length, within};
-use crate::openai::conversation::{Asked, ChatMessage, Tool};
+use crate::openai::conversation::Asked;
+use crate::openai::messages::{ChatMessage, Tool};
 use crate::sse::{self, Events, Gone};
 
 /// The most likely tokens that are told at each place.
@@ -168,7 +169,8 @@ pub async fn apply_template(
     State(app): State<Arc<App>>,
     Read(bytes): Read,
 ) -> Result<Json<Templated>> {
-    let model = app.ready()?.model.clone();
+    let ready = app.ready()?;
+    let (model, template) = (ready.model.clone(), ready.template.clone());
     apart(move || {
         let asked: TemplateRequest = body::parse(&body::json(&bytes)?)?;
         let conversation = Asked {
@@ -177,7 +179,7 @@ pub async fn apply_template(
             variables: asked.chat_template_kwargs.unwrap_or_default(),
             ..Asked::default()
         };
-        let prompt = conversation.read(&model)?.text;
+        let prompt = conversation.read(&model, template.as_deref())?.text;
         Ok(Json(Templated { prompt }))
     })
     .await
@@ -378,7 +380,9 @@ impl Telling {
             completion.prefill.as_secs_f64(),
             completion.generate.as_secs_f64(),
         );
-        let per_second = |n: usize, seconds: f64| (seconds > 0.0).then(|| n as f64 / seconds);
+        // The first token comes with the prompt.
+        let later = written.saturating_sub(1) as f64;
+        let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let mut told = json!({
             "index": index,
             "content": content,
@@ -396,10 +400,12 @@ impl Telling {
             "timings": {
                 "prompt_n": read,
                 "prompt_ms": 1000.0 * prefill,
-                "prompt_per_second": per_second(read, prefill),
+                "prompt_per_token_ms": per(1000.0 * prefill, read as f64),
+                "prompt_per_second": per(read as f64, prefill),
                 "predicted_n": written,
                 "predicted_ms": 1000.0 * generate,
-                "predicted_per_second": per_second(written.saturating_sub(1), generate),
+                "predicted_per_token_ms": per(1000.0 * generate, later),
+                "predicted_per_second": per(later, generate),
                 "cache_n": completion.reused,
             },
         });

@@ -12,7 +12,7 @@ use modelve_probe::next::{candidate_ids, moved, one_token};
 use modelve_probe::score::Windows;
 use modelve_probe::tree::Shape;
 use modelve_probe::{Error as ProbeError, Prompt, attention, lens, next, score, text_of};
-use modelve_runtime::chat::{self, Message};
+use modelve_runtime::chat::{self, Conversation, Message};
 use modelve_runtime::{FlashAttention, Model, Reading, Settings, Token, host};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -176,9 +176,16 @@ fn told(error: ProbeError) -> ApiError {
     }
 }
 
+/// Who reads texts: a model and a template.
+struct Reader {
+    model: Model,
+    template: Option<Arc<str>>,
+}
+
 impl Asking {
     /// The texts as the model reads them, and whether they were asked for as a list.
-    fn prompts(&self, model: &Model, special: bool) -> Result<(Vec<Prompt>, bool)> {
+    fn prompts(&self, to: &Reader, special: bool) -> Result<(Vec<Prompt>, bool)> {
+        let model = &to.model;
         let vocab = model.vocab();
         let texts = match &self.prompt {
             Texts::One(text) => std::slice::from_ref(text),
@@ -206,7 +213,12 @@ impl Asking {
                     .iter()
                     .map(|system| Message::new("system", system));
                 let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-                chat::tokenize_chat(model, &messages)?
+                let conversation = Conversation {
+                    messages: &messages,
+                    template: to.template.as_deref(),
+                    ..Conversation::default()
+                };
+                chat::read_chat(model, &conversation)?.0
             } else {
                 let special = self.special.unwrap_or(special);
                 let reading = if special {
@@ -233,8 +245,8 @@ impl Asking {
     }
 
     /// The one text, for probes that take one.
-    fn prompt(&self, model: &Model) -> Result<Prompt> {
-        let (mut prompts, _) = self.prompts(model, true)?;
+    fn prompt(&self, to: &Reader) -> Result<Prompt> {
+        let (mut prompts, _) = self.prompts(to, true)?;
         match prompts.len() {
             1 => Ok(prompts.remove(0)),
             n => Err(ApiError::wrong("prompt", format!("one text, not {n}"))),
@@ -244,8 +256,9 @@ impl Asking {
 
 /// `/v1/modelve/next`.
 pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
-    answer(&app, bytes, |model, asking, asked: NextAsked| {
-        let (mut prompts, listed) = asking.prompts(model, true)?;
+    answer(&app, bytes, |to, asking, asked: NextAsked| {
+        let model = &to.model;
+        let (mut prompts, listed) = asking.prompts(to, true)?;
         let mut then = Vec::with_capacity(asked.then.len());
         for token in &asked.then {
             then.push(token.token(model).map_err(|error| error.about("then"))?);
@@ -312,8 +325,9 @@ pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
 
 /// `/v1/modelve/score`.
 pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
-    answer(&app, bytes, |model, asking, asked: ScoreAsked| {
-        let (prompts, listed) = asking.prompts(model, false)?;
+    answer(&app, bytes, |to, asking, asked: ScoreAsked| {
+        let model = &to.model;
+        let (prompts, listed) = asking.prompts(to, false)?;
         let longest = model.facts().n_ctx_train as usize;
         let size = asked.window.unwrap_or(longest.min(2048));
         let stride = asked.stride.unwrap_or(size / 2);
@@ -340,8 +354,9 @@ pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
 
 /// `/v1/modelve/lens`.
 pub async fn lens(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
-    answer(&app, bytes, |model, asking, asked: LensAsked| {
-        let prompt = asking.prompt(model)?;
+    answer(&app, bytes, |to, asking, asked: LensAsked| {
+        let model = &to.model;
+        let prompt = asking.prompt(to)?;
         let n = prompt.ids.len();
         let n_layer = model.facts().n_layer as usize;
         let token = asked.token.map(|token| token.token(model)).transpose()?;
@@ -363,8 +378,9 @@ pub async fn lens(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
 
 /// `/v1/modelve/attention`.
 pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
-    answer(&app, bytes, |model, asking, asked: AttentionAsked| {
-        let prompt = asking.prompt(model)?;
+    answer(&app, bytes, |to, asking, asked: AttentionAsked| {
+        let model = &to.model;
+        let prompt = asking.prompt(to)?;
         let n = prompt.ids.len();
         let n_layer = model.facts().n_layer as usize;
         let layer = asked.layer.map(|layer| [layer]);
@@ -426,19 +442,22 @@ fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
 async fn answer<A, W>(
     app: &App,
     bytes: axum::body::Bytes,
-    read: impl FnOnce(&Model, &Asking, A) -> Result<(usize, W)> + Send + 'static,
+    read: impl FnOnce(&Reader, &Asking, A) -> Result<(usize, W)> + Send + 'static,
 ) -> Result<Response>
 where
     A: serde::de::DeserializeOwned,
     W: FnOnce(&mut Bench, &mut dyn FnMut(usize)) -> Result<Written> + Send + 'static,
 {
     let ready = app.ready()?;
-    let model = ready.model.clone();
+    let to = Reader {
+        model: ready.model.clone(),
+        template: ready.template.clone(),
+    };
     let (asking, total, work) = apart(move || {
         let body = body::json(&bytes)?;
         let asking: Asking = body::parse(&body)?;
         let asked: A = body::parse(&body)?;
-        let (total, work) = read(&model, &asking, asked)?;
+        let (total, work) = read(&to, &asking, asked)?;
         Ok((asking, total, work))
     })
     .await?;

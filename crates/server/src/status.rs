@@ -92,7 +92,7 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
         "default_generation_settings": {"n_ctx": ready.limit},
         "bos_token": name(vocab.bos()),
         "eos_token": name(vocab.eos()),
-        "chat_template": facts.chat_template,
+        "chat_template": ready.template.as_deref(),
         "modalities": {"vision": false, "audio": false},
     })))
 }

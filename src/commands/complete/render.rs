@@ -10,6 +10,7 @@ use super::Job;
 use crate::base::human;
 use crate::commands::prompt::Text;
 use crate::commands::vocab::JsonText;
+use crate::commands::waiting;
 use crate::output::{self, Output};
 use crate::runtime::{
     self, Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
@@ -305,8 +306,12 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
     line(
         "backend",
         format!(
-            "{}, {threads} threads, {} of {} layers offloaded",
+            "{}, {threads} threads{}, {} of {} layers offloaded",
             model.device(),
+            match waiting::sleeps() {
+                true => " that sleep while they wait (OMP_WAIT_POLICY=passive)",
+                false => "",
+            },
             model.gpu_layers(),
             facts.n_layer + 1
         ),

@@ -30,7 +30,8 @@ use crate::table::{Columns, plain};
   modelve steer learn --chat --plus 'Be brief' --minus 'Be verbose' -o brief.gguf
 
 A line of --pairs is {\"plus\": \"…\", \"minus\": \"…\"}. Texts that differ in nothing but what the
-direction is to be about give the clearest one.")]
+direction is to be about give the clearest one.",
+mut_arg("layers", |arg| arg.help("Layers to give a direction, from 1, such as 10-14 or -1 for the last [default: the middle one]")))]
 pub struct Args {
     /// A text to lead to (repeatable)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -44,7 +45,6 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
 
-    /// Layers to give a direction, from 1, such as 10-14 [default: the one in the middle]
     #[command(flatten)]
     layers: Layers,
 

@@ -28,7 +28,8 @@ use crate::runtime::{
 #[command(after_help = "Examples:
   modelve steer run 'I think that' --vector love.gguf
   modelve steer run 'I think that' --vector love.gguf --scale=-2,-1,1,2 --html love.html
-  modelve steer run 'I think that' --vector love.gguf:1 --vector brief.gguf:0.5")]
+  modelve steer run 'I think that' --vector love.gguf:1 --vector brief.gguf:0.5",
+mut_arg("layers", |arg| arg.help("Add the directions of these layers alone, from 1 [default: all that the vector has]")))]
 pub struct Args {
     #[command(flatten)]
     prompts: PromptArgs,
@@ -48,7 +49,6 @@ pub struct Args {
     )]
     scale: Vec<f32>,
 
-    /// Use the directions of these layers alone
     #[command(flatten)]
     layers: Layers,
 

@@ -313,6 +313,14 @@ fn what_makes_no_sense_is_refused_by_its_name() {
             "response_format.json_schema",
         ),
         (json!({"max_tokens": -4}), "max_tokens"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+        (
+            json!({"continue_final_message": true}),
+            "continue_final_message",
+        ),
     ] {
         let (field, message) = server.refused(PATH, &ask("a", more.clone()));
         assert_eq!(field, param, "{more}: {message}");

@@ -394,7 +394,10 @@ fn what_makes_no_sense_is_refused_by_its_name() {
         assert!(message.contains(said), "{body}: {message}");
     }
     let long = server.post(PATH, &json!({"prompt": "bat ".repeat(100)}));
-    assert_eq!(long.json()["error"]["code"], "context_length_exceeded");
+    let error = long.json()["error"].clone();
+    assert_eq!(error["code"], "context_length_exceeded");
+    assert_eq!(error["n_ctx"], 64);
+    assert!(error["n_prompt_tokens"].as_u64().unwrap() > 64);
     // Null is not there, and what is not known is not looked at.
     server.ok(
         PATH,

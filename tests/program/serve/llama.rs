@@ -101,3 +101,26 @@ fn completion_is_the_same_text_with_its_own_fields() {
     let held = server.ok("/completion", &grammar)["content"].clone();
     assert!(held == " yes" || held == " no", "{held}");
 }
+
+#[test]
+fn a_template_can_take_the_place_of_the_models_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("chat.jinja");
+    let template = "{% if tools %}[{{ tools[0].function.name }}]{% endif %}\
+        {% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    std::fs::write(&path, template).unwrap();
+    let server = Server::of(&["-m", "tiny", "--chat-template", path.to_str().unwrap()]);
+    let mut body = json!({"messages": [{"role": "user", "content": "What is a bat?"}]});
+    let prompt = server.ok("/apply-template", &body)["prompt"].clone();
+    assert_eq!(prompt, "user: What is a bat?\nassistant:");
+    assert_eq!(server.get("/props").json()["chat_template"], template);
+    body["tools"] = json!([{"type": "function", "function": {"name": "look"}}]);
+    let prompt = server.ok("/apply-template", &body)["prompt"].clone();
+    assert_eq!(prompt, "[look]user: What is a bat?\nassistant:");
+    let probe = json!({"prompt": "What is a bat?", "chat": true});
+    let text = server.ok("/v1/modelve/next", &probe)["prompt"].clone();
+    assert_eq!(
+        text.as_str().unwrap().trim_start(),
+        "user: What is a bat?\nassistant:"
+    );
+}

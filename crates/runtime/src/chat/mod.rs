@@ -65,6 +65,8 @@ pub struct Conversation<'a> {
     pub goes_on: bool,
     /// What the assistant's turn begins with, as a template would have written it.
     pub begins: &'a str,
+    /// The template; none: the model's own.
+    pub template: Option<&'a str>,
 }
 
 /// The tokens of a conversation up to where the assistant is to speak.
@@ -85,7 +87,8 @@ pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> 
 /// # Errors
 /// See [`tokenize_chat`].
 pub fn read_chat(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<Token>, String)> {
-    let Some(source) = &model.facts().chat_template else {
+    let own = model.facts().chat_template.as_deref();
+    let Some(source) = conversation.template.or(own) else {
         return Err(Error::Template("the model has none".to_owned()));
     };
     check_roles(conversation.messages)?;

@@ -272,7 +272,7 @@ fn an_answer_that_was_begun_stands_behind_the_template() {
     let pieces = pieces_of(TURNS, &conversation);
     let last: Vec<(&str, bool)> = pieces.iter().map(|(t, f)| (t.as_str(), *f)).collect();
     assert_eq!(
-        last[3..],
+        last[2..],
         [
             ("<|end|>\n<|assistant|>\n<|call|>", false),
             ("Well<|end|>", true)

@@ -11,8 +11,8 @@ use crate::token::Token;
 /// How an engine computes, whoever asks.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// Threads, cache type, flash attention, hooks and the flag that stops a step; sizes are
-    /// chosen by the engine.
+    /// Threads, cache type, flash attention, hooks, control vector and the flag that stops a step;
+    /// sizes are chosen by the engine.
     pub settings: Settings,
     /// The longest text allowed, prompt and completion, in tokens; none: what the model was
     /// trained on.

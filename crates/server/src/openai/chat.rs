@@ -13,7 +13,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use utoipa::ToSchema;
 
 use super::completions::{all, check_length, within};
-use super::conversation::{Asked, ChatMessage, ResponseFormat, Tool, ToolChoice};
+use super::conversation::Asked;
+use super::messages::{ChatMessage, ResponseFormat, Tool, ToolChoice};
 use super::turn::{Delta, Said, Turn};
 use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
 use crate::app::{App, Read, apart};
@@ -168,8 +169,10 @@ struct Prepared {
 /// `/v1/chat/completions`.
 pub async fn chat(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, limit, most) = (ready.model.clone(), ready.limit, app.config.max_tokens);
-    let mut prepared = apart(move || prepare(&bytes, &model, limit, most)).await?;
+    let (model, template) = (ready.model.clone(), ready.template.clone());
+    let (limit, most) = (ready.limit, app.config.max_tokens);
+    let mut prepared =
+        apart(move || prepare(&bytes, &model, template.as_deref(), limit, most)).await?;
     let requests = std::mem::take(&mut prepared.requests);
     let count = requests.len();
     let room = ready.engine.room(count, "n")?;
@@ -191,7 +194,13 @@ pub async fn chat(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
 }
 
 /// Reads what is asked.
-fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Prepared> {
+fn prepare(
+    bytes: &Bytes,
+    model: &Model,
+    template: Option<&str>,
+    limit: usize,
+    most: usize,
+) -> Result<Prepared> {
     let body = body::json(bytes)?;
     let asked: ChatRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -220,7 +229,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
         variables: asked.chat_template_kwargs.unwrap_or_default(),
         goes_on,
     };
-    let read = conversation.read(model)?;
+    let read = conversation.read(model, template)?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;
     options.max_tokens = (asked.max_completion_tokens.or(asked.max_tokens))
         .unwrap_or_else(|| most.min(limit.saturating_sub(read.ids.len()).max(1)));

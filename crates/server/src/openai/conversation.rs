@@ -1,13 +1,12 @@
-//! Conversations as clients send them, and the prompts that the model's template makes of them.
+//! Conversations, and the prompts that the model's template makes of them.
 
 use std::collections::BTreeSet;
 
 use modelve_runtime::chat::{self, Conversation, Message};
 use modelve_runtime::{Error as RuntimeError, Grammar, Model, Reading, Token};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
 
+use super::messages::{ChatMessage, ResponseFormat, Tool, ToolChoice};
 use super::turn::Turn;
 use crate::error::{ApiError, Result};
 use crate::knobs::schema_of;
@@ -16,135 +15,6 @@ use crate::tools::Syntax;
 
 /// The most tools of a request.
 const MOST_TOOLS: usize = 512;
-
-/// What somebody said.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
-pub struct ChatMessage {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// The words.
-    pub content: Option<Content>,
-    /// What an assistant thought.
-    pub reasoning_content: Option<String>,
-    /// Who speaks, or which tool.
-    pub name: Option<String>,
-    /// What an assistant called.
-    pub tool_calls: Option<Vec<ToolCall>>,
-    /// Which call a tool answers.
-    pub tool_call_id: Option<String>,
-}
-
-/// Words, in one or in parts.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "a string or a list of parts with a type")]
-pub enum Content {
-    /// In one.
-    Text(String),
-    /// In parts.
-    Parts(Vec<ContentPart>),
-}
-
-/// A part of a message.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct ContentPart {
-    /// `text`, `input_text` or `output_text`: this server reads text only.
-    pub r#type: String,
-    /// The words.
-    pub text: Option<String>,
-    /// Words with which an assistant declined.
-    pub refusal: Option<String>,
-}
-
-/// A call of a tool.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct ToolCall {
-    /// Its name, which the answer refers to.
-    pub id: Option<String>,
-    /// `function`.
-    pub r#type: Option<String>,
-    /// What was called.
-    pub function: FunctionCall,
-}
-
-/// What was called.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct FunctionCall {
-    /// The tool.
-    pub name: String,
-    /// JSON as a string.
-    #[serde(default)]
-    #[schema(value_type = String)]
-    pub arguments: Value,
-}
-
-/// A tool that the model may call.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct Tool {
-    /// `function`.
-    pub r#type: String,
-    /// What it is.
-    pub function: Function,
-}
-
-/// What a tool is.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-pub struct Function {
-    /// Its name.
-    pub name: String,
-    /// What it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// A JSON schema of its arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameters: Option<Value>,
-}
-
-/// Whether a tool is to be called, and which.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "none, auto, required or a function's name in an object"
-)]
-pub enum ToolChoice {
-    /// `none`, `auto` or `required`.
-    Word(String),
-    /// This one.
-    Named(NamedTool),
-}
-
-/// A tool by its name.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct NamedTool {
-    /// As chat has it.
-    pub function: Option<NamedFunction>,
-    /// As responses have it.
-    pub name: Option<String>,
-}
-
-/// Its name.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct NamedFunction {
-    /// Its name.
-    pub name: String,
-}
-
-/// What form an answer has.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
-    pub r#type: String,
-    /// The schema as chat has it.
-    pub json_schema: Option<NamedSchema>,
-    /// The schema as responses and llama.cpp's server have it.
-    pub schema: Option<Value>,
-}
-
-/// A schema with a name.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct NamedSchema {
-    /// The schema.
-    pub schema: Option<Value>,
-}
 
 /// A conversation and what is asked of the model.
 #[derive(Debug, Clone, Default)]
@@ -191,13 +61,13 @@ enum Offer {
 }
 
 impl Asked {
-    /// Reads the conversation for a model.
+    /// Reads the conversation for a model, in a template.
     ///
     /// # Errors
     /// The field at fault: no messages, what is no text, a template that refuses, a schema that
     /// cannot be followed.
-    pub fn read(&self, model: &Model) -> Result<Read> {
-        let Some(template) = &model.facts().chat_template else {
+    pub fn read(&self, model: &Model, template: Option<&str>) -> Result<Read> {
+        let Some(template) = template else {
             let message = "this model has no chat template: use /v1/completions";
             return Err(ApiError::wrong("messages", message));
         };
@@ -231,6 +101,7 @@ impl Asked {
                 variables: Some(&self.variables),
                 goes_on,
                 begins,
+                template: Some(template),
             };
             match knows_tools || (tools.is_none() && !is_about_tools(&messages)) {
                 true => read_with(model, &conversation),
@@ -413,94 +284,6 @@ impl Asked {
                 Err(ApiError::wrong("response_format.type", message))
             }
         }
-    }
-}
-
-impl ChatMessage {
-    fn read(&self, place: &str) -> Result<Message> {
-        let role = match self.role.as_str() {
-            "developer" => "system",
-            "function" => "tool",
-            role => role,
-        };
-        let mut message = Message::new(role, &self.text(place)?);
-        let mut more = |name: &str, value: &Option<String>| {
-            if let Some(value) = value {
-                message
-                    .more
-                    .insert(name.to_owned(), Value::String(value.clone()));
-            }
-        };
-        more("name", &self.name);
-        more("tool_call_id", &self.tool_call_id);
-        more("reasoning_content", &self.reasoning_content);
-        let calls = self.tool_calls.iter().flatten().map(|call| {
-            // Templates write arguments out, most as JSON.
-            let arguments = match &call.function.arguments {
-                Value::String(text) => match serde_json::from_str(text) {
-                    Ok(arguments @ Value::Object(_)) => arguments,
-                    _ => Value::String(text.clone()),
-                },
-                arguments => arguments.clone(),
-            };
-            json!({
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": arguments},
-            })
-        });
-        let calls: Vec<Value> = calls.collect();
-        if !calls.is_empty() {
-            message
-                .more
-                .insert("tool_calls".to_owned(), Value::Array(calls));
-        }
-        Ok(message)
-    }
-
-    /// The words.
-    fn text(&self, place: &str) -> Result<String> {
-        let parts = match &self.content {
-            None => {
-                let may_be_silent = self.role == "assistant";
-                return match may_be_silent {
-                    true => Ok(String::new()),
-                    false => Err(ApiError::wrong(
-                        format!("{place}.content"),
-                        format!("{place}.content is missing"),
-                    )),
-                };
-            }
-            Some(Content::Text(text)) => return Ok(text.clone()),
-            Some(Content::Parts(parts)) => parts,
-        };
-        let mut text = String::new();
-        for (i, part) in parts.iter().enumerate() {
-            let words = match part.r#type.as_str() {
-                "text" | "input_text" | "output_text" => &part.text,
-                "refusal" => &part.refusal,
-                other => {
-                    let message =
-                        format!("{other:?} is nothing that this model reads: it reads text");
-                    return Err(ApiError::wrong(
-                        format!("{place}.content[{i}].type"),
-                        message,
-                    ));
-                }
-            };
-            let Some(words) = words else {
-                let message = format!("{place}.content[{i}].text is missing");
-                return Err(ApiError::wrong(
-                    format!("{place}.content[{i}].text"),
-                    message,
-                ));
-            };
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            text.push_str(words);
-        }
-        Ok(text)
     }
 }
 

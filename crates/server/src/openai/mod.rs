@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod completions;
 pub mod conversation;
+pub mod messages;
 pub mod models;
 pub mod responses;
 pub mod turn;

@@ -14,8 +14,9 @@ use utoipa::ToSchema;
 
 use super::chat::call_id;
 use super::completions::{all, check_length};
-use super::conversation::{
-    Asked, ChatMessage, Content, Function, FunctionCall, ResponseFormat, Tool, ToolCall, ToolChoice,
+use super::conversation::Asked;
+use super::messages::{
+    ChatMessage, Content, Function, FunctionCall, ResponseFormat, Tool, ToolCall, ToolChoice,
 };
 use super::turn::{Delta, Turn};
 use super::types::Usage;
@@ -108,8 +109,9 @@ struct Prepared {
 /// `/v1/responses`.
 pub async fn respond(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, limit, most) = (ready.model.clone(), ready.limit, app.config.max_tokens);
-    let prepared = apart(move || prepare(&bytes, &model, limit, most)).await?;
+    let (model, template) = (ready.model.clone(), ready.template.clone());
+    let (limit, most) = (ready.limit, app.config.max_tokens);
+    let prepared = apart(move || prepare(&bytes, &model, template.as_deref(), limit, most)).await?;
     let room = ready.engine.room(1, "input")?;
     let told = ready.engine.submit(vec![prepared.request], room).await;
     let told = told.map_err(|error| error.about("input"))?;
@@ -152,7 +154,13 @@ pub async fn respond(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<R
 }
 
 /// Reads what is asked.
-fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Prepared> {
+fn prepare(
+    bytes: &Bytes,
+    model: &Model,
+    template: Option<&str>,
+    limit: usize,
+    most: usize,
+) -> Result<Prepared> {
     let body = body::json(bytes)?;
     let asked: ResponseRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -199,7 +207,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
         format: asked.text.and_then(|text| text.format),
         ..Asked::default()
     };
-    let read = conversation.read(model)?;
+    let read = conversation.read(model, template)?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;
     options.max_tokens = asked
         .max_output_tokens
