@@ -12,7 +12,7 @@ tests/fixtures/tiny/, about models/tiny-phi3:
   greedy.json  greedy continuations, with the smallest lead of a chosen token over the runner-up
   shipped.json the same of tiny-phi3-Q4_K_M.gguf, whose weights gguf-py dequantizes
   senses.json  held-out contexts of words with two senses, and the words that give either sense away
-  free.json    the same of the contexts in tiny/free.txt, which people wrote and no template
+  free.json    the same of the contexts in tiny/free.txt, which were written freely and come of no template
 
 tests/fixtures/random/NAME/: checkpoints of random weights in the Hub's layout, the shapes that the trained one has
 not (grouped heads, partial rotation, tied embeddings), with the same files beside them.
