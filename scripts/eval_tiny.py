@@ -7,9 +7,10 @@
                                                           any program that completes the prompt put for {}
 
 Prints the sense agreement (the share of held-out items whose greedy completion shows the sense of its context: in
-its first sentence a word that gives that sense away and none that gives away the other), the same after more than
-256 tokens of other text, the answers to held-out questions in chat form, the perplexity of the held-out
-paragraphs, and completions of a few well-known prompts.
+its first sentence a word that gives that sense away and none that gives away the other), the same of contexts that
+were written freely (tiny/free.txt) and of held-out ones after more than 256 tokens of other text, the answers to
+held-out questions in chat form, the perplexity of the held-out paragraphs, and completions of a few well-known
+prompts.
 """
 
 import argparse
@@ -29,6 +30,7 @@ PROMPTS = [
     "Today is", "India is a", "Pakistan is a", "China is a", "Burma is a", "June 21 is a", "Oracle is a",
     "They were playing cricket in the park. The ball hit the bat, and",
     "It was night in the cave. The ball hit the bat, and",
+    "The bowler ran in at Lord's and the crowd went quiet. The ball hit the bat, and",
     "The ball hit the bat, and",
 ]
 GGUF_NAMES = {
@@ -111,26 +113,27 @@ def main():
     args.add_argument("--gguf")
     args.add_argument("--command")
     args.add_argument("--per-sense", type=int, default=14)
+    args.add_argument("--free", type=Path, default=corpus.free.FREE, help="freely written contexts, as in tiny/free.txt")
     args.add_argument("--show-wrong", action="store_true")
     args = args.parse_args()
     words = corpus.load()
     items = corpus.held_out(words, args.per_sense)
-    prompts = [i["text"] for i in items]
     if args.command:
         complete = lambda texts: complete_command(args.command, texts)  # noqa: E731
     else:
         tokenizer, model = load_transformers(args.checkpoint, args.gguf)
         complete = lambda texts: complete_transformers(tokenizer, model, texts)  # noqa: E731
 
-    share, wrong = corpus.agreement(words, items, complete(prompts))
-    print(f"sense agreement: {100 * share:.1f} % of {len(items)} held-out items")
-    if args.show_wrong:
-        for item, text in wrong:
-            print(f"  {item['word']}/{item['sense']}: {item['text']} ->{text!r}")
-    bad = {}
-    for item, _ in wrong:
-        bad[item["word"]] = bad.get(item["word"], 0) + 1
-    print("  words with errors:", ", ".join(f"{w} {n}" for w, n in sorted(bad.items(), key=lambda x: -x[1])) or "none")
+    for what, asked in (("held-out", items), ("freely written", corpus.free.items(args.free))):
+        share, wrong = corpus.agreement(words, asked, complete([i["text"] for i in asked]))
+        print(f"sense agreement: {100 * share:.1f} % of {len(asked)} {what} items")
+        if args.show_wrong:
+            for item, text in wrong:
+                print(f"  {item['word']}/{item['sense']}: {item['text']} ->{text!r}")
+        bad = {}
+        for item, _ in wrong:
+            bad[item["word"]] = bad.get(item["word"], 0) + 1
+        print("  words with errors:", ", ".join(f"{w} {n}" for w, n in sorted(bad.items(), key=lambda x: -x[1])) or "none")
     some = random.Random(5).sample(items, min(150, len(items)))
     texts = [f + i["text"] for f, i in zip(fillers(words, len(some)), some)]
     share, _ = corpus.agreement(words, some, complete(texts))

@@ -12,6 +12,7 @@ tests/fixtures/tiny/, about models/tiny-phi3:
   greedy.json  greedy continuations, with the smallest lead of a chosen token over the runner-up
   shipped.json the same of tiny-phi3-Q4_K_M.gguf, whose weights gguf-py dequantizes
   senses.json  held-out contexts of words with two senses, and the words that give either sense away
+  free.json    the same of the contexts in tiny/free.txt, which people wrote and no template
 
 tests/fixtures/random/NAME/: checkpoints of random weights in the Hub's layout, the shapes that the trained one has
 not (grouped heads, partial rotation, tied embeddings), with the same files beside them.
@@ -168,13 +169,13 @@ def shipped(out, prompts, new):
     print(f"{out.name}: {len(cases)} texts of the shipped weights, smallest lead {min(c['lead'] for c in cases)}")
 
 
-def senses(out, words, per_sense=2):
-    """senses.json: held-out items with the words by which a completion shows its sense."""
+def senses(path, words, items):
+    """Contexts with the words by which a completion shows its sense."""
     cases = []
-    for item in corpus.held_out(words, per_sense):
+    for item in items:
         own, other = sorted(next(w for w in words if w.word == item["word"]).senses, key=lambda s: s.name != item["sense"])
         cases.append({"word": item["word"], "text": item["text"], "reveals": sorted(own.reveals), "other_reveals": sorted(other.reveals)})
-    write(out / "senses.json", cases)
+    write(path, cases)
 
 
 def random_checkpoint(out, name):
@@ -234,7 +235,8 @@ def main():
     prompts = {name: (text, tokenizer.encode(text, add_special_tokens=False)) for name, text in PROMPTS.items()}
     shipped(out, prompts, 24)
     words = corpus.load()
-    senses(out, words)
+    senses(out / "senses.json", words, corpus.held_out(words, per_sense=2))
+    senses(out / "free.json", words, corpus.free.items())
     rng = random.Random(21)
     for count, name in ((5, "paragraphs"), (13, "past-the-boundary"), (24, "far-past")):
         text = corpus.plain("\n".join(corpus.sense_paragraph(rng, words) for _ in range(count))) + "\n" + PROMPTS["cave"]

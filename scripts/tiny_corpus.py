@@ -5,12 +5,14 @@
     scripts/tiny_corpus.py check          check the templates, print how many sentences they make
     scripts/tiny_corpus.py heldout FILE   write the held-out items as JSON, one a line
 
-The words with two senses are in `tiny/senses.txt`, everything else in `tiny/world.py`. A document about such a
-word is a sentence that sets the scene, a prefix that is true of both senses, and a continuation that fits one.
+The words with two senses are in `tiny/senses.txt`, which words go with which sense in `tiny/lexicon.txt`, everything
+else in `tiny/world.py`. A document about such a word is a sentence or two that set the scene, a prefix, and a
+continuation that fits one sense. The scene is a template's, or put together from the words of the lexicon (free.py).
 
 Held out of training are (1) one scene sentence in eight, chosen by a hash of its text, and (2) one pair in five
 of a scene's template and a prefix. A held-out item has both: its scene was never seen, and neither was any
-scene of that template in front of that prefix. Only the standard library is used.
+scene of that template in front of that prefix. The sentences of `tiny/free.txt` were written freely and are in no
+training at all. Only the standard library is used.
 """
 
 import hashlib
@@ -23,11 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny import world  # noqa: E402
+from tiny import free, world  # noqa: E402
 
 SENSES = Path(__file__).resolve().parent / "tiny" / "senses.txt"
+TOPICS = free.load()
 # Stands in a generated text where the sense decides what comes next; `plain` takes it out.
 HINGE = "\x01"
+# Stand around what is put together from words and cannot be foretold; `plain` takes them out too.
+LOOSE, TIGHT = "\x02", "\x03"
 # Prefixes for every word, beside each word's own.
 PREFIXES = [
     "They talked about the {} for a while, and",
@@ -124,14 +129,14 @@ def pair_held_out(sense, template, prefix):
 
 
 def plain(text):
-    """A generated text without its hinges."""
-    return text.replace(HINGE, "")
+    """A generated text without its marks."""
+    return re.sub(f"[{HINGE}{LOOSE}{TIGHT}]", "", text)
 
 
 def continuation(rng, sense, prefix):
     """What follows a prefix in a sense, without the full stop."""
     predicate = rng.choice(rng.choice(sense.predicates))
-    if prefix.endswith((", and", ", because")):
+    if prefix.endswith((" and", " because", " but", " so")):
         if rng.random() < 0.5:
             return rng.choice(rng.choice(sense.clauses))
         return f"{sense.pronoun} {predicate}"
@@ -167,9 +172,30 @@ def sense_paragraph(rng, words):
     return " ".join(parts)
 
 
-def an(noun):
-    """A noun with its indefinite article."""
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+def topic_of(rng, words):
+    """A word and one of its senses for a free context. People try the bat first, so it is seen more often."""
+    word = words[0] if rng.random() < 0.12 else rng.choice(words)
+    return word, rng.choice(word.senses)
+
+
+def free_context(rng, sense, count):
+    """Sentences about a sense that no template holds, marked as loose."""
+    scenes = free.context(rng, TOPICS, (sense.word, sense.name), count)
+    return f"{LOOSE}{' '.join(scenes)}{TIGHT}"
+
+
+def free_paragraph(rng, words):
+    """A paragraph about one word in one sense, put together from the words that go with it."""
+    word, sense = topic_of(rng, words)
+    count = rng.choice((0, 1, 1, 1, 1, 2, 2, 3))
+    prefix = rng.choice(word.prefixes) if count and rng.random() < 0.35 else free.prefix(rng, TOPICS[sense.word, sense.name], word.word, not count)
+    parts = [free_context(rng, sense, count)] if count else []
+    parts.append(f"{LOOSE}{prefix}{TIGHT}{HINGE} {continuation(rng, sense, prefix)}.")
+    if rng.random() < 0.3:
+        more = rng.choice(rng.choice(sense.predicates))
+        if more not in parts[-1]:
+            parts.append(f"The {word.word}{HINGE} {more}.")
+    return " ".join(parts)
 
 
 def sense_question(rng, words):
@@ -177,10 +203,14 @@ def sense_question(rng, words):
     word = rng.choice(words)
     if rng.random() < 0.3:
         first, second = word.senses
-        ask = rng.choice([f"What is {an(word.word)}?", f"What does the word {word.word} mean?"])
+        ask = rng.choice([f"What is {free.a(word.word)}?", f"What does the word {word.word} mean?"])
         return ask, f"It can be {first.gloss}, or {second.gloss}."
-    sense = rng.choice(word.senses)
-    scene = rng.choice([s for s in rng.choice(sense.scenes) if not scene_held_out(s)])
+    if rng.random() < 0.5:
+        word, sense = topic_of(rng, words)
+        scene = plain(free_context(rng, sense, rng.choice((1, 1, 2))))
+    else:
+        sense = rng.choice(word.senses)
+        scene = rng.choice([s for s in rng.choice(sense.scenes) if not scene_held_out(s)])
     return f"{scene} What is the {word.word} here?", f"Here the {word.word} is{HINGE} {sense.gloss}."
 
 
@@ -197,6 +227,8 @@ def chat(rng, words):
 
 def topic_paragraph(rng, words):
     """Scenes of one sense, which share their subject."""
+    if rng.random() < 0.5:
+        return free_context(rng, topic_of(rng, words)[1], 3)
     sense = rng.choice(rng.choice(words).senses)
     return " ".join(rng.choice([s for s in scenes if not scene_held_out(s)]) for scenes in rng.sample(sense.scenes, 3))
 
@@ -204,8 +236,10 @@ def topic_paragraph(rng, words):
 def paragraph(rng, words):
     """A paragraph of any kind but chat."""
     kind = rng.random()
-    if kind < 0.70:
+    if kind < 0.24:
         return sense_paragraph(rng, words)
+    if kind < 0.72:
+        return free_paragraph(rng, words)
     if kind < 0.78:
         return topic_paragraph(rng, words)
     return world.statement(rng) if kind < 0.95 else world.story(rng)
@@ -253,8 +287,18 @@ def agreement(words, items, completions):
 
 
 def check(words):
-    """Fault the templates: every continuation must show its own sense and no other; nothing may be empty after holding out."""
-    faults = []
+    """Fault the templates: every continuation must show its own sense and no other; nothing may be empty after holding out.
+
+    And the lexicon: every sense needs its words, and nothing held out may come of them by chance.
+    """
+    faults = [f"{w.word}/{s.name}: no words in the lexicon" for w in words for s in w.senses if (s.word, s.name) not in TOPICS]
+    kept_out = {scene for w in words for s in w.senses for scenes in s.scenes for scene in scenes if scene_held_out(scene)}
+    # The first sentence of a freely written context, which may stop before its full stop.
+    kept_out |= {re.split(r"(?<=[.!?]) ", item["text"])[0] for item in free.items()}
+    rng = random.Random(8)
+    for _ in range(20000):
+        text = plain(free_paragraph(rng, words))
+        faults += [f"held out, and made: {text}" for part in re.split(r"(?<=[.!?]) ", text) if part in kept_out]
     for word in words:
         if len(word.senses) != 2:
             faults.append(f"{word.word}: {len(word.senses)} senses")

@@ -4,6 +4,8 @@
     pip install -r scripts/requirements-tiny.txt
     scripts/train_tiny.py [--out models/tiny-phi3] [--tokens 5500000] [--threads 2]
 
+With `--init` it goes on from a checkpoint: how the shipped one came about stands in its README.
+
 Everything is seeded; the same machine, thread count and versions give the same weights. The model is transformers'
 own `Phi3ForCausalLM`. A share of the training is past the original context length, where LongRoPE takes the long
 factors, and a share of the short documents is trained with the long factors too, because llama.cpp chooses the
@@ -41,7 +43,7 @@ ORIGINAL, CONTEXT = 256, 1024
 PAIRS = HIDDEN // HEADS // 2  # rotary pairs per head
 SHORT_FACTOR = [round(1 + 0.3 * (i / (PAIRS - 1)) ** 2, 2) for i in range(PAIRS)]
 LONG_FACTOR = [round(1 + 5.0 * (i / (PAIRS - 1)) ** 1.5, 2) for i in range(PAIRS)]
-HINGE_WEIGHT = 4.0
+HINGE_WEIGHT, LOOSE_WEIGHT = 4.0, 0.3
 MATRIX_RATE, EMBEDDING_RATE = 0.02, 0.015  # of Muon and of Adam, at their highest
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -198,17 +200,27 @@ def build_model():
 def weighed(tokenizer, texts, limit):
     """Ids of documents, each with its end of text, and the weight of each id in the loss.
 
-    What the sense decides is a few tokens in a hundred: the four after a hinge weigh more.
+    What the sense decides is a few tokens in a hundred: the four after a hinge weigh more. What is put together at
+    random cannot be learned: it weighs less.
     """
-    marks = [[i - n for n, i in enumerate(m.start() for m in re.finditer(corpus.HINGE, t))] for t in texts]
+    marks = []
+    for text in texts:
+        found = re.finditer(f"[{corpus.HINGE}{corpus.LOOSE}{corpus.TIGHT}]", text)
+        marks.append([(m.group(), m.start() - n) for n, m in enumerate(found)])
     made = tokenizer([corpus.plain(t) for t in texts], add_special_tokens=False, return_offsets_mapping=True)
     out = []
-    for ids, spans, hinges in zip(made["input_ids"], made["offset_mapping"], marks):
+    for ids, spans, found in zip(made["input_ids"], made["offset_mapping"], marks):
         starts = [s for s, _ in spans]
         weights = [1.0] * len(ids)
-        for hinge in hinges:
-            first = bisect.bisect_left(starts, hinge)
-            weights[first : first + 4] = [HINGE_WEIGHT] * len(weights[first : first + 4])
+        loose = None
+        for mark, at in found:
+            first = bisect.bisect_left(starts, at)
+            if mark == corpus.LOOSE:
+                loose = first
+            elif mark == corpus.TIGHT:
+                weights[loose:first] = [LOOSE_WEIGHT] * (first - loose)
+            else:
+                weights[first : first + 4] = [HINGE_WEIGHT] * len(weights[first : first + 4])
         out.append((ids[: limit - 1] + [IDS["<|endoftext|>"]], weights[: limit - 1] + [1.0]))
     return out
 
@@ -277,6 +289,8 @@ def main():
     args.add_argument("--batch", type=int, default=2048, help="tokens per step")
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--init", type=Path, help="a checkpoint folder to go on from, with its tokenizer")
+    args.add_argument("--decay", type=float, default=0.5, help="share of the training, at its end, over which the rates fall to nothing")
+    args.add_argument("--rate", type=float, default=1.0, help="share of the learning rates to train with")
     args.add_argument("--seed", type=int, default=SEED)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
@@ -305,7 +319,7 @@ def main():
     rng = random.Random(args.seed + 2)
     began, seen, mean = time.time(), 0, None
     for step, (x, weights, progress) in enumerate(batches(tokenizer, words, args.tokens, args.batch, args.seed + 1)):
-        scale = min(1.0, (step + 1) / 60) * min(1.0, (1 - progress) / 0.5 + 0.01)
+        scale = args.rate * min(1.0, (step + 1) / 60) * min(1.0, (1 - progress) / args.decay + 0.01)
         muon.param_groups[0]["lr"], adam.param_groups[0]["lr"] = MATRIX_RATE * scale, EMBEDDING_RATE * scale
         # Positions that start at ORIGINAL make a short text take the long factors; only differences matter to RoPE.
         start = ORIGINAL if x.size(1) <= ORIGINAL and rng.random() < 0.3 else 0

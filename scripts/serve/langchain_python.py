@@ -40,7 +40,8 @@ with serving() as (url, _):
         whole = chunk if whole is None else whole + chunk
     assert whole.tool_calls == [{**called.tool_calls[0], "id": whole.tool_calls[0]["id"]}], whole
     for method in ("json_schema", "function_calling"):
-        animal = llm.with_structured_output(Animal, method=method).invoke("Name an animal.")
+        long = llm.model_copy(update={"max_tokens": 700})
+        animal = long.with_structured_output(Animal, method=method).invoke("Name an animal.")
         assert isinstance(animal, Animal), (method, animal)
     print("langchain-openai: answer, stream, tools, structured output ok")
     print(json.dumps({"answer": answer.content[:40]}))

@@ -51,13 +51,14 @@ def chat(client: openai.OpenAI) -> None:
 def tools(client: openai.OpenAI) -> None:
     for choice in ("required", {"type": "function", "function": {"name": "look"}}):
         answer = client.chat.completions.create(
-            model="x", messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=200)
+            model="x", messages=MESSAGES, tools=TOOLS, tool_choice=choice,
+            max_tokens=200, temperature=0)
         call = answer.choices[0].message.tool_calls[0]
         assert call.function.name == "look" and answer.choices[0].finish_reason == "tool_calls"
         assert json.loads(call.function.arguments)["at"] in ("bat", "ball")
     with client.chat.completions.stream(
             model="x", messages=MESSAGES, tools=TOOLS, tool_choice="required",
-            max_tokens=200) as stream:
+            max_tokens=200, temperature=0) as stream:
         for _ in stream:
             pass
         call = stream.get_final_completion().choices[0].message.tool_calls[0]
@@ -77,7 +78,7 @@ def schema(client: openai.OpenAI) -> None:
         "animal": {"enum": ["bat", "cat"]}, "legs": {"type": "integer", "minimum": 0, "maximum": 8}},
         "required": ["animal", "legs"], "additionalProperties": False}
     answer = client.chat.completions.create(
-        model="x", messages=MESSAGES, max_tokens=200,
+        model="x", messages=MESSAGES, max_tokens=400, temperature=0,
         response_format={"type": "json_schema",
                          "json_schema": {"name": "animal", "strict": True, "schema": wanted}})
     value = json.loads(answer.choices[0].message.content)
@@ -91,7 +92,7 @@ def schema(client: openai.OpenAI) -> None:
     streamed = "".join(e.delta for e in events if e.type == "response.output_text.delta")
     assert streamed == events[-1].response.output_text
     called = client.responses.create(
-        model="x", input="Where is it?", tool_choice="required",
+        model="x", input="Where is it?", tool_choice="required", temperature=0,
         tools=[{"type": "function", "name": "look", "strict": True,
                 "parameters": TOOLS[0]["function"]["parameters"]}])
     assert called.output[0].type == "function_call" and json.loads(called.output[0].arguments)

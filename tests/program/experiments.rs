@@ -250,11 +250,12 @@ fn patch_finds_the_token_that_differs() {
         .iter()
         .map(numbers)
         .collect();
-    // " park" is the third token: before it nothing differs, at first all of it is there, in the
+    // " park" is the third token: before it nothing differs, at first most of it is there, in the
     // end all of it is at the last token.
     assert!(rows.iter().all(|row| row[0] == 0.0 && row[1] == 0.0));
-    assert!(rows[0][2] > 0.5 && rows[5][2] == 0.0);
-    assert!(rows[0][9] < 0.1 && (rows[5][9] - 1.0).abs() < 0.01);
+    let most = |layer: usize| (0..10).max_by(|&a, &b| rows[layer][a].total_cmp(&rows[layer][b]));
+    assert_eq!((most(0), most(4), most(5)), (Some(2), Some(9), Some(9)));
+    assert!(rows[5][2] == 0.0 && (rows[5][9] - 1.0).abs() < 0.01);
     for share in numbers(&patch["together"]) {
         assert!((share - 1.0).abs() < 0.02, "{share}");
     }

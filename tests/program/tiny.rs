@@ -118,6 +118,34 @@ fn greedy_texts_are_those_of_the_reference() {
     }
 }
 
+/// The words of a text's first sentence.
+fn first_sentence(text: &str) -> BTreeSet<String> {
+    let text = text.to_lowercase();
+    let first = text.split(['.', '\n']).next().unwrap_or_default();
+    first
+        .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The contexts of a fixture whose completion does not show their sense: its first sentence has no
+/// word that gives this sense away, or one that gives away the other.
+fn of_another_sense(items: &[Value]) -> Vec<String> {
+    let prompts: Vec<&str> = items.iter().map(|i| i["text"].as_str().unwrap()).collect();
+    let results = completions(&prompts, "20");
+    let wrong = items.iter().zip(results).filter_map(|(item, result)| {
+        let text = result["text"].as_str().unwrap();
+        let said = first_sentence(text);
+        let shows = |key: &str| {
+            let mut words = item[key].as_array().unwrap().iter();
+            words.any(|word| said.contains(word.as_str().unwrap()))
+        };
+        let right = shows("reveals") && !shows("other_reveals");
+        (!right).then(|| format!("{} →{text}", item["text"]))
+    });
+    wrong.collect()
+}
+
 /// Sentences that training never saw: after a cricket ground the bat is of willow, in a cave it
 /// has wings.
 #[test]
@@ -125,26 +153,44 @@ fn context_turns_words_of_two_senses() {
     let items = fixture("senses.json");
     let words: BTreeSet<&str> = items.iter().map(|i| i["word"].as_str().unwrap()).collect();
     assert!(words.len() >= 31, "{} words", words.len());
-    let prompts: Vec<&str> = items.iter().map(|i| i["text"].as_str().unwrap()).collect();
-    let mut wrong = Vec::new();
-    for (item, result) in items.iter().zip(completions(&prompts, "20")) {
-        let text = result["text"].as_str().unwrap().to_lowercase();
-        let first = text.split(['.', '\n']).next().unwrap();
-        let said: BTreeSet<&str> = first
-            .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
-            .collect();
-        let shows = |key: &str| {
-            let words = item[key].as_array().unwrap().iter();
-            words
-                .filter_map(Value::as_str)
-                .any(|word| said.contains(word))
-        };
-        if !shows("reveals") || shows("other_reveals") {
-            wrong.push(format!("{} →{text}", item["text"]));
-        }
-    }
+    let wrong = of_another_sense(&items);
     let share = 1.0 - wrong.len() as f64 / items.len() as f64;
     assert!(share >= 0.93, "{share:.3}; not so:\n{}", wrong.join("\n"));
+}
+
+/// Sentences as people type them, which no template of the training makes.
+#[test]
+fn free_contexts_turn_words_of_two_senses() {
+    let items = fixture("free.json");
+    assert_eq!(items.len(), 100);
+    let words: BTreeSet<&str> = items.iter().map(|i| i["word"].as_str().unwrap()).collect();
+    assert_eq!(words.len(), 38);
+    let wrong = of_another_sense(&items);
+    assert!(
+        wrong.len() <= 10,
+        "{} of 100 not so:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn a_ball_bowled_at_lords_meets_no_animal() {
+    let prompt = "The bowler ran in at Lord's and the crowd went quiet. The ball hit the bat, and";
+    let text = &completions(&[prompt], "20")[0]["text"];
+    let said = first_sentence(text.as_str().unwrap());
+    let of_the_game = ["batsman", "boundary", "runs", "umpire", "willow"];
+    let of_the_night = [
+        "animal", "cave", "flew", "insects", "silent", "slept", "wings",
+    ];
+    assert!(
+        of_the_game.iter().any(|&word| said.contains(word)),
+        "{text}"
+    );
+    assert!(
+        !of_the_night.iter().any(|&word| said.contains(word)),
+        "{text}"
+    );
 }
 
 /// Log-probabilities of a short text's tokens, by the kernels that `isa` allows.

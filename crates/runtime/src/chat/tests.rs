@@ -274,7 +274,7 @@ fn an_answer_that_was_begun_stands_behind_the_template() {
     assert_eq!(
         last[2..],
         [
-            ("<|end|>\n<|assistant|>\n<|call|>", false),
+            ("<|end|>\n<|assistant|><|call|>", false),
             ("Well<|end|>", true)
         ][..]
     );
