@@ -106,7 +106,7 @@ fn why_tells_words_parts_and_proof() {
     let plain =
         number(&without["candidates"][0]["logprob"]) - number(&without["candidates"][1]["logprob"]);
     assert!(
-        (number(&why["words"][7]["without"]) - plain).abs() < 0.02,
+        (number(&why["words"][7]["without"]) - plain).abs() < ROUNDED,
         "{plain}"
     );
 
@@ -313,7 +313,7 @@ fn prompts_that_do_not_match_are_told() {
     for row in same["values"].as_array().unwrap() {
         for value in numbers(row) {
             assert!(
-                (value - number(&same["clean_value"])).abs() < 1e-3,
+                (value - number(&same["clean_value"])).abs() < ROUNDED,
                 "{value}"
             );
         }
