@@ -5,7 +5,10 @@
 //! forks as fit share one batch, and one hook edits the rows of each.
 
 use modelve_runtime::graph::Pass;
-use modelve_runtime::{Entry, Error as RuntimeError, Model, Seq, Session, Settings, Token, Want};
+use modelve_runtime::{
+    Entry, Error as RuntimeError, FlashAttention, KvType, Model, Seq, Session, Settings, Token,
+    Want,
+};
 
 use super::edit::{Edit, Editing, States};
 use super::error::Result;
@@ -49,8 +52,19 @@ const BATCH: u32 = 512;
 /// Bytes of the logits of a batch, roughly, at most.
 const LOGITS_HELD: usize = 96 << 20;
 
-/// Settings for a session of experiments.
+/// Settings for a session of experiments. Where the base leaves open whether attention is fused, it
+/// is not, and keys and values are kept in 32 bits: what is told are differences, and the rounding
+/// of either depends on what else is in a batch.
 pub fn settings(model: &Model, base: Settings) -> Settings {
+    let open = base.flash_attention == FlashAttention::Auto && !base.kv_type.is_quantized();
+    let base = match open {
+        true => Settings {
+            flash_attention: FlashAttention::Off,
+            kv_type: KvType::F32,
+            ..base
+        },
+        false => base,
+    };
     let row = 4 * model.vocab().len().max(1) as usize;
     let mut lanes = (LOGITS_HELD / row).clamp(1, MOST_LANES);
     // A recurrent memory has a state for each sequence, and its variants are read one by one.
