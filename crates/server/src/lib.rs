@@ -13,6 +13,7 @@
 //! | `openai` | completions, chat, responses as OpenAI's API has them |
 //! | `llama` | the same as llama.cpp's server has it, where it means the same |
 //! | `probes` | what the commands `next`, `score`, `lens` and `attention` tell, over HTTP |
+//! | `experiments` | the same of `why` and `patch` |
 //! | `tools`, `reasoning` | calls and thoughts in what a model writes |
 //!
 //! Nothing here prints, parses arguments or ends the program.
@@ -22,6 +23,7 @@ mod body;
 mod config;
 mod engine_thread;
 mod error;
+mod experiments;
 mod guard;
 mod knobs;
 mod listen;
