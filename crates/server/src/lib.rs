@@ -1,7 +1,7 @@
 //! A model that stays loaded, for clients that speak OpenAI's API over HTTP.
 //!
 //! [`Server::bind`] listens at once; [`Server::run`] loads the model on the calling thread, which
-//! then owns the [`Engine`](modelve_runtime::Engine) and computes whatever comes, one decode for
+//! then owns the [`Engine`] and computes whatever comes, one decode for
 //! all at a time. Connections are served by another thread, so `/health` is answered whatever
 //! the engine does. Probes have a thread and a context of their own.
 //!
