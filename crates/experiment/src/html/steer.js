@@ -31,7 +31,8 @@ main.append(el("h1", {}, "What does it say when it is led along a direction?"),
 if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end: "), "what was computed by then is shown."));
 main.append(reading(
   "The direction of " + files + " is added to the residual stream after " + layers + ", at every token, as many times as a column says. The first column is the model without it.",
-  runs.length > 1 && then && now ? "Here: at " + scaled(far, 1) + " the likeliest token goes from " + shown(then.piece) + " (" + percent(then.prob) + ") to " + shown(now.piece) + " (" + percent(now.prob) + "); the distribution moves by " + fixed(far.kl, 2) + " nats, more than at any other scale shown." : null,
+  runs.length > 1 && then && now ? "Here: at " + scaled(far, 1) + " the likeliest token " + (now.id === then.id ? "is still " + shown(then.piece) + ", at " + percent(now.prob) + " in place of " + percent(then.prob)
+    : "goes from " + shown(then.piece) + " (" + percent(then.prob) + ") to " + shown(now.piece) + " (" + percent(now.prob) + ")") + "; the distribution moves by " + fixed(far.kl, 2) + " nats, more than at any other scale shown." : null,
   "Where a text only repeats itself, the scale is too large for this model: the direction drowns what the prompt says."));
 main.append(el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "What comes next"), list,
   el("h2", {}, "How far the distribution moves"),
