@@ -16,7 +16,7 @@ use crate::engine_thread::{Handle, Shared};
 use crate::error::{ApiError, Result};
 use crate::metrics::Counters;
 use crate::probe_thread::Probes;
-use crate::{body, guard, llama, openai, openapi, probes, status};
+use crate::{body, experiments, guard, llama, openai, openapi, probes, status};
 
 /// What all requests share.
 pub struct App {
@@ -144,6 +144,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/modelve/score", post(probes::score))
         .route("/v1/modelve/lens", post(probes::lens))
         .route("/v1/modelve/attention", post(probes::attention))
+        .route("/v1/modelve/why", post(experiments::why))
+        .route("/v1/modelve/patch", post(experiments::patch))
         .fallback(nowhere)
         .method_not_allowed_fallback(otherwise)
         .layer(guarded)

@@ -1,7 +1,7 @@
 //! A model that stays loaded, for clients that speak OpenAI's API over HTTP.
 //!
 //! [`Server::bind`] listens at once; [`Server::run`] loads the model on the calling thread, which
-//! then owns the [`Engine`](modelve_runtime::Engine) and computes whatever comes, one decode for
+//! then owns the [`Engine`] and computes whatever comes, one decode for
 //! all at a time. Connections are served by another thread, so `/health` is answered whatever
 //! the engine does. Probes have a thread and a context of their own.
 //!
@@ -13,6 +13,7 @@
 //! | `openai` | completions, chat, responses as OpenAI's API has them |
 //! | `llama` | the same as llama.cpp's server has it, where it means the same |
 //! | `probes` | what the commands `next`, `score`, `lens` and `attention` tell, over HTTP |
+//! | `experiments` | the same of `why` and `patch` |
 //! | `tools`, `reasoning` | calls and thoughts in what a model writes |
 //!
 //! Nothing here prints, parses arguments or ends the program.
@@ -22,6 +23,7 @@ mod body;
 mod config;
 mod engine_thread;
 mod error;
+mod experiments;
 mod guard;
 mod knobs;
 mod listen;

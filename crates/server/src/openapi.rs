@@ -8,12 +8,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use crate::{error, knobs, llama, openai, probes, status};
+use crate::{error, experiments, knobs, llama, openai, probes, status};
 
 /// The types.
 #[derive(OpenApi)]
 #[openapi(components(schemas(
     error::ErrorBody,
+    experiments::PatchAsked,
+    experiments::WhyAsked,
     knobs::Knobs,
     llama::DetokenizeRequest,
     llama::Detokenized,
@@ -153,6 +155,18 @@ const PATHS: &[Path] = &[
         "/v1/modelve/attention",
         "Where the heads of each layer look",
         &["Asking", "AttentionAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/why",
+        "The words an answer hangs on, and the parts of the model it is the sum of",
+        &["Asking", "WhyAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/patch",
+        "Where what tells two prompts apart lies",
+        &["Asking", "PatchAsked"],
         None,
     )),
 ];

@@ -52,8 +52,8 @@ pub struct ProbeThread {
 
 /// A probe that was asked for. Dropping it stops the probe.
 pub struct Asked<T> {
-    /// How many tokens are done.
-    pub progress: watch::Receiver<usize>,
+    /// How much is done, and of how much.
+    pub progress: watch::Receiver<(usize, usize)>,
     answer: oneshot::Receiver<Result<T>>,
     _leave: Leave,
 }
@@ -107,15 +107,15 @@ pub fn pair(model: &Model, settings: &Settings, limit: usize) -> (Probes, ProbeT
 }
 
 impl Probes {
-    /// Asks for a probe. `work` is told whom to tell how many tokens are done.
+    /// Asks for a probe. `work` is told whom to tell how much is done, and of how much.
     ///
     /// # Errors
     /// 503 while too many wait.
     pub fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Bench, &mut dyn FnMut(usize)) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Bench, &mut dyn FnMut(usize, usize)) -> Result<T> + Send + 'static,
     ) -> Result<Asked<T>> {
-        let (tell, progress) = watch::channel(0);
+        let (tell, progress) = watch::channel((0, 0));
         let (send, answer) = oneshot::channel();
         let lock = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turn = lock();
@@ -133,8 +133,8 @@ impl Probes {
                 }
                 cancel.clear();
             }
-            let result = work(bench, &mut |done| {
-                tell.send_replace(done);
+            let result = work(bench, &mut |done, total| {
+                tell.send_replace((done, total));
             });
             drop(send.send(result));
         });
@@ -193,6 +193,25 @@ impl Bench {
         self.check(room)?;
         let n_ctx = self.model.context_for(self.model.regime(room), room);
         Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
+    }
+
+    /// A session of its own for a text of `tokens`, with so many cells for others beside it where
+    /// there is memory for them.
+    ///
+    /// # Errors
+    /// See [`Bench::plain`].
+    pub fn beside(&self, tokens: usize, beside: usize, settings: Settings) -> Result<Session> {
+        self.check(tokens)?;
+        let n_ctx = (self.model).context_for(self.model.regime(tokens), tokens + beside);
+        let roomy = Settings {
+            n_ctx,
+            ..settings.clone()
+        };
+        match Session::new(&self.model, &roomy) {
+            // They then take turns with the text itself.
+            Err(_) if !self.base.cancel.is_set() => self.own(tokens, settings),
+            session => Ok(session?),
+        }
     }
 
     fn check(&self, room: usize) -> Result<()> {

@@ -141,7 +141,7 @@ impl Named {
 }
 
 /// Numbers below `len`, from the end where they are negative.
-fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Vec<usize>>> {
+pub fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Vec<usize>>> {
     let one = |&n: &i64| {
         let at = if n < 0 {
             n.checked_add_unsigned(len as u64)
@@ -157,7 +157,7 @@ fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Vec<us
 }
 
 /// An error of a probe as a client is told it.
-fn told(error: ProbeError) -> ApiError {
+pub fn told(error: ProbeError) -> ApiError {
     let message = error.to_string();
     match error {
         ProbeError::Runtime(error) => error.into(),
@@ -177,16 +177,19 @@ fn told(error: ProbeError) -> ApiError {
 }
 
 /// Who reads texts: a model and a template.
-struct Reader {
-    model: Model,
+pub struct Reader {
+    /// The model.
+    pub model: Model,
     template: Option<Arc<str>>,
 }
 
 impl Asking {
     /// The texts as the model reads them, and whether they were asked for as a list.
-    fn prompts(&self, to: &Reader, special: bool) -> Result<(Vec<Prompt>, bool)> {
-        let model = &to.model;
-        let vocab = model.vocab();
+    ///
+    /// # Errors
+    /// What the tokenizer or the template refuses; too many texts.
+    pub fn prompts(&self, to: &Reader, special: bool) -> Result<(Vec<Prompt>, bool)> {
+        let vocab = to.model.vocab();
         let texts = match &self.prompt {
             Texts::One(text) => std::slice::from_ref(text),
             Texts::Several(texts) => texts,
@@ -206,46 +209,48 @@ impl Asking {
             let message = format!("1 to {MOST_TEXTS} texts, not {}", texts.len());
             return Err(ApiError::wrong("prompt", message));
         }
-        let read = |text: &String| -> Result<Prompt> {
-            let ids = if self.chat || self.system.is_some() {
-                let system = self
-                    .system
-                    .iter()
-                    .map(|system| Message::new("system", system));
-                let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-                let conversation = Conversation {
-                    messages: &messages,
-                    template: to.template.as_deref(),
-                    ..Conversation::default()
-                };
-                chat::read_chat(model, &conversation)?.0
-            } else {
-                let special = self.special.unwrap_or(special);
-                let reading = if special {
-                    Reading::Prompt
-                } else {
-                    Reading::Text
-                };
-                let ids = vocab.tokenize(text, reading)?;
-                if ids.is_empty() {
-                    return Err(told(ProbeError::EmptyPrompt));
-                }
-                return Ok(Prompt {
-                    text: text.clone(),
-                    ids,
-                });
-            };
-            Ok(Prompt {
-                text: text_of(vocab, &ids),
-                ids,
-            })
-        };
+        let read = |text: &String| self.read(to, text, special);
         let prompts = texts.iter().map(read).collect::<Result<_>>()?;
         Ok((prompts, matches!(self.prompt, Texts::Several(_))))
     }
 
+    /// A text as the model reads it; `special` says whether control tokens written out in it are
+    /// those tokens where the request does not.
+    ///
+    /// # Errors
+    /// What the tokenizer or the template refuses; no token at all.
+    pub fn read(&self, to: &Reader, text: &str, special: bool) -> Result<Prompt> {
+        let vocab = to.model.vocab();
+        if self.chat || self.system.is_some() {
+            let system = self.system.iter();
+            let system = system.map(|system| Message::new("system", system));
+            let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+            let conversation = Conversation {
+                messages: &messages,
+                template: to.template.as_deref(),
+                ..Conversation::default()
+            };
+            let ids = chat::read_chat(&to.model, &conversation)?.0;
+            let text = text_of(vocab, &ids);
+            return Ok(Prompt { text, ids });
+        }
+        let reading = match self.special.unwrap_or(special) {
+            true => Reading::Prompt,
+            false => Reading::Text,
+        };
+        let ids = vocab.tokenize(text, reading)?;
+        if ids.is_empty() {
+            return Err(told(ProbeError::EmptyPrompt));
+        }
+        let text = text.to_owned();
+        Ok(Prompt { text, ids })
+    }
+
     /// The one text, for probes that take one.
-    fn prompt(&self, to: &Reader) -> Result<Prompt> {
+    ///
+    /// # Errors
+    /// Several; see [`Asking::prompts`].
+    pub fn prompt(&self, to: &Reader) -> Result<Prompt> {
         let (mut prompts, _) = self.prompts(to, true)?;
         match prompts.len() {
             1 => Ok(prompts.remove(0)),
@@ -275,8 +280,8 @@ pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
             shape.check().map_err(told)?;
         }
         let top = asked.top.unwrap_or(10).min(MOST_TOP);
-        let total = prompts.iter().map(|prompt| prompt.ids.len()).sum();
-        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+        let total: usize = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
             let model = bench.model.clone();
             let options = next::Options {
                 top,
@@ -291,7 +296,7 @@ pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
                     let ids = candidate_ids(model.vocab(), prompt, text, i + 1).map_err(told)?;
                     tried = tried.max(ids.len() - 1);
                 }
-                let mut on_progress = |done: usize| progress(before + done);
+                let mut on_progress = |done: usize| progress(before + done, total);
                 let mut result = match tree.map(Shape::room) {
                     None => {
                         let session = bench.plain(prompt.ids.len() + tried)?;
@@ -318,7 +323,7 @@ pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
             }
             one_or_all(results, listed)
         };
-        Ok((total, work))
+        Ok(work)
     })
     .await
 }
@@ -333,21 +338,21 @@ pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
         let stride = asked.stride.unwrap_or(size / 2);
         let windows = Windows { size, stride };
         windows.check().map_err(told)?;
-        let total = prompts.iter().map(|prompt| prompt.ids.len()).sum();
-        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+        let total: usize = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
             let mut results = Vec::with_capacity(prompts.len());
             let mut before = 0;
             for prompt in &prompts {
                 let session = bench.plain(size.min(prompt.ids.len()))?;
                 let result = score::score(session, prompt, windows, &mut |done| {
-                    progress(before + done)
+                    progress(before + done, total)
                 });
                 results.push(result.map_err(told)?);
                 before += prompt.ids.len();
             }
             one_or_all(results, listed)
         };
-        Ok((total, work))
+        Ok(work)
     })
     .await
 }
@@ -366,12 +371,12 @@ pub async fn lens(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
             top: asked.top.unwrap_or(5).min(MOST_TOP),
             token,
         };
-        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
             let session = bench.lens(n)?;
-            let found = lens::lens(session, &prompt, &options, progress);
+            let found = lens::lens(session, &prompt, &options, &mut |done| progress(done, n));
             value(found.map_err(told)?)
         };
-        Ok((n, work))
+        Ok(work)
     })
     .await
 }
@@ -403,7 +408,7 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
             );
             return Err(ApiError::wrong("prompt", message));
         }
-        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize)| {
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
             if bench.base.kv_type.is_quantized() {
                 let message = "a quantized KV cache keeps no weights of attention to show";
                 return Err(ApiError::bad(message));
@@ -413,18 +418,24 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
                 ..bench.base.clone()
             };
             let mut session = bench.own(n, attention::settings(&bench.model, n, base))?;
-            let found = attention::attention(&mut session, &prompt, options, progress);
+            let found = attention::attention(&mut session, &prompt, options, &mut |done| {
+                progress(done, n);
+            });
             value(found.map_err(told)?)
         };
-        Ok((n, work))
+        Ok(work)
     })
     .await
 }
 
 /// JSON that is written already.
-type Written = Box<serde_json::value::RawValue>;
+pub type Written = Box<serde_json::value::RawValue>;
 
-fn value(result: impl Serialize) -> Result<Written> {
+/// A result as JSON.
+///
+/// # Errors
+/// It cannot be written.
+pub fn value(result: impl Serialize) -> Result<Written> {
     serde_json::value::to_raw_value(&result)
         .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))
 }
@@ -437,39 +448,38 @@ fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
     }
 }
 
-/// Reads what is asked with `read`, which says how many tokens there are and how to answer, and
-/// answers it.
-async fn answer<A, W>(
+/// Reads what is asked with `read`, which says how to answer, and answers it.
+pub async fn answer<A, W>(
     app: &App,
     bytes: axum::body::Bytes,
-    read: impl FnOnce(&Reader, &Asking, A) -> Result<(usize, W)> + Send + 'static,
+    read: impl FnOnce(&Reader, &Asking, A) -> Result<W> + Send + 'static,
 ) -> Result<Response>
 where
     A: serde::de::DeserializeOwned,
-    W: FnOnce(&mut Bench, &mut dyn FnMut(usize)) -> Result<Written> + Send + 'static,
+    W: FnOnce(&mut Bench, &mut dyn FnMut(usize, usize)) -> Result<Written> + Send + 'static,
 {
     let ready = app.ready()?;
     let to = Reader {
         model: ready.model.clone(),
         template: ready.template.clone(),
     };
-    let (asking, total, work) = apart(move || {
+    let (asking, work) = apart(move || {
         let body = body::json(&bytes)?;
         let asking: Asking = body::parse(&body)?;
         let asked: A = body::parse(&body)?;
-        let (total, work) = read(&to, &asking, asked)?;
-        Ok((asking, total, work))
+        let work = read(&to, &asking, asked)?;
+        Ok((asking, work))
     })
     .await?;
     let mut asked = ready.probes.ask(work)?;
     app.counters().probes.add(1);
     if asking.stream {
-        return Ok(stream(asked, total));
+        return Ok(stream(asked));
     }
     Ok(Json(asked.answer().await?).into_response())
 }
 
-fn stream(mut asked: Asked<Written>, total: usize) -> Response {
+fn stream(mut asked: Asked<Written>) -> Response {
     sse::answer(move |events| async move {
         let mut progress = asked.progress.clone();
         let result = loop {
@@ -480,7 +490,7 @@ fn stream(mut asked: Asked<Written>, total: usize) -> Response {
                     if changed.is_err() {
                         break asked.answer().await;
                     }
-                    let done = *progress.borrow_and_update();
+                    let (done, total) = *progress.borrow_and_update();
                     let part = json!({"done": done, "total": total});
                     events.send_named("progress", &part).await?;
                 }

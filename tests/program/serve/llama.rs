@@ -57,17 +57,17 @@ fn a_conversation_is_shown_as_the_model_reads_it() {
 fn completion_is_the_same_text_with_its_own_fields() {
     let server = Server::tiny();
     let prompt = "The ball hit the bat, and";
-    let body = json!({"prompt": prompt, "max_tokens": 12, "temperature": 0});
+    let body = json!({"prompt": prompt, "max_tokens": 5, "temperature": 0});
     let openai = server.ok("/v1/completions", &body);
-    let body = json!({"prompt": prompt, "n_predict": 12, "temperature": 0, "n_probs": 2, "return_tokens": true});
+    let body = json!({"prompt": prompt, "n_predict": 5, "temperature": 0, "n_probs": 2, "return_tokens": true});
     let answer = server.ok("/completion", &body);
     assert_eq!(answer["content"], openai["choices"][0]["text"]);
     assert_eq!(
         (&answer["stop"], &answer["stop_type"]),
         (&json!(true), &json!("limit"))
     );
-    assert_eq!(answer["tokens_predicted"], 12);
-    assert_eq!(answer["tokens"].as_array().unwrap().len(), 12);
+    assert_eq!(answer["tokens_predicted"], 5);
+    assert_eq!(answer["tokens"].as_array().unwrap().len(), 5);
     let probabilities = answer["completion_probabilities"].as_array().unwrap();
     assert!(
         probabilities

@@ -93,6 +93,23 @@ fn probes_tell_what_the_commands_tell() {
             ],
         ),
         (
+            "why",
+            json!({"prompt": "The ball hit the bat", "token": "it", "against": "the"}),
+            vec![
+                "why",
+                "The ball hit the bat",
+                "--token",
+                "it",
+                "--against",
+                "the",
+            ],
+        ),
+        (
+            "patch",
+            json!({"prompt": "The ball hit", "corrupt": "The club hit", "layers": [0, -1]}),
+            vec!["patch", "The ball hit", "The club hit", "--layers", "0,-1"],
+        ),
+        (
             "attention",
             json!({"prompt": text, "layer": 2}),
             vec!["attention", text, "--layer", "2"],
@@ -162,6 +179,18 @@ fn what_makes_no_sense_is_refused_by_its_name() {
             "positions",
         ),
         ("lens", json!({"prompt": ["a", "b"]}), "prompt"),
+        ("why", json!({"prompt": "a", "token": ""}), "token"),
+        ("patch", json!({"prompt": "a"}), "corrupt"),
+        (
+            "patch",
+            json!({"prompt": "a", "corrupt": "b", "what": "soul"}),
+            "what",
+        ),
+        (
+            "patch",
+            json!({"prompt": "a", "corrupt": "b", "positions": [77]}),
+            "positions",
+        ),
         ("attention", json!({"prompt": "a", "layer": 77}), "layer"),
         (
             "attention",
