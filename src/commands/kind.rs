@@ -78,7 +78,10 @@ impl Kind {
                 format!("`convert` weighs columns by it with --imatrix; what is in it: {meta}")
             }
             Self::ControlVector => {
-                format!("modelve does not add control vectors; what is in it: {meta}")
+                format!(
+                    "`complete` and `steer run` add it to a model (--control-vector, --vector); \
+                     what is in it: {meta}"
+                )
             }
             Self::Vocabulary => format!("to look into it: modelve vocab -m {file}"),
         }
