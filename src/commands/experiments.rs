@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use super::again::{Again, quote};
 use super::engine::{EngineArgs, explain};
 use super::probing::{self, quoted};
 use crate::experiment::measure::{Asked, Measure, Name};
@@ -79,10 +80,15 @@ pub fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Runtime(error) => explain(error),
         Error::Probe(error) => probing::told(error),
-        Error::NoPart { .. } => hinted(
-            Usage(error.to_string()),
-            "what layers and heads a model has: modelve meta MODEL",
-        ),
+        Error::NoPart { .. } => {
+            let typed = Again::typed();
+            let model = typed.model().map(|model| format!(" {}", quote(model)));
+            let model = model.unwrap_or_default();
+            hinted(
+                Usage(error.to_string()),
+                format!("what layers and heads the model has: modelve meta{model}"),
+            )
+        }
         Error::NotAPart { .. }
         | Error::NotRemovable { .. }
         | Error::NoPosition { .. }

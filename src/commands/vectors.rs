@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::engine::explain;
+use crate::hint::hinted;
 use crate::runtime::ControlVector;
 
 /// A file and how much of it.
@@ -45,13 +46,22 @@ pub fn sum(shares: &[Share]) -> anyhow::Result<Option<ControlVector>> {
     for share in shares {
         let read = ControlVector::read(&share.file);
         let vector = read.and_then(|vector| vector.scaled(share.scale));
-        let vector = vector.map_err(explain)?;
+        let vector = vector.map_err(|error| unread(explain(error)))?;
         sum = Some(match sum {
             Some(sum) => sum.plus(vector).map_err(explain)?,
             None => vector,
         });
     }
     Ok(sum)
+}
+
+/// An error of reading a control vector, with what one is and how it is made.
+fn unread(error: anyhow::Error) -> anyhow::Error {
+    hinted(
+        error,
+        "a control vector is FILE.gguf or FILE.gguf:SCALE, a number; to make one: \
+         modelve steer learn --plus 'I love it' --minus 'I hate it' -o love.gguf",
+    )
 }
 
 /// [`sum`], as sessions take it.

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::math::{Distribution, Reference};
 use super::readout::factor;
+use super::readout::{open, unsupported};
 use super::unembed_ffi::Unembed;
 use super::{Choice, Error, Piece, Prompt, Result, piece};
-use modelve_gguf::Gguf;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
     Error as RuntimeError, Model, Seq, Session, Settings, Token, Vocab, Want, host,
@@ -273,32 +273,20 @@ impl<'a> Looking<'a> {
         options: &'a Options,
         layers: &'a [usize],
     ) -> Result<Self> {
-        let gguf = Gguf::open(model.path())?;
-        let cap = gguf.arch("final_logit_softcapping");
-        let cap = cap.and_then(|cap| cap.as_f64()).filter(|&cap| cap > 0.0);
         let threads = threads.unwrap_or_else(host::threads);
-        let unembed = Unembed::new(gguf, threads).map_err(|what| unsupported(model, &what))?;
+        let (unembed, cap) = open(model, threads)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
         let pool = pool
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        let facts = model.facts();
-        if unembed.n_embd() != facts.n_embd as usize
-            || unembed.n_vocab() != model.vocab().len() as usize
-        {
-            return Err(unsupported(
-                model,
-                "its output matrix is not as wide as its states",
-            ));
-        }
         Ok(Looking {
             model,
             unembed,
             scale: None,
-            cap: cap.map(|cap| cap as f32),
+            cap,
             options,
             layers,
-            n_layer: facts.n_layer as usize,
+            n_layer: model.facts().n_layer as usize,
             answers: Vec::new(),
             cells: Vec::new(),
             rows: Vec::new(),
@@ -459,12 +447,5 @@ fn cell(
         top: Choice::top(vocab, &distribution, options.top.max(1)),
         token_rank: token.map(|id| distribution.rank(id)),
         token_logprob: token.map(|id| distribution.logprob(id)),
-    }
-}
-
-fn unsupported(model: &Model, what: &str) -> Error {
-    Error::Unsupported {
-        arch: model.facts().arch.clone(),
-        what: what.to_owned(),
     }
 }

@@ -48,30 +48,38 @@ impl FrozenNorm {
     }
 }
 
+/// The last norm and the output matrix of a model, computed with `threads`, and the cap of its
+/// logits where it has one.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a file that lacks them, or where they do not fit its states.
+pub(super) fn open(model: &Model, threads: u32) -> Result<(Unembed, Option<f32>)> {
+    let gguf = Gguf::open(model.path())?;
+    let cap = gguf.arch("final_logit_softcapping");
+    let cap = cap.and_then(|cap| cap.as_f64()).filter(|&cap| cap > 0.0);
+    let unembed = Unembed::new(gguf, threads).map_err(|what| unsupported(model, &what))?;
+    let facts = model.facts();
+    if unembed.n_embd() != facts.n_embd as usize
+        || unembed.n_vocab() != model.vocab().len() as usize
+    {
+        let what = "its output matrix is not as wide as its states";
+        return Err(unsupported(model, what));
+    }
+    Ok((unembed, cap.map(|cap| cap as f32)))
+}
+
 impl Readout {
     /// Finds the last norm and the output matrix of a model. `threads` are those to compute with.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a file that lacks them.
     pub fn new(model: &Model, threads: Option<u32>) -> Result<Self> {
-        let gguf = Gguf::open(model.path())?;
-        let cap = gguf.arch("final_logit_softcapping");
-        let cap = cap.and_then(|cap| cap.as_f64()).filter(|&cap| cap > 0.0);
         let threads = threads.unwrap_or_else(host::threads);
-        let unembed = Unembed::new(gguf, threads).map_err(|what| unsupported(model, &what))?;
-        let facts = model.facts();
-        if unembed.n_embd() != facts.n_embd as usize
-            || unembed.n_vocab() != model.vocab().len() as usize
-        {
-            return Err(unsupported(
-                model,
-                "its output matrix is not as wide as its states",
-            ));
-        }
+        let (unembed, cap) = open(model, threads)?;
         Ok(Readout {
             model: model.clone(),
             unembed,
-            cap: cap.map(|cap| cap as f32),
+            cap,
             rows: Vec::new(),
         })
     }
@@ -172,7 +180,7 @@ pub(super) fn factor(rows: &[f32], logits: &[f32], cap: Option<f32>) -> f32 {
     if plain { 1.0 } else { factor as f32 }
 }
 
-fn unsupported(model: &Model, what: &str) -> Error {
+pub(super) fn unsupported(model: &Model, what: &str) -> Error {
     Error::Unsupported {
         arch: model.facts().arch.clone(),
         what: what.to_owned(),
