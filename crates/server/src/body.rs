@@ -61,7 +61,7 @@ pub fn json(bytes: &[u8]) -> Result<Value> {
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let reason = error.inner().to_string();
+        let reason = readable(&error.inner().to_string());
         match path.as_str() {
             // A field that is missing is named in the reason alone.
             "." | "?" => match reason.split('`').nth(1) {
@@ -73,6 +73,27 @@ pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
             _ => ApiError::wrong(path.clone(), format!("{path}: {reason}")),
         }
     })
+}
+
+/// What serde expects of a field, in words of JSON.
+const EXPECTED: [(&str, &str); 6] = [
+    ("expected usize", "expected a whole number from 0"),
+    ("expected u64", "expected a whole number from 0"),
+    ("expected u32", "expected a whole number from 0"),
+    ("expected i32", "expected a whole number"),
+    ("expected f32", "expected a number"),
+    ("expected f64", "expected a number"),
+];
+
+/// A reason of serde's without the names of Rust's types.
+fn readable(reason: &str) -> String {
+    let found = EXPECTED
+        .iter()
+        .find_map(|(rust, words)| Some((reason.strip_suffix(rust)?, words)));
+    found.map_or_else(
+        || reason.to_owned(),
+        |(before, words)| format!("{before}{words}"),
+    )
 }
 
 #[cfg(test)]
@@ -90,6 +111,10 @@ mod tests {
     struct Message {
         #[allow(dead_code)]
         role: String,
+        #[allow(dead_code)]
+        weight: Option<f32>,
+        #[allow(dead_code)]
+        count: Option<usize>,
     }
 
     fn fault(body: &str) -> String {
@@ -104,6 +129,13 @@ mod tests {
         assert_eq!(fault("{}"), "messages | missing field `messages`");
         assert!(fault(r#"{"messages": [{"role": 3}]}"#).starts_with("messages[0].role | "));
         assert!(fault(r#"{"messages": 1}"#).starts_with("messages | messages: invalid type"));
+        let text = fault(r#"{"messages": [{"role": "a", "weight": "x"}]}"#);
+        assert!(text.ends_with("expected a number"), "{text}");
+        let negative = fault(r#"{"messages": [{"role": "a", "count": -1}]}"#);
+        assert!(
+            negative.ends_with("expected a whole number from 0"),
+            "{negative}"
+        );
         assert!(fault("[1]").starts_with("- | the body is not a JSON object"));
         assert!(fault("{").starts_with("- | the body is not JSON: EOF"));
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
