@@ -284,7 +284,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
             let (said, code) = bench.refusal(arguments);
             assert!(said.contains(expected) && code == 1, "{code} {said}");
             // What is no control vector at all comes with the command that makes one.
-            let unread = file == &damaged || file == &bench.file("absent.gguf");
+            let unread = *file == *damaged || *file == *bench.file("absent.gguf");
             assert!(!unread || said.contains("modelve steer learn"), "{said}");
         }
     }
