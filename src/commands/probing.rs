@@ -132,6 +132,13 @@ pub fn interrupted(complete: bool) -> anyhow::Result<()> {
     }
 }
 
+/// The error of a command that was interrupted before it had anything to show, after a note that
+/// says what was `not` done.
+pub fn nothing_yet(not: &str) -> anyhow::Error {
+    output::note(&format!("interrupted: {not}"));
+    Interrupted.into()
+}
+
 /// `12.3 %`, and enough digits to tell small probabilities apart, in six columns.
 pub fn percent(prob: f64) -> String {
     let value = 100.0 * prob;

@@ -12,7 +12,7 @@ use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, q
 use crate::commands::prompt::PromptArgs;
 use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
-use crate::experiment::html::STEER;
+use crate::experiment::{self, html::STEER};
 use crate::experiment::steer::{Run, Source, Steered};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
@@ -164,7 +164,7 @@ fn answer(
 ) -> anyhow::Result<Option<(next::Next, String)>> {
     let settings = Settings {
         control,
-        ..args.engine.settings(cancel)
+        ..experiment::exact(args.engine.settings(cancel))
     };
     let mut session = session(&args.engine, model, prompt.ids.len(), settings.clone())?;
     let options = next::Options {
