@@ -6,6 +6,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 use super::engine::{EngineArgs, explain};
 use crate::base::human;
 use crate::hint::{Interrupted, Usage};
+use crate::output;
 use crate::probe::Error;
 use crate::runtime::weights::Work;
 use crate::runtime::{self, Cancel, Model, Session, Settings};
@@ -132,10 +133,10 @@ pub fn interrupted(complete: bool) -> anyhow::Result<()> {
     }
 }
 
-/// The error of a command that was interrupted before it had anything to show, after a note that
-/// says what was `not` done.
-pub fn nothing_yet(not: &str) -> anyhow::Error {
-    output::note(&format!("interrupted: {not}"));
+/// The error of an experiment that was interrupted before it had anything to show, after a note
+/// that says so.
+pub fn nothing_yet() -> anyhow::Error {
+    output::note("interrupted before there was a result: nothing was written");
     Interrupted.into()
 }
 

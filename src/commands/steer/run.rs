@@ -12,8 +12,8 @@ use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, q
 use crate::commands::prompt::PromptArgs;
 use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
-use crate::experiment::{self, html::STEER};
 use crate::experiment::steer::{Run, Source, Steered};
+use crate::experiment::{self, html::STEER};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::{Prompt, Subject, next};
