@@ -19,7 +19,7 @@ import sys
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def load(path: pathlib.Path):
@@ -31,7 +31,10 @@ def load(path: pathlib.Path):
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
     model = AutoModelForCausalLM.from_pretrained(**where, **options).eval()
     folder = str(path if path.is_dir() else path.parent)
-    bridge = TransformerBridge.boot_transformers(folder, device="cpu", hf_model=model)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    bridge = TransformerBridge.boot_transformers(
+        folder, device="cpu", hf_model=model, tokenizer=tokenizer
+    )
     return bridge, model
 
 
