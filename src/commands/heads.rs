@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::told;
+use super::experiments::{partial, told};
 use super::probing::{clip, columns, interrupted, load, nothing_yet, percent, quoted, session};
 use super::prompt::PromptArgs;
 use super::results::Form;
@@ -127,7 +127,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if before == 0 {
         return Err(nothing_yet());
     }
-    to.show_one(HEADS, &found, |out| print(out, &found))?;
+    to.show_one(HEADS, &found, |out| {
+        print(out, &found)?;
+        partial(out, found.complete)
+    })?;
     interrupted(found.complete)
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::base::human;
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use crate::commands::experiments::partial;
 use crate::commands::flags::Layers;
 use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, quoted, session};
 use crate::commands::prompt::PromptArgs;
@@ -134,7 +135,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.finish();
     let complete = runs.len() == args.scale.len() + 1;
     if runs.is_empty() {
-        return interrupted(complete);
+        return Err(probing::nothing_yet());
     }
     let steered = Steered {
         model: Subject::of(&model),
@@ -150,7 +151,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         runs,
         complete,
     };
-    to.show_one(STEER, &steered, |out| print(out, &steered))?;
+    to.show_one(STEER, &steered, |out| {
+        print(out, &steered)?;
+        partial(out, complete)
+    })?;
     interrupted(complete)
 }
 
