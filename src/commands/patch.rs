@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::experiments::{MeasureArgs, measured, partial, session, signed, told};
 use super::flags::{Layers, numbers};
-use super::probing::{self, clip, interrupted, load, pad, percent, quoted, tail};
+use super::probing::{self, clip, interrupted, load, nothing_yet, pad, percent, quoted, tail};
 use super::prompt::{PromptArgs, Text, input};
 use super::results::Form;
 use super::why::COMMON;
@@ -223,7 +223,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .map_err(told)?;
     }
     let Some(mean) = averaging.finish(complete) else {
-        return interrupted(complete);
+        return match complete {
+            true => interrupted(complete),
+            false => Err(nothing_yet()),
+        };
     };
     to.show_one(html::PAIRS, &mean, |out| print_mean(out, &mean))?;
     interrupted(complete)
