@@ -134,6 +134,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
     let facts = mix::Facts {
         layers: u32::try_from(layers).ok()?,
         heads_per_kv_head: u32::try_from(heads / kv_heads).ok()?,
+        is_large: false,
         imatrix: false,
     };
     let mut tensors: Vec<(&str, &[u64])> = subject
