@@ -378,3 +378,89 @@ impl Rope {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::arch::{Arrangement, Description, describe};
+    use modelve_gguf::Value;
+    use serde_json::{Value as Json, json};
+
+    fn config(class: &str, change: impl FnOnce(&mut Json)) -> Json {
+        let mut config = json!({"architectures": [class], "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 512});
+        change(&mut config);
+        config
+    }
+
+    fn key<'a>(description: &'a Description, name: &str) -> Option<&'a Value> {
+        let mut keys = description.metadata.iter();
+        let entry = keys.find(|(key, _)| key.split_once('.').is_some_and(|(_, k)| k == name));
+        entry.map(|(_, value)| value)
+    }
+
+    fn has(description: &Description, name: &str) -> bool {
+        description.weights.iter().any(|weight| weight.name == name)
+    }
+
+    /// `reshape(heads, 2, rows / heads / 2).swapaxes(1, 2)` of two heads of six rows.
+    #[test]
+    fn pairs_of_a_head_are_put_together() {
+        let pairs = Arrangement::PairsTogether { heads: 2 };
+        let mut rows: Vec<u8> = (0..12).collect();
+        assert_eq!(pairs.group(12), 6);
+        pairs.apply(&mut rows, 6, 1, &mut Vec::new());
+        assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+    }
+
+    #[test]
+    fn only_llama_rearranges_and_only_query_and_key() {
+        for (class, turned) in [
+            ("LlamaForCausalLM", 4),
+            ("MistralForCausalLM", 4),
+            ("Qwen2ForCausalLM", 0),
+            ("Qwen3ForCausalLM", 0),
+            ("Olmo2ForCausalLM", 0),
+        ] {
+            let description = describe(&config(class, |_| {})).unwrap();
+            let moved = description.weights.iter();
+            let moved = moved.filter(|weight| weight.arrangement != Arrangement::AsIs);
+            assert_eq!(moved.count(), turned, "{class}");
+        }
+    }
+
+    #[test]
+    fn each_has_the_tensors_of_its_kind() {
+        let of = |class: &str| describe(&config(class, |_| {})).unwrap();
+        assert!(has(&of("Qwen2ForCausalLM"), "blk.1.attn_k.bias"));
+        assert!(!has(&of("LlamaForCausalLM"), "blk.1.attn_k.bias"));
+        assert!(has(&of("Qwen3ForCausalLM"), "blk.0.attn_q_norm.weight"));
+        assert_eq!(
+            key(&of("Qwen3ForCausalLM"), "attention.key_length"),
+            Some(&Value::U32(128))
+        );
+        assert!(has(&of("Olmo2ForCausalLM"), "blk.0.post_ffw_norm.weight"));
+        assert!(!has(&of("Olmo2ForCausalLM"), "blk.0.ffn_norm.weight"));
+    }
+
+    #[test]
+    fn scaled_positions_are_kept_or_refused() {
+        let scaled = |scaling: Json| {
+            describe(&config("LlamaForCausalLM", |c| {
+                c["hidden_size"] = json!(512);
+                c["rope_theta"] = json!(500_000.0);
+                c["rope_scaling"] = scaling;
+            }))
+        };
+        let llama3 = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let factors = &scaled(llama3).unwrap().constants[0].values;
+        assert_eq!((factors.len(), factors[0], factors[63]), (64, 1.0, 32.0));
+        assert!(factors.windows(2).all(|pair| pair[0] <= pair[1]));
+        let linear = scaled(json!({"type": "linear", "factor": 2.0})).unwrap();
+        assert_eq!(key(&linear, "rope.scaling.factor"), Some(&Value::F32(2.0)));
+        let refused = |scaling| scaled(scaling).unwrap_err().to_string();
+        assert!(refused(json!({"type": "dynamic", "factor": 2.0})).contains("supported: default"));
+        assert!(refused(json!({"type": "yarn"})).contains("factor"));
+    }
+}
