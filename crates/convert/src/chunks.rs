@@ -31,7 +31,12 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
         };
         let total = planned.elements() / planned.columns().max(1);
         let row_bytes = source.bytes / total.max(1);
-        let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
+        // A bias is one row to the encoder and arranged within it.
+        let group = match planned.shape.len() {
+            1 => 1,
+            _ => planned.arrangement.group(total),
+        };
+        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(1) * group;
         let mut row = 0;
         while row < total {
             let rows = step.min(total - row);

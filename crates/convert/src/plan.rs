@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::metadata::{self, Inputs};
 use super::{Error, Imatrix, Provenance};
-use crate::arch::{self, Description};
+use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
@@ -45,6 +45,8 @@ pub struct PlannedTensor {
     pub reason: String,
     /// Where its values come from.
     pub source: Source,
+    /// How the rows of a tensor of the checkpoint are arranged.
+    pub arrangement: Arrangement,
     /// Offset in the file, in bytes.
     pub offset: u64,
     /// Length in the file, in bytes.
@@ -112,6 +114,7 @@ impl Plan {
         let facts = Facts {
             layers: description.layers,
             heads_per_kv_head: description.heads_per_kv_head,
+            is_large: description.is_large,
             imatrix: request.imatrix.is_some(),
         };
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
@@ -142,10 +145,11 @@ impl Plan {
             .zip(decisions)
             .zip(layout.tensors())
             .map(|(((name, source), decision), placed)| PlannedTensor {
-                name,
                 shape: placed.shape.clone(),
                 ty: decision.ty,
                 reason: decision.reason,
+                arrangement: arrangement(&description, &name),
+                name,
                 source,
                 offset: placed.offset,
                 bytes: placed.bytes.unwrap_or(0),
@@ -231,6 +235,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
     let facts = Facts {
         layers: description.layers,
         heads_per_kv_head: description.heads_per_kv_head,
+        is_large: description.is_large,
         imatrix: false,
     };
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
@@ -259,6 +264,13 @@ fn shape(source: &Source) -> Vec<u64> {
         Source::Checkpoint(tensor) => tensor.shape.iter().rev().copied().collect(),
         Source::Computed(values) => vec![values.len() as u64],
     }
+}
+
+/// How a tensor's rows are arranged; those that are computed stand as they are.
+fn arrangement(description: &Description, name: &str) -> Arrangement {
+    let mut weights = description.weights.iter();
+    let weight = weights.find(|weight| weight.name == name);
+    weight.map_or(Arrangement::AsIs, |weight| weight.arrangement)
 }
 
 /// Finds a source for every tensor of the architecture, and an architecture's tensor for every

@@ -188,6 +188,7 @@ struct Stream<'a> {
 #[derive(Default)]
 struct Worker {
     rows: Vec<u8>,
+    spare: Vec<u8>,
     blocks: Vec<u8>,
     encoders: HashMap<GgmlType, Encoder>,
 }
@@ -215,6 +216,7 @@ impl Stream<'_> {
             what: "cannot read",
             source: e,
         })?;
+        arrange(tensor, source, &mut worker.rows, &mut worker.spare);
 
         let row_bytes = row_bytes(tensor);
         worker.blocks.resize((chunk.rows * row_bytes) as usize, 0);
@@ -267,6 +269,19 @@ pub(super) fn source_range(
         source.offset + chunk.row * row_bytes,
         chunk.rows * row_bytes,
     )
+}
+
+/// Puts the rows of a piece of the checkpoint into the order of the GGUF.
+pub(super) fn arrange(
+    tensor: &PlannedTensor,
+    source: &SourceTensor,
+    bytes: &mut [u8],
+    spare: &mut Vec<u8>,
+) {
+    let rows = source.shape.first().copied().unwrap_or(1).max(1);
+    let row_bytes = (source.bytes / rows) as usize;
+    let group = tensor.arrangement.group(rows);
+    tensor.arrangement.apply(bytes, group, row_bytes, spare);
 }
 
 /// Bytes of a row in the GGUF; the plan has made sure that rows are whole blocks.

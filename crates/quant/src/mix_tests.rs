@@ -49,6 +49,7 @@ fn count(types: &[(String, GgmlType)], ty: GgmlType) -> usize {
 const PLAIN: Facts = Facts {
     layers: 32,
     heads_per_kv_head: 1,
+    is_large: false,
     imatrix: false,
 };
 
@@ -100,6 +101,7 @@ fn grouped_heads_and_an_imatrix_change_what_a_recipe_does() {
     let grouped = Facts {
         layers: 16,
         heads_per_kv_head: 4,
+        is_large: false,
         imatrix: false,
     };
     assert_eq!(count(&types("Q2_K", grouped, &tensors), T::Q4_K), 16);

@@ -170,7 +170,7 @@ fn rejects_tensors_that_are_not_those_of_the_architecture() {
     );
     other(
         toy::config(|c| c["architectures"] = json!(["Gemma"])),
-        "supported: Phi3ForCausalLM",
+        "supported: LlamaForCausalLM, MistralForCausalLM",
     );
     other(
         toy::config(|c| c["vocab_size"] = json!(4)),

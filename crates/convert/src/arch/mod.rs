@@ -4,14 +4,25 @@
 //! name, and writes the architecture's metadata. Adding one is such a file and its line in
 //! [`ARCHITECTURES`].
 
+mod dense;
+mod llama;
 pub mod names;
+mod olmo2;
 mod phi3;
+mod qwen2;
+mod qwen3;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Every architecture that can be converted.
-pub static ARCHITECTURES: &[&dyn Architecture] = &[&phi3::Phi3];
+pub static ARCHITECTURES: &[&dyn Architecture] = &[
+    &llama::Llama,
+    &olmo2::Olmo2,
+    &phi3::Phi3,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+];
 
 /// One architecture.
 pub trait Architecture: Sync {
@@ -39,6 +50,10 @@ pub struct Description {
     pub layers: u32,
     /// Query heads per key and value head.
     pub heads_per_kv_head: u32,
+    /// Whether llama.cpp counts the model among those of 70 billion weights, whose values get more bits.
+    pub is_large: bool,
+    /// Whether `add_prefix_space` of `tokenizer_config.json` is written as a key.
+    pub states_space_prefix: bool,
     /// Rows of the token embedding.
     pub vocab_size: u64,
     /// What a careful reader should know: choices that were made.
@@ -56,6 +71,51 @@ pub struct Weight {
     pub shape: Vec<u64>,
     /// Whether the checkpoint may do without it.
     pub optional: bool,
+    /// How its rows stand in the GGUF.
+    pub arrangement: Arrangement,
+}
+
+/// How the rows of a tensor of the checkpoint are arranged in the GGUF. Plan, stream and
+/// verification all go by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrangement {
+    /// In the checkpoint's order.
+    #[default]
+    AsIs,
+    /// Head by head, row `i` of a head's first half is followed by row `i` of its second half:
+    /// rotary positions then turn neighbours, where transformers turns rows half a head apart.
+    PairsTogether {
+        /// Number of heads, each of an equal and even number of rows.
+        heads: u64,
+    },
+}
+
+impl Arrangement {
+    /// Rows that must be moved together, of a tensor of so many: a piece of a tensor holds a whole
+    /// number of such groups.
+    pub fn group(self, rows: u64) -> u64 {
+        match self {
+            Self::AsIs => 1,
+            Self::PairsTogether { heads } => (rows / heads.max(1)).max(1),
+        }
+    }
+
+    /// Arranges rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
+    /// `spare` is memory to work in.
+    pub fn apply(self, bytes: &mut [u8], group: u64, row_bytes: usize, spare: &mut Vec<u8>) {
+        let half = group as usize / 2;
+        if self == Self::AsIs || half == 0 || row_bytes == 0 {
+            return;
+        }
+        for head in bytes.chunks_exact_mut(2 * half * row_bytes) {
+            spare.clear();
+            spare.extend_from_slice(head);
+            for (to, row) in head.chunks_exact_mut(row_bytes).enumerate() {
+                let from = (to % 2 * half + to / 2) * row_bytes;
+                row.copy_from_slice(&spare[from..from + row_bytes]);
+            }
+        }
+    }
 }
 
 /// A one-dimensional F32 tensor computed from the configuration.
