@@ -26,8 +26,8 @@ pub struct Request<'a> {
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// A tensor of the checkpoint.
-    Checkpoint(SourceTensor),
+    /// A tensor of the checkpoint, and the order that its rows get.
+    Checkpoint(SourceTensor, Arrangement),
     /// Values computed from the configuration.
     Computed(Vec<f32>),
 }
@@ -45,8 +45,6 @@ pub struct PlannedTensor {
     pub reason: String,
     /// Where its values come from.
     pub source: Source,
-    /// How the rows of a tensor of the checkpoint are arranged.
-    pub arrangement: Arrangement,
     /// Offset in the file, in bytes.
     pub offset: u64,
     /// Length in the file, in bytes.
@@ -148,7 +146,6 @@ impl Plan {
                 shape: placed.shape.clone(),
                 ty: decision.ty,
                 reason: decision.reason,
-                arrangement: arrangement(&description, &name),
                 name,
                 source,
                 offset: placed.offset,
@@ -156,7 +153,7 @@ impl Plan {
             })
             .collect();
         let source_bytes = tensors.iter().map(|tensor| match &tensor.source {
-            Source::Checkpoint(source) => source.bytes,
+            Source::Checkpoint(source, _) => source.bytes,
             Source::Computed(_) => 0,
         });
         Ok(Self {
@@ -261,16 +258,9 @@ fn order(name: &str) -> (Option<u64>, &str) {
 /// A tensor's shape in GGUF's order.
 fn shape(source: &Source) -> Vec<u64> {
     match source {
-        Source::Checkpoint(tensor) => tensor.shape.iter().rev().copied().collect(),
+        Source::Checkpoint(tensor, _) => tensor.shape.iter().rev().copied().collect(),
         Source::Computed(values) => vec![values.len() as u64],
     }
-}
-
-/// How a tensor's rows are arranged; those that are computed stand as they are.
-fn arrangement(description: &Description, name: &str) -> Arrangement {
-    let mut weights = description.weights.iter();
-    let weight = weights.find(|weight| weight.name == name);
-    weight.map_or(Arrangement::AsIs, |weight| weight.arrangement)
 }
 
 /// Finds a source for every tensor of the architecture, and an architecture's tensor for every
@@ -301,7 +291,8 @@ fn sources(
                 dtype: format!("{:?}", tensor.dtype),
             });
         }
-        sources.push((weight.name.clone(), Source::Checkpoint(tensor.clone())));
+        let source = Source::Checkpoint(tensor.clone(), weight.arrangement);
+        sources.push((weight.name.clone(), source));
     }
     let known: HashSet<&str> = description
         .weights

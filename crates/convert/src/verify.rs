@@ -99,7 +99,7 @@ pub fn measure(
         |worker, index| {
             let chunk = chunks[index];
             let tensor = &plan.tensors()[chunk.tensor];
-            let Source::Checkpoint(source) = &tensor.source else {
+            let Source::Checkpoint(source, arrangement) = &tensor.source else {
                 return Ok(());
             };
             let differs = |problem: String| Error::Verify {
@@ -111,7 +111,7 @@ pub fn measure(
             let (shard_path, shard) = &shards[source.shard];
             rawfile::read_exact_at(shard, &mut worker.rows, offset)
                 .map_err(|source| unreadable(shard_path, source))?;
-            arrange(tensor, source, &mut worker.rows, &mut worker.spare);
+            arrange(*arrangement, source, &mut worker.rows, &mut worker.spare);
             let weights = (chunk.rows * tensor.columns()) as usize;
             worker.exact.resize(weights * 4, 0);
             if worker.widen.is_none() {

@@ -193,7 +193,10 @@ impl ModelRef {
         }
         let path = PathBuf::from(text);
         // A Hub id can have a file's name after its colon.
-        let named = |text: &str| text.to_ascii_lowercase().ends_with(".gguf");
+        let named = |text: &str| {
+            let text = text.to_ascii_lowercase();
+            text.ends_with(".gguf") || text.ends_with(".safetensors")
+        };
         let like_a_path = text.starts_with(['.', '/', '~'])
             || (named(text) && !text.contains(':'))
             || text.contains('\\')

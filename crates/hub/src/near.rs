@@ -21,7 +21,8 @@ pub(crate) fn near_paths(path: &Path, known: &[String]) -> Vec<String> {
         .flatten()
         .filter(|entry| {
             let path = entry.path();
-            path.is_dir() || path.extension().is_some_and(|e| e == "gguf")
+            let is_model = |extension| extension == "gguf" || extension == "safetensors";
+            path.is_dir() || path.extension().is_some_and(is_model)
         })
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();

@@ -1,36 +1,39 @@
 //! What dense decoders have in common: a stack of layers of attention and a gated feed-forward
 //! network, with rotary positions and RMS norms.
 //!
-//! The file of an architecture says what sets it apart as [`Dense`]; this one reads the
-//! configuration, refuses what cannot be, and writes keys in the order of `TextModel` in
-//! llama.cpp's converter (conversion/base.py).
+//! Each architecture has a file that says what sets it apart, as a [`Dense`]. This one reads the
+//! configuration, refuses what llama.cpp cannot compute, and writes metadata in the order of
+//! `TextModel` in llama.cpp's converter (conversion/base.py).
 
 use serde_json::Value as Json;
 
-use super::{Arrangement, Constant, Description, Error, Weight, names, optional, required};
+use super::{
+    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
+};
 use modelve_gguf::Value;
 
-/// More than any model has; bounds what a damaged configuration makes us list.
+/// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
 const MOST_LAYERS: u32 = 512;
-/// Likewise for the sides of its matrices; with it no size of a model overflows 64 bits.
+/// Maximum number of rows or columns of a matrix, so that no size overflows 64 bits.
 const MOST_ROWS: u64 = 1 << 24;
 
-/// Where the norms of a layer stand, and so which tensors it has.
+/// Where the norms of a layer are applied, which decides the names of their tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Norms {
-    /// Before attention and before the feed-forward network.
+    /// To the input of attention and to the input of the feed-forward network.
     Before,
-    /// After both, as in OLMo 2.
+    /// To the output of both, as in OLMo 2.
     After,
 }
 
-/// Whether queries and keys are normed before their product.
+/// How queries and keys are normed before attention.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueryKeyNorm {
+    /// Not at all.
     None,
-    /// Head by head: one factor per component of a head.
+    /// Each head for itself; the weights have the size of a head and are shared by all heads.
     PerHead,
-    /// All heads of a token together.
+    /// All heads of a token as one vector.
     Whole,
 }
 
@@ -38,28 +41,34 @@ pub(super) enum QueryKeyNorm {
 pub(super) struct Dense {
     /// `general.architecture`.
     pub(super) architecture: &'static str,
-    /// Whether llama.cpp turns neighbouring components of a head where transformers turns those
-    /// half a head apart, so that rows of query and key must be rearranged.
-    pub(super) turns_neighbours: bool,
-    /// Whether query, key and value have a bias that no key of the configuration tells of.
+    /// The class names in `architectures` of `config.json`.
+    pub(super) hub_names: &'static [&'static str],
+    /// Whether llama.cpp's rotary embedding rotates components `2i` and `2i + 1` of a head, where
+    /// transformers rotates `i` and `i + head size / 2`. The rows of the query and key matrices are
+    /// then reordered.
+    pub(super) interleaved_rope: bool,
+    /// Whether query, key and value always have a bias. No key of the configuration says so.
     pub(super) has_qkv_bias: bool,
     /// Whether `attention_bias` and `mlp_bias` of the configuration are supported.
     pub(super) allows_bias: bool,
     pub(super) norms: Norms,
     pub(super) query_key_norm: QueryKeyNorm,
-    /// Size of a head that the configuration need not state; without one it is the width over the
-    /// number of heads.
+    /// The size of a head where the configuration has no `head_dim`. `None`: the hidden size divided
+    /// by the number of heads.
     pub(super) head_size: Option<u64>,
-    /// Whether the head's size is written although the configuration leaves it out.
+    /// Whether the size of a head is written even where the configuration has no `head_dim`.
     pub(super) always_writes_head_size: bool,
-    /// Whether `vocab_size` and `rope.dimension_count` are written.
-    pub(super) writes_vocab_size: bool,
-    /// Values that transformers takes where the configuration says nothing.
+    /// Whether the keys that only `LlamaModel` of the converter writes are written: `vocab_size`,
+    /// `rope.dimension_count` and `tokenizer.ggml.add_space_prefix`.
+    pub(super) writes_llama_keys: bool,
+    /// The RoPE base that transformers uses where the configuration has none.
     pub(super) rope_theta: f64,
+    /// The epsilon of norms that transformers uses where the configuration has none.
     pub(super) norm_epsilon: f64,
+    /// Whether transformers ties embeddings and output where the configuration does not say.
     pub(super) ties_embeddings: bool,
-    /// Layers from which on llama.cpp calls this architecture "70B" and spends more bits on values.
-    pub(super) is_large: fn(layers: u32, heads: u64, kv_heads: u64) -> bool,
+    /// See [`Architecture::is_large`].
+    pub(super) is_large: fn(layers: u64, heads: u64, kv_heads: u64) -> bool,
 }
 
 /// The sizes that everything else follows from.
@@ -88,9 +97,21 @@ fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
     }
 }
 
-impl Dense {
-    /// What a configuration of this architecture asks for.
-    pub(super) fn describe(&self, config: &Json) -> Result<Description, Error> {
+impl Architecture for Dense {
+    fn hub_names(&self) -> &'static [&'static str] {
+        self.hub_names
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        self.architecture
+    }
+
+    fn is_large(&self, layers: u64, heads: u64, kv_heads: u64) -> bool {
+        (self.is_large)(layers, heads, kv_heads)
+    }
+
+    fn describe(&self, config: &Json) -> Result<Description, Error> {
+        check_activation(config)?;
         let sizes = self.sizes(config)?;
         let context: u64 = optional(config, "max_position_embeddings")?.unwrap_or(2048);
         let context = within("max_position_embeddings", context, u64::from(u32::MAX))?;
@@ -115,7 +136,7 @@ impl Dense {
             keys.push(("attention.key_length", number(sizes.head)));
             keys.push(("attention.value_length", number(sizes.head)));
         }
-        if self.writes_vocab_size {
+        if self.writes_llama_keys {
             keys.push(("vocab_size", number(sizes.vocab)));
             keys.push(("rope.dimension_count", number(sizes.head)));
         }
@@ -130,13 +151,15 @@ impl Dense {
             ignored: &[".rotary_emb.inv_freq"],
             layers: sizes.layers,
             heads_per_kv_head: (sizes.heads / sizes.kv_heads) as u32,
-            is_large: (self.is_large)(sizes.layers, sizes.heads, sizes.kv_heads),
-            states_space_prefix: self.writes_vocab_size,
+            is_large: self.is_large(sizes.layers.into(), sizes.heads, sizes.kv_heads),
+            states_space_prefix: self.writes_llama_keys,
             vocab_size: sizes.vocab,
-            notes: Vec::new(),
+            notes: unused_window(config, context)?.into_iter().collect(),
         })
     }
+}
 
+impl Dense {
     fn sizes(&self, config: &Json) -> Result<Sizes, Error> {
         let size = |key| within(key, required(config, key)?, MOST_ROWS);
         let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
@@ -205,8 +228,8 @@ impl Dense {
                 ..weight("output.weight".into(), &[sizes.vocab, hidden])
             },
         ];
-        let turned = |heads| match self.turns_neighbours {
-            true => Arrangement::PairsTogether { heads },
+        let reordered = |heads| match self.interleaved_rope {
+            true => Arrangement::InterleaveHalves { heads },
             false => Arrangement::AsIs,
         };
         for layer in 0..sizes.layers {
@@ -218,8 +241,8 @@ impl Dense {
                 });
             };
             for (name, rows, columns, bias, arrangement) in [
-                ("attn_q", query, hidden, qkv_bias, turned(sizes.heads)),
-                ("attn_k", key, hidden, qkv_bias, turned(sizes.kv_heads)),
+                ("attn_q", query, hidden, qkv_bias, reordered(sizes.heads)),
+                ("attn_k", key, hidden, qkv_bias, reordered(sizes.kv_heads)),
                 ("attn_v", key, hidden, qkv_bias, Arrangement::AsIs),
                 (
                     "attn_output",
@@ -258,16 +281,42 @@ impl Dense {
     }
 }
 
-/// How positions are encoded.
+/// The gated feed-forward network of these graphs uses SiLU; llama.cpp would compute any other
+/// activation wrongly without a word.
+fn check_activation(config: &Json) -> Result<(), Error> {
+    let activation: Option<String> = optional(config, "hidden_act")?;
+    match activation.as_deref() {
+        None | Some("silu" | "swish") => Ok(()),
+        Some(other) => Err(wrong(
+            "hidden_act",
+            other,
+            "llama.cpp computes silu for this architecture",
+        )),
+    }
+}
+
+/// A note on a sliding window: llama.cpp attends to the whole text with these architectures.
+fn unused_window(config: &Json, context: u64) -> Result<Option<String>, Error> {
+    let window: Option<u64> = optional(config, "sliding_window")?;
+    let used: bool = optional(config, "use_sliding_window")?.unwrap_or(true);
+    Ok(window.filter(|&window| used && window < context).map(|window| {
+        format!(
+            "llama.cpp has no sliding window for this architecture: texts of more than {window} \
+             tokens are attended to as a whole"
+        )
+    }))
+}
+
+/// The rotary position embedding.
 struct Rope {
     theta: f64,
-    /// Keys that llama.cpp reads.
+    /// Metadata of the scaling, without the prefix of the architecture.
     keys: Vec<(&'static str, Value)>,
     llama3: Option<Llama3>,
 }
 
-/// The scaling of Llama 3.1: long wavelengths are stretched by a factor, short ones are left, and
-/// those between are blended.
+/// The scaling of Llama 3.1: long wavelengths are multiplied by a factor, short ones stay, and
+/// those between are interpolated.
 struct Llama3 {
     factor: f32,
     low: f32,
@@ -405,8 +454,8 @@ mod tests {
 
     /// `reshape(heads, 2, rows / heads / 2).swapaxes(1, 2)` of two heads of six rows.
     #[test]
-    fn pairs_of_a_head_are_put_together() {
-        let pairs = Arrangement::PairsTogether { heads: 2 };
+    fn the_halves_of_a_head_are_interleaved() {
+        let pairs = Arrangement::InterleaveHalves { heads: 2 };
         let mut rows: Vec<u8> = (0..12).collect();
         assert_eq!(pairs.group(12), 6);
         pairs.apply(&mut rows, 6, 1, &mut Vec::new());

@@ -18,10 +18,10 @@ use serde_json::Value;
 /// Every architecture that can be converted.
 pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &llama::Llama,
-    &olmo2::Olmo2,
+    &olmo2::OLMO2,
     &phi3::Phi3,
-    &qwen2::Qwen2,
-    &qwen3::Qwen3,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
 ];
 
 /// One architecture.
@@ -29,7 +29,20 @@ pub trait Architecture: Sync {
     /// Its names in `architectures` of `config.json`.
     fn hub_names(&self) -> &'static [&'static str];
 
-    /// What a configuration of it asks for.
+    /// Its name in `general.architecture` of a GGUF.
+    fn gguf_name(&self) -> &'static str;
+
+    /// Returns whether llama.cpp counts a model of these sizes among those of 70 billion weights.
+    /// Many query heads share one value head there, so recipes of 3 and 4 bits store value matrices
+    /// in Q5_K.
+    fn is_large(&self, _layers: u64, _heads: u64, _kv_heads: u64) -> bool {
+        false
+    }
+
+    /// Describes what a configuration of it asks for.
+    ///
+    /// # Errors
+    /// See [`Error`].
     fn describe(&self, config: &Value) -> Result<Description, Error>;
 }
 
@@ -50,9 +63,10 @@ pub struct Description {
     pub layers: u32,
     /// Query heads per key and value head.
     pub heads_per_kv_head: u32,
-    /// Whether llama.cpp counts the model among those of 70 billion weights, whose values get more bits.
+    /// See [`Architecture::is_large`].
     pub is_large: bool,
-    /// Whether `add_prefix_space` of `tokenizer_config.json` is written as a key.
+    /// Whether `add_prefix_space` of `tokenizer_config.json` becomes
+    /// `tokenizer.ggml.add_space_prefix`.
     pub states_space_prefix: bool,
     /// Rows of the token embedding.
     pub vocab_size: u64,
@@ -71,37 +85,37 @@ pub struct Weight {
     pub shape: Vec<u64>,
     /// Whether the checkpoint may do without it.
     pub optional: bool,
-    /// How its rows stand in the GGUF.
+    /// The order of its rows in the GGUF.
     pub arrangement: Arrangement,
 }
 
-/// How the rows of a tensor of the checkpoint are arranged in the GGUF. Plan, stream and
-/// verification all go by it.
+/// The order of a tensor's rows in the GGUF, relative to the checkpoint. Writing and verifying apply
+/// the same description, to pieces of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arrangement {
-    /// In the checkpoint's order.
+    /// The checkpoint's order.
     #[default]
     AsIs,
-    /// Head by head, row `i` of a head's first half is followed by row `i` of its second half:
-    /// rotary positions then turn neighbours, where transformers turns rows half a head apart.
-    PairsTogether {
-        /// Number of heads, each of an equal and even number of rows.
+    /// Within each head, row `i` of the first half is followed by row `i` of the second half. A
+    /// rotary embedding then rotates adjacent rows, where transformers rotates rows half a head apart.
+    InterleaveHalves {
+        /// Number of heads, all of the same even number of rows.
         heads: u64,
     },
 }
 
 impl Arrangement {
-    /// Rows that must be moved together, of a tensor of so many: a piece of a tensor holds a whole
-    /// number of such groups.
+    /// The number of rows that are reordered together, of a tensor of `rows` rows. A piece of a tensor
+    /// must hold a whole number of such groups.
     pub fn group(self, rows: u64) -> u64 {
         match self {
             Self::AsIs => 1,
-            Self::PairsTogether { heads } => (rows / heads.max(1)).max(1),
+            Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),
         }
     }
 
-    /// Arranges rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
-    /// `spare` is memory to work in.
+    /// Reorders rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
+    /// `spare` is scratch memory.
     pub fn apply(self, bytes: &mut [u8], group: u64, row_bytes: usize, spare: &mut Vec<u8>) {
         let half = group as usize / 2;
         if self == Self::AsIs || half == 0 || row_bytes == 0 {
@@ -141,6 +155,13 @@ pub enum Error {
         value: String,
         expected: String,
     },
+}
+
+/// Returns whether llama.cpp counts a GGUF of this architecture and these sizes among the models of 70
+/// billion weights, see [`Architecture::is_large`].
+pub fn is_large(gguf_name: &str, layers: u64, heads: u64, kv_heads: u64) -> bool {
+    let mut named = ARCHITECTURES.iter();
+    named.any(|arch| arch.gguf_name() == gguf_name && arch.is_large(layers, heads, kv_heads))
 }
 
 /// The names under which supported architectures stand in `config.json`.

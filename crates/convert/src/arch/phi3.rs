@@ -57,6 +57,10 @@ impl Architecture for Phi3 {
         &["Phi3ForCausalLM"]
     }
 
+    fn gguf_name(&self) -> &'static str {
+        "phi3"
+    }
+
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         Config::read(config)?.describe()
     }
