@@ -96,13 +96,13 @@ impl<'a> Run<'a> {
             (Choice::Several(several), _) => {
                 return Err(Error::WhichGguf {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, several),
+                    names: ggufs::unique_labels(&models, several),
                 });
             }
             (Choice::None, Some(_)) if !models.is_empty() => {
                 return Err(Error::NoSuchLabel {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, &models),
+                    names: ggufs::unique_labels(&models, &models),
                 });
             }
             (Choice::None, _) => return Err(self.nothing("GGUF file")),
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
                 true => self.nothing("config.json"),
                 false => Error::OnlyGguf {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, &models),
+                    names: ggufs::unique_labels(&models, &models),
                 },
             });
         }

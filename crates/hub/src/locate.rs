@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Snapshot};
-use crate::ggufs::{self, Choice, GgufHere};
+use crate::ggufs::{self, Choice, LocalGguf};
 use crate::missing_of_checkpoint;
 pub use crate::near::paths_like;
 use crate::near::{file_name, like, near_paths};
@@ -299,14 +299,14 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
         (Choice::Several(several), _) => {
             return Err(Error::WhichQuant {
                 id: id.clone(),
-                have: ggufs::addresses(&here, several),
+                have: ggufs::unique_labels(&here, several),
             });
         }
         (Choice::None, Some(quant)) if !here.is_empty() => {
             return Err(Error::NoSuchQuant {
                 id: id.clone(),
                 quant: quant.clone(),
-                have: ggufs::addresses(&here, &here),
+                have: ggufs::unique_labels(&here, &here),
             });
         }
         (Choice::None, Some(_)) => return Err(not_here(id, store, cache)),
@@ -325,13 +325,13 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
 
 /// The GGUF models of a repository that are on this machine. Of two with the same label, the
 /// converted one counts and the fetched one does not.
-fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<GgufHere> {
+fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<LocalGguf> {
     let mut here = store.ggufs(id);
     let made: Vec<String> = here
         .iter()
         .map(|gguf| gguf.model.label().to_owned())
         .collect();
-    let fetched = snapshot.map(|snapshot| ggufs::ggufs_here(&snapshot.folder));
+    let fetched = snapshot.map(|snapshot| ggufs::local_ggufs(&snapshot.folder));
     here.extend(fetched.into_iter().flatten().filter(|gguf| {
         let label = gguf.model.label();
         !made.iter().any(|made| made.eq_ignore_ascii_case(label))
