@@ -44,6 +44,14 @@ impl GgufModel {
         };
         label_of(self.stem()).or_else(folder).unwrap_or(self.stem())
     }
+
+    /// The name without folder and label, in lower case: quantizations of one model share it.
+    pub fn base(&self) -> String {
+        let stem = self.stem();
+        let label = label_of(stem).map_or(0, str::len);
+        let base = stem[..stem.len() - label].trim_end_matches(['-', '.', '_']);
+        base.to_ascii_lowercase()
+    }
 }
 
 impl AsRef<GgufModel> for GgufModel {

@@ -152,14 +152,14 @@ impl Error {
             Error::NotHere { id, near } if !near.is_empty() => Some(format!(
                 "did you mean {}? otherwise get it: {}",
                 near.join(" or "),
-                convert_command(id)
+                command_for(id)
             )),
-            Error::NotHere { id, .. } => Some(format!("get it: {}", convert_command(id))),
+            Error::NotHere { id, .. } => Some(format!("get it: {}", command_for(id))),
             Error::NoSuchQuant { id, have, .. } => Some(format!(
                 "take {}:{}, or get it: {}",
                 id.without_quant(),
                 have.first()?,
-                convert_command(id)
+                command_for(id)
             )),
             Error::WhichQuant { id, have } => {
                 let repo = id.without_quant();
@@ -171,13 +171,19 @@ impl Error {
     }
 }
 
-/// The command that puts `id` on this machine: it fetches the GGUF that the label means, or
-/// makes one of a checkpoint.
-pub fn convert_command(id: &HubId) -> String {
+/// The command that puts `id` on this machine: `get` where the repository's name says that it holds
+/// GGUF files, else `convert`, which makes one of a checkpoint and fetches one that is there.
+pub fn command_for(id: &HubId) -> String {
     match id.quant.as_deref() {
-        Some(DEFAULT_QUANT) if !holds_gguf(id) => format!("modelve convert {}", id.without_quant()),
+        _ if holds_gguf(id) => get_command(id),
+        Some(DEFAULT_QUANT) => format!("modelve convert {}", id.without_quant()),
         _ => format!("modelve convert {id}"),
     }
+}
+
+/// The command that fetches a GGUF file, or a checkpoint, as it is.
+pub fn get_command(id: &HubId) -> String {
+    format!("modelve get {id}")
 }
 
 /// Returns whether a repository holds GGUF files, which need no conversion, judging by its name.

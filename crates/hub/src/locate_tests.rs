@@ -197,7 +197,7 @@ fn what_is_missing_comes_with_the_command_that_gets_it() {
     );
     assert_eq!(
         hint("o/n-GGUF:Q5_K_M"),
-        "get it: modelve convert o/n-GGUF:Q5_K_M"
+        "get it: modelve get o/n-GGUF:Q5_K_M"
     );
 
     touch(&store.gguf_path(&id("o/n"), "Q4_0"));

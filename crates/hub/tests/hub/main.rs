@@ -9,6 +9,7 @@ mod hub_server;
 mod answers;
 mod choice;
 mod place;
+mod preview;
 mod refusal;
 mod transfer;
 
