@@ -85,23 +85,12 @@ impl Sizing {
         let weight_bytes = subject.tensor_bytes();
         let kv_cache = kv_cache(subject);
         let largest_context = kv_cache.as_ref().zip(memory).map(|(cache, memory)| {
-            let free = memory
-                .available
-                .saturating_sub(weight_bytes)
-                .saturating_sub(WORKING_MEMORY);
-            let most = subject.number("context_length").unwrap_or(u64::MAX);
-            let step = u64::from(CONTEXT_STEP);
-            let fits = |per_token: Option<u64>| match per_token? {
-                0 => Some(most),
-                per_token => {
-                    let whole = free / per_token / step * step;
-                    Some(whole.min(most))
-                }
-            };
-            LargestContext {
-                f16: fits(cache.per_token.f16),
-                q8_0: fits(cache.per_token.q8_0),
-            }
+            largest_context(
+                weight_bytes,
+                cache,
+                memory,
+                subject.number("context_length"),
+            )
         });
         Self {
             quantizations: quantizations(subject),
@@ -111,6 +100,37 @@ impl Sizing {
             memory,
             largest_context,
         }
+    }
+}
+
+/// Bytes that are left for a KV cache.
+pub fn room(weight_bytes: u64, memory: Memory) -> u64 {
+    memory
+        .available
+        .saturating_sub(weight_bytes)
+        .saturating_sub(WORKING_MEMORY)
+}
+
+/// The largest context that fits beside so many bytes of weights; `full` is the model's own.
+pub fn largest_context(
+    weight_bytes: u64,
+    cache: &KvCache,
+    memory: Memory,
+    full: Option<u64>,
+) -> LargestContext {
+    let free = room(weight_bytes, memory);
+    let most = full.unwrap_or(u64::MAX);
+    let step = u64::from(CONTEXT_STEP);
+    let fits = |per_token: Option<u64>| match per_token? {
+        0 => Some(most),
+        per_token => {
+            let whole = free / per_token / step * step;
+            Some(whole.min(most))
+        }
+    };
+    LargestContext {
+        f16: fits(cache.per_token.f16),
+        q8_0: fits(cache.per_token.q8_0),
     }
 }
 

@@ -303,3 +303,26 @@ fn quantization(subject: &Subject<'_>) -> Option<String> {
     let stated = subject.file_type().and_then(mix::file_type_name);
     Some(stated.map_or_else(|| most.to_string(), str::to_owned))
 }
+
+/// The share of the weights, in bytes, that are read for a token: of experts those that it goes through, of
+/// an embedding that is not the output matrix, too, a single row.
+pub fn active_share(subject: &Subject<'_>) -> f64 {
+    let tied = subject.tied_output().map(|tensor| tensor.name.as_str());
+    let experts = subject.number("expert_count").filter(|&n| n > 0);
+    let used = experts.zip(subject.number("expert_used_count"));
+    let used = used.map_or(1.0, |(all, used)| used.min(all) as f64 / all as f64);
+    let mut read = 0.0;
+    let mut all = 0.0;
+    for tensor in &subject.tensors {
+        let bytes = tensor.bytes.unwrap_or(0) as f64;
+        let name = tensor.name.as_str();
+        all += bytes;
+        read += match name {
+            "token_embd.weight" if tied != Some(name) => 0.0,
+            "per_layer_token_embd.weight" => 0.0,
+            _ if name.contains("_exps.") => bytes * used,
+            _ => bytes,
+        };
+    }
+    if all > 0.0 { read / all } else { 1.0 }
+}
