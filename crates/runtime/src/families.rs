@@ -19,8 +19,9 @@ pub(super) struct Family {
     pub tensors: &'static [&'static [&'static str]],
     /// Whether keys and values are of one size, and the heads together as wide as the state.
     pub heads_fill_width: bool,
-    /// Whether llama.cpp lets every token attend to all before it, whatever window the file states.
-    pub ignores_window: bool,
+    /// How many layers, from the first, have a KV cache of their own, where llama.cpp does not go by the
+    /// file.
+    pub layers_with_kv: Option<u64>,
 }
 
 /// What a number must be.
@@ -69,7 +70,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: PROJECTIONS,
         heads_fill_width: true,
-        ignores_window: true,
+        layers_with_kv: None,
     },
     Family {
         names: &[
@@ -91,7 +92,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv6", "rwkv6qwen2"],
@@ -99,7 +100,7 @@ static FAMILIES: &[Family] = &[
         keys: &[("wkv.head_size", DividesWidth { multiple: 1 })],
         tensors: MIXES,
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv7", "arwkv7"],
@@ -112,7 +113,15 @@ static FAMILIES: &[Family] = &[
         )],
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
+    },
+    Family {
+        names: &["gemma3n"],
+        covered: false,
+        keys: &[],
+        tensors: &[],
+        heads_fill_width: false,
+        layers_with_kv: Some(20),
     },
 ];
 

@@ -19,6 +19,7 @@ use crate::hub::locate::{DEFAULT_QUANT, get_command};
 use crate::hub::preview::Offer;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
 use crate::runtime::host;
+use crate::runtime::working::Working;
 use crate::table::{Columns, cell, plain};
 
 /// Tokens of context that a recommended file must leave room for, where the model has so many.
@@ -30,6 +31,7 @@ const ENOUGH_BITS: f64 = 5.05;
 struct Base {
     identity: Identity,
     kv_cache: Option<KvCache>,
+    working: Working,
     /// Bytes of a file besides its weights.
     overhead: u64,
     /// The share of the weights that are read for a token.
@@ -84,6 +86,7 @@ impl<'a> Table<'a> {
                 let base = Base {
                     identity: Identity::of(&subject),
                     kv_cache: Sizing::of(&subject, None).kv_cache,
+                    working: Working::of(&subject),
                     overhead: subject.size_bytes.saturating_sub(subject.tensor_bytes()),
                     active: active_share(&subject),
                 };
@@ -232,16 +235,17 @@ impl<'a> Row<'a> {
         let params = base.map(|base| base.identity.n_params).filter(|&n| n > 0);
         let full_context = base.and_then(|base| base.identity.context_length);
         let cache = base.and_then(|base| base.kv_cache.as_ref());
-        let largest = cache.zip(memory).and_then(|(cache, memory)| {
-            sizing::largest_context(weights, cache, memory, full_context).f16
-        });
-        let room = memory.map(|memory| sizing::room(weights, memory) > 0);
+        let working = base.map_or(Working::default(), |base| base.working);
+        let room = memory.map(|memory| sizing::room(weights, working, memory));
+        let largest = cache
+            .zip(room)
+            .and_then(|(cache, room)| sizing::largest_context(cache, room, full_context).f16);
         Self {
             label: &offer.label,
             files: &offer.model.files,
             bytes: offer.bytes,
             bits_per_weight: params.map(|n| weights as f64 * 8.0 / n as f64),
-            fits: room.map(|room| room && largest != Some(0)),
+            fits: room.map(|room| room > 0 && largest != Some(0)),
             largest_context: largest,
             most_tokens_per_second: bandwidth
                 .zip(base)

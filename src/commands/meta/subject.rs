@@ -36,7 +36,7 @@ pub enum Fact {
     Text(String),
     /// Any integer that is not negative.
     Integer(u64),
-    /// An array: its integers, or as many nothings as it has entries.
+    /// An array: its integers, truth values among them, or as many nothings as it has entries.
     Array(Vec<Option<u64>>),
 }
 
@@ -52,10 +52,17 @@ impl Facts for Gguf {
         match value {
             ValueRef::String(_) => value.as_str().map(|text| Fact::Text(text.into_owned())),
             ValueRef::Array(array) => Some(Fact::Array(
-                array.iter().map(|item| item.as_u64()).collect(),
+                array.iter().map(|item| number(&item)).collect(),
             )),
             _ => value.as_u64().map(Fact::Integer),
         }
+    }
+}
+
+fn number(value: &ValueRef<'_>) -> Option<u64> {
+    match value {
+        ValueRef::Bool(flag) => Some(u64::from(*flag)),
+        _ => value.as_u64(),
     }
 }
 
@@ -123,6 +130,21 @@ impl<'a> Subject<'a> {
             Fact::Array(numbers) if numbers.len() as u64 == layers => numbers.into_iter().collect(),
             _ => None,
         }
+    }
+
+    /// A truth value of the architecture for each of `layers` layers.
+    pub fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        match self.facts.fact(&format!("{}.{key}", self.architecture))? {
+            Fact::Array(flags) if flags.len() as u64 == layers => {
+                flags.into_iter().map(|flag| Some(flag? != 0)).collect()
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether the facts hold a vocabulary, as those of a GGUF file do.
+    pub fn has_vocabulary(&self) -> bool {
+        self.facts.fact("tokenizer.ggml.tokens").is_some()
     }
 
     /// Entries of an array.

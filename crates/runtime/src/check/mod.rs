@@ -15,6 +15,7 @@ use super::error::{Error, Result};
 use super::families::family;
 use super::kv::{Header, KvShape, MAX_LAYERS};
 use super::token::Token;
+use super::working::Working;
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// What the runtime needs to know of a model before it loads it.
@@ -38,6 +39,8 @@ pub struct Facts {
     pub rope_boundary: Option<u32>,
     /// What a token leaves in the KV cache.
     pub kv: KvShape,
+    /// What a pass needs besides weights and KV cache.
+    pub working: Working,
     /// Values of one key head and one value head: quantized caches need whole blocks.
     pub head_sizes: (u32, u32),
     /// Bytes of weights by type, largest first; the token table, of which a pass reads only
@@ -207,6 +210,23 @@ impl Header for File<'_> {
 
     fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
         File::per_layer(self, key, layers).ok().flatten()
+    }
+
+    fn entries(&self, key: &str) -> Option<u64> {
+        let array = self.gguf.get(key)?.as_array()?;
+        Some(array.len() as u64)
+    }
+
+    fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        let array = self.gguf.get(&format!("{}.{key}", self.arch))?;
+        let array = array
+            .as_array()
+            .filter(|array| array.len() as u64 == layers)?;
+        let flags = array.iter().map(|value| match value {
+            ValueRef::Bool(flag) => Some(flag),
+            _ => value.as_u64().map(|number| number != 0),
+        });
+        flags.collect()
     }
 
     fn is_recurrent(&self) -> bool {
@@ -461,6 +481,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     }
     file.number("attention.sliding_window")?;
     facts.kv = KvShape::of(&file).unwrap_or_default();
+    facts.working = Working::of(&file);
     facts.head_sizes = (head_k as u32, head_v as u32);
     facts.n_layer = n_layer as u32;
     facts.n_embd = n_embd as u32;
