@@ -127,7 +127,14 @@ fn refused(id: &HubId, error: hub::Error) -> anyhow::Error {
 fn of_repository(error: anyhow::Error, preview: &Preview) -> anyhow::Error {
     let mut root = preview.root().display().to_string();
     root.push(std::path::MAIN_SEPARATOR);
-    let said = format!("{error:#}");
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Wrappers repeat their source in their own message.
+        if !said.contains(&cause) {
+            said += if said.is_empty() { "" } else { ": " };
+            said += &cause;
+        }
+    }
     match said.contains(&root) {
         false => error,
         true => {

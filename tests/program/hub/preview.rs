@@ -170,18 +170,19 @@ fn the_usual_type_is_recommended_and_else_the_best_that_fits() {
     server.repo(repo);
     let mut header = tiny();
     for (label, more) in [("Q2_K", 0), ("Q4_K_M", 1), ("Q8_0", 2), ("F16", 3)] {
-        // As if each further type took 256 MiB more.
-        header.resize(tiny().len() + (more << 28), 0);
+        // As if each further type took 16 MiB more.
+        header.resize(tiny().len() + (more << 24), 0);
         server.large(repo, &format!("m-{label}.gguf"), &header);
     }
     let bench = Bench::of(server);
     for (memory, label) in [
         ("16GiB", "Q4_K_M"),
-        ("500MiB", "Q4_K_M"),
-        ("200MiB", "Q2_K"),
+        ("64MiB", "Q4_K_M"),
+        ("45MiB", "Q2_K"),
+        ("1MiB", "Q2_K"),
     ] {
         let table = json(&bench.good(&["meta", repo, "--json", "--memory", memory]));
-        assert_eq!(table["recommended"], label, "{memory}");
+        assert_eq!(table["recommended"], label, "{memory}: {table}");
     }
 }
 
