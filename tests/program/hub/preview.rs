@@ -159,7 +159,7 @@ fn all_files_of_a_repository_stand_in_a_table_with_one_to_take() {
         ran.said
     );
     let bench = Bench::new();
-    let small = bench.good(&["meta", REPO, "--memory", "64MiB"]);
+    let small = bench.good(&["meta", REPO, "--memory", "16MiB"]);
     assert!(small.contains("does not fit"), "{small}");
 }
 
