@@ -79,7 +79,7 @@ fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
     let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
     for (i, numbers) in x.as_chunks().0.iter().enumerate() {
         let (column, block) = (i * BLOCK / WIDTH, i % (WIDTH / BLOCK));
-        packed[Kernel::place(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
+        packed[Kernel::block_index(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
     }
     let mut sum = 0.0;
     kernel.multiply(rows, &packed, n, &mut |_, _, values| sum += values[0]);
