@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 pub(super) struct Avx2(());
 
 impl Avx2 {
-    /// The types that have kernels. Types with one scale for 32 weights would gain nothing: for them,
-    /// unpacking is cheap compared with converting the sums of every 32 products to floats.
+    /// The types that have kernels. Types with one scale for 32 weights would gain nothing: for
+    /// them, unpacking is cheap compared with converting the sums of every 32 products to floats.
     pub const TYPES: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
 
     /// Returns a value if this CPU has the instructions and `MODELVE_ISA` allows them.
@@ -210,8 +210,8 @@ impl Avx2 {
             [_mm256_and_si256(v, low), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low)]
         }
 
-        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds weights
-        /// `64 c + k` and `64 c + 32 + k`.
+        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds
+        /// weights `64 c + k` and `64 c + 32 + k`.
         fn k_nibbles(self, bytes: &[u8; 128]) -> [__m256i; 8] {
             let [a, b] = self.nibbles(self.vector(at(bytes, 0)));
             let [c, d] = self.nibbles(self.vector(at(bytes, 32)));
@@ -220,8 +220,8 @@ impl Avx2 {
             [a, b, c, d, e, f, g, h]
         }
 
-        /// The unpacked weights of a `Q4_K` or `Q5_K` block from its first 16 bytes and its unpacked
-        /// bytes. The format has one scale for two groups of 16.
+        /// The unpacked weights of a `Q4_K` or `Q5_K` block from its first 16 bytes and its
+        /// unpacked bytes. The format has one scale for two groups of 16.
         fn k_weights(self, head: &[u8; 16], bytes: [__m256i; 8]) -> Weights {
             let head = self.half_vector(head);
             let all = _mm256_cvtepu8_epi16(k_scales(head));
@@ -250,8 +250,8 @@ impl Avx2 {
             self.k_weights(at(block, 0), bytes)
         }
 
-        /// Unpacks half a block of `Q6_K`. Byte `k` of `low` holds the low four bits of weights `k` and
-        /// `64 + k`; byte `k` of `high` holds the high two bits of the weights `32 g + k`, `g` = 0 … 3.
+        /// Unpacks half a block of `Q6_K`. Byte `k` of `low` holds the low four bits of weights `k`
+        /// and `64 + k`; byte `k` of `high` holds the high two bits of each weight `32 g + k`.
         fn q6_k_half(self, low: &[u8; 64], high: &[u8; 32]) -> [__m256i; 4] {
             let [a, c] = self.nibbles(self.vector(at(low, 0)));
             let [b, d] = self.nibbles(self.vector(at(low, 32)));

@@ -147,8 +147,8 @@ impl Avx512 {
             _mm512_fnmadd_ps(weights.minima, self.floats(cast_ref(&x.sums)), sum)
         }
 
-        /// The products of bytes, accumulated per group of 16. Two accumulators shorten the chain of
-        /// dependent instructions.
+        /// The products of bytes, accumulated per group of 16. Two accumulators shorten the chain
+        /// of dependent instructions.
         fn products(self, weights: &Weights, x: &Block, start: __m512i) -> __m512i {
             let x0 = _mm512_loadu_si512(x.bytes[0].as_ptr().cast());
             let x1 = _mm512_loadu_si512(x.bytes[1].as_ptr().cast());
@@ -219,7 +219,7 @@ impl Avx512 {
             [_mm512_permutex2var_epi32(p, first, q), _mm512_permutex2var_epi32(p, second, q)]
         }
 
-        /// Interleaves 256 bytes: lane `i` of vector `j` gets bytes `16 i + 4 j` to `16 i + 4 j + 3`.
+        /// Interleaves 256 bytes: lane `i` of vector `j` gets the four bytes from `16 i + 4 j` on.
         fn interleave(self, bytes: [__m512i; 4]) -> [__m512i; 4] {
             let [a, b, c, d] = bytes;
             let [ab, ab2] = self.transpose_words(a, b);
@@ -233,8 +233,8 @@ impl Avx512 {
         }
 
         /// Unpacks 128 bytes of 4-bit weights and interleaves them. For each group of 16 weights,
-        /// `order` has the index (0 to 7) of the group of 16 bytes whose low halves are these weights,
-        /// or that index plus 16 for the high halves.
+        /// `order` has the index (0 to 7) of the group of 16 bytes whose low halves are these
+        /// weights, or that index plus 16 for the high halves.
         fn interleave_nibbles(self, p: __m512i, q: __m512i, order: __m512i) -> [__m512i; 4] {
             let next = _mm512_add_epi32(order, _mm512_set1_epi32(8));
             let [first, second] = self.transpose_words(p, q);
@@ -248,8 +248,8 @@ impl Avx512 {
             ]
         }
 
-        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds weights
-        /// `64 c + k` and `64 c + 32 + k`.
+        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds
+        /// weights `64 c + k` and `64 c + 32 + k`.
         fn k_nibbles(self, bytes: &[u8; 128]) -> [__m512i; 4] {
             let (p, q) = (self.vector(at(bytes, 0)), self.vector(at(bytes, 64)));
             let order = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
@@ -282,9 +282,9 @@ impl Avx512 {
             [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
         }
 
-        /// The scales and minima of a `Q4_K` or `Q5_K` block, each repeated for two groups of 16, from
-        /// the first 16 bytes of the block: `d` and `dmin` as 16-bit floats, then 6 bits for each of
-        /// eight scales and eight minima.
+        /// The scales and minima of a `Q4_K` or `Q5_K` block, each repeated for two groups of 16,
+        /// from the first 16 bytes of the block: `d` and `dmin` as 16-bit floats, then 6 bits for
+        /// each of eight scales and eight minima.
         fn k_scales(self, head: &[u8; 16]) -> (__m512, __m512) {
             let head = self.quarter(head);
             let bytes = k_scales(head);
@@ -309,7 +309,7 @@ impl Avx512 {
         fn q5_k(self, block: &[u8; 176]) -> Weights {
             let (scales, minima) = self.k_scales(at(block, 0));
             let mut bytes = self.k_nibbles(at(block, 48));
-            // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has weights with s = i / 2.
+            // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has those with s = i / 2.
             let bits = _mm512_castsi256_si512(self.half_vector(at(block, 16)));
             let shift = _mm512_setr_epi32(4, 4, 3, 3, 2, 2, 1, 1, 0, 0, -1, -1, -2, -2, -3, -3);
             for (j, bytes) in (0..).zip(&mut bytes) {
@@ -323,7 +323,8 @@ impl Avx512 {
 
         fn q6_k(self, block: &[u8; 210]) -> Weights {
             let (p, q) = (self.vector(at(block, 0)), self.vector(at(block, 64)));
-            // Each half of the block has four groups in low halves of bytes, then four in high halves.
+            // Each half of the block has four groups in low halves of bytes, then four in high
+            // halves.
             let order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
             let mut bytes = self.interleave_nibbles(p, q, order);
             // Bits 2 g and 2 g + 1 of byte 32 h + k belong to weight 128 h + 32 g + k.

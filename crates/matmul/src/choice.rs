@@ -23,8 +23,8 @@ struct Row {
 
 /// Numbers of columns that no row covers are left to ggml's kernels. The bounds were measured with
 /// `cargo bench --profile dev --bench matmul`: repacking a block of a K type for AVX-512 pays off
-/// from 4 columns, and from 33 columns ggml's tiled kernel, too, unpacks a block only once, for more
-/// columns than ours.
+/// from 4 columns, and from 33 columns ggml's tiled kernel, too, unpacks a block only once, for
+/// more columns than ours.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     Row { widest: Isa::Avx512, types: K,      from: 1, to: 3,   kernel: Isa::Avx2 },

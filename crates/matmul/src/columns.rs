@@ -8,7 +8,8 @@ use modelve_gguf::GgmlType;
 const MAX_TILE_WIDTH: usize = 8;
 
 /// 256 activations, quantized: activation = byte × scale of its group of 16. The fields are
-/// documented as the AVX-512 kernels fill them; the AVX2 layout is documented at `pack` in `avx2.rs`.
+/// documented as the AVX-512 kernels fill them; the AVX2 layout is documented at `pack` in
+/// `avx2.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Block {
@@ -31,8 +32,8 @@ pub(super) fn group(ty: GgmlType) -> usize {
     }
 }
 
-/// The number of columns in a tile, out of `n`: those that are multiplied with a block of weights at
-/// once. The last tile may be narrower.
+/// The number of columns in a tile, out of `n`: those that are multiplied with a block of weights
+/// at once. The last tile may be narrower.
 pub(super) fn tile_width(n: usize) -> usize {
     n.div_ceil(n.div_ceil(MAX_TILE_WIDTH))
 }

@@ -23,7 +23,8 @@ pub(super) const fn zero_point(ty: u32) -> i32 {
     }
 }
 
-/// Returns whether weights of this type have a constant zero-point (`zero_point`) instead of minima.
+/// Returns whether weights of this type have a constant zero-point (`zero_point`) instead of
+/// minima.
 pub(super) const fn has_zero_point(ty: u32) -> bool {
     zero_point(ty) != 0
 }

@@ -31,8 +31,8 @@ pub(super) fn register(library: Option<&Path>) -> bool {
         };
         let register = find(library);
         if let Some(register) = register {
-            // SAFETY: the functions have the signatures that the C++ side declares, and rely only on
-            // what it guarantees its arguments to be; it is called once.
+            // SAFETY: the functions have the signatures that the C++ side declares, and rely only
+            // on what it guarantees its arguments to be; it is called once.
             unsafe { register(table) };
         }
         register.is_some()
@@ -51,7 +51,8 @@ fn find(_: Option<&Path>) -> Option<Register> {
 /// The registration function of `ggml.cpp`, which is compiled into the library of the CPU backend.
 #[cfg(feature = "portable")]
 fn find(library: Option<&Path>) -> Option<Register> {
-    // SAFETY: ggml has already loaded the library and never unloads it, so this runs no initializers.
+    // SAFETY: ggml has already loaded the library and never unloads it, so this runs no
+    // initializers.
     let library = unsafe { libloading::Library::new(library?) }.ok()?;
     // SAFETY: every library that exports this name defines it with this signature.
     let register = unsafe { library.get::<Register>(b"modelve_register_matmul\0") };
@@ -97,8 +98,9 @@ unsafe extern "C" fn pack(
     let blocks = width as usize / BLOCK;
     for i in first as usize..(first + count) as usize {
         let (column, block) = (i / blocks, i % blocks);
-        // SAFETY: by the contract of this function, `x` holds this block of this column, aligned for
-        // floats, and `packed` has room for the block, aligned to 64, that no other thread writes.
+        // SAFETY: by the contract of this function, `x` holds this block of this column, aligned
+        // for floats, and `packed` has room for the block, aligned to 64, that no other thread
+        // writes.
         unsafe {
             let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
             let index = Kernel::block_index(column, block, n as usize, blocks);
@@ -131,8 +133,8 @@ unsafe extern "C" fn multiply(
     let blocks = width as usize / BLOCK;
     let (n, first, count) = (n as usize, first as usize, count as usize);
     let row_bytes = blocks * kernel.block_bytes();
-    // SAFETY: by the contract of this function the rows and blocks exist, and nothing writes to them
-    // during the call.
+    // SAFETY: by the contract of this function the rows and blocks exist, and nothing writes to
+    // them during the call.
     let (rows, packed) = unsafe {
         (
             slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),

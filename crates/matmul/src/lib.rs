@@ -8,8 +8,8 @@
 //!
 //! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
 //!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
-//! - A block of weights of any type is unpacked to bytes, scales and minima: weight = scale × byte −
-//!   minimum. Where the minimum is a constant multiple of the scale, weight = scale × (byte −
+//! - A block of weights of any type is unpacked to bytes, scales and minima: weight = scale × byte
+//!   − minimum. Where the minimum is a constant multiple of the scale, weight = scale × (byte −
 //!   zero-point). The in-memory layout depends on the instruction set.
 //! - A table in `choice` says which kernel multiplies a type with a number of columns.
 //!
@@ -128,7 +128,8 @@ impl Kernel {
         Some(Kernel { ty, cpu })
     }
 
-    /// All kernels for this type and width, one for each instruction set of this CPU, the widest first.
+    /// All kernels for this type and width, one for each instruction set of this CPU, the widest
+    /// first.
     pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
         Cpu::available()
             .filter(move |cpu| fits(width) && cpu.types().contains(&ty))
@@ -150,8 +151,8 @@ impl Kernel {
         self.cpu.pack(self.ty, numbers)
     }
 
-    /// The index of block `b` of column `c` among the packed blocks of `n` columns, of `blocks` blocks
-    /// each.
+    /// The index of block `b` of column `c` among the packed blocks of `n` columns, of `blocks`
+    /// blocks each.
     pub fn block_index(c: usize, b: usize, n: usize, blocks: usize) -> usize {
         columns::block_index(c, b, n, blocks)
     }

@@ -147,8 +147,9 @@ fn multiply_tile_of_width<S: Simd, const T: u32, const C: usize>(
     let row_bytes = x.len() * size::<S>(T);
     let prefetch = Prefetch {
         distance: match C {
-            // Where the activations are split into parts, the rows after all of these come next to this
-            // position; where two rows are multiplied at a time, the rows after the next two do.
+            // Where the activations are split into parts, the rows after all of these come next to
+            // this position; where two rows are multiplied at a time, the rows after the next two
+            // do.
             _ if x.len() > part_len => rows.len(),
             _ if C >= S::TWO_ROWS_FROM => 2 * row_bytes,
             _ => PREFETCH_DISTANCE,

@@ -4,8 +4,8 @@
 
 use std::arch::x86_64::*;
 
-/// Defines methods whose bodies are intrinsics, on a type whose values exist only if the CPU has the
-/// instructions.
+/// Defines methods whose bodies are intrinsics, on a type whose values exist only if the CPU has
+/// the instructions.
 macro_rules! by_intrinsics {
     ($($(#[$meta:meta])*
         fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
@@ -50,8 +50,9 @@ pub(super) fn half(bytes: [u8; 2]) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 }
 
-/// Unpacks the eight scales, then the eight minima of a `Q4_K` or `Q5_K` block, 6 bits each, from the
-/// first 16 bytes of the block: its two 16-bit float scales, then 12 bytes of packed scales and minima.
+/// Unpacks the eight scales, then the eight minima of a `Q4_K` or `Q5_K` block, 6 bits each, from
+/// the first 16 bytes of the block: its two 16-bit float scales, then 12 bytes of packed scales and
+/// minima.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn k_scales(head: __m128i) -> __m128i {
