@@ -1,4 +1,5 @@
-//! The flags: one struct per command, beside the command itself in [`crate::commands`].
+//! The command line: the list of commands. Each command's flags are a struct beside the command in
+//! [`crate::commands`].
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -71,7 +72,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Returns whether the command lets a model compute.
+    /// Returns whether the command computes with a model.
     pub fn computes(&self) -> bool {
         match self {
             Command::Complete(_)
