@@ -44,15 +44,15 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
-    /// Why it says so: the words and the parts of the model that an answer hangs on
+    /// Why it says so: the words and the parts of the model that an answer depends on
     Why(Box<why::Args>),
-    /// Where what tells two prompts apart lies: states of the one put into the other
+    /// Where in the model two prompts differ: states of one put into the other
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
     /// Which head does what: induction, previous token, and what it writes
     Heads(Box<heads::Args>),
-    /// Learn a direction from texts, and what the model says when it is led along it
+    /// Learn a direction from texts, and what the model says when it is steered along it
     Steer(Box<steer::Args>),
     /// Write activations to a safetensors file
     Dump(Box<dump::Args>),
@@ -66,7 +66,7 @@ pub enum Command {
     Completions(completions::Args),
     /// Print the manual page
     Man(man::Args),
-    /// Try a model's file: what the other commands start for those they do not know in full
+    /// Try a model's file in this process; other commands start it for files that are not fully checked
     #[command(hide = true)]
     TryFile(trial::Args),
 }

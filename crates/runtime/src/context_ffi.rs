@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use super::active_hook::{ActiveHook, Survey};
 use super::batch::{Batch, Limits};
 use super::cancel::Cancel;
 use super::error::{Error, Result, StateFault};
 use super::ffi::model_ptr;
 use super::graph::Pass;
 use super::log::{self, clear_errors, is_want_of_memory, take_errors};
-use super::looking::{Looking, Survey};
 use super::node_ffi::{Tensor, Watcher, describe};
 use super::params::ContextParams;
 use super::trace::RawNode;
@@ -155,15 +155,15 @@ impl Context {
         status == 0
     }
 
-    /// Computes a batch. `looking` sees the graph's nodes if the context was made with hooks. Stops
+    /// Computes a batch. `hook` sees the graph's nodes if the context was made with hooks. Stops
     /// with [`Error::Cancelled`] soon after the cancel flag is set.
-    pub fn decode(&mut self, batch: &mut Batch, looking: Option<Looking<'_>>) -> Result<Pass> {
+    pub fn decode(&mut self, batch: &mut Batch, hook: Option<ActiveHook<'_>>) -> Result<Pass> {
         self.check(batch)?;
-        let Some(mut looking) = looking else {
-            return self.told(batch, None);
+        let Some(mut hook) = hook else {
+            return self.decode_with(batch, None);
         };
-        let status = self.told(batch, Some(&mut looking));
-        match looking.outcome()? {
+        let status = self.decode_with(batch, Some(&mut hook));
+        match hook.outcome()? {
             // Stopping makes ggml leave only the loop over one part of the graph, so a stopped pass
             // may still have been computed to its end.
             Pass::Stopped => {
@@ -209,7 +209,12 @@ impl Context {
         }
     }
 
-    fn told(&mut self, batch: &mut Batch, watcher: Option<&mut dyn Watcher>) -> Result<Pass> {
+    /// Decodes a batch; `watcher` sees the graph's nodes.
+    fn decode_with(
+        &mut self,
+        batch: &mut Batch,
+        watcher: Option<&mut dyn Watcher>,
+    ) -> Result<Pass> {
         clear_errors();
         let status = self.call(batch, watcher);
         self.poll.stop.store(false, Ordering::Relaxed);

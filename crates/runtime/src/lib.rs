@@ -41,6 +41,7 @@
 //! }
 //! ```
 
+mod active_hook;
 pub mod backends;
 mod batch;
 mod cancel;
@@ -61,7 +62,6 @@ pub mod graph;
 pub mod host;
 pub mod kv;
 mod log;
-mod looking;
 mod model;
 mod node;
 mod node_ffi;

@@ -106,7 +106,7 @@ impl Conversation {
     }
 
     /// Removes the last question, which got no answer.
-    fn take_back(&mut self) {
+    fn remove_question(&mut self) {
         self.messages.pop();
         // If only the system message is left, the next question adds it again.
         if self.messages.len() < 2 {
@@ -125,7 +125,7 @@ fn answer(
     let tokens = match conversation.tokens(job, &prompt) {
         Ok(tokens) => tokens,
         Err(error) => {
-            conversation.take_back();
+            conversation.remove_question();
             tell(&explain(error));
             return Ok(());
         }
@@ -142,7 +142,7 @@ fn answer(
         }
         // The next prompt may fit.
         Err(error) => {
-            conversation.take_back();
+            conversation.remove_question();
             tell(&error);
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Session;
+use crate::active_hook::ActiveHook;
 use crate::error::{Error, Result};
 use crate::graph::{Hook, Pass};
-use crate::looking::Looking;
 use crate::seq::Seq;
 use crate::token::Token;
 
@@ -132,7 +132,7 @@ impl Session {
             };
             let result = self.run(&entries, hook, &mut |i, row| on_logits(fed + i, row));
             if !matches!(result, Ok(Pass::Complete)) {
-                self.take_back(self.slot(seq)?, before);
+                self.roll_back(self.slot(seq)?, before);
                 return result;
             }
             fed += entries.len();
@@ -185,7 +185,7 @@ impl Session {
         let result = self.decode(hook, grown.len());
         if !matches!(result, Ok(Pass::Complete)) {
             for &slot in grown.keys() {
-                self.take_back(slot, self.tokens[slot as usize].len());
+                self.roll_back(slot, self.tokens[slot as usize].len());
             }
             return result;
         }
@@ -216,7 +216,7 @@ impl Session {
             return Err(Error::HookOnSeveral { arch });
         }
         let (tokens, outputs) = self.batch.rows();
-        let looking = Looking::new(hook, &tokens, &outputs, roles);
-        self.context.decode(&mut self.batch, Some(looking))
+        let hook = ActiveHook::new(hook, &tokens, &outputs, roles);
+        self.context.decode(&mut self.batch, Some(hook))
     }
 }

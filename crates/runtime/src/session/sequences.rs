@@ -107,7 +107,7 @@ impl Session {
 
     /// Removes everything of a slot after its first `length` tokens, or all of it if the memory
     /// cannot be rolled back in part.
-    pub(super) fn take_back(&mut self, slot: u32, length: usize) {
+    pub(super) fn roll_back(&mut self, slot: u32, length: usize) {
         if self.context.truncate(slot, length) {
             self.tokens[slot as usize].truncate(length);
             self.cells.truncate(slot as usize, length);

@@ -14,7 +14,7 @@ use super::trace::{Along, RawNode, Trace, Whose};
 type Asked = (RawNode, Vec<String>, Option<Role>, Option<Along>);
 
 /// The state of a hook during one pass.
-pub(super) struct Looking<'a> {
+pub(super) struct ActiveHook<'a> {
     hook: &'a mut dyn Hook,
     tokens: &'a [Row],
     outputs: &'a [Row],
@@ -27,14 +27,14 @@ pub(super) struct Looking<'a> {
     ended: Option<Result<()>>,
 }
 
-impl<'a> Looking<'a> {
+impl<'a> ActiveHook<'a> {
     pub fn new(
         hook: &'a mut dyn Hook,
         tokens: &'a [Row],
         outputs: &'a [Row],
         roles: &'a Roles,
     ) -> Self {
-        Looking {
+        ActiveHook {
             hook,
             tokens,
             outputs,
@@ -82,7 +82,7 @@ fn info<'a>(
     }
 }
 
-impl Watcher for Looking<'_> {
+impl Watcher for ActiveHook<'_> {
     fn ask(&mut self, mut node: RawNode) -> bool {
         let along = self.trace.note(&node);
         let role = self.roles.of(&node, &mut self.seen);
