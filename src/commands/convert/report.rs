@@ -117,7 +117,10 @@ pub(super) fn plan(
     fact("memory needed", human::bytes(memory));
     out.write_all(facts.lines().as_bytes())?;
     if !complete {
-        let note = "The weights are not here yet: planned from config.json.";
+        let note = format!(
+            "The weights are not here yet: planned from config.json; converting would fetch {}.",
+            human::bytes(plan.source_bytes())
+        );
         writeln!(out, "\n{}", out.paint(WARN, note))?;
     }
     for note in plan.notes() {

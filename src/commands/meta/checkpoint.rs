@@ -6,7 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::Place;
 use super::lists::{Show, Sort, natural};
+use super::remote::Remote;
 use super::sizing::Sizing;
 use super::subject::{Fact, Facts, Identity, Subject, Tensor};
 use crate::base::human;
@@ -133,6 +135,7 @@ impl Source {
     /// The object that docs/json.md describes for checkpoints.
     pub fn print_json(
         &self,
+        place: &Place<'_>,
         show: &Show<'_>,
         identity: &Identity,
         sizing: &Sizing,
@@ -152,7 +155,8 @@ impl Source {
                 shard: source.shard + 1,
             });
         Ok(out.json(&Json {
-            folder: self.checkpoint.folder().to_string_lossy().into_owned(),
+            folder: place.shown(place.path).to_string_lossy().into_owned(),
+            remote: place.remote,
             size_bytes: identity.size_bytes,
             n_params: identity.n_params,
             summary: identity,
@@ -187,6 +191,8 @@ impl Facts for Source {
 #[derive(Serialize)]
 struct Json<'a> {
     folder: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<&'a Remote>,
     size_bytes: u64,
     n_params: u64,
     summary: &'a Identity,
