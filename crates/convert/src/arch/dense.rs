@@ -7,9 +7,7 @@
 
 use serde_json::Value as Json;
 
-use super::{
-    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
-};
+use super::{Architecture, Arrangement, Constant, Description, Error, Weight, optional, required};
 use modelve_gguf::Value;
 
 /// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
@@ -211,13 +209,7 @@ impl Dense {
         let qkv_bias = self.has_qkv_bias || attention_bias;
         let tied = optional(config, "tie_word_embeddings")?.unwrap_or(self.ties_embeddings);
 
-        let weight = |name: String, shape: &[u64]| Weight {
-            source: names::in_checkpoint(self.architecture, &name),
-            name,
-            shape: shape.to_vec(),
-            optional: false,
-            arrangement: Arrangement::AsIs,
-        };
+        let weight = |name: String, shape: &[u64]| Weight::new(self.architecture, name, shape);
         let (hidden, ffn) = (sizes.hidden, sizes.ffn);
         let (query, key) = (sizes.heads * sizes.head, sizes.kv_heads * sizes.head);
         let mut weights = vec![
@@ -450,16 +442,6 @@ mod tests {
 
     fn has(description: &Description, name: &str) -> bool {
         description.weights.iter().any(|weight| weight.name == name)
-    }
-
-    /// `reshape(heads, 2, rows / heads / 2).swapaxes(1, 2)` of two heads of six rows.
-    #[test]
-    fn the_halves_of_a_head_are_interleaved() {
-        let pairs = Arrangement::InterleaveHalves { heads: 2 };
-        let mut rows: Vec<u8> = (0..12).collect();
-        assert_eq!(pairs.group(12), 6);
-        pairs.apply(&mut rows, 6, 1, &mut Vec::new());
-        assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
     }
 
     #[test]

@@ -11,6 +11,10 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod weight;
+
+pub(crate) use weight::interleave;
+pub use weight::{Arrangement, Weight};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,64 +76,6 @@ pub struct Description {
     pub vocab_size: u64,
     /// What a careful reader should know: choices that were made.
     pub notes: Vec<String>,
-}
-
-/// A tensor that the checkpoint must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weight {
-    /// Name in the checkpoint.
-    pub source: String,
-    /// Name in the GGUF.
-    pub name: String,
-    /// Shape, slowest dimension first: `[rows, columns]`.
-    pub shape: Vec<u64>,
-    /// Whether the checkpoint may do without it.
-    pub optional: bool,
-    /// The order of its rows in the GGUF.
-    pub arrangement: Arrangement,
-}
-
-/// The order of a tensor's rows in the GGUF, relative to the checkpoint. Writing and verifying apply
-/// the same description, to pieces of a tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Arrangement {
-    /// The checkpoint's order.
-    #[default]
-    AsIs,
-    /// Within each head, row `i` of the first half is followed by row `i` of the second half. A
-    /// rotary embedding then rotates adjacent rows, where transformers rotates rows half a head apart.
-    InterleaveHalves {
-        /// Number of heads, all of the same even number of rows.
-        heads: u64,
-    },
-}
-
-impl Arrangement {
-    /// The number of rows that are reordered together, of a tensor of `rows` rows. A piece of a tensor
-    /// must hold a whole number of such groups.
-    pub fn group(self, rows: u64) -> u64 {
-        match self {
-            Self::AsIs => 1,
-            Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),
-        }
-    }
-
-    /// Reorders rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
-    /// `spare` is scratch memory.
-    pub fn apply(self, bytes: &mut [u8], group: u64, row_bytes: usize, spare: &mut Vec<u8>) {
-        let half = group as usize / 2;
-        if self == Self::AsIs || half == 0 || row_bytes == 0 {
-            return;
-        }
-        for head in bytes.chunks_exact_mut(2 * half * row_bytes) {
-            spare.clear();
-            spare.extend_from_slice(head);
-            for (to, row) in head.chunks_exact_mut(row_bytes).enumerate() {
-                let from = (to % 2 * half + to / 2) * row_bytes;
-                row.copy_from_slice(&spare[from..from + row_bytes]);
-            }
-        }
-    }
 }
 
 /// A one-dimensional F32 tensor computed from the configuration.

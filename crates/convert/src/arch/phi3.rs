@@ -7,9 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::{
-    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
-};
+use super::{Architecture, Constant, Description, Error, Weight, optional, required};
 use modelve_gguf::Value;
 
 /// `Phi3ForCausalLM`.
@@ -296,13 +294,7 @@ impl Config {
     fn weights(&self, kv_heads: u64) -> Vec<Weight> {
         let (hidden, vocab) = (self.hidden_size, self.vocab_size);
         let head = hidden / self.num_attention_heads;
-        let weight = |name: String, shape: &[u64]| Weight {
-            source: names::in_checkpoint(ARCHITECTURE, &name),
-            name,
-            shape: shape.to_vec(),
-            optional: false,
-            arrangement: Arrangement::AsIs,
-        };
+        let weight = |name: String, shape: &[u64]| Weight::new(ARCHITECTURE, name, shape);
         let mut weights = vec![
             weight("token_embd.weight".into(), &[vocab, hidden]),
             weight("output_norm.weight".into(), &[hidden]),
