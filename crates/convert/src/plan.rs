@@ -102,6 +102,7 @@ impl Plan {
         check_unquantized(checkpoint.config())?;
         let description = arch::describe(checkpoint.config())?;
         let mut sources = sources(checkpoint, &description)?;
+        let left_out = left_out(checkpoint, &description);
         sources.sort_by(|a, b| order(&a.name).cmp(&order(&b.name)));
 
         let named: Vec<(&str, &[u64])> = sources
@@ -160,7 +161,12 @@ impl Plan {
             tensors,
             metadata,
             layout,
-            notes: [description.notes, tokenizer.notes].concat(),
+            notes: [
+                description.notes,
+                left_out.into_iter().collect(),
+                tokenizer.notes,
+            ]
+            .concat(),
         })
     }
 
@@ -270,7 +276,7 @@ fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sou
         let mut parts = Vec::with_capacity(weight.sources.len());
         let shape = weight.source_shape();
         for name in &weight.sources {
-            match checkpoint.tensor(name) {
+            match description.find(checkpoint, name) {
                 Some(tensor) => parts.push(checked(tensor, &shape)?.clone()),
                 None if weight.optional => break,
                 None => {
@@ -292,11 +298,18 @@ fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sou
         .iter()
         .flat_map(|weight| weight.sources.iter().map(String::as_str))
         .collect();
-    let ignored = |name: &str| description.ignored.iter().any(|end| name.ends_with(end));
+    let ignored = |name: &str| {
+        description.ignored.iter().any(|end| name.ends_with(end))
+            || description
+                .left_out
+                .iter()
+                .any(|start| name.starts_with(start))
+    };
+    let is_known = |name: &str| description.meant(name).any(|name| known.contains(&*name));
     let surplus: Vec<&str> = checkpoint
         .tensors()
         .map(|tensor| tensor.name.as_str())
-        .filter(|name| !known.contains(name) && !ignored(name))
+        .filter(|name| !is_known(name) && !ignored(name))
         .collect();
     if !surplus.is_empty() {
         let mut names = surplus[..surplus.len().min(3)].join(", ");
@@ -316,6 +329,23 @@ fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sou
         });
     }
     Ok(sources)
+}
+
+/// A note on the parts of the checkpoint that are no part of the text model.
+fn left_out(checkpoint: &Checkpoint, description: &Description) -> Option<String> {
+    let other = |name: &str| {
+        description
+            .left_out
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let count = checkpoint
+        .tensors()
+        .filter(|tensor| other(&tensor.name))
+        .count();
+    (count > 0).then(|| {
+        format!("{count} tensors that see pictures are left out: the text part is converted")
+    })
 }
 
 /// A tensor of the checkpoint, if it has the shape that the configuration asks for and a type that

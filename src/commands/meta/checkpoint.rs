@@ -60,7 +60,8 @@ impl Source {
         let mut tensors = Vec::new();
         for weight in &self.description.weights {
             let sources = weight.sources.iter();
-            let mut parts = sources.filter_map(|name| self.checkpoint.tensor(name));
+            let mut parts =
+                sources.filter_map(|name| self.description.find(&self.checkpoint, name));
             let Some(first) = parts.next() else {
                 continue;
             };
@@ -91,7 +92,8 @@ impl Source {
         let weights = self.description.weights.iter();
         weights.flat_map(|weight| {
             let sources = weight.sources.iter();
-            let sources = sources.filter_map(|source| self.checkpoint.tensor(source));
+            let sources =
+                sources.filter_map(|source| self.description.find(&self.checkpoint, source));
             sources.map(|source| (source, weight.name.as_str()))
         })
     }

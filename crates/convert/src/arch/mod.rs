@@ -5,22 +5,33 @@
 //! [`ARCHITECTURES`].
 
 mod dense;
+mod gemma2;
+mod gemma3;
 mod llama;
 pub mod names;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod rope;
 mod weight;
+mod window;
 
 pub(crate) use weight::interleave;
 pub use weight::{Arrangement, Weight};
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::checkpoint::{Checkpoint, SourceTensor};
+use names::Name;
+
 /// Every architecture that can be converted.
 pub static ARCHITECTURES: &[&dyn Architecture] = &[
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
     &llama::Llama,
     &olmo2::OLMO2,
     &phi3::Phi3,
@@ -35,6 +46,11 @@ pub trait Architecture: Sync {
 
     /// Its name in `general.architecture` of a GGUF.
     fn gguf_name(&self) -> &'static str;
+
+    /// Names of tensors that are another in its checkpoints than in the tables of [`names`].
+    fn names(&self) -> &'static [Name] {
+        &[]
+    }
 
     /// Returns whether llama.cpp counts a model of these sizes among those of 70 billion weights.
     /// Many query heads share one value head there, so recipes of 3 and 4 bits store value matrices
@@ -51,7 +67,7 @@ pub trait Architecture: Sync {
 }
 
 /// What a configuration asks for: pure facts, no weights.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Description {
     /// `general.architecture`.
     pub architecture: &'static str,
@@ -63,6 +79,10 @@ pub struct Description {
     pub constants: Vec<Constant>,
     /// Endings of names that a checkpoint may hold and that no GGUF needs.
     pub ignored: &'static [&'static str],
+    /// Beginnings of names that some checkpoints have, and what stands for them in [`Weight::sources`].
+    pub prefixes: &'static [(&'static str, &'static str)],
+    /// Beginnings of the names of what is no part of the text model: what sees pictures.
+    pub left_out: &'static [&'static str],
     /// Number of layers.
     pub layers: u32,
     /// Query heads per key and value head.
@@ -76,6 +96,29 @@ pub struct Description {
     pub vocab_size: u64,
     /// What a careful reader should know: choices that were made.
     pub notes: Vec<String>,
+}
+
+impl Description {
+    /// Finds a tensor of [`Weight::sources`] in a checkpoint, whichever beginning its name has there.
+    pub fn find<'a>(&self, checkpoint: &'a Checkpoint, name: &str) -> Option<&'a SourceTensor> {
+        let renamed = || {
+            let mut prefixes = self.prefixes.iter();
+            prefixes.find_map(|(there, here)| {
+                let rest = name.strip_prefix(here)?;
+                checkpoint.tensor(&format!("{there}{rest}"))
+            })
+        };
+        checkpoint.tensor(name).or_else(renamed)
+    }
+
+    /// The names that a tensor of a checkpoint may have in [`Weight::sources`].
+    pub(crate) fn meant<'a>(&self, tensor: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        let renamed = self.prefixes.iter().filter_map(move |(there, here)| {
+            let rest = tensor.strip_prefix(there)?;
+            Some(Cow::Owned(format!("{here}{rest}")))
+        });
+        std::iter::once(Cow::Borrowed(tensor)).chain(renamed)
+    }
 }
 
 /// A one-dimensional F32 tensor computed from the configuration.
@@ -155,4 +198,13 @@ fn optional<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<Op
 /// A value without which a configuration means nothing.
 fn required<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<T, Error> {
     optional(config, key)?.ok_or(Error::Missing { key })
+}
+
+/// A value that means nothing, or nothing that can be converted.
+fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
+    Error::Value {
+        key,
+        value: value.to_string(),
+        expected: expected.into(),
+    }
 }

@@ -7,7 +7,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::{Architecture, Constant, Description, Error, Weight, optional, required};
+use super::names::{Module, Name, name};
+use super::{Architecture, Constant, Description, Error, Weight, optional, required, wrong};
 use modelve_gguf::Value;
 
 /// `Phi3ForCausalLM`.
@@ -15,6 +16,14 @@ pub(super) struct Phi3;
 
 /// GGUF's name for it.
 const ARCHITECTURE: &str = "phi3";
+
+/// What the tables of names lack.
+static NAMES: &[Name] = &[name(
+    "ffn_up",
+    "mlp.gate_up_proj",
+    Module::Linear,
+    "gate and up in one matrix: widens the vector into features, and says which are let through",
+)];
 
 /// The keys of `config.json` that matter, with transformers' defaults.
 struct Config {
@@ -59,16 +68,12 @@ impl Architecture for Phi3 {
         "phi3"
     }
 
+    fn names(&self) -> &'static [Name] {
+        NAMES
+    }
+
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         Config::read(config)?.describe()
-    }
-}
-
-fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
-    Error::Value {
-        key,
-        value: value.to_string(),
-        expected: expected.into(),
     }
 }
 
@@ -225,6 +230,7 @@ impl Config {
             states_space_prefix: false,
             vocab_size: self.vocab_size,
             notes: self.note.iter().cloned().collect(),
+            ..Description::default()
         })
     }
 

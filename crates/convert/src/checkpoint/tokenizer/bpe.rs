@@ -90,12 +90,12 @@ fn merges(list: &[Value]) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// The steps of a (sequence of) pre-tokenizers or post-processors.
+/// The steps of a (sequence of) normalizers, pre-tokenizers or post-processors.
 pub(super) fn steps(value: Option<&Value>) -> Vec<&Value> {
     let Some(value) = value else {
         return Vec::new();
     };
-    let inner = ["pretokenizers", "processors"]
+    let inner = ["pretokenizers", "processors", "normalizers"]
         .iter()
         .find_map(|key| value.get(key)?.as_array());
     match inner {
