@@ -9,7 +9,7 @@ use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
-use modelve_quant::mix::{self, Facts, Overrides, Recipe};
+use modelve_quant::mix::{self, Overrides, Recipe};
 
 /// What is asked for.
 pub struct Request<'a> {
@@ -109,12 +109,7 @@ impl Plan {
             .iter()
             .map(|sourced| (sourced.name.as_str(), sourced.shape.as_slice()))
             .collect();
-        let facts = Facts {
-            layers: description.layers,
-            heads_per_kv_head: description.heads_per_kv_head,
-            is_large: description.is_large,
-            imatrix: request.imatrix.is_some(),
-        };
+        let facts = description.facts(request.imatrix.is_some());
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
         check_patterns(request.overrides, &named)?;
         check_imatrix(request.imatrix, &named)?;
@@ -234,12 +229,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
         .iter()
         .map(|(name, shape)| (*name, shape.as_slice()))
         .collect();
-    let facts = Facts {
-        layers: description.layers,
-        heads_per_kv_head: description.heads_per_kv_head,
-        is_large: description.is_large,
-        imatrix: false,
-    };
+    let facts = description.facts(false);
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
     let (mut bytes, mut weights) = (0, 0);
     for ((_, shape), decision) in named.iter().zip(decisions) {
@@ -385,8 +375,7 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
     };
     let mut used = 0;
     for (name, shape) in tensors {
-        let columns = shape.first().copied().unwrap_or(0);
-        used += usize::from(imatrix.columns(name, columns)?.is_some());
+        used += usize::from(imatrix.weights(name, shape)?.is_some());
     }
     match used {
         0 => Err(Error::Imatrix {

@@ -205,9 +205,13 @@ impl Stream<'_> {
             }
         };
         let imatrix = match self.request.imatrix {
-            Some(imatrix) => imatrix.columns(&tensor.name, tensor.columns())?,
+            Some(imatrix) => imatrix.weights(&tensor.name, &tensor.shape)?,
             None => None,
         };
+        // Each expert has weights of its own.
+        let expert = chunk.row / tensor.shape.get(1).copied().unwrap_or(1).max(1);
+        let at = expert as usize * tensor.columns() as usize;
+        let imatrix = imatrix.and_then(|all| all.get(at..at + tensor.columns() as usize));
         encoder
             .encode_rows(
                 source_type,

@@ -9,13 +9,12 @@ use serde_json::Value as Json;
 
 use super::names::Name;
 use super::rope::Rope;
-use super::{Architecture, Arrangement, Description, Error, Weight, optional, required, wrong};
+use super::{Architecture, Arrangement, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{optional, required, within, wrong};
 use modelve_gguf::Value;
 
-/// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
-const MOST_LAYERS: u32 = 512;
-/// Maximum number of rows or columns of a matrix, so that no size overflows 64 bits.
-const MOST_ROWS: u64 = 1 << 24;
+/// Maximum number of experts of all layers, for the same reason as [`MOST_LAYERS`].
+const MOST_EXPERTS: u64 = 1 << 16;
 
 /// Where the norms of a layer are applied, which decides the names of their tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +38,19 @@ pub(super) enum QueryKeyNorm {
     Whole,
 }
 
-/// What sets one architecture of dense decoders apart.
+/// Experts in place of one feed-forward network; each token goes through a few of them.
+#[derive(Clone, Copy)]
+pub(super) struct Experts {
+    /// The key of the configuration that has the rows of an expert's matrices.
+    pub(super) width_key: &'static str,
+    /// Whether that number is written apart from `feed_forward_length`.
+    pub(super) writes_width: bool,
+    /// The key that says whether the shares of the chosen experts are scaled to make one, as llama.cpp
+    /// does; `None` where they always are.
+    pub(super) share_key: Option<&'static str>,
+}
+
+/// What sets one architecture of decoders apart.
 pub(super) struct Dense {
     /// `general.architecture`.
     pub(super) architecture: &'static str,
@@ -65,6 +76,8 @@ pub(super) struct Dense {
     pub(super) has_window: bool,
     /// See [`Architecture::names`].
     pub(super) names: &'static [Name],
+    /// Whether there are experts.
+    pub(super) experts: Option<Experts>,
     pub(super) query_key_norm: QueryKeyNorm,
     /// The size of a head where the configuration has no `head_dim`. `None`: the hidden size divided
     /// by the number of heads.
@@ -93,13 +106,8 @@ pub(super) struct Sizes {
     pub(super) kv_heads: u64,
     pub(super) head: u64,
     pub(super) vocab: u64,
-}
-
-fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
-    match value {
-        1.. if value <= most => Ok(value),
-        _ => Err(wrong(key, value, format!("1 to {most} are possible"))),
-    }
+    /// Number of experts in a layer, and the rows of their matrices.
+    pub(super) experts: Option<(u64, u64)>,
 }
 
 impl Architecture for Dense {
@@ -145,6 +153,15 @@ impl Architecture for Dense {
             keys.push(("attention.key_length", number(sizes.head)));
             keys.push(("attention.value_length", number(sizes.head)));
         }
+        if let (Some(experts), Some((count, width))) = (&self.experts, sizes.experts) {
+            let used: u64 = required(config, "num_experts_per_tok")?;
+            let used = within("num_experts_per_tok", used, count)?;
+            keys.push(("expert_count", number(count)));
+            keys.push(("expert_used_count", number(used)));
+            if experts.writes_width {
+                keys.push(("expert_feed_forward_length", number(width)));
+            }
+        }
         if self.writes_llama_keys {
             keys.push(("vocab_size", number(sizes.vocab)));
             keys.push(("rope.dimension_count", number(sizes.head)));
@@ -163,12 +180,33 @@ impl Architecture for Dense {
             is_large: self.is_large(sizes.layers.into(), sizes.heads, sizes.kv_heads),
             states_space_prefix: self.writes_llama_keys,
             vocab_size: sizes.vocab,
+            experts: sizes.experts.map_or(0, |(count, _)| count as u32),
             notes: match self.has_window {
                 true => Vec::new(),
                 false => unused_window(config, context)?.into_iter().collect(),
             },
             ..Description::default()
         })
+    }
+}
+
+impl Experts {
+    /// The number of experts in a layer, and the rows of their matrices.
+    fn sizes(&self, config: &Json, layers: u32) -> Result<(u64, u64), Error> {
+        const COUNT: &str = "num_local_experts";
+        if let Some(key) = self.share_key
+            && !optional(config, key)?.unwrap_or(false)
+        {
+            let expected = "llama.cpp scales the shares of the chosen experts to make one";
+            return Err(wrong(key, false, expected));
+        }
+        let count: Option<u64> = optional(config, COUNT)?;
+        let count = match count.or(optional(config, "num_experts")?) {
+            Some(count) => within(COUNT, count, MOST_EXPERTS / u64::from(layers))?,
+            None => return Err(Error::Missing { key: COUNT }),
+        };
+        let width = required(config, self.width_key)?;
+        Ok((count, within(self.width_key, width, MOST_ROWS)?))
     }
 }
 
@@ -218,6 +256,10 @@ impl Dense {
             kv_heads,
             head,
             vocab: size("vocab_size")?,
+            experts: match &self.experts {
+                Some(experts) => Some(experts.sizes(config, layers)?),
+                None => None,
+            },
         })
     }
 
@@ -238,7 +280,7 @@ impl Dense {
         let tied = optional(config, "tie_word_embeddings")?.unwrap_or(self.ties_embeddings);
 
         let weight = |name: String, shape: &[u64]| Weight::new(self.architecture, name, shape);
-        let (hidden, ffn) = (sizes.hidden, sizes.ffn);
+        let hidden = sizes.hidden;
         let (query, key) = (sizes.heads * sizes.head, sizes.kv_heads * sizes.head);
         let norm = match self.norm_offset {
             0.0 => Arrangement::AsIs,
@@ -255,11 +297,31 @@ impl Dense {
                 ..weight("output.weight".into(), &[sizes.vocab, hidden])
             },
         ];
+        let ffn: &[_] = match sizes.experts {
+            Some(_) => &[],
+            None => &[
+                ("ffn_gate", sizes.ffn, hidden, mlp_bias, Arrangement::AsIs),
+                ("ffn_up", sizes.ffn, hidden, mlp_bias, Arrangement::AsIs),
+                ("ffn_down", hidden, sizes.ffn, mlp_bias, Arrangement::AsIs),
+            ],
+        };
         let reordered = |heads| match self.interleaved_rope {
             true => Arrangement::InterleaveHalves { heads },
             false => Arrangement::AsIs,
         };
         for layer in 0..sizes.layers {
+            if let Some((count, width)) = sizes.experts {
+                let name = |name: &str| format!("blk.{layer}.{name}.weight");
+                weights.push(weight(name("ffn_gate_inp"), &[count, hidden]));
+                for (part, shape) in [
+                    ("ffn_gate_exps", [width, hidden]),
+                    ("ffn_up_exps", [width, hidden]),
+                    ("ffn_down_exps", [hidden, width]),
+                ] {
+                    let joined = Weight::of_experts(self.architecture, name(part), count, &shape);
+                    weights.push(joined);
+                }
+            }
             let mut add = |name: &str, shape: &[u64], arrangement| {
                 let name = format!("blk.{layer}.{name}");
                 weights.push(Weight {
@@ -278,10 +340,10 @@ impl Dense {
                     attention_bias,
                     Arrangement::AsIs,
                 ),
-                ("ffn_gate", ffn, hidden, mlp_bias, Arrangement::AsIs),
-                ("ffn_up", ffn, hidden, mlp_bias, Arrangement::AsIs),
-                ("ffn_down", hidden, ffn, mlp_bias, Arrangement::AsIs),
-            ] {
+            ]
+            .into_iter()
+            .chain(ffn.iter().copied())
+            {
                 add(&format!("{name}.weight"), &[rows, columns], arrangement);
                 if bias {
                     add(&format!("{name}.bias"), &[rows], arrangement);

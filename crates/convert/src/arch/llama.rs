@@ -24,6 +24,7 @@ pub(super) const DENSE: Dense = Dense {
     activations: &["silu", "swish"],
     has_window: false,
     names: &[],
+    experts: None,
     query_key_norm: QueryKeyNorm::None,
     head_size: None,
     always_writes_head_size: true,

@@ -7,13 +7,18 @@
 mod dense;
 mod gemma2;
 mod gemma3;
+mod gpt2;
 mod llama;
+mod mixtral;
 pub mod names;
 mod olmo2;
+mod phi2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 mod rope;
+mod smollm3;
 mod weight;
 mod window;
 
@@ -26,17 +31,28 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, SourceTensor};
+use modelve_quant::mix::Facts;
 use names::Name;
+
+/// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
+const MOST_LAYERS: u32 = 512;
+/// Maximum number of rows or columns of a matrix, so that no size overflows 64 bits.
+const MOST_ROWS: u64 = 1 << 24;
 
 /// Every architecture that can be converted.
 pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &gemma2::Gemma2,
     &gemma3::Gemma3,
+    &gpt2::Gpt2,
     &llama::Llama,
+    &mixtral::MIXTRAL,
     &olmo2::OLMO2,
+    &phi2::Phi2,
     &phi3::Phi3,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &qwen3moe::Qwen3Moe,
+    &smollm3::SmolLm3,
 ];
 
 /// One architecture.
@@ -50,6 +66,11 @@ pub trait Architecture: Sync {
     /// Names of tensors that are another in its checkpoints than in the tables of [`names`].
     fn names(&self) -> &'static [Name] {
         &[]
+    }
+
+    /// Where its checkpoints have the layers: before their number.
+    fn layers(&self) -> &'static str {
+        "model.layers"
     }
 
     /// Returns whether llama.cpp counts a model of these sizes among those of 70 billion weights.
@@ -89,6 +110,8 @@ pub struct Description {
     pub heads_per_kv_head: u32,
     /// See [`Architecture::is_large`].
     pub is_large: bool,
+    /// Number of experts in a layer; 0 where there are none.
+    pub experts: u32,
     /// Whether `add_prefix_space` of `tokenizer_config.json` becomes
     /// `tokenizer.ggml.add_space_prefix`.
     pub states_space_prefix: bool,
@@ -99,6 +122,17 @@ pub struct Description {
 }
 
 impl Description {
+    /// What recipes ask about a model.
+    pub(crate) fn facts(&self, imatrix: bool) -> Facts {
+        Facts {
+            layers: self.layers,
+            heads_per_kv_head: self.heads_per_kv_head,
+            is_large: self.is_large,
+            experts: self.experts,
+            imatrix,
+        }
+    }
+
     /// Finds a tensor of [`Weight::sources`] in a checkpoint, whichever beginning its name has there.
     pub fn find<'a>(&self, checkpoint: &'a Checkpoint, name: &str) -> Option<&'a SourceTensor> {
         let renamed = || {
@@ -206,5 +240,13 @@ fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -
         key,
         value: value.to_string(),
         expected: expected.into(),
+    }
+}
+
+/// A size, if it is one of those that are possible.
+fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
+    match value {
+        1.. if value <= most => Ok(value),
+        _ => Err(wrong(key, value, format!("1 to {most} are possible"))),
     }
 }

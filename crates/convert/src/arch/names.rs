@@ -131,7 +131,7 @@ pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'
 /// `model.layers.7.self_attn.q_proj.weight`.
 pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
     let (before, rest) = match layer(tensor) {
-        Some((layer, rest)) => (format!("model.layers.{layer}."), rest),
+        Some((layer, rest)) => (format!("{}.{layer}.", layers(architecture)), rest),
         None => (String::new(), tensor),
     };
     let parameter = &rest[bare(rest).len()..];
@@ -139,6 +139,13 @@ pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
         Some((_, name)) => format!("{before}{}{parameter}", name.hub),
         None => tensor.to_owned(),
     }
+}
+
+/// Where checkpoints of an architecture have the layers: `model.layers`.
+pub fn layers(architecture: &str) -> &'static str {
+    let mut known = ARCHITECTURES.iter();
+    let known = known.find(|known| known.gguf_name() == architecture);
+    known.map_or("model.layers", |known| known.layers())
 }
 
 /// A name without the parameter at its end.
@@ -171,12 +178,10 @@ pub fn class(architecture: &str) -> Option<&'static str> {
         "phimoe" => "PhiMoEForCausalLM",
         "llama4" => "Llama4ForCausalLM",
         "qwen2moe" => "Qwen2MoeForCausalLM",
-        "qwen3moe" => "Qwen3MoeForCausalLM",
         "gemma" => "GemmaForCausalLM",
         "deepseek2" => "DeepseekV3ForCausalLM",
         "gpt-oss" => "GptOssForCausalLM",
         "granite" => "GraniteForCausalLM",
-        "smollm3" => "SmolLM3ForCausalLM",
         _ => return None,
     })
 }

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::names::{Module, Name, name};
-use super::{Architecture, Constant, Description, Error, Weight, optional, required, wrong};
+use super::{Architecture, Constant, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{optional, required, wrong};
 use modelve_gguf::Value;
 
 /// `Phi3ForCausalLM`.
@@ -53,11 +54,6 @@ struct Rope {
 
 /// Positions of a model that does not say how many it has.
 const DEFAULT_CONTEXT: u64 = 4096;
-
-/// More than any model has; bounds what a damaged configuration makes us list.
-const MOST_LAYERS: u32 = 512;
-/// Likewise for the sides of its matrices; with it no size of a model overflows 64 bits.
-const MOST_ROWS: u64 = 1 << 24;
 
 impl Architecture for Phi3 {
     fn hub_names(&self) -> &'static [&'static str] {

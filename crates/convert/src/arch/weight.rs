@@ -31,12 +31,28 @@ impl Weight {
         }
     }
 
+    /// The same matrix of all `experts` in one tensor; `shape` is that of one of them.
+    pub(super) fn of_experts(
+        architecture: &str,
+        name: String,
+        experts: u64,
+        shape: &[u64],
+    ) -> Self {
+        let mut weight = Self::new(architecture, name, &[&[experts], shape].concat());
+        let joined = weight.sources.remove(0);
+        let each =
+            (0..experts).map(|expert| joined.replace(".experts.", &format!(".experts.{expert}.")));
+        weight.sources = each.collect();
+        weight
+    }
+
     /// The shape of each of its sources, slowest dimension first.
     pub fn source_shape(&self) -> Vec<u64> {
-        match (self.sources.len(), self.arrangement) {
-            (1, Arrangement::Transpose) => self.shape.iter().rev().copied().collect(),
-            (1, _) => self.shape.clone(),
-            _ => self.shape[1..].to_vec(),
+        let is_joined = self.shape.len() == 3;
+        match self.arrangement {
+            _ if is_joined => self.shape[1..].to_vec(),
+            Arrangement::Transpose => self.shape.iter().rev().copied().collect(),
+            _ => self.shape.clone(),
         }
     }
 }

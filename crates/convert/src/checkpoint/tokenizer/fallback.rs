@@ -161,13 +161,14 @@ mod tests {
             json!(["a", "bc"]),
             json!("b c"),
         ];
-        let scores = scores(&merges).unwrap();
+        let (scores, apart) = scores(&merges).unwrap();
+        assert!(apart.is_empty());
         assert_eq!(
             (scores["ab"], scores["abc"], scores["bc"]),
             (0.0, -1.0, -2.0)
         );
-        let apart = [json!("a bc"), json!("b c"), json!("ab c")];
-        assert_eq!(super::scores(&apart).unwrap().1, ["abc"]);
+        let pairs = [json!("a bc"), json!("b c"), json!("ab c")];
+        assert_eq!(super::scores(&pairs).unwrap().1, ["abc"]);
     }
 
     #[test]
