@@ -154,7 +154,6 @@ fn weights(config: &Json, layers: u32, sizes: &[u64; 4]) -> Result<Vec<Weight>, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::arch::describe;
     use serde_json::json;
 
