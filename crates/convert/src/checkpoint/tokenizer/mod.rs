@@ -6,6 +6,7 @@
 
 mod bpe;
 mod fallback;
+mod fingerprint;
 mod sentencepiece;
 mod special;
 
