@@ -13,8 +13,8 @@ Small random checkpoints come from transformers' own classes, in the forms that 
     text     a real model (--real FAMILY=GGUF): transformers saves it as a checkpoint, it is converted to
              F16, and goes on with a sentence as it should
 
---llama-cpp is a checkout of llama.cpp or the source archive of llama-cpp-python. --write puts the table
-into docs/models.md. Needs Python with torch, transformers, sentencepiece, gguf. Exit code 1 where
+--llama-cpp is a checkout of llama.cpp or the source archive of llama-cpp-python. --write puts the rows
+into the table of docs/models.md. Needs Python with torch, transformers, sentencepiece, gguf. Exit code 1 where
 something differs.
 """
 
@@ -71,6 +71,8 @@ FORMS = {
     "SmolLM3": [("plain", "SmolLM3", "SmolLM3", "llama-bpe", BASE)],
     "Mixtral": [("8 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=8)),
                 ("4 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=4, num_key_value_heads=8))],
+    "gpt-oss": [("16 bits", "GptOss", "GptOss", "llama-bpe", dict(BASE, head_dim=64, num_local_experts=4,
+                                                                  num_experts_per_tok=2, sliding_window=16))],
 }
 COLUMNS = ["bytes", "ids", "logits", "probes", "text"]
 
@@ -342,12 +344,14 @@ def completes(options, family, source):
 
 
 def write_table(table):
-    """Rewrites the table between its marks."""
+    """Rewrites the rows of these families in the table between its marks; the others stay."""
     head, rest = DOCS.read_text().split("<!-- families -->\n", 1)
-    tail = rest.split("<!-- end -->", 1)[1]
+    old, tail = rest.split("<!-- end -->", 1)
+    rows = {line.split(" | ")[0].lstrip("| "): line for line in old.splitlines()[2:]}
+    rows |= {family: f"| {family} | " + " | ".join(row.get(column, "not compared") for column in COLUMNS) + " |"
+             for family, row in table.items()}
     lines = ["| family | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {family} | " + " | ".join(row.get(column, "not compared") for column in COLUMNS) + " |"
-              for family, row in table.items()]
+    lines += [rows[family] for family in FORMS if family in rows]
     DOCS.write_text(head + "<!-- families -->\n" + "\n".join(lines) + "\n<!-- end -->" + tail)
 
 

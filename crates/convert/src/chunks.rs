@@ -4,12 +4,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Error, Plan, Source};
+use crate::arch::Arrangement;
 
 /// Bytes of the checkpoint per piece, as far as rows allow. With two buffers per thread this is
 /// what bounds memory; large enough that a read costs more than asking for it.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Some rows of one tensor, all from the same tensor of the checkpoint.
+/// Columns per piece at least, of a matrix whose columns become rows: each of its rows is read in strips of
+/// so many numbers.
+const LEAST_COLUMNS: u64 = 128;
+
+/// Some rows of one tensor, all from the same matrix of the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
     /// Which of [`Plan::tensors`].
@@ -28,15 +33,20 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
             continue;
         };
         let total = planned.elements() / planned.columns().max(1);
-        // Each chunk is read from one tensor of the checkpoint.
-        let each = (total / (parts.len() as u64).max(1)).max(1);
-        let row_bytes = parts.first().map_or(0, |part| part.bytes) / each;
+        // Each chunk is read from one matrix of the checkpoint.
+        let each = (total / planned.slices()).max(1);
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        let row_bytes = bytes / total.max(1);
         // The encoder takes a bias as one row, which holds all that is reordered.
         let group = match planned.shape.len() {
             1 => 1,
             _ => arrangement.group(each),
         };
-        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(1) * group;
+        let least = match arrangement {
+            Arrangement::Columns { .. } => LEAST_COLUMNS,
+            _ => 1,
+        };
+        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(least) * group;
         let mut row = 0;
         while row < total {
             let rows = step.min(each - row % each).min(total - row);

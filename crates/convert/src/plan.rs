@@ -62,6 +62,11 @@ impl PlannedTensor {
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
+
+    /// Number of matrices: 1, or that of the experts.
+    pub fn slices(&self) -> u64 {
+        self.shape.get(2).copied().unwrap_or(1).max(1)
+    }
 }
 
 /// The file to write, down to the last offset.

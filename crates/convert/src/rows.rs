@@ -53,17 +53,18 @@ impl<'a> Shards<'a> {
         };
         let piece = Piece::new(tensor, parts, chunk);
         let ty = source_type(piece.source.dtype);
-        let read = piece.rows * piece.row_bytes();
-        if let Arrangement::Transpose = arrangement {
-            self.read_columns(&piece, rows)?;
-            return Ok((ty, read));
+        match *arrangement {
+            Arrangement::Columns { first, step } => {
+                return Ok((ty, self.read_columns(&piece, first, step, rows)?));
+            }
+            Arrangement::Every { first, step } => {
+                return Ok((ty, self.read_every(&piece, first, step, rows)?));
+            }
+            _ => {}
         }
+        let read = piece.rows * piece.row_bytes();
         rows.bytes.resize(read as usize, 0);
-        self.read_at(
-            piece.source,
-            piece.first * piece.row_bytes(),
-            &mut rows.bytes,
-        )?;
+        self.read_at(&piece, piece.first * piece.row_bytes(), &mut rows.bytes)?;
         match *arrangement {
             Arrangement::InterleaveHalves { .. } => {
                 // The encoder takes a bias as one row, which holds all that is reordered.
@@ -79,7 +80,7 @@ impl<'a> Shards<'a> {
                 })?;
                 return Ok((SourceType::F32, read));
             }
-            Arrangement::AsIs | Arrangement::Transpose => {}
+            Arrangement::AsIs | Arrangement::Columns { .. } | Arrangement::Every { .. } => {}
         }
         Ok((ty, read))
     }
@@ -89,47 +90,88 @@ impl<'a> Shards<'a> {
         let tensor = &self.plan.tensors()[chunk.tensor];
         // The columns of a matrix lie all over it; the first of its chunks reads most of its pages.
         if let Source::Checkpoint(parts, arrangement) = &tensor.source
-            && *arrangement != Arrangement::Transpose
+            && !matches!(
+                arrangement,
+                Arrangement::Columns { .. } | Arrangement::Every { .. }
+            )
         {
             let piece = Piece::new(tensor, parts, chunk);
-            let offset = piece.source.offset + piece.first * piece.row_bytes();
+            let offset = piece.source.offset + piece.start + piece.first * piece.row_bytes();
             let len = piece.rows * piece.row_bytes();
             rawfile::will_need(&self.files[piece.source.shard].1, offset, len);
         }
     }
 
-    fn read_at(&self, source: &SourceTensor, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        let (path, file) = &self.files[source.shard];
-        rawfile::read_exact_at(file, into, source.offset + offset).map_err(|e| Error::Io {
+    /// Reads from `offset` on, in bytes from the start of the piece's matrix.
+    fn read_at(&self, piece: &Piece<'_>, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        let (path, file) = &self.files[piece.source.shard];
+        let at = piece.source.offset + piece.start + offset;
+        rawfile::read_exact_at(file, into, at).map_err(|e| Error::Io {
             path: path.clone(),
             what: "cannot read",
             source: e,
         })
     }
 
-    /// Reads some columns of a matrix as rows: a strip of each of its rows, turned.
-    fn read_columns(&self, piece: &Piece<'_>, rows: &mut Rows) -> Result<(), Error> {
-        let size = source_type(piece.source.dtype).bytes();
+    /// Reads some columns of a matrix as rows: a strip of each of its rows, turned. Returns the bytes
+    /// that were read.
+    fn read_columns(
+        &self,
+        piece: &Piece<'_>,
+        first: u64,
+        step: u64,
+        rows: &mut Rows,
+    ) -> Result<u64, Error> {
+        let size = piece.element();
         let (count, height) = (piece.rows as usize, piece.columns as usize);
         let width = piece.source.shape.last().copied().unwrap_or(0);
+        let strip = ((piece.rows - 1) * step + 1) as usize * size;
         rows.bytes.resize(count * height * size, 0);
-        rows.spare.resize(count * size, 0);
+        rows.spare.resize(strip, 0);
         for from in 0..height {
-            let offset = (from as u64 * width + piece.first) * size as u64;
-            self.read_at(piece.source, offset, &mut rows.spare)?;
-            for (to, element) in rows.spare.chunks_exact(size).enumerate() {
+            let column = first + piece.first * step;
+            let offset = (from as u64 * width + column) * size as u64;
+            self.read_at(piece, offset, &mut rows.spare)?;
+            let elements = rows.spare.chunks(step as usize * size);
+            for (to, element) in elements.enumerate() {
                 let at = (to * height + from) * size;
-                rows.bytes[at..at + size].copy_from_slice(element);
+                rows.bytes[at..at + size].copy_from_slice(&element[..size]);
             }
         }
-        Ok(())
+        Ok((height * strip) as u64)
+    }
+
+    /// Reads rows and keeps some numbers of each.
+    fn read_every(
+        &self,
+        piece: &Piece<'_>,
+        first: u64,
+        step: u64,
+        rows: &mut Rows,
+    ) -> Result<u64, Error> {
+        let (size, step) = (piece.element(), step as usize);
+        let read = piece.rows * piece.row_bytes() * step as u64;
+        rows.spare.resize(read as usize, 0);
+        self.read_at(
+            piece,
+            piece.first * piece.row_bytes() * step as u64,
+            &mut rows.spare,
+        )?;
+        rows.bytes.clear();
+        let elements = rows.spare.chunks_exact(size).skip(first as usize);
+        elements
+            .step_by(step)
+            .for_each(|element| rows.bytes.extend_from_slice(element));
+        Ok(read)
     }
 }
 
 /// The part of the checkpoint that a chunk is read from.
 struct Piece<'a> {
     source: &'a SourceTensor,
-    /// The first of its rows, counted in rows of the GGUF within this source.
+    /// Where its matrix starts, in bytes from the start of `source`.
+    start: u64,
+    /// The first of its rows, counted in rows of the GGUF within the matrix.
     first: u64,
     rows: u64,
     columns: u64,
@@ -138,17 +180,30 @@ struct Piece<'a> {
 impl<'a> Piece<'a> {
     fn new(tensor: &PlannedTensor, parts: &'a [SourceTensor], chunk: Chunk) -> Self {
         let columns = tensor.columns();
-        let each = (tensor.elements() / columns.max(1) / parts.len().max(1) as u64).max(1);
+        let slices = tensor.slices();
+        let each = (tensor.elements() / columns.max(1) / slices).max(1);
+        let slice = chunk.row / each;
+        // Each matrix is a tensor of its own, or all are one.
+        let (source, within) = match parts {
+            [one] => (one, slice),
+            _ => (&parts[slice as usize], 0),
+        };
         Self {
-            source: &parts[(chunk.row / each) as usize],
+            source,
+            start: source.bytes / slices * within,
             first: chunk.row % each,
             rows: chunk.rows,
             columns,
         }
     }
 
+    /// Bytes of an element.
+    fn element(&self) -> usize {
+        source_type(self.source.dtype).bytes()
+    }
+
     fn row_bytes(&self) -> u64 {
-        self.columns * source_type(self.source.dtype).bytes() as u64
+        self.columns * self.element() as u64
     }
 }
 

@@ -35,7 +35,12 @@ fn families() -> Vec<Value> {
         config("PhiForCausalLM", json!({"num_key_value_heads": 4})),
         config("SmolLM3ForCausalLM", json!({})),
         config("MixtralForCausalLM", experts.clone()),
-        config("Qwen3MoeForCausalLM", experts),
+        config("Qwen3MoeForCausalLM", experts.clone()),
+        config("GptOssForCausalLM", {
+            let mut config = experts;
+            config["sliding_window"] = json!(16);
+            config
+        }),
     ]
 }
 
@@ -157,6 +162,30 @@ fn experts_follow_one_another_in_one_tensor() {
     for (expert, numbers_of) in joined.chunks(each).enumerate() {
         let source = format!("model.layers.2.block_sparse_moe.experts.{expert}.w2.weight");
         assert_eq!(numbers_of, numbers(&source, &[HIDDEN, 96]));
+    }
+}
+
+#[test]
+fn gates_and_widening_matrices_are_taken_out_of_one() {
+    let bench = checkpoint(&families()[7]);
+    bench.good(&["in", "-q", "F32", "-o", "out/x.gguf"]);
+    let both = numbers(
+        "model.layers.1.mlp.experts.gate_up_proj",
+        &[4, HIDDEN, 2 * 96],
+    );
+    let biases = numbers("model.layers.1.mlp.experts.gate_up_proj_bias", &[4, 2 * 96]);
+    for (name, first) in [("gate", 0), ("up", 1)] {
+        let (shape, matrix) = written(&bench, &format!("blk.1.ffn_{name}_exps.weight"));
+        assert_eq!(shape, [HIDDEN, 96, 4]);
+        let (hidden, ffn) = (HIDDEN as usize, 96);
+        for (at, number) in matrix.iter().enumerate() {
+            let (expert, row, column) = (at / hidden / ffn, at / hidden % ffn, at % hidden);
+            let there = (expert * hidden + column) * 2 * ffn + 2 * row + first;
+            assert_eq!(*number, both[there], "{name} {at}");
+        }
+        let (_, bias) = written(&bench, &format!("blk.1.ffn_{name}_exps.bias"));
+        let there = biases.iter().skip(first).step_by(2).copied();
+        assert_eq!(bias, there.collect::<Vec<f32>>());
     }
 }
 

@@ -143,7 +143,7 @@ fn weights(config: &Json, layers: u32, sizes: &[u64; 4]) -> Result<Vec<Weight>, 
             ("ffn_down", hidden, ffn),
         ] {
             weights.push(Weight {
-                arrangement: Arrangement::Transpose,
+                arrangement: Arrangement::Columns { first: 0, step: 1 },
                 ..weight(&format!("blk.{layer}.{name}.weight"), &[rows, columns])
             });
             weights.push(weight(&format!("blk.{layer}.{name}.bias"), &[rows]));

@@ -8,6 +8,7 @@ mod dense;
 mod gemma2;
 mod gemma3;
 mod gpt2;
+mod gpt_oss;
 mod llama;
 mod mixtral;
 pub mod names;
@@ -44,6 +45,7 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &gemma2::Gemma2,
     &gemma3::Gemma3,
     &gpt2::Gpt2,
+    &gpt_oss::GptOss,
     &llama::Llama,
     &mixtral::MIXTRAL,
     &olmo2::OLMO2,

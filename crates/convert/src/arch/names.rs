@@ -180,7 +180,6 @@ pub fn class(architecture: &str) -> Option<&'static str> {
         "qwen2moe" => "Qwen2MoeForCausalLM",
         "gemma" => "GemmaForCausalLM",
         "deepseek2" => "DeepseekV3ForCausalLM",
-        "gpt-oss" => "GptOssForCausalLM",
         "granite" => "GraniteForCausalLM",
         _ => return None,
     })

@@ -48,11 +48,18 @@ impl Weight {
 
     /// The shape of each of its sources, slowest dimension first.
     pub fn source_shape(&self) -> Vec<u64> {
-        let is_joined = self.shape.len() == 3;
-        match self.arrangement {
-            _ if is_joined => self.shape[1..].to_vec(),
-            Arrangement::Transpose => self.shape.iter().rev().copied().collect(),
-            _ => self.shape.clone(),
+        let shape = match self.sources.len() {
+            0 | 1 => self.shape.as_slice(),
+            _ => &self.shape[1..],
+        };
+        match (self.arrangement, shape) {
+            (Arrangement::Columns { step, .. }, [outer @ .., rows, columns]) => {
+                [outer, &[*columns, rows * step]].concat()
+            }
+            (Arrangement::Every { step, .. }, [outer @ .., columns]) => {
+                [outer, &[columns * step]].concat()
+            }
+            _ => shape.to_vec(),
         }
     }
 }
@@ -70,8 +77,20 @@ pub enum Arrangement {
         /// Number of heads, all of the same even number of rows.
         heads: u64,
     },
-    /// Rows become columns.
-    Transpose,
+    /// Rows are columns of the checkpoint's matrices: those numbered `first`, `first + step` and so on.
+    Columns {
+        /// The first column that is taken.
+        first: u64,
+        /// How far the next is.
+        step: u64,
+    },
+    /// Of each row the numbers at `first`, `first + step` and so on.
+    Every {
+        /// The first number that is taken.
+        first: u64,
+        /// How far the next is.
+        step: u64,
+    },
     /// The number is added to each value, in 32 bits.
     Add(f32),
 }
@@ -82,7 +101,7 @@ impl Arrangement {
     pub fn group(self, rows: u64) -> u64 {
         match self {
             Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),
-            Self::AsIs | Self::Transpose | Self::Add(_) => 1,
+            Self::AsIs | Self::Columns { .. } | Self::Every { .. } | Self::Add(_) => 1,
         }
     }
 }
