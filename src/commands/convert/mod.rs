@@ -248,7 +248,16 @@ fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     let described = Checkpoint::open_description(&found.folder)?;
     let description = arch::describe(described.config())?;
     let weights = description.weights.iter().filter(|weight| !weight.optional);
-    let tensors = weights.map(|weight| (weight.source.as_str(), weight.shape.as_slice()));
+    let tensors: Vec<(&str, Vec<u64>)> = weights
+        .flat_map(|weight| {
+            let shape = weight.source_shape();
+            let sources = weight.sources.iter();
+            sources.map(move |source| (source.as_str(), shape.clone()))
+        })
+        .collect();
+    let tensors = tensors
+        .iter()
+        .map(|(name, shape)| (*name, shape.as_slice()));
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
