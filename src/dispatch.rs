@@ -1,4 +1,4 @@
-//! From the command line to the command: sets up what all of them share and calls one.
+//! Sets up what all commands share, and calls the command that the command line names.
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ use crate::output::{self, Output};
 use crate::runtime;
 use crate::version::VERSION;
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     Isa::requested().map_err(|error| Usage(error.to_string()))?;
     if cli.version && cli.verbose {
@@ -28,13 +28,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     if cli.verbose {
-        // A second subscriber in one process is refused, which does no harm.
+        // Setting a second subscriber in a process fails, which does no harm.
         let _ = tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_max_level(tracing::Level::DEBUG)
             .try_init();
     }
-    // Every fault that is known is checked for; of any other llama.cpp would end the program with a
+    // All known faults are checked beforehand. On any other, llama.cpp would end the program with a
     // stack trace.
     runtime::on_abort(|message| {
         output::note(&format!("{}{message}", trial::GAVE_UP));

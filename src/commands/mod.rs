@@ -1,4 +1,4 @@
-//! One file per command: typed options in, a result out.
+//! The commands, in one file or folder each, with their flags.
 
 pub mod ablate;
 pub mod again;

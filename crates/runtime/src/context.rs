@@ -1,4 +1,4 @@
-//! How large a context is to be, and whether it fits.
+//! The memory that a context takes, and whether it fits.
 
 use super::check::Facts;
 use super::error::{Error, Refusal, Result};
@@ -8,16 +8,17 @@ use super::model::{Model, Weights};
 use super::settings::{KvType, Settings};
 use super::working::Working;
 
-/// Bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
+/// The size in bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
 pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {
     let token = facts.kv.token_bytes(kv_type.gguf());
-    // Heads that are no whole blocks are refused later: four bytes a value are enough for them.
+    // Heads that are not a whole number of blocks are rejected later; until then, assume four bytes
+    // a value.
     let token = token.or_else(|| facts.kv.token_bytes(KvType::F32.gguf()));
     n_ctx.saturating_mul(token.unwrap_or(u64::MAX))
 }
 
-/// Refuses a context for which there is no room. `weights` is what of the model is yet to be
-/// brought into memory.
+/// Checks that there is enough memory for a context. `weights` is the number of bytes of the model
+/// that are not in memory yet.
 ///
 /// # Errors
 /// [`Error::Memory`].
@@ -48,7 +49,7 @@ pub fn check_fit(
     }))
 }
 
-/// [`check_fit`] for a loaded model; on a GPU the device itself is the judge.
+/// [`check_fit`] for a loaded model; on a GPU the device itself decides.
 pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
     match model.gpu_layers() {
         0 => check_host_memory(model, settings),
@@ -56,10 +57,10 @@ pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
     }
 }
 
-/// [`check_fit`] for a cache in the host's memory, wherever the weights are.
+/// [`check_fit`] for a cache in the host's memory; the weights may be on a device.
 pub(super) fn check_host_memory(model: &Model, settings: &Settings) -> Result<()> {
-    // Mapped weights count as available until they are read; copies are taken already, and what
-    // a device holds is not here.
+    // The memory of mapped weights counts as free until they are read; that of copies no longer
+    // does, and weights on a device take none.
     let weights = match model.weights() {
         Weights::Mapped if model.gpu_layers() == 0 => model.facts().tensor_bytes,
         _ => 0,

@@ -1,53 +1,53 @@
-//! What a token leaves in the KV cache of a model, by what its file's header says.
+//! The size of a token in the KV cache of a model, computed from the header of its file.
 
 use super::families::family;
 use modelve_gguf::GgmlType;
 
-/// Contexts come in multiples of so many tokens, as llama.cpp rounds them.
+/// llama.cpp rounds the size of a context up to a multiple of this number of tokens.
 pub const CONTEXT_STEP: u32 = 256;
 
-/// The largest number of layers llama.cpp has arrays for.
+/// Maximum number of layers in llama.cpp (`LLAMA_MAX_LAYERS`).
 pub(super) const MAX_LAYERS: u64 = 512;
 
-/// Values that a token adds to the cache.
+/// The number of values that a token adds to the cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KvShape {
-    /// Of keys and of values, layer by layer.
+    /// The number of values of keys and of values for each layer.
     layers: Vec<(u64, u64)>,
-    /// Whether no layer keeps a recurrent state in place of tokens. Where one does, the sizes told
-    /// here are the most there can be.
+    /// Whether no layer keeps a recurrent state instead of tokens. If one does, the sizes are upper
+    /// bounds.
     pub exact: bool,
 }
 
-/// What a header says, whatever it was read from.
+/// The header of a model, from a GGUF file or elsewhere.
 pub trait Header {
     /// The architecture, such as `phi3`.
     fn architecture(&self) -> &str;
-    /// A whole number of the architecture, such as `block_count`.
+    /// The integer under a key of the architecture, such as `block_count`.
     fn number(&self, key: &str) -> Option<u64>;
-    /// A whole number for each layer, given as one for all or as a list.
+    /// An integer for each layer, from a key that holds one for all layers or a list.
     fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>>;
-    /// How many entries a list has, by the whole name of its key.
+    /// The number of entries of a list, by the full name of its key.
     fn entries(&self, key: &str) -> Option<u64>;
-    /// A truth value for each layer, given as a list.
+    /// A boolean for each layer, from a key that holds a list.
     fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>>;
-    /// Returns whether layers keep a state in place of, or besides, the tokens.
+    /// Returns whether layers keep a recurrent state, with or without the tokens.
     fn is_recurrent(&self) -> bool;
 }
 
 impl KvShape {
-    /// The cache of the model with this header; `None` if it does not say.
+    /// The cache of the model with this header; `None` if the header lacks the sizes.
     ///
-    /// Layers with a sliding window keep every token like the others: contexts are made with llama.cpp's
-    /// `swa_full`, as sequences are forked and cut back.
+    /// Layers with a sliding window keep every token like the others, because contexts use llama.cpp's
+    /// `swa_full` so that sequences can be forked and truncated.
     pub fn of(header: &dyn Header) -> Option<KvShape> {
-        // A header can claim any number of them.
+        // The header may come from a hostile file and claim any number of layers.
         let layers = header.number("block_count").filter(|&n| n <= MAX_LAYERS)?;
         let heads = header.per_layer("attention.head_count", layers)?;
         let kv_heads = header.per_layer("attention.head_count_kv", layers);
         let kv_heads = kv_heads.unwrap_or_else(|| heads.clone());
         let width = header.number("embedding_length")?;
-        // Layers without heads of their own have no cache.
+        // Layers without heads have no cache; the first layer with heads gives the size of a head.
         let head = heads.iter().find(|&&n| n > 0).map_or(0, |n| width / n);
         let length = |name: &str, usual: u64| header.number(name).unwrap_or(usual);
         let key = length("attention.key_length", head);
@@ -78,7 +78,7 @@ impl KvShape {
         })
     }
 
-    /// A cache of so many layers that are alike, each of which keeps every token.
+    /// The cache of `layers` layers of the same size, each of which keeps every token.
     pub fn even(layers: usize, keys: u64, values: u64) -> KvShape {
         KvShape {
             layers: vec![(keys, values); layers],
@@ -86,8 +86,8 @@ impl KvShape {
         }
     }
 
-    /// Bytes that a token takes in a cache of this type; `None` where a head is no whole number
-    /// of its blocks.
+    /// The bytes that a token takes in a cache of type `ty`; `None` if the values of a layer are
+    /// not a whole number of its blocks.
     pub fn token_bytes(&self, ty: GgmlType) -> Option<u64> {
         let mut sum = 0u64;
         for &(keys, values) in &self.layers {
@@ -103,7 +103,7 @@ impl KvShape {
 mod tests {
     use super::*;
 
-    /// Two layers of four heads of 32 values, with changes.
+    /// A header with two layers of four heads of 32 values, and overrides.
     struct Small(&'static str, &'static [(&'static str, u64)]);
 
     impl Header for Small {

@@ -148,6 +148,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
         layers: u32::try_from(layers).ok()?,
         heads_per_kv_head: u32::try_from(heads / kv_heads).ok()?,
         is_large: arch::is_large(subject.architecture(), layers, heads, kv_heads),
+        experts: u32::try_from(subject.number("expert_count").unwrap_or(0)).ok()?,
         imatrix: false,
     };
     let mut tensors: Vec<(&str, &[u64])> = subject

@@ -1,7 +1,5 @@
 //! What is looked at, whatever it comes from: names, shapes and types, and the facts beside them.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
 use super::activation;
@@ -210,7 +208,7 @@ pub struct Identity {
     /// `general.architecture`.
     pub architecture: Option<String>,
     /// The class that transformers has for it.
-    pub class: Option<Cow<'static, str>>,
+    pub class: Option<&'static str>,
     /// Weights.
     pub n_params: u64,
     /// Of a model with experts, the weights that a token goes through.
