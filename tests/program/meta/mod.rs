@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 mod checkpoints;
 mod lists;
+mod memory;
 
 fn write(parts: &Parts) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
