@@ -4,8 +4,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, heads, lens, man,
-    meta, next, patch, score, serve, steer, trial, vocab, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, get, heads, lens,
+    man, meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -23,6 +23,10 @@ pub struct Cli {
     /// Show llama.cpp's own log, and what encodes each type, on standard error
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     pub verbose: bool,
+
+    /// Keep off the network, and use only what is on this machine
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub offline: bool,
 }
 
 /// The commands, in the order in which a newcomer meets them.
@@ -30,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Convert a checkpoint to a quantized GGUF
     Convert(convert::Args),
+    /// Fetch a model from the Hub as it is there: a GGUF file, or a checkpoint
+    Get(get::Args),
     /// Show what is in a model: layers, shapes, types, sizes, and whether it fits
     Meta(meta::Args),
     /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search
@@ -89,6 +95,7 @@ impl Command {
             | Command::Compare(_)
             | Command::Serve(_) => true,
             Command::Convert(_)
+            | Command::Get(_)
             | Command::Meta(_)
             | Command::Vocab(_)
             | Command::Doctor(_)

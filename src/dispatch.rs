@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, greeting, heads,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, get, greeting, heads,
     lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
 };
 use crate::hint::Usage;
@@ -45,8 +45,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => greeting::print(),
-        Some(Command::Convert(args)) => convert::run(&args),
-        Some(Command::Meta(args)) => meta::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args, cli.offline),
+        Some(Command::Get(args)) => get::run(&args, cli.offline),
+        Some(Command::Meta(args)) => meta::run(&args, cli.offline),
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),
         Some(Command::Doctor(args)) => doctor::run(&args),

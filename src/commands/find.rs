@@ -13,21 +13,29 @@ use crate::hub::locate::{self, Located};
 /// Finds the model, and attaches a hint if it is not on this machine. If no model was named, the
 /// hint starts with a command that works without fetching anything.
 pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
-    locate::locate(model).map_err(|error| {
-        let hint = error.hint();
-        let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
-        let hint = match (&error, hint) {
-            (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
-                let now = Again::typed().on_model("tiny");
-                Some(format!("with the model that comes along: {now}\n{hint}"))
-            }
-            (_, hint) => hint,
-        };
-        match hint {
-            Some(hint) => hinted(error, hint),
-            None => error.into(),
+    locate::locate(model).map_err(|error| explain(error, model))
+}
+
+/// The error of looking for `model`, with its hint.
+pub fn explain(error: locate::Error, model: Option<&str>) -> anyhow::Error {
+    let hint = error.hint();
+    let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
+    let hint = match (&error, hint) {
+        (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
+            let now = Again::typed().on_model("tiny");
+            Some(format!("with the model that comes along: {now}\n{hint}"))
         }
-    })
+        (locate::Error::NotHere { id, .. } | locate::Error::NoSuchQuant { id, .. }, Some(hint)) => {
+            Some(format!(
+                "{hint}\nhow large it is, and whether it fits: modelve meta {id}"
+            ))
+        }
+        (_, hint) => hint,
+    };
+    match hint {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
+    }
 }
 
 /// Opens a GGUF file.

@@ -21,9 +21,9 @@ pub(super) struct Family {
     /// Whether keys and values must have the same size, and all heads together the width of the
     /// state.
     pub heads_fill_width: bool,
-    /// Whether llama.cpp ignores the sliding window that the file states, so that every token
-    /// attends to all before it.
-    pub ignores_window: bool,
+    /// The number of layers, from the first, that have their own KV cache, where llama.cpp does not
+    /// take it from the file.
+    pub layers_with_kv: Option<u64>,
 }
 
 /// What a number must be.
@@ -73,7 +73,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: PROJECTIONS,
         heads_fill_width: true,
-        ignores_window: true,
+        layers_with_kv: None,
     },
     Family {
         names: &[
@@ -95,7 +95,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv6", "rwkv6qwen2"],
@@ -103,7 +103,7 @@ static FAMILIES: &[Family] = &[
         keys: &[("wkv.head_size", DividesWidth { multiple: 1 })],
         tensors: MIXES,
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv7", "arwkv7"],
@@ -116,7 +116,15 @@ static FAMILIES: &[Family] = &[
         )],
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
+    },
+    Family {
+        names: &["gemma3n"],
+        covered: false,
+        keys: &[],
+        tensors: &[],
+        heads_fill_width: false,
+        layers_with_kv: Some(20),
     },
 ];
 

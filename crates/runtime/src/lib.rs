@@ -82,6 +82,7 @@ mod trace;
 mod values;
 mod vocab;
 pub mod weights;
+pub mod working;
 
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens, is_weight_type};

@@ -4,7 +4,6 @@ mod report;
 mod source;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use regex::Regex;
 
 use crate::base::{human, outfile};
 use crate::commands::again::quote;
-use crate::commands::engine::cancel_on_ctrl_c;
+use crate::commands::fetching::cancel_on_signals;
 use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
@@ -83,10 +82,6 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Use only what is on this machine
-    #[arg(long)]
-    pub offline: bool,
-
     /// Threads that encode [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<u32>,
@@ -108,15 +103,15 @@ pub struct Args {
     pub token_embedding_type: Option<String>,
 }
 
-/// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+/// Runs the command; `offline` keeps it off the network.
+pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let model = args.model.as_deref().or(args.positional.as_deref());
     let place = Place::parse(model, args.quant.as_deref())?;
     if args.list_quants {
-        return list_quants(args, &place);
+        return list_quants(args, &place, offline);
     }
     if let Some(label) = place.quant().filter(|label| Recipe::find(label).is_none()) {
-        return fetch_gguf(args, &place, label);
+        return fetch_gguf(args, &place, label, offline);
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
     let overrides = overrides(args)?;
@@ -141,7 +136,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => Wanted::Description,
         false => Wanted::Any,
     };
-    let found = place.find(args.offline, wanted, progress.as_ref(), &cancel)?;
+    let found = place.find(offline, wanted, progress.as_ref(), &cancel)?;
     if let Some(gguf) = &found.gguf {
         return fetched(args, gguf);
     }
@@ -218,14 +213,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write.
-fn fetch_gguf(args: &Args, place: &Place, label: &str) -> anyhow::Result<()> {
+fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow::Result<()> {
     if args.dry_run {
         let why = "is not a type that modelve converts to, so there is nothing to plan";
         return Err(Usage(format!("--dry-run: `{label}` {why}")).into());
     }
     let progress = progress::stderr(false);
     let cancel = cancel_on_signals()?;
-    let found = place.find(args.offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
+    let found = place.find(offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
     match &found.gguf {
         Some(gguf) => fetched(args, gguf),
         None => Err(no_type(label)),
@@ -253,7 +248,16 @@ fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     let described = Checkpoint::open_description(&found.folder)?;
     let description = arch::describe(described.config())?;
     let weights = description.weights.iter().filter(|weight| !weight.optional);
-    let tensors = weights.map(|weight| (weight.source.as_str(), weight.shape.as_slice()));
+    let tensors: Vec<(&str, Vec<u64>)> = weights
+        .flat_map(|weight| {
+            let shape = weight.source_shape();
+            let sources = weight.sources.iter();
+            sources.map(move |source| (source.as_str(), shape.clone()))
+        })
+        .collect();
+    let tensors = tensors
+        .iter()
+        .map(|(name, shape)| (*name, shape.as_slice()));
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
@@ -342,16 +346,6 @@ fn expect_folder(output: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM set. Also catches SIGXFSZ, so that a file that exceeds the
-/// process's limit is a write error instead of the end of the process.
-fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let cancel = cancel_on_ctrl_c()?.flag();
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&cancel))?;
-    #[cfg(unix)]
-    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
-    Ok(cancel)
-}
-
 /// Converts the error of an interrupted conversion to [`Interrupted`], for its exit code.
 fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
     match result {
@@ -386,15 +380,10 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
     })
 }
 
-fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {
+fn list_quants(args: &Args, place: &Place, offline: bool) -> anyhow::Result<()> {
     let cancel = AtomicBool::new(false);
     let progress = progress::stderr(false);
-    let found = place.find(
-        args.offline,
-        Wanted::Description,
-        progress.as_ref(),
-        &cancel,
-    );
+    let found = place.find(offline, Wanted::Description, progress.as_ref(), &cancel);
     let (description, name) = match found {
         Ok(found) => {
             let checkpoint = Checkpoint::open_description(&found.folder)?;

@@ -1,6 +1,6 @@
 //! The output of `convert`: the plan, the list of types, the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -117,7 +117,10 @@ pub(super) fn plan(
     fact("memory needed", human::bytes(memory));
     out.write_all(facts.lines().as_bytes())?;
     if !complete {
-        let note = "The weights are not here yet: planned from config.json.";
+        let note = format!(
+            "The weights are not here yet: planned from config.json; converting would fetch {}.",
+            human::bytes(plan.source_bytes())
+        );
         writeln!(out, "\n{}", out.paint(WARN, note))?;
     }
     for note in plan.notes() {
@@ -254,14 +257,24 @@ fn type_counts(plan: &Plan) -> String {
 
 fn source_type(tensor: &PlannedTensor) -> String {
     match &tensor.source {
-        Source::Checkpoint(source, _) => format!("{:?}", source.dtype),
+        Source::Checkpoint(parts, _) => {
+            let types = parts.iter().map(|part| format!("{:?}", part.dtype));
+            types
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
         Source::Computed(_) => "config".to_owned(),
     }
 }
 
 fn tensor_json(tensor: &PlannedTensor) -> Json {
     let source = match &tensor.source {
-        Source::Checkpoint(source, _) => Json::from(source.name.as_str()),
+        Source::Checkpoint(parts, _) => match parts.as_slice() {
+            [one] => Json::from(one.name.as_str()),
+            parts => parts.iter().map(|part| part.name.as_str()).collect(),
+        },
         Source::Computed(_) => Json::Null,
     };
     json!({

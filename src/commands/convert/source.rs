@@ -7,10 +7,11 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::commands::fetching;
 use crate::convert::Provenance;
 use crate::convert::arch::{self, Description};
-use crate::hint::{Interrupted, Usage, hinted};
-use crate::hub::locate::{self, ModelRef};
+use crate::hint::{Usage, hinted};
+use crate::hub::locate::ModelRef;
 use crate::hub::store::store_path;
 use crate::hub::{self, FetchOptions, HubId, Wanted};
 use crate::progress::Progress;
@@ -47,7 +48,10 @@ impl Place {
                 };
                 let error = Usage(format!("{} {what}", path.display()));
                 let hint = "name a checkpoint folder, or a Hub id such as org/name";
-                Err(hinted(error, or_like(&path.to_string_lossy(), hint)))
+                Err(hinted(
+                    error,
+                    fetching::or_like(&path.to_string_lossy(), hint),
+                ))
             }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
@@ -130,8 +134,7 @@ impl Place {
             }
             Self::Hub(id) => id,
         };
-        let mut options = FetchOptions::from_env();
-        options.offline |= offline;
+        let options = fetching::options(offline);
         let mut complete = true;
         let fetched = match wanted {
             // A checkpoint that is already here has more information than a description.
@@ -147,27 +150,9 @@ impl Place {
             }
             wanted => hub::fetch(id, wanted, &options, progress, cancel),
         };
-        let fetched = fetched.map_err(|error| {
-            if let (Wanted::Gguf, hub::Error::NothingThere { .. }, Some(label)) =
-                (wanted, &error, &id.quant)
-            {
-                return super::no_type(label);
-            }
-            let hint = error.hint();
-            let (said, hint) = match &error {
-                hub::Error::Interrupted { .. } => (
-                    anyhow::Error::new(Interrupted).context(error.to_string()),
-                    hint,
-                ),
-                _ => (
-                    anyhow::Error::new(error).context(format!("cannot fetch {id}")),
-                    hint.map(|hint| or_like(&id.repo, &hint)),
-                ),
-            };
-            match hint {
-                Some(hint) => hinted(said, hint),
-                None => said,
-            }
+        let fetched = fetched.map_err(|error| match (wanted, &error, &id.quant) {
+            (Wanted::Gguf, hub::Error::NothingThere { .. }, Some(label)) => super::no_type(label),
+            _ => fetching::refused(id, error),
         })?;
         Ok(Found {
             complete,
@@ -178,14 +163,6 @@ impl Place {
                 commit: Some(fetched.commit),
             },
         })
-    }
-}
-
-/// Puts paths that the user may have meant before a hint.
-fn or_like(text: &str, hint: &str) -> String {
-    match locate::paths_like(text).as_slice() {
-        [] => hint.to_owned(),
-        near => format!("did you mean {}? otherwise {hint}", near.join(" or ")),
     }
 }
 

@@ -16,6 +16,7 @@ use super::error::{Error, Result};
 use super::families::family;
 use super::kv::{Header, KvShape, MAX_LAYERS};
 use super::token::Token;
+use super::working::Working;
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
 /// The properties of a model that are known before it is loaded.
@@ -39,6 +40,8 @@ pub struct Facts {
     pub rope_boundary: Option<u32>,
     /// The size of a token in the KV cache.
     pub kv: KvShape,
+    /// The memory that a pass needs besides weights and KV cache.
+    pub working: Working,
     /// The numbers of values of a key head and a value head; quantized caches need whole blocks.
     pub head_sizes: (u32, u32),
     /// The bytes of weights of each type, largest first. The token embeddings, of which a pass
@@ -210,6 +213,23 @@ impl Header for File<'_> {
 
     fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
         File::per_layer(self, key, layers).ok().flatten()
+    }
+
+    fn entries(&self, key: &str) -> Option<u64> {
+        let array = self.gguf.get(key)?.as_array()?;
+        Some(array.len() as u64)
+    }
+
+    fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        let array = self.gguf.get(&format!("{}.{key}", self.arch))?;
+        let array = array
+            .as_array()
+            .filter(|array| array.len() as u64 == layers)?;
+        let flags = array.iter().map(|value| match value {
+            ValueRef::Bool(flag) => Some(flag),
+            _ => value.as_u64().map(|number| number != 0),
+        });
+        flags.collect()
     }
 
     fn is_recurrent(&self) -> bool {
@@ -464,6 +484,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     }
     file.number("attention.sliding_window")?;
     facts.kv = KvShape::of(&file).unwrap_or_default();
+    facts.working = Working::of(&file);
     facts.head_sizes = (head_k as u32, head_v as u32);
     facts.n_layer = n_layer as u32;
     facts.n_embd = n_embd as u32;
