@@ -2,7 +2,7 @@
 //!
 //! The constants were measured as the resident memory of `modelve complete`, less the mapped file, the KV cache and
 //! the buffers that llama.cpp reports, for eight models with vocabularies of 2,112 to 262,144 tokens: what remains is
-//! 22.4 MiB, and 158 to 171 bytes for each token and each merge. docs/completing.md has the figures.
+//! 22.4 MiB, and 158 to 171 bytes for each token and each merge. docs/inspecting.md has the figures.
 
 use super::kv::Header;
 
