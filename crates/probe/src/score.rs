@@ -171,7 +171,7 @@ pub fn score(
     Ok(summary(session, text, scores, windows, complete))
 }
 
-fn summary(
+pub(super) fn summary(
     session: &Session,
     text: &Prompt,
     scores: Vec<Option<(f64, usize)>>,

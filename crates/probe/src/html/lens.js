@@ -144,9 +144,12 @@ function point(i, j, x, y) {
   showTip(x ?? r.left + LEFT + (i + 1) * WIDE - box.scrollLeft, y ?? r.top + TOP + (j + 1) * HIGH, describe(i, j));
 }
 
-function pin(i, j) {
+// The same token in views beside this one.
+const tellOthers = linked((position) => { const i = positions.indexOf(position); if (i >= 0) pin(i, pinned ? pinned[1] : layers.length - 1, true); });
+function pin(i, j, told) {
   pinned = [i, j];
   draw();
+  if (!told) tellOthers(positions[i]);
   const answer = data.answers[i];
   detail.replaceChildren(
     el("h1", {}, "After ", el("code", {}, shown(data.pieces[positions[i]])), " at position " + positions[i]),
@@ -205,7 +208,7 @@ main.append(el("h1", {}, "What would each layer say?"), el("p", { class: "prompt
   })(),
   el("div", { class: "tools" }, metricLabel, legendBox), strip, box, detail);
 choose(metric);
-if (positions.length) pin(positions.length - 1, layers.length - 1);
+if (positions.length) pin(positions.length - 1, layers.length - 1, true);
 box.scrollLeft = box.scrollWidth;
 draw();
 if (data.answers.length) {
