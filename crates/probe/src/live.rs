@@ -58,7 +58,9 @@ pub struct Texts {
 
 impl std::fmt::Debug for Texts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Texts").field("n", &self.kept.len()).finish()
+        f.debug_struct("Texts")
+            .field("n", &self.kept.len())
+            .finish()
     }
 }
 
@@ -158,7 +160,12 @@ impl Texts {
                     let oldest = usize::from(best == 0);
                     session.close(self.kept.remove(oldest).seq);
                 }
-                let source = match self.kept.iter().rev().find(|k| common(session, k) == shared) {
+                let source = match self
+                    .kept
+                    .iter()
+                    .rev()
+                    .find(|k| common(session, k) == shared)
+                {
                     Some(source) => source,
                     None => return fresh(session),
                 };
@@ -223,12 +230,15 @@ fn go_on(
     let mut done = from;
     while done < ids.len() {
         let part = &ids[done..ids.len().min(done + step)];
-        session.feed(&kept.seq, part, Want::All, &mut |i, logits| {
-            match ids.get(done + i + 1) {
+        session.feed(
+            &kept.seq,
+            part,
+            Want::All,
+            &mut |i, logits| match ids.get(done + i + 1) {
                 Some(&id) => scores.push(judged(logits, id)),
                 None => *last = logits.to_vec(),
-            }
-        })?;
+            },
+        )?;
         done += part.len();
         on_progress(done);
     }
