@@ -28,7 +28,7 @@ use super::session::Session;
 use super::token::Token;
 pub use complete::complete;
 use job::Job;
-use lane::{Around, Lane};
+use lane::{Lane, StepContext};
 pub use request::{Capacity, Event, Load, Request, RequestId, Setup, State};
 
 pub use plan::PARALLEL;
@@ -183,7 +183,7 @@ impl Engine {
             return Err(Error::Cancelled);
         }
         let (lane, other) = self.lanes.both(regime);
-        let mut around = Around {
+        let mut ctx = StepContext {
             model: &self.model,
             setup: &self.setup,
             limit: self.limit,
@@ -191,15 +191,15 @@ impl Engine {
             report: &mut self.report,
             events,
         };
-        match lane.prepare(&mut around) {
+        match lane.prepare(&mut ctx) {
             // The other lane's context may be what takes the memory.
             Err(Error::Memory(_) | Error::OutOfMemory { .. }) if !other.is_active() => {
                 other.release();
-                lane.prepare(&mut around)?;
+                lane.prepare(&mut ctx)?;
             }
             result => result?,
         }
-        let outgrown = lane.step(&mut around)?;
+        let outgrown = lane.step(&mut ctx)?;
         self.lanes.get_mut(Regime::Long).waiting.extend(outgrown);
         let busy = Regime::ALL
             .iter()
@@ -260,7 +260,7 @@ impl Engine {
     /// [`Session::new`].
     pub fn session(&mut self, room: usize) -> Result<&mut Session> {
         let (lane, _) = self.lanes.both(self.model.regime(room));
-        let mut around = Around {
+        let mut ctx = StepContext {
             model: &self.model,
             setup: &self.setup,
             limit: self.limit,
@@ -268,6 +268,6 @@ impl Engine {
             report: &mut self.report,
             events: &mut Vec::new(),
         };
-        lane.lend(&mut around, room)
+        lane.lend(&mut ctx, room)
     }
 }

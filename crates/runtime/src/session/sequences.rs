@@ -1,0 +1,182 @@
+//! The sequences of a session: opened, forked, truncated, closed; their cells in the cache.
+
+use super::Session;
+use crate::error::{Error, Result};
+use crate::seq::Seq;
+use crate::token::Token;
+
+impl Session {
+    /// Cells of the cache that no sequence holds.
+    pub fn free_cells(&mut self) -> usize {
+        self.collect();
+        self.n_ctx().saturating_sub(self.cells.taken())
+    }
+
+    /// Sequences that can still be opened.
+    pub fn free_sequences(&mut self) -> usize {
+        self.collect();
+        self.vacant.len()
+    }
+
+    /// Opens an empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::NoSequence`]: all of [`Settings::n_seq`] are open.
+    pub fn open(&mut self) -> Result<Seq> {
+        self.collect();
+        match self.vacant.pop() {
+            Some(slot) => Ok(Seq::new(slot, &self.home)),
+            None => Err(Error::NoSequence {
+                n_seq: self.settings.n_seq,
+            }),
+        }
+    }
+
+    /// Closes a sequence and gives its cells free, as dropping it does.
+    pub fn close(&mut self, seq: Seq) {
+        drop(seq);
+        self.collect();
+    }
+
+    /// Takes back what was closed.
+    pub(super) fn collect(&mut self) {
+        let returned = self.home.take_returned();
+        if returned.is_empty() {
+            return;
+        }
+        for slot in returned {
+            self.forget(slot);
+            self.vacant.push(slot);
+        }
+        // The lowest is handed out first, so that the same calls give the same names.
+        self.vacant.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.context.truncate(slot, 0);
+        self.tokens[slot as usize].clear();
+        self.cells.truncate(slot as usize, 0);
+    }
+
+    pub(super) fn slot(&self, seq: &Seq) -> Result<u32> {
+        seq.slot_in(&self.home).ok_or(Error::ForeignSequence)
+    }
+
+    /// The tokens of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn tokens(&self, seq: &Seq) -> Result<&[Token]> {
+        Ok(&self.tokens[self.slot(seq)? as usize])
+    }
+
+    /// How many tokens a sequence has.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn len(&self, seq: &Seq) -> Result<usize> {
+        Ok(self.tokens(seq)?.len())
+    }
+
+    /// Whether a sequence has no tokens.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn is_empty(&self, seq: &Seq) -> Result<bool> {
+        Ok(self.len(seq)? == 0)
+    }
+
+    /// What llama.cpp's memory holds of a sequence.
+    pub(crate) fn state_of(&mut self, seq: &Seq) -> Result<Vec<u8>> {
+        let slot = self.slot(seq)?;
+        self.context.state(slot)
+    }
+
+    /// Fills an empty sequence with what llama.cpp's memory held of it.
+    pub(crate) fn put_state(&mut self, seq: &Seq, tokens: Vec<Token>, state: &[u8]) -> Result<()> {
+        let slot = self.slot(seq)?;
+        if let Err(error) = self.context.put_state(slot, state, tokens.len()) {
+            self.forget(slot);
+            return Err(error);
+        }
+        tokens.iter().for_each(|_| self.cells.push(slot as usize));
+        self.tokens[slot as usize] = tokens;
+        Ok(())
+    }
+
+    /// Removes whatever of a slot lies behind its first `length` tokens; all of it, if the memory
+    /// cannot be taken back in part.
+    pub(super) fn take_back(&mut self, slot: u32, length: usize) {
+        if self.context.truncate(slot, length) {
+            self.tokens[slot as usize].truncate(length);
+            self.cells.truncate(slot as usize, length);
+        } else {
+            self.forget(slot);
+        }
+    }
+
+    /// Whether a sequence can be taken back to its first `length` tokens: to none and to all it
+    /// always can. A recurrent memory cannot otherwise, and one with a sliding window only while
+    /// it still holds what the window then reaches back to.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSequence`].
+    pub fn can_truncate(&self, seq: &Seq, length: usize) -> Result<bool> {
+        let slot = self.slot(seq)?;
+        let have = self.tokens[slot as usize].len();
+        Ok(length == 0 || length >= have || self.context.holds_window_before(slot, length))
+    }
+
+    fn check_truncate(&self, seq: &Seq, length: usize) -> Result<()> {
+        match self.can_truncate(seq, length)? {
+            true => Ok(()),
+            false => Err(Error::CannotTakeBack {
+                arch: self.model.facts().arch.clone(),
+                have: self.len(seq)?,
+                want: length,
+            }),
+        }
+    }
+
+    /// Takes a sequence back to its first `length` tokens.
+    ///
+    /// # Errors
+    /// [`Error::CannotTakeBack`] for a model whose memory cannot be taken back in part, see
+    /// [`Session::can_truncate`]: then nothing is changed.
+    pub fn truncate(&mut self, seq: &Seq, length: usize) -> Result<()> {
+        let slot = self.slot(seq)?;
+        if length >= self.tokens[slot as usize].len() {
+            return Ok(());
+        }
+        self.check_truncate(seq, length)?;
+        if !self.context.truncate(slot, length) {
+            return Err(Error::CannotTakeBack {
+                arch: self.model.facts().arch.clone(),
+                have: self.tokens[slot as usize].len(),
+                want: length,
+            });
+        }
+        self.tokens[slot as usize].truncate(length);
+        self.cells.truncate(slot as usize, length);
+        Ok(())
+    }
+
+    /// Opens a sequence that begins as a copy of the first `length` tokens of `from`. They share
+    /// the cache's cells until they part.
+    ///
+    /// # Errors
+    /// [`Error::NoSequence`]; [`Error::CannotTakeBack`] if less than all of `from` is wanted of a
+    /// memory that cannot be taken back in part.
+    pub fn fork(&mut self, from: &Seq, length: usize) -> Result<Seq> {
+        let source = self.slot(from)? as usize;
+        self.check_truncate(from, length)?;
+        let fork = self.open()?;
+        let (slot, length) = (self.slot(&fork)?, length.min(self.tokens[source].len()));
+        let all = length == self.tokens[source].len();
+        self.context
+            .copy(source as u32, slot, (!all).then_some(length));
+        self.tokens[slot as usize] = self.tokens[source][..length].to_vec();
+        self.cells.share(source, slot as usize, length);
+        Ok(fork)
+    }
+}
