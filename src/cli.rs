@@ -71,7 +71,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether the command lets a model compute.
+    /// Returns whether the command lets a model compute.
     pub fn computes(&self) -> bool {
         match self {
             Command::Complete(_)

@@ -20,7 +20,7 @@ impl Hinted {
             .map(|hinted| hinted.hint.as_str())
     }
 
-    /// Whether a `T` is among the causes of `error`, or is what a hint was attached to.
+    /// Returns whether a `T` is among the causes of `error`, or is what a hint was attached to.
     pub fn is_about<T: Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
         error.chain().any(|cause| {
             let hinted = cause.downcast_ref::<Hinted>();

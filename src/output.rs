@@ -43,7 +43,7 @@ impl Output {
         }
     }
 
-    /// Whether [`Output::paint`] has any effect.
+    /// Returns whether [`Output::paint`] has any effect.
     pub fn has_colour(&self) -> bool {
         self.colour
     }

@@ -36,7 +36,7 @@ impl Columns {
         self.table.add_row(row.into_iter().collect::<Vec<_>>());
     }
 
-    /// Whether there is no row.
+    /// Returns whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }

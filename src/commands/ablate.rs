@@ -7,7 +7,9 @@ use clap::ValueEnum;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::experiments::{MeasureArgs, measured, painted, partial, session, signed, told};
-use super::probing::{bar, clip, columns, interrupted, load, pad, percent, quoted, tail};
+use super::probing::{
+    bar, clip, columns, interrupted, load, nothing_yet, pad, percent, quoted, tail,
+};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use super::why::COMMON;
@@ -161,7 +163,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             progress.finish();
             let found = found.map_err(told)?;
             if found.parts.is_empty() {
-                return interrupted(found.complete);
+                return Err(nothing_yet());
             }
             to.show_one(html::ABLATE, &found, |out| {
                 print_ranking(out, &found, args.top)

@@ -10,7 +10,7 @@ use super::again::Again;
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use super::experiments::told;
 use super::flags::Layers;
-use super::probing::{Sessions, interrupted, load};
+use super::probing::{Sessions, interrupted, load, nothing_yet};
 use super::prompt::PromptArgs;
 use super::results;
 use crate::base::outfile::{self, Existing, Outfile};
@@ -127,7 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let done = done.map_err(told)?;
     let complete = done == plan.tokens();
     if done == 0 {
-        return interrupted(complete);
+        return Err(nothing_yet());
     }
     let bytes = pending.file().metadata()?.len();
     pending.commit().map_err(output_error)?;

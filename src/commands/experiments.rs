@@ -77,7 +77,10 @@ pub fn session(
 /// An error of an experiment with the hint that belongs to it; after Ctrl-C only that. What was
 /// asked wrongly is an error of usage.
 pub fn told(error: Error) -> anyhow::Error {
+    use crate::{probe, runtime};
     match error {
+        Error::Runtime(runtime::Error::Cancelled)
+        | Error::Probe(probe::Error::Runtime(runtime::Error::Cancelled)) => probing::nothing_yet(),
         Error::Runtime(error) => explain(error),
         Error::Probe(error) => probing::told(error),
         Error::NoPart { .. } => {
@@ -138,9 +141,18 @@ pub fn measured(measure: &Measure) -> String {
         Some(cap) => format!(", before the soft cap of {cap}"),
         None => String::new(),
     };
+    let which = match measure.against {
+        Some(_) => "the first of its tokens that differs",
+        None => "its first token",
+    };
+    let longer = measure.longer.iter().map(|name| {
+        let (piece, named) = (quoted(&name.measured.piece), quoted(&name.named));
+        format!(" ({piece} stands for {named}: {which})")
+    });
     format!(
-        "{} {rival}, in {}{cap}",
+        "{} {rival}{}, in {}{cap}",
         quoted(&measure.token.piece),
+        longer.collect::<String>(),
         measure.unit
     )
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
-use super::experiments::told;
-use super::probing::{clip, columns, interrupted, load, percent, quoted, session};
+use super::experiments::{partial, told};
+use super::probing::{clip, columns, interrupted, load, nothing_yet, percent, quoted, session};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::experiment::detect::{self, Heads, Options, Said, Table};
@@ -125,9 +125,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.finish();
     let found = found.map_err(told)?;
     if before == 0 {
-        return interrupted(found.complete);
+        return Err(nothing_yet());
     }
-    to.show_one(HEADS, &found, |out| print(out, &found))?;
+    to.show_one(HEADS, &found, |out| {
+        print(out, &found)?;
+        partial(out, found.complete)
+    })?;
     interrupted(found.complete)
 }
 

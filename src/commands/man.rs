@@ -52,7 +52,7 @@ pub fn run(args: &Args, program: clap::Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a file is an earlier version of one of these pages.
+/// Returns whether a file is an earlier version of one of these pages.
 fn is_ours(head: &[u8]) -> bool {
     head.windows(11).any(|part| part == b".TH modelve")
 }

@@ -6,6 +6,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 use super::engine::{EngineArgs, explain};
 use crate::base::human;
 use crate::hint::{Interrupted, Usage};
+use crate::output;
 use crate::probe::Error;
 use crate::runtime::weights::Work;
 use crate::runtime::{self, Cancel, Model, Session, Settings};
@@ -130,6 +131,13 @@ pub fn interrupted(complete: bool) -> anyhow::Result<()> {
     } else {
         Err(Interrupted.into())
     }
+}
+
+/// The error of an experiment that was interrupted before it had anything to show, after a note
+/// that says so.
+pub fn nothing_yet() -> anyhow::Error {
+    output::note("interrupted before there was a result: nothing was written");
+    Interrupted.into()
 }
 
 /// `12.3 %`, and enough digits to tell small probabilities apart, in six columns.

@@ -190,6 +190,13 @@ fn measures_are_named_in_several_ways() {
     ]);
     assert_eq!(longer["prompt"], format!("{PARK} was"));
     assert_eq!(longer["token"]["piece"], " made");
+    assert_eq!(longer["longer"][0]["named"], " was made of");
+    assert_eq!(longer["longer"][0]["tokens"], 3);
+    assert_eq!(longer["longer"][1]["measured"]["piece"], " hung");
+    assert!(by_word["longer"].is_null());
+    let said = text(&["why", PARK, "--token", "was made"]);
+    let which = "(\" was\" stands for \" was made\": its first token)";
+    assert!(said.contains(which), "{said}");
     for (arguments, said) in [
         (
             &["--token", "was", "--against", "was"][..],

@@ -165,7 +165,7 @@ fn nothing_is_proposed_that_cannot_work() {
     std::fs::create_dir(home.join("llama")).unwrap();
     std::fs::write(
         home.join("llama/config.json"),
-        r#"{"architectures": ["LlamaForCausalLM"]}"#,
+        r#"{"architectures": ["BloomForCausalLM"]}"#,
     )
     .unwrap();
     std::fs::write(

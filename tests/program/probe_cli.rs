@@ -104,6 +104,19 @@ fn score_judges_texts_files_and_standard_input_alike() {
         .map(|t| t["logprob"].as_f64().unwrap())
         .sum();
     assert!((sum - score["total_logprob"].as_f64().unwrap()).abs() < 1e-6);
+    // What was expected instead is likelier, and is told only where it is another token.
+    for token in &tokens[1..] {
+        let instead = &token["instead"];
+        match token["rank"].as_u64().unwrap() {
+            1 => assert!(instead.is_null(), "{token}"),
+            _ => assert!(
+                instead["id"] != token["id"]
+                    && instead["logprob"].as_f64() >= token["logprob"].as_f64(),
+                "{token}"
+            ),
+        }
+    }
+    assert!(tokens[1..].iter().any(|token| !token["instead"].is_null()));
     for key in ["bits_per_token", "bits_per_byte", "perplexity"] {
         assert!(score[key].as_f64().unwrap() > 0.0);
     }

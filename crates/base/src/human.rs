@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// `2.23 GiB`, `384 KiB`, `17 B`: three digits in binary units.
+/// Formats a number of bytes with three digits in binary units: `2.23 GiB`, `384 KiB`, `17 B`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = n as f64;
@@ -19,7 +19,7 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
-/// `3.82 B`, `124 M`, `17`: three digits in powers of a thousand.
+/// Formats a number with three digits in powers of a thousand: `3.82 B`, `124 M`, `17`.
 pub fn quantity(n: u64) -> String {
     const UNITS: [&str; 7] = ["", " K", " M", " B", " T", " P", " E"];
     let mut value = n as f64;
@@ -44,7 +44,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// `131,072`.
+/// Formats a number with its thousands set off by commas: `131,072`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -57,7 +57,7 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// `0–3, 6, 9–31`: an ascending list of numbers, runs folded.
+/// Formats an ascending list of numbers with runs of three or more folded: `0–3, 6, 9–31`.
 pub fn ranges(numbers: &[u64]) -> String {
     let mut out = String::new();
     let mut rest = numbers;
@@ -68,7 +68,7 @@ pub fn ranges(numbers: &[u64]) -> String {
             .count();
         let last = rest[run - 1];
         let comma = if out.is_empty() { "" } else { ", " };
-        // Two neighbours read better apart.
+        // `7, 8` reads better than `7–8`.
         let written = match run {
             1 => write!(out, "{comma}{first}"),
             2 => write!(out, "{comma}{first}, {last}"),
@@ -80,8 +80,8 @@ pub fn ranges(numbers: &[u64]) -> String {
     out
 }
 
-/// A size as people write it: `16GiB`, `16 GB`, `16g`, `1500000`. Without a unit it is bytes;
-/// `G` and `GiB` are 2^30, `GB` is 10^9.
+/// Parses a size as people write it, such as `16GiB`, `16 GB`, `16g` or `1500000`, to bytes.
+/// Without a unit it is bytes; `G` and `GiB` are 2^30, `GB` is 10^9.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let split = text
@@ -105,15 +105,15 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => return Err(explain()),
     };
     let bytes = number * base.powi(power);
-    // Sizes past 2^63 have no use, and would saturate without a word.
+    // Sizes from 2^63 on have no use, and a larger float would silently saturate in the cast.
     if bytes < 0.0 || bytes >= i64::MAX as f64 {
         return Err(explain());
     }
     Ok(bytes as u64)
 }
 
-/// Bytes for a terminal: text as it is, control characters and what would reorder or hide
-/// text escaped, bytes that are not UTF-8 as `\xNN`.
+/// Escapes bytes from a file for a terminal: text stays as it is, backslashes, control characters
+/// and what would reorder or hide text are escaped, and bytes that are not UTF-8 become `\xNN`.
 pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -131,14 +131,16 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
-/// A message for a terminal that may quote what came from elsewhere: line feeds and tabs stay, as
-/// does the backslash, everything else that a terminal would act on or not show is escaped.
+/// Escapes a message that may quote a file or a server, so that it cannot control the terminal:
+/// line feeds, tabs and backslashes stay, everything else that a terminal would act on or not
+/// show is escaped.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_hazard(c) && c != '\n' && c != '\t')
 }
 
-/// A text for a terminal: as it is but for control characters other than line feed and tab, which
-/// are escaped, and bytes that are not UTF-8, which become `\xNN`.
+/// Escapes a text for a terminal, such as one that a model wrote: control characters other than
+/// line feed and tab are escaped, bytes that are not UTF-8 become `\xNN`, and everything else
+/// stays, joiners of emoji and marks of direction included.
 pub fn for_terminal(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -165,8 +167,8 @@ fn replaced(text: &str, escaped: fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Controls, separators, bidirectional overrides, marks without width: what a terminal would
-/// act on or not show.
+/// Returns whether a terminal would act on a character or not show it: controls, separators of
+/// lines and paragraphs, bidirectional overrides, and characters without width.
 fn is_hazard(c: char) -> bool {
     c.is_control()
         || matches!(c,

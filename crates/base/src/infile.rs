@@ -1,17 +1,18 @@
-//! Files and streams that are read whole: never more than a limit, and never what has no end.
+//! Files and streams that are read whole, up to a limit, so that `/dev/zero` and endless pipes are
+//! an error and do not fill the memory.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The longest text a user gives in a file or on standard input, in bytes.
+/// Limit in bytes of a text that a user gives in a file or on standard input.
 pub const MOST_TEXT: u64 = 256 << 20;
 
-/// Reads a file that belongs to a model: a regular one, of at most `limit` bytes.
+/// Reads a file that belongs to a model: a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// A folder, a pipe or a device, which a checkpoint from elsewhere must not make us wait for; a
-/// file that is longer; whatever the system says.
+/// The path is a folder, a pipe or a device (a downloaded checkpoint must not make the program
+/// wait for a pipe); the file is longer than `limit`; the system cannot read it.
 pub fn regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let kind = std::fs::metadata(path)?;
     if kind.is_dir() {
@@ -26,10 +27,10 @@ pub fn regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(File::open(path)?, limit)
 }
 
-/// [`regular`], and `None` where nothing has that name.
+/// Does the same as [`regular`], but returns `None` where there is no file of that name.
 ///
 /// # Errors
-/// Those of [`regular`] for what is there; a symbolic link to nothing is an error, too.
+/// Those of [`regular`] for what is there. A symbolic link whose target is missing is an error, too.
 pub fn optional(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -38,11 +39,11 @@ pub fn optional(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads a text of up to [`MOST_TEXT`] bytes that a user names: a file, or a pipe such as a shell
-/// makes of `<(…)`.
+/// Reads a text of up to [`MOST_TEXT`] bytes that a user names: a file, or a pipe such as a
+/// shell's `<(…)`.
 ///
 /// # Errors
-/// A folder, a text that is longer (as those of `/dev/zero` are), or one that is not UTF-8.
+/// The path is a folder, or the text is longer or not UTF-8.
 pub fn text(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Err(refused("is a folder, not a file"));
@@ -53,7 +54,7 @@ pub fn text(path: &Path) -> io::Result<String> {
 /// Reads a text of up to [`MOST_TEXT`] bytes to its end.
 ///
 /// # Errors
-/// A text that is longer, or not UTF-8.
+/// The text is longer or not UTF-8, or cannot be read.
 pub fn text_from(reader: impl Read) -> io::Result<String> {
     let bytes = bounded(reader, MOST_TEXT)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -62,10 +63,10 @@ pub fn text_from(reader: impl Read) -> io::Result<String> {
     })
 }
 
-/// Reads to the end.
+/// Reads `reader` to its end.
 ///
 /// # Errors
-/// More than `limit` bytes.
+/// There are more than `limit` bytes, or they cannot be read.
 pub fn bounded(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader

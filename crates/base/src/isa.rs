@@ -1,11 +1,11 @@
-//! The instruction sets that the encoders are compiled for, and the choice among them.
+//! The instruction sets that encoders and kernels are compiled for, and the choice among them.
 
 use std::fmt;
 
 /// The environment variable that bounds the instruction set.
 const VARIABLE: &str = "MODELVE_ISA";
 
-/// `MODELVE_ISA` names no instruction set of this CPU.
+/// The error that `MODELVE_ISA` names no instruction set of this CPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownIsa {
     name: String,
@@ -25,7 +25,7 @@ impl fmt::Display for UnknownIsa {
 
 impl std::error::Error for UnknownIsa {}
 
-/// An instruction set.
+/// An instruction set, with its number of 32-bit lanes per vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 lanes.
@@ -34,15 +34,15 @@ pub enum Isa {
     Avx2,
     /// aarch64: 4 lanes.
     Neon,
-    /// Any CPU, whatever the compiler makes of it.
+    /// Portable code for any CPU, which the compiler may vectorize.
     Plain,
 }
 
 impl Isa {
-    /// All of them, the fastest first.
+    /// All instruction sets, the fastest first.
     pub const ALL: [Isa; 4] = [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Plain];
 
-    /// Returns whether this CPU has it.
+    /// Returns whether this CPU has the instruction set.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -62,18 +62,18 @@ impl Isa {
         }
     }
 
-    /// Those that this CPU has, the fastest first.
+    /// The instruction sets that this CPU has, the fastest first.
     pub fn available() -> impl Iterator<Item = Isa> {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// The most that modelve's own code may use: what `MODELVE_ISA` names, else the fastest that
-    /// this CPU has. A value that [`Isa::requested`] refuses counts as none.
+    /// The best instruction set that modelve's own code may use: the one that `MODELVE_ISA` names,
+    /// else the fastest of this CPU. A value that [`Isa::requested`] refuses is ignored.
     ///
-    /// The variable means the same wherever there is code of modelve's own: nothing beyond the
-    /// instruction set that it names. Where there is none for that set, ggml's code runs: the
-    /// encoders are compiled for all four, matrix products for `avx512` and `avx2`, so that
-    /// `plain` leaves those to ggml.
+    /// The variable has one meaning for all of modelve's own code: nothing beyond the named
+    /// instruction set is used. Encoders are compiled for all four sets, matrix products for
+    /// `avx512` and `avx2`; where modelve has no code for a set, ggml's runs instead, so with
+    /// `plain` ggml multiplies the matrices.
     pub fn detect() -> Isa {
         let requested = Self::requested().ok().flatten();
         requested
@@ -81,11 +81,11 @@ impl Isa {
             .unwrap_or(Isa::Plain)
     }
 
-    /// What `MODELVE_ISA` names (`avx512`, `avx2`, `neon`, `plain`); none where it is unset or
-    /// empty.
+    /// The instruction set that `MODELVE_ISA` names (`avx512`, `avx2`, `neon`, `plain`); `None`
+    /// where it is unset or empty.
     ///
     /// # Errors
-    /// Another name, or an instruction set that this CPU lacks.
+    /// The variable has another value, or names an instruction set that this CPU lacks.
     pub fn requested() -> Result<Option<Isa>, UnknownIsa> {
         match std::env::var_os(VARIABLE) {
             Some(name) if !name.is_empty() => {
@@ -99,7 +99,7 @@ impl Isa {
         }
     }
 
-    /// `avx512`, `avx2`, `neon` or `plain`.
+    /// The name as `MODELVE_ISA` takes it: `avx512`, `avx2`, `neon` or `plain`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Avx512 => "avx512",

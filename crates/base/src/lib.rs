@@ -1,13 +1,13 @@
-//! What every crate of modelve shares, and what has no subject of its own.
+//! Utilities that every crate of modelve shares and that belong to none of their subjects.
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`progress`] | how long work tells where it stands |
+//! | [`progress`] | how long-running work reports its progress |
 //! | [`human`] | sizes, counts and names as a person reads them |
 //! | [`memory`] | how much memory there is, control groups included |
 //! | [`map`] | files mapped into memory |
-//! | [`infile`], [`outfile`] | files read whole, within limits; files written, and nothing lost to them |
-//! | [`rawfile`] | parts of a file read and written at an offset, and room for it on the disk |
+//! | [`infile`], [`outfile`] | files read whole, within limits; files written without losing what they replace |
+//! | [`rawfile`] | parts of a file read and written at an offset; allocation of disk space |
 //! | [`isa`] | the instruction sets that kernels are compiled for, and the choice among them |
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! A file as bytes: mapped read-only, so that opening costs nothing whatever its size.
+//! Files mapped read-only into memory, so that opening one takes the same time whatever its size.
 
 #![allow(unsafe_code)]
 
@@ -14,8 +14,11 @@ use memmap2::Mmap;
 pub struct MappedFile(Option<Mmap>);
 
 impl MappedFile {
-    /// Maps the file at `path`. A directory, a pipe or a device is an error: their length
-    /// says nothing about what can be read from them.
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// The path is a directory, a pipe or a device, whose length says nothing about what can be
+    /// read from them, or the system cannot open or map it.
     pub fn open(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         if metadata.is_dir() {

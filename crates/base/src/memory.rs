@@ -1,16 +1,16 @@
-//! How much memory this process may use: the machine's, or less where a control group says so.
+//! How much memory this process may use: the machine's, or less where a control group limits it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// Memory in bytes.
+/// Amounts of memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// What there is: the machine's memory, or the control group's limit where that is lower.
+    /// The machine's memory, or the control group's limit where that is lower.
     pub total: u64,
-    /// What a new program could take now without swapping.
+    /// What a new program could allocate now without swapping.
     pub available: u64,
     /// The control group's limit, where there is one below the machine's memory.
     pub limit: Option<u64>,
@@ -26,7 +26,7 @@ impl Memory {
         }
     }
 
-    /// This machine's; `None` where the system does not say.
+    /// The memory of this machine; `None` where the system does not say.
     pub fn of_this_machine() -> Option<Self> {
         let (total, available) = physical()?;
         let groups = control_groups(Path::new("/"));
@@ -34,8 +34,8 @@ impl Memory {
     }
 }
 
-/// Narrows the machine's memory to the tightest of `groups`, each a limit and what is used of
-/// it that could not be given back.
+/// Narrows the machine's memory to the tightest of `groups`, each a limit in bytes and the use of
+/// it that cannot be reclaimed.
 fn limited(total: u64, available: u64, groups: impl Iterator<Item = (u64, u64)>) -> Memory {
     let mut memory = Memory {
         total,
@@ -63,7 +63,8 @@ fn physical() -> Option<(u64, u64)> {
     Some((field("MemTotal:")?, field("MemAvailable:")?))
 }
 
-/// macOS: `sysctl` and `vm_stat` are part of the system and need no unsafe code to ask.
+/// Total and available memory on macOS, from the programs `sysctl` and `vm_stat`: they are part of
+/// the system, and asking the kernel directly would need unsafe code.
 #[cfg(target_os = "macos")]
 fn physical() -> Option<(u64, u64)> {
     let ask = |program: &str, arguments: &[&str]| {
@@ -95,8 +96,9 @@ fn physical() -> Option<(u64, u64)> {
     None
 }
 
-/// Limit and use of every control group this process is in, from its own up to the root,
-/// below the root folder `root`. Version 2 first, then version 1's memory controller.
+/// Limit and use in bytes of every control group that this process is in, from its own up to the
+/// root group. Both version 2 and the memory controller of version 1 are read. `root` is `/`
+/// except in tests. Inactive page cache counts as unused, because the kernel reclaims it.
 fn control_groups(root: &Path) -> Vec<(u64, u64)> {
     let Ok(membership) = fs::read_to_string(root.join("proc/self/cgroup")) else {
         return Vec::new();
@@ -136,12 +138,12 @@ fn control_groups(root: &Path) -> Vec<(u64, u64)> {
     found
 }
 
-/// A number in a file of its own; `max` is none.
+/// The number that a file consists of; `None` for `max`, which means no limit.
 fn number(file: &PathBuf) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// The number after `name` in a file of names and numbers.
+/// The number after `name` in a file whose lines are a name and a number.
 fn stat(file: &PathBuf, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     text.lines()

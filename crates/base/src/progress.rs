@@ -1,5 +1,5 @@
-//! How long-running work tells where it stands. The work knows only the trait [`Progress`]; what
-//! draws it, or whether anything does, is the caller's choice.
+//! How long-running work reports its progress. The work knows only the trait [`Progress`]; the
+//! caller chooses what displays it, or [`Silent`] for nothing.
 
 /// What a step counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,20 +15,21 @@ pub enum Unit {
 /// A step begins with [`start`](Progress::start) and ends with [`finish`](Progress::finish);
 /// between them any thread may advance it.
 pub trait Progress: Send + Sync {
-    /// A step begins: what it does ("fetching org/name"), and how many units it has, of which
-    /// `done` were there before (they count for the bar, not for the speed).
+    /// A step begins: `what` says what it does ("fetching org/name"), and it has `total` units. Of
+    /// these `done` are finished already, as when a download is resumed: they count for the bar,
+    /// not for the speed.
     fn start(&self, what: &str, unit: Unit, total: u64, done: u64);
 
     /// `n` more units are done.
     fn advance(&self, n: u64);
 
-    /// `n` units counted before must be done again (a file that failed its check).
+    /// `n` units that were counted must be done again, as for a file whose checksum was wrong.
     fn rewind(&self, n: u64);
 
-    /// A sentence to keep on the screen: waiting for another process, trying again.
+    /// Shows a sentence that stays on the screen, such as that another process is waited for.
     fn note(&self, text: &str);
 
-    /// The step is over, whether it succeeded or not: the bar leaves the screen.
+    /// The step is over, whether it succeeded or not, and the bar is removed from the screen.
     fn finish(&self);
 }
 

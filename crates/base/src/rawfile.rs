@@ -1,13 +1,14 @@
-//! Reading and writing at an offset, from many threads through one handle; space on disk.
+//! Reads and writes at an offset, from many threads through one handle, and allocation of space on
+//! disk.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Fills `buffer` from `offset` on.
+/// Fills `buffer` with the file's bytes from `offset` on.
 ///
 /// # Errors
-/// The system's own reason; an end before the buffer is full.
+/// The system cannot read, or the file ends before the buffer is full.
 pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset);
@@ -27,7 +28,7 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<
 /// Writes all of `buffer` at `offset`.
 ///
 /// # Errors
-/// The system's own reason.
+/// The system cannot write.
 pub fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::write_all_at(file, buffer, offset);
@@ -44,7 +45,8 @@ pub fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
-/// Tells the system that this range is read soon. Only ever a hint.
+/// Advises the system that this range will be read soon, so that it can begin to read ahead. It is
+/// only a hint, and systems other than Linux are not told.
 pub fn will_need(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     {
@@ -60,11 +62,11 @@ pub fn will_need(file: &File, offset: u64, len: u64) {
     let _ = (file, offset, len);
 }
 
-/// Gives a new file its size and, where the file system can, its blocks: a disk that is too
-/// full says so before any work is done.
+/// Sets the size of a new file and, where the file system can, allocates its blocks, so that a full
+/// disk is an error before any work is done.
 ///
 /// # Errors
-/// The system's own reason, such as a disk without room.
+/// The disk lacks space, or the system cannot set the size.
 pub fn allocate(file: &File, size: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -72,19 +74,20 @@ pub fn allocate(file: &File, size: u64) -> io::Result<()> {
         match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
             Ok(()) => return Ok(()),
             Err(e @ (Errno::NOSPC | Errno::FBIG | Errno::DQUOT)) => return Err(e.into()),
-            // Not every file system can; then the blocks come with the data.
+            // Not every file system can; without it blocks are allocated as data is written.
             Err(_) => {}
         }
     }
     file.set_len(size)
 }
 
-/// Bytes that may still be written to the file system of a folder; `None` if it does not say.
+/// Bytes that can still be written to the file system of a folder; `None` where the system does not
+/// say.
 pub fn available(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let stat = rustix::fs::statvfs(folder).ok()?;
-        // Pseudo file systems have no blocks to be free.
+        // Pseudo file systems have no blocks, so their count of free ones means nothing.
         let real = stat.f_blocks > 0;
         real.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
     }

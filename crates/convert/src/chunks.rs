@@ -26,12 +26,17 @@ pub(super) struct Chunk {
 pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, planned) in plan.tensors().iter().enumerate() {
-        let Source::Checkpoint(source) = &planned.source else {
+        let Source::Checkpoint(source, arrangement) = &planned.source else {
             continue;
         };
         let total = planned.elements() / planned.columns().max(1);
         let row_bytes = source.bytes / total.max(1);
-        let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
+        // The encoder takes a bias as one row, which holds all that is reordered.
+        let group = match planned.shape.len() {
+            1 => 1,
+            _ => arrangement.group(total),
+        };
+        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(1) * group;
         let mut row = 0;
         while row < total {
             let rows = step.min(total - row);

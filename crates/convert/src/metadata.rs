@@ -67,6 +67,11 @@ pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
     for (key, value) in &inputs.description.metadata {
         keys.add(key.clone(), value.clone());
     }
+    if inputs.description.states_space_prefix
+        && let Some(stated) = inputs.tokenizer.space_prefix
+    {
+        keys.add("tokenizer.ggml.add_space_prefix", Value::Bool(stated));
+    }
     tokenizer(&mut keys, inputs.tokenizer);
     keys.add(
         "general.quantization_version",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::metadata::{self, Inputs};
 use super::{Error, Imatrix, Provenance};
-use crate::arch::{self, Description};
+use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
@@ -26,8 +26,8 @@ pub struct Request<'a> {
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// A tensor of the checkpoint.
-    Checkpoint(SourceTensor),
+    /// A tensor of the checkpoint, and the order that its rows get.
+    Checkpoint(SourceTensor, Arrangement),
     /// Values computed from the configuration.
     Computed(Vec<f32>),
 }
@@ -112,6 +112,7 @@ impl Plan {
         let facts = Facts {
             layers: description.layers,
             heads_per_kv_head: description.heads_per_kv_head,
+            is_large: description.is_large,
             imatrix: request.imatrix.is_some(),
         };
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
@@ -142,17 +143,17 @@ impl Plan {
             .zip(decisions)
             .zip(layout.tensors())
             .map(|(((name, source), decision), placed)| PlannedTensor {
-                name,
                 shape: placed.shape.clone(),
                 ty: decision.ty,
                 reason: decision.reason,
+                name,
                 source,
                 offset: placed.offset,
                 bytes: placed.bytes.unwrap_or(0),
             })
             .collect();
         let source_bytes = tensors.iter().map(|tensor| match &tensor.source {
-            Source::Checkpoint(source) => source.bytes,
+            Source::Checkpoint(source, _) => source.bytes,
             Source::Computed(_) => 0,
         });
         Ok(Self {
@@ -231,6 +232,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
     let facts = Facts {
         layers: description.layers,
         heads_per_kv_head: description.heads_per_kv_head,
+        is_large: description.is_large,
         imatrix: false,
     };
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
@@ -256,7 +258,7 @@ fn order(name: &str) -> (Option<u64>, &str) {
 /// A tensor's shape in GGUF's order.
 fn shape(source: &Source) -> Vec<u64> {
     match source {
-        Source::Checkpoint(tensor) => tensor.shape.iter().rev().copied().collect(),
+        Source::Checkpoint(tensor, _) => tensor.shape.iter().rev().copied().collect(),
         Source::Computed(values) => vec![values.len() as u64],
     }
 }
@@ -289,7 +291,8 @@ fn sources(
                 dtype: format!("{:?}", tensor.dtype),
             });
         }
-        sources.push((weight.name.clone(), Source::Checkpoint(tensor.clone())));
+        let source = Source::Checkpoint(tensor.clone(), weight.arrangement);
+        sources.push((weight.name.clone(), source));
     }
     let known: HashSet<&str> = description
         .weights

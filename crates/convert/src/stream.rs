@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::chunks::{Chunk, chunks, run, source_type};
 use super::{Error, Plan, PlannedTensor, Request, Source};
+use crate::arch::Arrangement;
 use crate::checkpoint::{Checkpoint, SourceTensor};
 use modelve_base::outfile::{Existing, Outfile};
 use modelve_base::progress::{Progress, Unit};
@@ -188,6 +189,7 @@ struct Stream<'a> {
 #[derive(Default)]
 struct Worker {
     rows: Vec<u8>,
+    spare: Vec<u8>,
     blocks: Vec<u8>,
     encoders: HashMap<GgmlType, Encoder>,
 }
@@ -201,7 +203,7 @@ impl Stream<'_> {
         chunk: Chunk,
     ) -> Result<(u64, u64), Error> {
         let tensor = &self.plan.tensors()[chunk.tensor];
-        let Source::Checkpoint(source) = &tensor.source else {
+        let Source::Checkpoint(source, arrangement) = &tensor.source else {
             return Ok((0, 0));
         };
         if let Some(ahead) = self.chunks.get(index + READ_AHEAD) {
@@ -215,6 +217,7 @@ impl Stream<'_> {
             what: "cannot read",
             source: e,
         })?;
+        arrange(*arrangement, source, &mut worker.rows, &mut worker.spare);
 
         let row_bytes = row_bytes(tensor);
         worker.blocks.resize((chunk.rows * row_bytes) as usize, 0);
@@ -249,7 +252,7 @@ impl Stream<'_> {
 
     fn announce(&self, chunk: Chunk) {
         let tensor = &self.plan.tensors()[chunk.tensor];
-        if let Source::Checkpoint(source) = &tensor.source {
+        if let Source::Checkpoint(source, _) = &tensor.source {
             let (offset, len) = source_range(tensor, source, chunk);
             rawfile::will_need(&self.shards[source.shard].1, offset, len);
         }
@@ -267,6 +270,19 @@ pub(super) fn source_range(
         source.offset + chunk.row * row_bytes,
         chunk.rows * row_bytes,
     )
+}
+
+/// Reorders the rows of a piece of a tensor, read from the checkpoint, for the GGUF.
+pub(super) fn arrange(
+    arrangement: Arrangement,
+    source: &SourceTensor,
+    bytes: &mut [u8],
+    spare: &mut Vec<u8>,
+) {
+    let rows = source.shape.first().copied().unwrap_or(1).max(1);
+    let row_bytes = (source.bytes / rows) as usize;
+    let group = arrangement.group(rows);
+    arrangement.apply(bytes, group, row_bytes, spare);
 }
 
 /// Bytes of a row in the GGUF; the plan has made sure that rows are whole blocks.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use super::chunks::{chunks, run, source_type};
-use super::stream::{open_shards, row_bytes, source_range};
+use super::stream::{arrange, open_shards, row_bytes, source_range};
 use super::{Error, Plan, Source};
 use crate::checkpoint::Checkpoint;
 use modelve_base::progress::{Progress, Unit};
@@ -99,7 +99,7 @@ pub fn measure(
         |worker, index| {
             let chunk = chunks[index];
             let tensor = &plan.tensors()[chunk.tensor];
-            let Source::Checkpoint(source) = &tensor.source else {
+            let Source::Checkpoint(source, arrangement) = &tensor.source else {
                 return Ok(());
             };
             let differs = |problem: String| Error::Verify {
@@ -111,6 +111,7 @@ pub fn measure(
             let (shard_path, shard) = &shards[source.shard];
             rawfile::read_exact_at(shard, &mut worker.rows, offset)
                 .map_err(|source| unreadable(shard_path, source))?;
+            arrange(*arrangement, source, &mut worker.rows, &mut worker.spare);
             let weights = (chunk.rows * tensor.columns()) as usize;
             worker.exact.resize(weights * 4, 0);
             if worker.widen.is_none() {
@@ -192,6 +193,7 @@ fn unreadable(path: &Path, source: io::Error) -> Error {
 #[derive(Default)]
 struct Worker {
     rows: Vec<u8>,
+    spare: Vec<u8>,
     exact: Vec<u8>,
     blocks: Vec<u8>,
     decoded: Vec<f32>,

@@ -39,4 +39,4 @@ mod words;
 
 pub use error::{Error, Result};
 pub use part::{Part, Spot};
-pub use variants::{room, settings};
+pub use variants::{exact, room, settings};

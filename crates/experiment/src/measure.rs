@@ -61,6 +61,19 @@ pub struct Names {
     pub token: Option<Token>,
     /// Its rival.
     pub against: Option<Token>,
+    /// The names that stand for more tokens than the one that is measured.
+    pub longer: Vec<Longer>,
+}
+
+/// A name of several tokens, of which the first that differs from the other name's is measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Longer {
+    /// All that was named.
+    pub named: String,
+    /// How many tokens that is.
+    pub tokens: usize,
+    /// The token that is measured.
+    pub measured: Named,
 }
 
 impl Asked {
@@ -105,7 +118,16 @@ impl Asked {
                 against: text(&against),
             });
         };
+        let longer = [&token, &against].into_iter().flatten();
+        let longer = longer.filter(|ids| ids.len() > 1).filter_map(|ids| {
+            Some(Longer {
+                named: modelve_probe::text_of(vocab, ids),
+                tokens: ids.len(),
+                measured: Named::new(vocab, *ids.get(common)?),
+            })
+        });
         Ok(Names {
+            longer: longer.collect(),
             common: token.map_or_else(Vec::new, |ids| ids[..common].to_vec()),
             token: first,
             against: second,
@@ -127,6 +149,9 @@ pub struct Measure {
     /// The soft cap of the model's logits, which the measure is taken before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_cap: Option<f64>,
+    /// The names of which but one token is measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub longer: Vec<Longer>,
 }
 
 /// The soft cap of a model's logits, if it has one.
@@ -167,6 +192,7 @@ impl Measure {
             measure,
             unit: "logits",
             soft_cap,
+            longer: Vec::new(),
         }
     }
 
@@ -192,7 +218,10 @@ impl Measure {
                 token: text,
             });
         }
-        Ok(Measure::new(model, token, against))
+        Ok(Measure {
+            longer: names.longer.clone(),
+            ..Measure::new(model, token, against)
+        })
     }
 
     /// Its value for a row of logits, one per vocabulary entry, as the model gives them.
@@ -243,6 +272,7 @@ mod tests {
             measure: String::new(),
             unit: "logits",
             soft_cap,
+            longer: Vec::new(),
         }
     }
 

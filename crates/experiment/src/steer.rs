@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use super::variants::exact;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::{Next, moved};
 use modelve_probe::{Prompt, Subject};
@@ -121,7 +122,7 @@ pub struct Learning {
 pub fn settings(base: Settings) -> Settings {
     Settings {
         hooks: true,
-        ..base
+        ..exact(base)
     }
 }
 

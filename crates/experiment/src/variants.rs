@@ -52,19 +52,24 @@ const BATCH: u32 = 512;
 /// Bytes of the logits of a batch, roughly, at most.
 const LOGITS_HELD: usize = 96 << 20;
 
-/// Settings for a session of experiments. Where the base leaves open whether attention is fused, it
-/// is not, and keys and values are kept in 32 bits: what is told are differences, and the rounding
-/// of either depends on what else is in a batch.
-pub fn settings(model: &Model, base: Settings) -> Settings {
+/// How every experiment computes. Where the base leaves open whether attention is fused, it is not,
+/// and keys and values are kept in 32 bits: what is told are differences, and the rounding of either
+/// depends on what else is in a batch. Fused attention that was asked for, or a quantized cache,
+/// stays.
+pub fn exact(base: Settings) -> Settings {
     let open = base.flash_attention == FlashAttention::Auto && !base.kv_type.is_quantized();
-    let base = match open {
+    match open {
         true => Settings {
             flash_attention: FlashAttention::Off,
             kv_type: KvType::F32,
             ..base
         },
         false => base,
-    };
+    }
+}
+
+/// Settings for a session of experiments: [`exact`], with hooks and room for variants.
+pub fn settings(model: &Model, base: Settings) -> Settings {
     let row = 4 * model.vocab().len().max(1) as usize;
     let mut lanes = (LOGITS_HELD / row).clamp(1, MOST_LANES);
     // A recurrent memory has a state for each sequence, and its variants are read one by one.
@@ -80,7 +85,7 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
         n_batch: BATCH,
         n_outputs: lanes as u32,
         hooks: true,
-        ..base
+        ..exact(base)
     }
 }
 
@@ -269,4 +274,27 @@ pub fn is_cancelled(error: &super::Error) -> bool {
         super::Error::Runtime(RuntimeError::Cancelled)
             | super::Error::Probe(ProbeError::Runtime(RuntimeError::Cancelled))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experiments_are_exact_unless_asked_otherwise() {
+        let plain = exact(Settings::default());
+        assert_eq!(plain.flash_attention, FlashAttention::Off);
+        assert_eq!(plain.kv_type, KvType::F32);
+        let fused = exact(Settings {
+            flash_attention: FlashAttention::On,
+            ..Settings::default()
+        });
+        assert_eq!(fused.flash_attention, FlashAttention::On);
+        assert_eq!(fused.kv_type, Settings::default().kv_type);
+        let small = exact(Settings {
+            kv_type: KvType::Q8_0,
+            ..Settings::default()
+        });
+        assert_eq!(small.kv_type, KvType::Q8_0);
+    }
 }

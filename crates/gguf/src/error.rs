@@ -1,4 +1,4 @@
-//! What can be wrong with a file: every error names the place.
+//! Errors of reading and writing GGUF files. Each names the offset, key or tensor at fault.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ pub struct Error {
     pub problem: Problem,
 }
 
-/// What is wrong with a file, or with what was asked to be written. Offsets are bytes from
-/// the start of the file.
+/// What is wrong with a file, or with what was to be written. Offsets are bytes from the start
+/// of the file.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Problem {
@@ -98,7 +98,7 @@ pub enum Problem {
     },
     #[error("is part {no} of {count} of a split model, but its name does not end in -{index:05}-of-{count:05}.gguf, so the other parts cannot be found", index = no + 1)]
     SplitName { no: u64, count: u64 },
-    #[error("`split.{key}` is {value}, which makes no sense beside {beside}")]
+    #[error("`split.{key}` is {value}, which contradicts {beside}")]
     SplitKey {
         key: &'static str,
         value: u64,

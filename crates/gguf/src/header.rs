@@ -1,4 +1,4 @@
-//! Parsing a header from bytes that may lie. This is what the fuzzer runs.
+//! Parsing of a header from untrusted bytes. The fuzzer runs [`Header::parse`].
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::value::{ValueRef, ValueType, decode, take, take_u32, take_u64};
 use super::{DEFAULT_ALIGNMENT, GgmlType, MAX_ARRAY_DEPTH, MAX_DIMENSIONS, Problem};
 
-/// What the header says of one tensor.
+/// The entry of one tensor in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The name, at most 63 bytes in files that llama.cpp loads.
@@ -30,7 +30,8 @@ impl TensorInfo {
     }
 }
 
-/// A checked header. Metadata stays where it is in the file; tensors and keys are owned.
+/// A checked header. It owns the keys and the tensors' entries; the values of metadata stay in the
+/// file's bytes and are decoded when they are asked for.
 #[derive(Debug)]
 pub struct Header {
     version: u32,
@@ -48,14 +49,19 @@ struct Entry {
 }
 
 impl Header {
-    /// Parses and checks the header of `file`, the whole file's bytes. Only the header is read.
+    /// Parses and checks the header of `file`, the bytes of the whole file. Tensor data is not
+    /// read, but the header is checked against the file's length.
+    ///
+    /// # Errors
+    /// The first [`Problem`] found.
     pub fn parse(file: &[u8]) -> Result<Self, Problem> {
         let mut cursor = Cursor { file, rest: file };
         let version = cursor.magic_and_version()?;
         let n_tensors = cursor.u64("the number of tensors")?;
         let n_entries = cursor.u64("the number of metadata keys")?;
-        // A pair takes at least its key's length, a type and one byte; a tensor its name's
-        // length, dimensions, one size, type and offset.
+        // The least bytes that an entry takes bound how many the file can hold. A metadata key
+        // takes its length, a type and one byte of value; a tensor takes the length of its name,
+        // the number of dimensions, one size, a type and an offset.
         let n_entries = cursor.count(n_entries, 8 + 4 + 1, "metadata keys")?;
         let mut entries = Vec::with_capacity(n_entries);
         let mut keys = HashSet::with_capacity(n_entries);
@@ -89,7 +95,7 @@ impl Header {
         self.version
     }
 
-    /// What tensor data is aligned to, in bytes.
+    /// The alignment of tensor data in bytes.
     pub fn alignment(&self) -> u64 {
         self.alignment
     }
@@ -137,7 +143,7 @@ impl Header {
     }
 
     /// Turns offsets from the start of the data into offsets from the start of the file, and
-    /// checks that every tensor lies within it and none over another.
+    /// checks that every tensor lies within the file and that no two overlap.
     fn place_tensors(&mut self, header_end: u64, len: u64) -> Result<(), Problem> {
         self.data_start = header_end.next_multiple_of(self.alignment);
         if self.data_start > len && self.tensors.iter().any(|t| t.bytes != Some(0)) {
@@ -172,7 +178,7 @@ impl Header {
         by_offset.sort_by_key(|tensor| tensor.offset);
         for pair in by_offset.windows(2) {
             let (first, second) = (pair[0], pair[1]);
-            // At least one byte where the type, and so the size, is unknown.
+            // A tensor of unknown type, and so of unknown size, has at least one byte.
             if first.offset + first.bytes.unwrap_or(1) > second.offset {
                 return Err(Problem::Overlap {
                     first: first.name.clone(),
@@ -199,7 +205,7 @@ impl Entry {
     }
 }
 
-/// Reads forward through the file and knows where it is, for the errors.
+/// Reads forward through the file and keeps the offset, which errors state.
 struct Cursor<'a> {
     file: &'a [u8],
     rest: &'a [u8],
@@ -226,7 +232,7 @@ impl<'a> Cursor<'a> {
         take_u64(&mut self.rest).ok_or_else(|| self.truncated(what))
     }
 
-    /// Checks that `n` things of at least `least` bytes each can still come.
+    /// Checks that `n` items of at least `least` bytes each fit into the bytes that remain.
     fn count(&self, n: u64, least: usize, what: &str) -> Result<usize, Problem> {
         let remaining = self.rest.len();
         match usize::try_from(n) {
@@ -299,7 +305,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Steps over a value and checks it on the way, so that later reads cannot fail.
+    /// Steps over a value and checks it, so that decoding it later cannot fail.
     fn walk_value(&mut self, key: &str, ty: ValueType, depth: usize) -> Result<(), Problem> {
         match ty {
             ValueType::String => {
@@ -320,7 +326,7 @@ impl<'a> Cursor<'a> {
                     offset,
                 })?;
                 let len = self.u64("the length of an array")?;
-                // A string is at least its length, an array its element type and length.
+                // A string takes at least its length, an array its element type and its length.
                 let least = element
                     .fixed_size()
                     .unwrap_or(if element == ValueType::String { 8 } else { 12 });
@@ -365,7 +371,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// One tensor; its offset is still relative to the start of the data.
+    /// Reads the entry of one tensor. Its offset is still relative to the start of the data.
     fn tensor(&mut self) -> Result<TensorInfo, Problem> {
         let name = self.name("tensor name")?;
         let n = self.u32("the number of dimensions")?;
@@ -390,7 +396,10 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Bytes of a tensor's data; `None` for an unknown type. ggml counts in signed 64 bits.
+/// Bytes of a tensor's data; `None` for an unknown type.
+///
+/// # Errors
+/// A number of elements or bytes overflows signed 64 bits, in which ggml counts.
 pub(super) fn tensor_bytes(
     name: &str,
     shape: &[u64],
@@ -406,7 +415,7 @@ pub(super) fn tensor_bytes(
             .try_fold(1u64, |product, &size| product.checked_mul(size))
             .filter(|&n| n <= i64::MAX as u64)
     };
-    // Checked from the largest on, so that a zero hides no overflow.
+    // Each size is checked by itself too, because a zero among them would hide an overflow.
     if shape.iter().any(|&size| size > i64::MAX as u64) {
         return Err(overflow());
     }
@@ -432,7 +441,7 @@ pub(super) fn tensor_bytes(
         .ok_or_else(overflow)
 }
 
-/// A guess at what was given instead of a GGUF file.
+/// Describes what a file that is not GGUF probably is, from its first bytes.
 fn what_it_looks_like(file: &[u8]) -> String {
     let head = &file[..file.len().min(64)];
     let text = String::from_utf8_lossy(head);

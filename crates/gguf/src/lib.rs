@@ -44,11 +44,11 @@ pub use types::{GgmlType, TypeInfo};
 pub use value::{Array, ArrayRef, Value, ValueRef, ValueType};
 pub use write::Layout;
 
-/// The version that is written; version 2 has the same layout.
+/// The version that [`Layout`] writes. Version 2 has the same layout.
 pub const VERSION: u32 = 3;
-/// What tensor data is aligned to when `general.alignment` does not say.
+/// The alignment of tensor data in bytes where `general.alignment` is absent.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
-/// Arrays of arrays deeper than this are refused; no known file nests any.
+/// Maximum depth of nested arrays in metadata. No known file nests any.
 pub const MAX_ARRAY_DEPTH: usize = 4;
-/// ggml's tensors have one to four dimensions.
+/// Maximum number of dimensions of a tensor in ggml; the least is one.
 pub const MAX_DIMENSIONS: usize = 4;

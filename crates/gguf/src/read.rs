@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Error, Header, Problem, TensorInfo, ValueRef};
 use modelve_base::map::MappedFile;
 
-/// A model's GGUF files, mapped; only their headers have been read.
+/// The GGUF files of a model, mapped into memory. Opening reads only their headers.
 #[derive(Debug)]
 pub struct Gguf {
     parts: Vec<Part>,
@@ -81,7 +81,7 @@ impl Gguf {
         self.parts[0].header.version()
     }
 
-    /// What tensor data is aligned to, in bytes.
+    /// The alignment of tensor data in bytes.
     pub fn alignment(&self) -> u64 {
         self.parts[0].header.alignment()
     }
@@ -91,7 +91,8 @@ impl Gguf {
         self.parts.iter().map(|part| part.path.as_path())
     }
 
-    /// Metadata in the file's order; of a split model the first file's, which holds it all.
+    /// Metadata in the file's order. For a split model it is that of the first file, which holds
+    /// all of it.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, ValueRef<'_>)> {
         self.parts[0].header.metadata(&self.parts[0].file)
     }
@@ -133,7 +134,7 @@ impl Gguf {
             .unwrap_or_default()
     }
 
-    /// Bytes of all files together.
+    /// Size of all files together, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.file.len() as u64).sum()
     }
@@ -147,7 +148,7 @@ impl Gguf {
     }
 }
 
-/// Opens the parts beside `known`, which says that there are `count`.
+/// Opens all parts of a split model from one of them, which states that there are `count`.
 fn open_parts(known: Part, count: u64) -> Result<Vec<Part>, Error> {
     let no = known.number("split.no").unwrap_or(0);
     if no >= count || count > u64::from(u16::MAX) {

@@ -91,7 +91,7 @@ impl GgmlType {
         Some(&TYPES[index])
     }
 
-    /// `Q4_K`, or `type 99`.
+    /// The name, such as `Q4_K`; `type 99` for a number that this version does not know.
     pub fn name(self) -> Cow<'static, str> {
         match self.info() {
             Some(info) => Cow::Borrowed(info.name),
@@ -99,7 +99,7 @@ impl GgmlType {
         }
     }
 
-    /// The type of that name, in capitals or not.
+    /// The type of that name, in capitals or in small letters.
     pub fn from_name(name: &str) -> Option<Self> {
         let info = TYPES
             .iter()

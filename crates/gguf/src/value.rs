@@ -1,4 +1,4 @@
-//! Metadata values: the thirteen types of the format, owned for writing and borrowed from
+//! Metadata values, of the thirteen types that the format has: owned for writing, borrowed from
 //! the file for reading.
 
 use std::borrow::Cow;
@@ -124,7 +124,7 @@ impl Array {
         }
     }
 
-    /// Whether there is no element.
+    /// Returns whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -284,7 +284,7 @@ impl<'a> ArrayRef<'a> {
         self.len
     }
 
-    /// Whether there is no element.
+    /// Returns whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -295,7 +295,8 @@ impl<'a> ArrayRef<'a> {
         (0..self.len).map_while(move |_| decode(element, &mut rest))
     }
 
-    /// Element `index`: a step for fixed-size types, a walk for strings and arrays.
+    /// Element `index`, in constant time for types of fixed size; strings and arrays are stepped
+    /// over one by one.
     pub fn get(&self, index: usize) -> Option<ValueRef<'a>> {
         if index >= self.len {
             return None;
@@ -306,7 +307,8 @@ impl<'a> ArrayRef<'a> {
         }
     }
 
-    /// The elements as bytes, little endian; only fixed-size types have equal strides.
+    /// The elements as the file holds them, in little endian. Only types of fixed size have a
+    /// constant stride.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }

@@ -1,8 +1,8 @@
-//! Laying out a file before a byte of it is written.
+//! The layout of a file, computed before any of it is written.
 //!
-//! [`Layout`] knows the header and where every tensor goes; whoever has the data then writes
-//! each tensor at its offset, in any order, and zeros between them. The same metadata and
-//! tensors always give the same bytes.
+//! [`Layout`] holds the header and the offset of every tensor. The caller then writes each tensor
+//! at its offset, in any order, and zeros between them. The same metadata and tensors always give
+//! the same bytes.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::{
     Array, DEFAULT_ALIGNMENT, Error, GgmlType, Problem, TensorInfo, VERSION, Value, ValueType,
 };
 
-/// A file's header and the place of every tensor in it.
+/// The header of a file and the offset of every tensor in it.
 #[derive(Debug)]
 pub struct Layout {
     header: Vec<u8>,
@@ -21,8 +21,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a file. `tensors` are name, shape (GGUF order: fastest dimension first) and
-    /// type. The alignment is `general.alignment` in `metadata`, else 32.
+    /// Lays out a file. `tensors` are name, shape (in GGUF order, the fastest dimension first) and
+    /// type. The alignment is `general.alignment` of `metadata`, or [`DEFAULT_ALIGNMENT`].
+    ///
+    /// # Errors
+    /// A key or a tensor's name occurs twice, or a tensor has a type or shape that the format does
+    /// not allow.
     pub fn new(
         metadata: &[(String, Value)],
         tensors: &[(String, Vec<u64>, GgmlType)],
@@ -103,7 +107,7 @@ impl Layout {
         })
     }
 
-    /// The header's bytes, padded to where the data starts.
+    /// The bytes of the header, padded to where the tensor data starts.
     pub fn header(&self) -> &[u8] {
         &self.header
     }
@@ -113,7 +117,7 @@ impl Layout {
         &self.tensors
     }
 
-    /// Bytes of the whole file; the last tensor is padded too, as llama.cpp's writers do.
+    /// Size of the whole file in bytes. The last tensor is padded too, as by llama.cpp's writers.
     pub fn file_size(&self) -> u64 {
         self.file_size
     }

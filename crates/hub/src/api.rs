@@ -1,4 +1,4 @@
-//! What the Hub knows about a repository: its commit, its files, and what each should be.
+//! The Hub's API: the commit of a repository, its files, and their lengths and hashes.
 //!
 //! Everything here comes from a server and is checked before it is used: lengths, counts, names
 //! and hashes.
@@ -14,13 +14,15 @@ use super::failure::{About, Failure};
 use super::remote::Remote;
 use super::{Error, HubId, cache};
 
-/// The longest answer about one repository or to one search: the real ones have a few KiB.
+/// Limit in bytes of an answer about one repository or to one search. Real ones have a few KiB.
 const LONGEST_ANSWER: u64 = 8 << 20;
-/// The longest listing, all of its pages together: that of 100,000 files has about 30 MiB.
+/// Limit in bytes of a listing, all of its pages together. A listing of 100,000 files has about 30
+/// MiB.
 const LONGEST_LISTING: u64 = 64 << 20;
-/// The Hub lists a thousand files per page.
+/// Maximum number of pages of a listing; the Hub lists a thousand files per page.
 const MOST_PAGES: usize = 1000;
-/// Suggestions for a mistyped name are a courtesy inside an error: no retries, and not for long.
+/// Limit of the search for suggestions for a mistyped name, which is not tried again: the error
+/// must not wait long for them.
 const TIME_TO_SUGGEST: Duration = Duration::from_secs(10);
 
 /// A repository at a commit.
@@ -36,20 +38,20 @@ pub(super) struct Commit {
 pub(super) struct Listed {
     pub name: String,
     pub size: u64,
-    /// Where the listing states it.
+    /// The hash, where the listing states it.
     digest: Option<Digest>,
 }
 
 /// The hash by which the Hub names a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Digest {
-    /// Of the bytes.
+    /// SHA-256 of the bytes, for large files.
     Sha256(String),
-    /// Of git's header and the bytes.
+    /// Git's SHA-1, of a header and the bytes, for small files.
     GitSha1(String),
 }
 
-/// A file and what it should be.
+/// A file with the length and hash that the Hub states for it.
 #[derive(Debug, Clone)]
 pub(super) struct Stated {
     pub name: String,
@@ -58,7 +60,7 @@ pub(super) struct Stated {
 }
 
 impl Digest {
-    /// The digits, which are also the name of the blob.
+    /// The hexadecimal digits, which are also the name of the blob in the cache.
     pub fn hex(&self) -> &str {
         match self {
             Digest::Sha256(hex) | Digest::GitSha1(hex) => hex,
@@ -71,7 +73,7 @@ impl Digest {
     }
 }
 
-/// The answer about a repository.
+/// The JSON of the answer about a repository.
 #[derive(Deserialize)]
 struct Info {
     #[serde(default)]
@@ -79,19 +81,19 @@ struct Info {
     sha: Option<String>,
 }
 
-/// A row of a listing.
+/// The JSON of one entry of a listing.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "type")]
     kind: String,
     path: String,
     size: Option<u64>,
-    /// git's hash of the file; of its pointer where the file is a large one.
+    /// Git's hash of the file, or of its pointer where the file is a large one.
     oid: Option<String>,
     lfs: Option<Pointer>,
 }
 
-/// What git holds in place of a large file.
+/// The Git LFS pointer that stands in git for a large file.
 #[derive(Deserialize)]
 struct Pointer {
     /// The SHA-256 of the bytes.
@@ -118,7 +120,7 @@ impl Remote<'_> {
             match info.sha.as_deref() {
                 Some(hash) if cache::is_commit(hash) => Ok(Commit {
                     hash: hash.to_ascii_lowercase(),
-                    // A name that could not be asked for is no name.
+                    // The Hub's spelling of the name is taken only where it is a valid id.
                     repo: match info.id.parse::<HubId>() {
                         Ok(id) if id.repo == info.id => info.id,
                         _ => self.repo.to_owned(),
@@ -132,7 +134,8 @@ impl Remote<'_> {
             commit => return commit,
         };
         match (error, revision) {
-            // The Hub says "no such revision" of a repository that is not there, too.
+            // The Hub answers "no such revision" for a repository that does not exist, too, so the
+            // repository is asked for by itself.
             (Error::NoSuchRevision { repo, revision }, Some(_)) => {
                 match Box::pin(self.commit(None)).await {
                     Err(gone @ Error::NoSuchRepo { .. }) => Err(gone),
@@ -210,7 +213,7 @@ impl Remote<'_> {
         .await
     }
 
-    /// A row of the listing, checked.
+    /// Checks an entry of the listing.
     fn listed(&self, entry: Entry) -> Result<Listed, Error> {
         let name = entry.path;
         let Some(size) = entry.size else {
@@ -232,7 +235,8 @@ impl Remote<'_> {
         Ok(Listed { name, size, digest })
     }
 
-    /// What a file should be. Where the listing does not say, the Hub is asked about the file.
+    /// The length and hash that the Hub states for a file. Where the listing has no hash, the Hub
+    /// is asked about the file.
     pub async fn stated(&self, commit: &str, file: &Listed) -> Result<Stated, Error> {
         let stated = |digest| Stated {
             name: file.name.clone(),
@@ -266,15 +270,15 @@ impl Remote<'_> {
     }
 }
 
-/// So many hexadecimal digits, in lower case.
+/// Returns `text` in lower case if it consists of exactly `len` hexadecimal digits.
 fn hex(text: &str, len: usize) -> Option<String> {
     let fine = text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
     fine.then(|| text.to_ascii_lowercase())
 }
 
-/// The address of the page that follows, from a `Link` header with `rel="next"`. It is the
-/// address of the first page with the query that the header names: so the pages of a listing
-/// all come from the same place, and a mirror that hands on the Hub's own header works.
+/// The address of the next page, from a `Link` header with `rel="next"`: the address of the first
+/// page with the query of the header's. Only the query is taken over, so that all pages come from
+/// the same server, and a mirror that passes on the Hub's own header works.
 fn next_page(first: &Url, headers: &HeaderMap) -> Option<Url> {
     let links = headers.get_all(LINK).iter();
     let links = links.filter_map(|value| value.to_str().ok());

@@ -10,7 +10,8 @@
 //!   .locks/models--org--name/SHA.lock
 //! ```
 //!
-//! So what Python fetched is used here, and the other way round.
+//! Files that Python's `huggingface_hub` fetched are therefore used without another download, and
+//! the other way round.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,16 +21,16 @@ use modelve_base::infile;
 
 use super::{HubId, own};
 
-/// A file below `refs` holds 40 digits.
+/// Limit in bytes of a file below `refs`, which holds the 40 digits of a commit.
 const LONGEST_REF: u64 = 4096;
 
-/// The cache folder; nothing in it need exist.
+/// The cache folder, which need not exist.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// The files of one repository at one commit, as far as they were fetched.
+/// The files of one repository at one commit that have been fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The folder of links.
@@ -49,7 +50,7 @@ impl Cache {
         Cache { root }
     }
 
-    /// A cache in a folder of one's own.
+    /// A cache in a folder of the caller's choice.
     pub fn at(root: impl Into<PathBuf>) -> Cache {
         Cache { root: root.into() }
     }
@@ -64,12 +65,12 @@ impl Cache {
             .join(hf_hub::Repo::model(repo.to_owned()).folder_name())
     }
 
-    /// Where the bytes with this hash lie once they are verified.
+    /// The path of the verified bytes with this hash.
     pub(super) fn blob(&self, repo: &str, hash: &str) -> PathBuf {
         self.repo_folder(repo).join("blobs").join(hash)
     }
 
-    /// Where they grow until then.
+    /// The path of the part file that receives those bytes until they are verified.
     pub(super) fn incomplete(&self, repo: &str, hash: &str) -> PathBuf {
         self.repo_folder(repo)
             .join("blobs")
@@ -82,9 +83,9 @@ impl Cache {
         layout.model(repo.to_owned()).pointer_path(commit)
     }
 
-    /// What is here of the revision that `id` names, without asking the Hub. Where nothing says
-    /// which commit the main branch stands for, as in a copy of nothing but a snapshot, it is
-    /// the only one that is here.
+    /// The snapshot of the revision that `id` names, without asking the Hub. Where the cache does
+    /// not say which commit the main branch stands for, as in a copy of nothing but a snapshot, and
+    /// holds one commit only, it is that one.
     pub fn snapshot(&self, id: &HubId) -> Option<Snapshot> {
         let revision = id.revision.as_deref().unwrap_or("main");
         let commit = match self.read_ref(&id.repo, revision) {
@@ -102,7 +103,7 @@ impl Cache {
         folder.is_dir().then_some(Snapshot { folder, commit })
     }
 
-    /// The commits of which anything is here, in order.
+    /// The commits of which the cache holds any file, sorted.
     pub fn commits(&self, repo: &str) -> Vec<String> {
         let snapshots = self.repo_folder(repo).join("snapshots");
         let entries = fs::read_dir(snapshots).into_iter().flatten().flatten();
@@ -115,7 +116,7 @@ impl Cache {
         commits
     }
 
-    /// The repositories of which anything is here, as `org/name`.
+    /// The repositories of which the cache holds anything, as `org/name`.
     pub fn repos(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else {
             return Vec::new();
@@ -139,13 +140,13 @@ impl Cache {
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// Remembers which commit a branch or tag stood for.
+    /// Records which commit a branch or tag stands for.
     pub(super) fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> io::Result<()> {
         if is_commit(revision) {
             return Ok(());
         }
         let path = self.repo_folder(repo).join("refs").join(revision);
-        // A shared cache may be one that can only be read.
+        // A shared cache may be read-only, so nothing is written if the file is right already.
         if self
             .read_ref(repo, revision)
             .is_ok_and(|there| there == commit)
@@ -161,8 +162,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Shows a verified blob under its name in the snapshot of `commit`. `file` has been
-    /// checked to stay below the folder.
+    /// Links a verified blob under its name in the snapshot of `commit`. The caller has checked
+    /// that `file` stays below the folder.
     pub(super) fn link(&self, repo: &str, commit: &str, file: &str, hash: &str) -> io::Result<()> {
         let blob = self.blob(repo, hash);
         let pointer = self.snapshot_folder(repo, commit).join(file);
@@ -171,7 +172,8 @@ impl Cache {
         }
         let parent = pointer.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent)?;
-        // The link appears under its name at once: another process may be reading it.
+        // The link is created under another name and renamed, because another process may be
+        // reading the old one.
         let place = tempfile::Builder::new()
             .prefix(".link-")
             .tempdir_in(parent)?;
@@ -181,14 +183,14 @@ impl Cache {
         target.push("blobs");
         target.push(hash);
         if symlink(&target, &temporary).is_err() {
-            // Windows without the right to make links, or a file system that has none.
+            // Symbolic links may be missing, as on Windows without the right to create them.
             fs::hard_link(&blob, &temporary).or_else(|_| fs::copy(&blob, &temporary).map(drop))?;
         }
         fs::rename(&temporary, &pointer)
     }
 
-    /// Tries to take the lock on the blob with this hash, which other Hugging Face libraries
-    /// take as well. `None`: somebody else holds it.
+    /// Tries to lock the blob with this hash, with the lock that other Hugging Face libraries use
+    /// as well. Returns `None` while another process holds it.
     pub(super) fn try_lock(&self, repo: &str, hash: &str) -> io::Result<Option<File>> {
         let name = hf_hub::Repo::model(repo.to_owned()).folder_name();
         let folder = self.root.join(".locks").join(name);
@@ -197,8 +199,8 @@ impl Cache {
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
-            // A file system without locks: better unlocked than not at all, since the content
-            // is verified before it counts.
+            // The file system has no locks. Going on without one is safe, because the content is
+            // verified before it is used.
             Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
                 Ok(Some(file))
             }
@@ -207,7 +209,7 @@ impl Cache {
     }
 }
 
-/// `$HF_HOME`, or where it is when nobody says.
+/// `$HF_HOME`, or its default folder.
 pub(super) fn hf_home() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(home) = set("HF_HOME") {
@@ -219,7 +221,7 @@ pub(super) fn hf_home() -> PathBuf {
     cache.join("huggingface")
 }
 
-/// Whether a text is a full commit hash.
+/// Returns whether a text is a full commit hash.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the Hub, in words.
+//! Errors of the Hub and of fetching from it.
 
 use std::io;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub enum Error {
     Gated {
         /// `org/name`.
         repo: String,
-        /// The page where that is done.
+        /// The page on which it is accepted.
         url: String,
         /// Whether a token was sent.
         token: bool,
@@ -56,41 +56,41 @@ pub enum Error {
         /// Whether a token was sent.
         token: bool,
     },
-    /// The token is valid but not enough.
+    /// The token is valid, but does not give access.
     #[error("the Hub forbids access to {repo}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
     Forbidden {
         /// `org/name`.
         repo: String,
-        /// What the Hub says about it.
+        /// The Hub's own message.
         message: Option<String>,
     },
-    /// No answer at all, several times over.
+    /// There was no answer, in several attempts.
     #[error("cannot reach {host}: {why}")]
     Unreachable {
         /// The host.
         host: String,
-        /// The transport's words.
+        /// The reason that the transport gives.
         why: String,
     },
-    /// An answer that does not end.
+    /// The answer did not end within the time allowed for it.
     #[error("{host} has not finished its answer after {:.0} s", limit.as_secs_f64())]
     TooSlow {
         /// The host.
         host: String,
-        /// How long was waited.
+        /// The time allowed.
         limit: Duration,
     },
-    /// An answer that is an error, several times over or of a kind that stays.
+    /// The answer was an error, in several attempts or of a kind that does not pass.
     #[error("{host} answers {status}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
     Server {
         /// The host.
         host: String,
         /// The HTTP status.
         status: u16,
-        /// What it says about it.
+        /// The server's own message.
         message: Option<String>,
     },
-    /// An answer that makes no sense.
+    /// The answer is not of the form that the Hub's API has.
     #[error("{host} gives an answer that makes no sense: {why}")]
     Malformed {
         /// The host.
@@ -98,16 +98,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// The connection broke again and again without a byte between.
+    /// The connection broke in several attempts in a row that received nothing.
     #[error("{file}: the connection broke {attempts} times at {}: {why}", bytes(*at))]
     Cut {
         /// The file.
         file: String,
         /// How many times.
         attempts: u32,
-        /// The position, in bytes.
+        /// The number of bytes received so far.
         at: u64,
-        /// The transport's words.
+        /// The reason that the transport gives.
         why: String,
     },
     /// A file has another length than the Hub states.
@@ -115,9 +115,9 @@ pub enum Error {
     WrongLength {
         /// The file.
         file: String,
-        /// What the Hub states.
+        /// The value that the Hub states.
         stated: u64,
-        /// What came.
+        /// The value of what was received.
         got: u64,
     },
     /// A file has another content than the Hub states.
@@ -125,18 +125,18 @@ pub enum Error {
     WrongHash {
         /// The file.
         file: String,
-        /// What the Hub states.
+        /// The value that the Hub states.
         stated: String,
-        /// What came.
+        /// The value of what was received.
         got: String,
     },
-    /// The Hub does not say what a file should be.
+    /// The Hub states no hash for a file.
     #[error("{file}: the Hub states no hash of it, so it cannot be verified")]
     NoChecksum {
         /// The file.
         file: String,
     },
-    /// A name or an index in the repository.
+    /// A file name or the shard index in the repository cannot be used.
     #[error("{repo}")]
     Select {
         /// `org/name`.
@@ -152,7 +152,7 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// No file that the program could use.
+    /// The repository has no file that the program could use.
     #[error("{repo} has no {wanted}{}", if found.is_empty() { String::new() } else { format!(", only {}", found.join(", ")) })]
     NothingThere {
         /// `org/name`.
@@ -162,7 +162,7 @@ pub enum Error {
         /// What is there instead.
         found: Vec<String>,
     },
-    /// No GGUF model that the label fits.
+    /// The repository has no GGUF model that fits the label.
     #[error(
         "{} has no GGUF file {}, only {}",
         id.without_quant(), id.quant.as_deref().unwrap_or("at all"), names.join(", ")
@@ -170,10 +170,11 @@ pub enum Error {
     NoSuchLabel {
         /// What was asked for.
         id: HubId,
-        /// The labels of the models that are there.
+        /// The labels of the models that the repository has.
         names: Vec<String>,
     },
-    /// Several GGUF models that the label fits, or no label.
+    /// The repository has several GGUF models that fit the label, or there is no label to choose
+    /// by.
     #[error(
         "{} holds several GGUF files{}: {}",
         id.without_quant(),
@@ -186,7 +187,7 @@ pub enum Error {
         /// Their labels.
         names: Vec<String>,
     },
-    /// GGUF models where a checkpoint is wanted.
+    /// The repository holds GGUF models, but a checkpoint is wanted.
     #[error("{} holds GGUF files, which need no conversion, and no checkpoint: {}", id.without_quant(), names.join(", "))]
     OnlyGguf {
         /// What was asked for.
@@ -194,15 +195,15 @@ pub enum Error {
         /// Their labels.
         names: Vec<String>,
     },
-    /// The network may not be used, and not everything is here.
+    /// The network may not be used, and files are missing from the cache.
     #[error("{id} is not complete on this machine, and the network is off: missing {}", missing.join(", "))]
     Offline {
         /// What was asked for.
         id: HubId,
-        /// Files that are not here.
+        /// The files that the cache lacks.
         missing: Vec<String>,
     },
-    /// Too little space.
+    /// The disk has too little space.
     #[error(
         "{repo} does not fit on the disk: {} in {files} files, {} of it already here, leaves {} to fetch, and {} has {} free",
         bytes(*total), bytes(*here), bytes(total.saturating_sub(*here)), folder.display(), bytes(*free)
@@ -214,9 +215,9 @@ pub enum Error {
         files: usize,
         /// Their bytes.
         total: u64,
-        /// The bytes that are here.
+        /// The bytes of them that are in the cache already.
         here: u64,
-        /// Where they go.
+        /// The folder of the cache.
         folder: PathBuf,
         /// The bytes that are free there.
         free: u64,
@@ -245,7 +246,7 @@ pub enum Error {
         /// The bytes of all files wanted.
         total: u64,
     },
-    /// The client could not be set up.
+    /// The HTTP client could not be set up.
     #[error("cannot set up the Hub client: {why}")]
     Setup {
         /// Why.
@@ -318,7 +319,7 @@ impl Error {
         })
     }
 
-    /// Whether asking again later could help.
+    /// Returns whether asking again later could help.
     pub(super) fn is_unreachable(&self) -> bool {
         matches!(self, Error::Unreachable { .. } | Error::TooSlow { .. })
             || matches!(self, Error::Server { status, .. } if *status >= 500 || *status == 429)

@@ -1,10 +1,10 @@
-//! What a request asks about, and what its failure says about asking again.
+//! The subject of a request, and whether a failed one is worth another attempt.
 
 use std::time::Duration;
 
 use super::Error;
 
-/// What a request asks about: it decides what "not found" means.
+/// The subject of a request, which decides what the answer "not found" means.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About<'a> {
     /// The repository itself, or a search.
@@ -15,11 +15,11 @@ pub(super) enum About<'a> {
     File(&'a str),
 }
 
-/// What a failed try says about the next one.
+/// A failed attempt, and whether another one could succeed.
 pub(super) enum Failure {
-    /// Trying again could help, not before this time.
+    /// Another attempt could succeed, after this time where the server states one.
     Passing(Error, Option<Duration>),
-    /// It could not.
+    /// Another attempt would fail in the same way.
     Lasting(Error),
 }
 

@@ -1,4 +1,5 @@
-//! A whole fetch: commit, listing, choice, space, transfers.
+//! A whole fetch, in order: the commit, the listing, the choice of files, the check of disk space,
+//! the transfers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,10 +14,10 @@ use super::{Error, FetchOptions, Fetched, HubId, Wanted, select};
 use modelve_base::infile;
 use modelve_base::progress::{Progress, Unit};
 
-/// Left free on the disk: other programs write, too.
+/// Bytes that a fetch leaves free on the disk, for other programs that write to it.
 const SPARE: u64 = 64 << 20;
 
-/// No configuration or tokenizer has more bytes than this; the largest have 30 MiB.
+/// Limit in bytes of a configuration or tokenizer file; the largest have 30 MiB.
 const LARGEST_DESCRIPTION: u64 = 256 << 20;
 
 pub(super) async fn fetch(
@@ -71,7 +72,7 @@ impl<'a> Run<'a> {
         self.listing.get(name)
     }
 
-    /// Whether GGUF files are meant rather than a checkpoint.
+    /// Returns whether GGUF files are meant rather than a checkpoint.
     fn is_gguf(&self, wanted: Wanted) -> bool {
         let checkpoint =
             || self.listed(select::SINGLE).is_some() || self.listed(select::INDEX).is_some();
@@ -148,8 +149,8 @@ impl<'a> Run<'a> {
         if !weights {
             return self.transfer(&description).await;
         }
-        // The index says which shards there are, and whether they fit on the disk is asked
-        // before the first byte of any: so it comes alone.
+        // The index is fetched alone and first: it names the shards, and whether they fit on the
+        // disk is checked before the first byte of any.
         let mut files = description;
         if let Some(index) = self.listed(select::INDEX) {
             self.transfer(&[index]).await?;
@@ -192,7 +193,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Makes these files be here.
+    /// Fetches those of the files that the cache lacks.
     async fn transfer(&mut self, files: &[&Listed]) -> Result<(), Error> {
         let remote = self.remote;
         for file in files {
@@ -213,7 +214,7 @@ impl<'a> Run<'a> {
             here: AtomicU64::new(0),
             told: AtomicBool::new(false),
         };
-        // The part of it that is here is a smaller sum, and so needs no check of its own.
+        // The sum of what the cache holds already is smaller and so cannot overflow.
         let total = stated
             .iter()
             .try_fold(0_u64, |sum, file| sum.checked_add(file.size))

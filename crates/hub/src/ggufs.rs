@@ -1,9 +1,9 @@
-//! GGUF models in a listing or a folder, and the one that a label means.
+//! GGUF models in a listing or a folder, and the choice among them by a label.
 //!
-//! Publishers write what a file holds into its name, each in their own way: `Phi-3-mini-q4`,
-//! `Phi-3-mini.i1-Q4_K_M`, `Phi-3-mini-UD-Q4_K_XL`, `BF16/Phi-3-mini-BF16-00001-of-00002`. A
-//! label is what a person writes after the colon of a Hub id. One rule ([`choose`]) says which
-//! model it means, whether that is to be fetched, looked up here or suggested.
+//! Publishers write the quantization into the file's name, each in their own way: `Phi-3-mini-q4`,
+//! `Phi-3-mini.i1-Q4_K_M`, `Phi-3-mini-UD-Q4_K_XL`, `BF16/Phi-3-mini-BF16-00001-of-00002`. A label
+//! is what a person writes after the colon of a Hub id. One rule, [`choose`], decides which model a
+//! label means, whether the model is to be fetched, looked up on this machine or suggested.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::id::DEFAULT_QUANT;
 use crate::select::safe_name;
 
-/// How deep folders are searched for models below a snapshot or a folder of the store.
+/// Depth to which folders are searched for models below a snapshot or a folder of the store.
 const DEPTH: u32 = 2;
 
-/// How many models a message names.
+/// Maximum number of models that a message names.
 const MOST_NAMED: usize = 12;
 
 /// A model in GGUF: one file, or all parts of a split one in order.
@@ -34,8 +34,9 @@ impl GgufModel {
         self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 
-    /// What tells it from its neighbours, as its publisher writes it: the quantization in its
-    /// name, else that in its folder's, else the whole name.
+    /// The part of the name that distinguishes it from the other models of a repository, as its
+    /// publisher writes it: the quantization in the file's name, else that in its folder's name,
+    /// else the whole name.
     pub fn label(&self) -> &str {
         let folder = || {
             let folder = self.name.rsplit('/').nth(1)?;
@@ -51,8 +52,8 @@ impl AsRef<GgufModel> for GgufModel {
     }
 }
 
-/// Groups the GGUF files of a listing into models, leaving out what is none (projectors of
-/// multimodal models, importance matrices).
+/// Groups the GGUF files of a listing into models. Files that are not models (projectors of
+/// multimodal models, importance matrices) are left out.
 pub fn gguf_models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<GgufModel> {
     let mut parts: BTreeMap<(&str, u32), BTreeMap<u32, &str>> = BTreeMap::new();
     for name in names {
@@ -74,7 +75,7 @@ pub fn gguf_models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<GgufMode
     models.collect()
 }
 
-/// The GGUF models in a folder and the folders in it, as far as their links lead somewhere.
+/// The GGUF models in a folder and the folders in it. Links whose target is missing are left out.
 pub fn gguf_models_in(folder: &Path) -> Vec<GgufModel> {
     fn collect(folder: &Path, prefix: &str, depth: u32, names: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -120,18 +121,18 @@ pub fn ggufs_here(folder: &Path) -> Vec<GgufHere> {
         .collect()
 }
 
-/// What a label stands for among models.
+/// The result of choosing a model by a label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice<'a, T> {
-    /// This one.
+    /// Exactly one model.
     One(&'a T),
-    /// Any of these.
+    /// Several models that the label fits equally well.
     Several(Vec<&'a T>),
-    /// None of them.
+    /// No model.
     None,
 }
 
-/// The one model that a label means; without a label the only one, or the one in
+/// Chooses the model that a label means. Without a label it is the only model, or the one in
 /// [`DEFAULT_QUANT`].
 pub fn choose<'a, T: AsRef<GgufModel>>(models: &'a [T], label: Option<&str>) -> Choice<'a, T> {
     let fitting = match label {
@@ -152,7 +153,7 @@ pub fn choose<'a, T: AsRef<GgufModel>>(models: &'a [T], label: Option<&str>) -> 
     }
 }
 
-/// The models that a label fits best, in the order of [`Fit`].
+/// The models that the label fits best, by the order of [`Fit`].
 fn fitting<'a, T: AsRef<GgufModel>>(models: &'a [T], label: &str) -> Vec<&'a T> {
     let label = strip_suffix_ignore_case(label, ".gguf").unwrap_or(label);
     let label = split_part(label).map_or(label, |(name, ..)| name);
@@ -173,17 +174,17 @@ fn fitting<'a, T: AsRef<GgufModel>>(models: &'a [T], label: &str) -> Vec<&'a T> 
 /// the separators `-`, `_` and `.`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
-    /// It is the whole name, with the folder.
+    /// The label is the whole name, with the folder.
     Name,
-    /// It is the label, or the name without the folder.
+    /// The label is the model's own label, or its name without the folder.
     Same,
-    /// It is its label in another spelling: `FP16` for `F16`, `q4km` for `Q4_K_M`.
+    /// The label is the model's own in another spelling: `FP16` for `F16`, `q4km` for `Q4_K_M`.
     Alike,
-    /// The name ends in it: `Q4_K_XL` in `UD-Q4_K_XL`.
+    /// The name ends in the label: `Q4_K_XL` in `UD-Q4_K_XL`.
     End,
-    /// It stands in the name, or in that of the folder: `Q4_K_M` in `Q4_K_M-v2`.
+    /// The name, or that of the folder, contains the label: `Q4_K_M` in `Q4_K_M-v2`.
     Within,
-    /// It says how many bits the model's type has, and no more: `q4` for `Q4_K_M`.
+    /// The label states the number of bits of the model's type and nothing else: `q4` for `Q4_K_M`.
     Bits,
 }
 
@@ -199,8 +200,8 @@ fn fit(model: &GgufModel, label: &str) -> Option<Fit> {
     if squeeze(&wanted) == squeeze(&own) {
         return Some(Fit::Alike);
     }
-    // What follows an underscore belongs to the type: `Q4_0` does not stand in `Q4_0_4_4`. Both
-    // texts have the same length, one keeps the separators.
+    // What follows an underscore belongs to the type, so `Q4_0` does not match in `Q4_0_4_4`. Both
+    // texts have the same length; `raw` keeps the separators.
     let (wanted, name) = (respell(&wanted), respell(&fold(&model.name)));
     let raw = respell(&model.name.to_ascii_lowercase());
     let begins = |at: usize| at == 0 || name[..at].ends_with(['_', '/']);
@@ -218,12 +219,12 @@ fn fit(model: &GgufModel, label: &str) -> Option<Fit> {
     (bits && places().any(family)).then_some(Fit::Bits)
 }
 
-/// Lower case, with one separator.
+/// Converts to lower case and to one separator.
 fn fold(text: &str) -> String {
     text.to_ascii_lowercase().replace(['-', '.'], "_")
 }
 
-/// Names of types that have two spellings, in one of them.
+/// Replaces names of types that have two spellings by one of them.
 fn respell(text: &str) -> String {
     let mut spelled = String::with_capacity(text.len());
     for piece in text.split_inclusive(['_', '-', '.', '/']) {
@@ -238,7 +239,7 @@ fn respell(text: &str) -> String {
     spelled
 }
 
-/// The labels of some models for a message, the first dozen and how many more there are.
+/// The labels of some of `models` for a message: the first dozen, and how many more there are.
 pub fn addresses<'a, T: AsRef<GgufModel> + 'a>(
     models: &'a [T],
     some: impl IntoIterator<Item = &'a T>,
@@ -253,8 +254,8 @@ pub fn addresses<'a, T: AsRef<GgufModel> + 'a>(
     named
 }
 
-/// The shortest label that means this model and no other of `models`; its whole name where
-/// none does.
+/// The shortest label that means this model and no other of `models`. Where there is none it is the
+/// whole name.
 pub fn address<T: AsRef<GgufModel>>(models: &[T], model: &T) -> String {
     let model = model.as_ref();
     let means_it = |label: &str| matches!(choose(models, Some(label)), Choice::One(one) if one.as_ref() == model);
@@ -272,7 +273,7 @@ pub fn address<T: AsRef<GgufModel>>(models: &[T], model: &T) -> String {
     }
 }
 
-/// `name-00001-of-00003` → (`name`, 1, 3).
+/// Splits the file stem of a part of a split model: `name-00001-of-00003` gives (`name`, 1, 3).
 pub fn split_part(stem: &str) -> Option<(&str, u32, u32)> {
     let (rest, of) = stem.rsplit_once("-of-")?;
     let (name, part) = rest.rsplit_once('-')?;
@@ -283,8 +284,9 @@ pub fn split_part(stem: &str) -> Option<(&str, u32, u32)> {
     (1..=of).contains(&part).then_some((name, part, of))
 }
 
-/// The label at the end of a file's stem, from its last type on: `Phi-3-mini.Q4_K_M` → `Q4_K_M`,
-/// and with the mark of Unsloth's dynamic mixes: `x-UD-Q4_K_XL` → `UD-Q4_K_XL`.
+/// The label at the end of a file's stem, from the last name of a type on: `Phi-3-mini.Q4_K_M`
+/// gives `Q4_K_M`. The mark of Unsloth's dynamic mixes belongs to it: `x-UD-Q4_K_XL` gives
+/// `UD-Q4_K_XL`.
 pub fn label_of(stem: &str) -> Option<&str> {
     let starts = stem.char_indices().rev().map(|(at, _)| at);
     let at = starts
@@ -301,8 +303,8 @@ pub fn label_of(stem: &str) -> Option<&str> {
     Some(&stem[at - marked.map_or(0, |mark| mark.len())..])
 }
 
-/// Whether a word, in lower case, is the name of a type, or begins one that goes on after an
-/// underscore: `q4` of `q4_k_m`, `f16`, `mxfp4`.
+/// Returns whether a word in lower case is the name of a type, or the beginning of one that
+/// continues after an underscore: `q4` of `q4_k_m`, `f16`, `mxfp4`.
 fn is_type(word: &str) -> bool {
     let numbered = |prefix: &str| {
         let bits = word.strip_prefix(prefix).map(str::as_bytes);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The quantization that is taken when nobody names one and several are there.
+/// The quantization that is chosen where none is named and several are available.
 pub const DEFAULT_QUANT: &str = "Q4_K_M";
 
 /// A model repository on the Hub, and which of its revisions and files is meant.
@@ -13,16 +13,17 @@ pub struct HubId {
     pub repo: String,
     /// Branch, tag or commit; `None` is the repository's main branch.
     pub revision: Option<String>,
-    /// Which quantization, as in `Q4_K_M`, or any other part of a file's name that tells it from
-    /// its neighbours; in capitals. What it means is said by [`crate::ggufs::choose`].
+    /// The label in capitals: a quantization, as in `Q4_K_M`, or any other part of a file's name
+    /// that distinguishes it from the repository's other files. [`crate::ggufs::choose`] defines
+    /// which file it means.
     pub quant: Option<String>,
 }
 
-/// Why a text is no Hub id.
+/// The reason why a text is not a Hub id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no Hub id: {why}")]
 pub struct IdError {
-    /// What was given.
+    /// The text.
     pub text: String,
     /// What is wrong with it.
     pub why: &'static str,
@@ -52,7 +53,7 @@ impl HubId {
     /// The same repository and revision with another label.
     ///
     /// # Errors
-    /// A text that is no label.
+    /// `label` contains characters that no label has.
     pub fn with_quant(&self, label: &str) -> Result<HubId, IdError> {
         format!("{}:{label}", self.without_quant()).parse()
     }
@@ -68,7 +69,7 @@ impl FromStr for HubId {
                 why,
             })
         };
-        // A revision can hold slashes (refs/pr/1) but no colon: git forbids it.
+        // A revision can contain slashes (refs/pr/1) but no colon, which git forbids.
         let (rest, quant) = match text.rsplit_once(':') {
             Some((rest, quant)) => (rest, Some(quant)),
             None => (text, None),
@@ -112,7 +113,8 @@ impl fmt::Display for HubId {
     }
 }
 
-/// The Hub's own rule for names; it also keeps a name from leaving its folder.
+/// Returns whether an organization or a name follows the Hub's rule for names, which also keeps it
+/// from being a path out of its folder.
 fn is_repo_part(part: &str) -> bool {
     !part.is_empty()
         && part.len() <= 96

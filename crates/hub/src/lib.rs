@@ -1,22 +1,22 @@
-//! Where models are: on the Hugging Face Hub, in its cache on this machine, and in the folder of
-//! what was made here. This is the only outbound network code.
+//! Where models are: on the Hugging Face Hub, in its cache on this machine, and in modelve's own
+//! folder of converted models. This crate has the only code that connects to other machines.
 //!
 //! | module | what it knows |
 //! |---|---|
 //! | [`locate`] | which files a MODEL argument means; never asks the network |
-//! | [`fetch()`] | a revision's files, from the Hub into the cache, resumed and verified |
-//! | [`ggufs`] | GGUF files in a listing or folder, and the one that a label means |
+//! | [`fetch()`] | transfer of a revision's files from the Hub into the cache, resumed and verified |
+//! | [`ggufs`] | GGUF files in a listing or folder, and the choice among them by a label |
 //! | [`select`] | the files of a checkpoint, and which names are safe |
 //! | [`cache`] | the layout that every Hugging Face library shares |
-//! | [`store`] | where converted models and the built-in one lie |
+//! | [`store`] | the folder of converted models and of the built-in one |
 //!
-//! A fetch pins the revision to a commit, lists the repository, picks the files, and receives
-//! each in a part file that becomes a blob of the cache once its length and hash are what the
-//! Hub states. The layout of the cache is that of the `hf-hub` crate. Requests are our own,
-//! through one `reqwest` client: limits, redirects and the token are decided on each, and
-//! transfers are resumed and verified.
+//! A fetch resolves the revision to a commit, lists the repository, chooses the files, and receives
+//! each into a part file. The part file becomes a blob of the cache once its length and hash are
+//! those that the Hub states. The layout of the cache is taken from the `hf-hub` crate. Requests
+//! are made here, through one `reqwest` client, because each decides about limits, redirects and
+//! the token, and transfers are resumed and verified.
 //!
-//! A model's name holds a label, which means one of the files that a publisher offers:
+//! The label in a model's name chooses one of the files that a publisher offers:
 //!
 //! ```
 //! use modelve_hub::HubId;
@@ -32,7 +32,7 @@
 //! # Ok::<(), modelve_hub::IdError>(())
 //! ```
 //!
-//! Fetching it takes the network, unless it is here:
+//! Fetching needs the network unless the cache has the files:
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;
@@ -79,7 +79,7 @@ pub use space::free_space;
 use modelve_base::infile;
 use modelve_base::progress::Progress;
 
-/// The longest token in a file, in bytes; real ones have about 40.
+/// Limit in bytes of a file that holds a token; tokens have about 40.
 const LONGEST_TOKEN: u64 = 4096;
 
 /// Which files of a repository to fetch.
@@ -87,46 +87,45 @@ const LONGEST_TOKEN: u64 = 4096;
 pub enum Wanted {
     /// Configuration, tokenizer, shard index and licence: everything but the weights.
     Description,
-    /// The same with the safetensors.
+    /// The same, and the weights as safetensors.
     Checkpoint,
-    /// The GGUF model that the id's label means, or the only one.
+    /// The GGUF model that the id's label means, or the only one there is.
     Gguf,
     /// A checkpoint where the repository has one, a GGUF file otherwise.
     Any,
 }
 
-/// How to fetch.
+/// Options of a fetch.
 #[derive(Debug, Clone)]
 pub struct FetchOptions {
-    /// Use only what is here.
+    /// Use only files that are in the cache.
     pub offline: bool,
-    /// Read files that are here again and compare their hashes, instead of trusting their
-    /// length.
+    /// Read files that are in the cache and compare their hashes, instead of trusting their length.
     pub verify: bool,
     /// The Hub's address.
     pub endpoint: String,
-    /// Sent to the Hub, and to nobody else.
+    /// The access token, which is sent to the Hub and to no other server.
     pub token: Option<String>,
-    /// Where files go.
+    /// The cache that files are fetched into.
     pub cache: Cache,
-    /// How many files at a time.
+    /// Number of files that are fetched at the same time.
     pub parallel: usize,
-    /// How often the same thing is tried in a row.
+    /// Number of attempts in a row at one request.
     pub attempts: u32,
-    /// The first wait between two tries; each further one is twice as long.
+    /// The wait between the first two attempts; each further one is twice as long.
     pub backoff: Duration,
-    /// How long a connection may be silent.
+    /// The time after which a connection that receives nothing is given up.
     pub silence: Duration,
-    /// How long the answer to one question (what commit, which files) may take altogether, all
-    /// of its pages included. The bytes of files may take as long as they need, while each span of
-    /// this length brings a kibibyte a second.
+    /// The time that the answer to one request for information (a commit, a listing with all of its
+    /// pages) may take altogether. Transfers of files have no such limit, but within each span of
+    /// this length they must receive at least a kibibyte a second.
     pub answer_time: Duration,
-    /// Bytes free in a folder, or `None` where nobody can say.
+    /// Returns the free bytes of a folder's disk, or `None` where the system does not say.
     pub free_space: fn(&Path) -> Option<u64>,
 }
 
 impl FetchOptions {
-    /// What the environment says: HF_ENDPOINT, HF_TOKEN or the token file, HF_HOME and
+    /// Options from the environment: HF_ENDPOINT, HF_TOKEN or the token file, HF_HOME and
     /// HF_HUB_CACHE, HF_HUB_OFFLINE.
     pub fn from_env() -> FetchOptions {
         let text = |name| {
@@ -171,7 +170,7 @@ impl FetchOptions {
     }
 }
 
-/// What a fetch left on this machine.
+/// The result of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The folder with the files, under the names they have in the repository.
@@ -182,14 +181,15 @@ pub struct Fetched {
     pub repo: String,
     /// The GGUF file, or the first part of a split one, where that was fetched.
     pub gguf: Option<PathBuf>,
-    /// How many bytes came over the network.
+    /// Number of bytes that were received over the network.
     pub received: u64,
 }
 
-/// Fetches what is wanted of a model, as far as it is not here.
+/// Fetches the wanted files of a model that the cache lacks.
 ///
-/// Where the Hub cannot be reached but everything is here, that is used, with a note. Setting
-/// `cancel` stops the fetch within a moment; what was received stays and is not fetched again.
+/// Where the Hub cannot be reached but the cache has all files, those are used, and `progress` gets
+/// a note. Setting `cancel` stops the fetch within a moment; what was received is kept and not
+/// fetched again.
 ///
 /// # Errors
 /// Each variant of [`Error`]; [`Error::hint`] says what to do about it.
@@ -222,7 +222,7 @@ pub fn fetch(
     }
 }
 
-/// A number of bytes as people say it.
+/// Formats a number of bytes for a message.
 fn bytes(n: u64) -> String {
     modelve_base::human::bytes(n)
 }

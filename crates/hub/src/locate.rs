@@ -1,9 +1,8 @@
-//! MODEL on the command line → files on disk. Never touches the network.
+//! Finds the files on disk that a MODEL argument means. Never uses the network.
 //!
-//! MODEL is a path, a Hub id (`org/name[@revision][:LABEL]`), `tiny`, or nothing: then
-//! `$MODELVE_MODEL`, else [`DEFAULT`]. What a Hub id stands for is looked for in the store
-//! (what `convert` wrote), then in the Hub's cache (what was fetched, by this program or by
-//! another).
+//! MODEL is a path, a Hub id (`org/name[@revision][:LABEL]`) or `tiny`. Without one it is
+//! `$MODELVE_MODEL`, else [`DEFAULT`]. A Hub id is looked up in the store (which `convert` writes),
+//! then in the Hub's cache (which this program and others fetch into).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,14 +17,14 @@ pub use crate::store::{Store, store_path};
 pub use crate::tiny::tiny_path;
 pub use crate::{DEFAULT_QUANT, HubId};
 
-/// The model when nobody names one.
+/// The model that is meant where none is named.
 pub const DEFAULT: &str = "microsoft/Phi-3-mini-128k-instruct:Q4_K_M";
 
-/// What a MODEL argument may be, for who gave something else.
+/// What a MODEL argument can be, for hints of errors about one.
 pub const KINDS: &str =
     "a model is a .gguf file, a checkpoint folder, a Hub id such as org/name:Q4_K_M, or `tiny`";
 
-/// What a MODEL argument says, before anything is looked up.
+/// A parsed MODEL argument, before anything is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
     /// A file or folder.
@@ -54,19 +53,19 @@ impl Located {
     }
 }
 
-/// Why there is no model where one was named.
+/// The reason why a MODEL argument leads to no model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither a file nor a folder, and no Hub id either.
+    /// The argument is neither an existing file or folder nor a Hub id.
     #[error("no such file or folder: {}", path.display())]
     NoSuchPath {
-        /// What was given.
+        /// The argument.
         path: PathBuf,
-        /// Names like it: paths and models that do exist.
+        /// Existing paths and models with similar names.
         near: Vec<String>,
     },
-    /// A folder without a model.
+    /// The folder contains no model.
     #[error(
         "{} is no model: it has neither a .gguf file nor config.json with .safetensors ({found})",
         folder.display()
@@ -77,7 +76,7 @@ pub enum Error {
         /// What is in it instead.
         found: String,
     },
-    /// A folder with more GGUF models than one.
+    /// The folder contains more than one GGUF model.
     #[error("{} holds several models: {}", folder.display(), names.join(", "))]
     SeveralInFolder {
         /// The folder.
@@ -91,30 +90,31 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
-    /// A Hub model of which nothing is here.
+    /// Nothing of the Hub model is on this machine.
     #[error("{id} is not on this machine")]
     NotHere {
         /// What was asked for.
         id: HubId,
-        /// Models that are here and are named like it.
+        /// Models on this machine with similar names.
         near: Vec<String>,
     },
-    /// A Hub model that is here in other quantizations.
+    /// The Hub model is on this machine, but in other quantizations.
     #[error("{} is not on this machine as {quant}, only as {}", id.without_quant(), have.join(", "))]
     NoSuchQuant {
         /// What was asked for.
         id: HubId,
-        /// The quantization in it.
+        /// The quantization that was asked for.
         quant: String,
-        /// What is here.
+        /// The quantizations that are on this machine.
         have: Vec<String>,
     },
-    /// A Hub model that is here in several quantizations, and none was named, or not clearly.
+    /// The Hub model is on this machine in several quantizations, and none was named, or the name
+    /// fits several.
     #[error("{id} is on this machine as {}: name one", have.join(", "))]
     WhichQuant {
         /// What was asked for.
         id: HubId,
-        /// What is here.
+        /// The quantizations that are on this machine.
         have: Vec<String>,
     },
     /// A file or folder that cannot be read.
@@ -125,7 +125,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The store or the built-in model.
+    /// The store or the built-in model cannot be used.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
 }
@@ -180,7 +180,7 @@ pub fn convert_command(id: &HubId) -> String {
     }
 }
 
-/// Whether a repository by its name holds GGUF files, which are fetched as they are.
+/// Returns whether a repository holds GGUF files, which need no conversion, judging by its name.
 fn holds_gguf(id: &HubId) -> bool {
     id.name().to_ascii_lowercase().contains("gguf")
 }
@@ -192,8 +192,11 @@ impl ModelRef {
             return ModelRef::Tiny;
         }
         let path = PathBuf::from(text);
-        // After the colon of an id the name of a file may stand.
-        let named = |text: &str| text.to_ascii_lowercase().ends_with(".gguf");
+        // A Hub id can have a file's name after its colon.
+        let named = |text: &str| {
+            let text = text.to_ascii_lowercase();
+            text.ends_with(".gguf") || text.ends_with(".safetensors")
+        };
         let like_a_path = text.starts_with(['.', '/', '~'])
             || (named(text) && !text.contains(':'))
             || text.contains('\\')
@@ -251,7 +254,7 @@ pub fn locate_path(path: &Path, known: &[String]) -> Result<Located, Error> {
     first_part(path).map(Located::Gguf)
 }
 
-/// Of a split model the first part, of any other file the file itself.
+/// The path of the first part of a split model; `path` itself for any other file.
 fn first_part(path: &Path) -> Result<PathBuf, Error> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match ggufs::split_part(&stem) {
@@ -310,7 +313,7 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
         (Choice::None, None) => {}
     }
     match snapshot {
-        // Half a checkpoint is none: `convert` fetches the rest.
+        // An incomplete checkpoint does not count: `convert` fetches the rest of it.
         Some(Snapshot { folder, .. })
             if missing_of_checkpoint(&folder, true).is_ok_and(|missing| missing.is_empty()) =>
         {
@@ -320,8 +323,8 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
     }
 }
 
-/// The GGUF models of a repository that are here. Of two with one label, one made here and one
-/// fetched, the former counts.
+/// The GGUF models of a repository that are on this machine. Of two with the same label, the
+/// converted one counts and the fetched one does not.
 fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<GgufHere> {
     let mut here = store.ggufs(id);
     let made: Vec<String> = here
@@ -336,7 +339,7 @@ fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<GgufH
     here
 }
 
-/// The Hub ids of which there is something on this machine.
+/// The Hub ids of which the store or the cache holds anything.
 fn known(store: &Store, cache: &Cache) -> Vec<String> {
     let mut known = store.repos();
     known.extend(cache.repos());

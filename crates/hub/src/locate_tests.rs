@@ -9,7 +9,7 @@ fn id(text: &str) -> HubId {
     text.parse().unwrap()
 }
 
-/// A store and a cache in a folder that goes away with the first value.
+/// A store and a cache in a temporary folder, which exists as long as the first value.
 fn places() -> (tempfile::TempDir, Store, Cache) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path().join("store"));

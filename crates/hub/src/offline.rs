@@ -1,4 +1,4 @@
-//! A model from what is here, without asking anybody.
+//! Finding the files of a fetch in the cache, without the network.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use modelve_base::infile;
 use super::ggufs::{self, Choice};
 use super::{Cache, Error, Fetched, HubId, Wanted, select};
 
-/// Finds what is wanted in the cache.
+/// Finds the wanted files in the cache.
 ///
 /// # Errors
 /// [`Error::Offline`] names what is missing.
@@ -70,7 +70,7 @@ pub(super) fn find(id: &HubId, wanted: Wanted, cache: &Cache) -> Result<Fetched,
     }
 }
 
-/// The files that a checkpoint cannot do without and that are not in `folder`.
+/// The files that a checkpoint needs and that `folder` lacks.
 pub(crate) fn missing_of_checkpoint(
     folder: &Path,
     weights: bool,

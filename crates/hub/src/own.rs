@@ -1,17 +1,17 @@
-//! Files and folders that are written to only when they are nobody else's.
+//! Files and folders that are opened for writing only where they belong to this user alone.
 //!
-//! A cache can lie in a folder that several people share. Whoever plants a link where a part
-//! file or a lock is expected must not make this program write to a file of its user's.
+//! A cache can be in a folder that several people share. Somebody who plants a link where a part
+//! file or a lock is expected must not make this program write to another file of its user's.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Opens a file for reading and appending, and makes it where there is none. A link is replaced,
-/// never followed, and so is anything that is no regular file or has a second name.
+/// Opens a file for reading and appending, creating it where there is none. A link is replaced and
+/// never followed, and so is anything that is not a regular file or has a second name.
 ///
 /// # Errors
-/// Whatever the system says, also about a folder in its place.
+/// The system cannot open or replace it, as where a folder has its name.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).append(true).create(true);
@@ -31,7 +31,7 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     options.create_new(true).open(path)
 }
 
-/// Whether a file is a regular one with one name.
+/// Returns whether a file is a regular file with a single name, that is without further hard links.
 fn is_own(meta: &fs::Metadata) -> bool {
     #[cfg(unix)]
     let one_name = std::os::unix::fs::MetadataExt::nlink(meta) == 1;
@@ -40,10 +40,11 @@ fn is_own(meta: &fs::Metadata) -> bool {
     meta.is_file() && one_name
 }
 
-/// Makes a folder that only this user can enter, or finds one.
+/// Creates a folder that only this user can enter, or checks that an existing one is such.
 ///
 /// # Errors
-/// A link, another user's folder, or one that others can write to; whatever the system says.
+/// The path is a link, another user's folder, or one that others can write to, or the system cannot
+/// create it.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -62,7 +63,7 @@ pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
             )),
         }
     }
-    // Elsewhere the folder for temporary files is each user's own.
+    // On other systems each user has a folder for temporary files of their own.
     #[cfg(not(unix))]
     fs::create_dir_all(path)
 }

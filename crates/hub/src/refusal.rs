@@ -1,4 +1,5 @@
-//! What an answer that is an error means, and whether asking again could help.
+//! Interpretation of an answer that is an error: what it means, and whether another attempt could
+//! succeed.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use super::Error;
 use super::failure::{About, Failure};
 use super::remote::{Remote, host_of};
 
-/// The longest part of a server's own words that is shown.
+/// Maximum number of characters of a server's message that are shown.
 const LONGEST_MESSAGE: usize = 500;
 
 impl Remote<'_> {
-    /// Turns an answer that is an error into words.
+    /// Turns an answer that is an error into an [`Error`].
     pub(super) fn refusal(&self, answer: &Response, about: About<'_>) -> Failure {
         let header = |name| {
             let value = answer.headers().get(name)?.to_str().ok()?;
@@ -25,7 +26,8 @@ impl Remote<'_> {
             status: status.as_u16(),
             message: message.clone(),
         };
-        // What a signed address answers is no word of the Hub: the signature may be old.
+        // An address other than the Hub's is a signed one, and a refusal there means that the
+        // signature expired: the next attempt gets a new one.
         let signed = !self.is_hub(answer.url());
         let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500..)
             || (signed && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
@@ -48,8 +50,8 @@ impl Remote<'_> {
                 repo,
                 token,
             },
-            // Whether a private repository exists is not for strangers to know: they get 401
-            // for it, and for one that does not exist as well.
+            // The Hub hides whether a private repository exists: without access it answers 401 for
+            // a private one and for one that does not exist.
             (401 | 404, "RepoNotFound", _) => no_such_repo(repo),
             (401, _, About::Repo | About::Revision(_)) if !token => no_such_repo(repo),
             (401, ..) => Error::Unauthorized { repo, token },
@@ -72,7 +74,8 @@ impl Remote<'_> {
     }
 }
 
-/// Seconds of a Retry-After header; its other form, a date, is not used by the Hub.
+/// Parses the seconds of a Retry-After header. The Hub does not use the header's other form, a
+/// date.
 fn retry_after(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }

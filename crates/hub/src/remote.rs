@@ -1,4 +1,4 @@
-//! How servers are talked to: requests, redirects, limits, and when to try again.
+//! Requests to the Hub: redirects, limits, and repeated attempts.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,16 +13,17 @@ use super::failure::{About, Failure};
 use super::{Error, FetchOptions, HubId, bytes};
 use modelve_base::progress::Progress;
 
-/// How often a cancelled fetch notices.
+/// Interval at which a fetch checks whether it was cancelled.
 const TICK: Duration = Duration::from_millis(100);
-/// How often a Hub is tried that has never answered: most likely there is no network.
+/// Number of attempts while nothing has answered yet: most likely there is no network.
 const ATTEMPTS_TO_REACH: u32 = 3;
-/// The longest wait that a server may impose, and the longest we impose ourselves.
+/// Limits of the wait before another attempt: the first where the server states it, the second
+/// where it does not.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 const MOST_REDIRECTS: usize = 10;
 
-/// One repository on one Hub, and how to talk to it.
+/// A client for one repository on one Hub.
 pub(super) struct Remote<'a> {
     /// `org/name`.
     pub repo: &'a str,
@@ -31,7 +32,7 @@ pub(super) struct Remote<'a> {
     cancel: &'a AtomicBool,
     client: Client,
     endpoint: Url,
-    /// Whether anything has answered yet: if not, patience is short.
+    /// Whether any request was answered yet; until then fewer attempts are made.
     reached: AtomicBool,
 }
 
@@ -57,11 +58,12 @@ impl<'a> Remote<'a> {
             let why = "the token holds characters that no token has; set HF_TOKEN to a valid one";
             return Err(setup(why.to_owned()));
         }
-        // A program that links this crate may have chosen its cryptography already.
+        // The call fails where a program that links this crate has already chosen a provider, which
+        // is then used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // One connection per file over HTTP/1.1: the flow control of HTTP/2 would share one
-        // window among all of them. Redirects are followed here, where it is known who may
-        // see the token.
+        // HTTP/1.1 gives each file a connection of its own; HTTP/2's flow control would share one
+        // window among all. Redirects are followed in `follow`, which decides whether the token may
+        // be sent.
         let client = Client::builder()
             .user_agent(concat!("modelve/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(options.silence.min(Duration::from_secs(15)))
@@ -85,7 +87,7 @@ impl<'a> Remote<'a> {
         host_of(&self.endpoint)
     }
 
-    /// Whether an address is on the Hub itself, which may see the token.
+    /// Returns whether an address is on the Hub itself, so that the token may be sent to it.
     pub fn is_hub(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin()
     }
@@ -95,7 +97,7 @@ impl<'a> Remote<'a> {
         self.url(self.repo.split('/')).into()
     }
 
-    /// An address below the endpoint; each part is escaped, slashes in it included.
+    /// An address below the endpoint. Each part is escaped, including slashes in it.
     pub fn url<'p>(&self, parts: impl IntoIterator<Item = &'p str>) -> Url {
         let mut url = self.endpoint.clone();
         // The endpoint has a host, so it can be a base.
@@ -110,7 +112,8 @@ impl<'a> Remote<'a> {
         self.url(repo.chain(["resolve", commit]).chain(file.split('/')))
     }
 
-    /// The headers with which the Hub itself, not the server behind it, answers for a file.
+    /// The headers of the Hub's own answer about a file, before it redirects to the server that has
+    /// the bytes.
     pub async fn head(&self, commit: &str, file: &str) -> Result<HeaderMap, Failure> {
         let url = self.file_url(commit, file);
         let linked = |answer: &Response| answer.headers().contains_key("x-linked-etag");
@@ -120,14 +123,15 @@ impl<'a> Remote<'a> {
         Ok(answer.headers().clone())
     }
 
-    /// Asks for the bytes of a file from a position on, wherever the Hub sends us for them.
+    /// Asks for the bytes of a file from offset `from` on, following the Hub's redirects.
     pub async fn get(&self, commit: &str, file: &str, from: u64) -> Result<Response, Failure> {
         let url = self.file_url(commit, file);
         self.follow(Method::GET, url, from, About::File(file), |_| false)
             .await
     }
 
-    /// Asks for JSON of at most `limit` bytes; also answers its headers and its length.
+    /// Asks for JSON of at most `limit` bytes. Returns the answer's headers and its length in
+    /// bytes, too.
     pub async fn json<T: DeserializeOwned>(
         &self,
         url: Url,
@@ -155,7 +159,7 @@ impl<'a> Remote<'a> {
         }
         match serde_json::from_slice(&body) {
             Ok(value) => Ok((value, answer.headers().clone(), body.len() as u64)),
-            // A network's login page, most likely.
+            // Most likely this is the login page of a network.
             Err(_) if body.trim_ascii_start().starts_with(b"<") => Err(self
                 .malformed("it is a web page where JSON was expected")
                 .into()),
@@ -163,8 +167,8 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Sends a request, and again wherever the answer redirects, until one redirects no more
-    /// or is what was looked for (`enough`).
+    /// Sends a request and follows redirects until an answer is not one, or until `enough` accepts
+    /// the answer.
     async fn follow(
         &self,
         method: Method,
@@ -186,7 +190,7 @@ impl<'a> Remote<'a> {
         Err(self.malformed("too many redirects").into())
     }
 
-    /// Sends one request. The token goes to the Hub and never to where it redirects.
+    /// Sends one request. The token is sent to the Hub and never to a server that it redirects to.
     async fn send(
         &self,
         method: Method,
@@ -197,7 +201,7 @@ impl<'a> Remote<'a> {
         let mut request = self
             .client
             .request(method, url.clone())
-            // Lengths and positions are those of the file itself.
+            // Without compression, lengths and offsets are those of the file itself.
             .header(ACCEPT_ENCODING, "identity");
         if let Some(token) = self.options.token.as_ref().filter(|_| self.is_hub(url)) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -217,8 +221,9 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Tries until it works, an error stays, or enough is enough. Each try has
-    /// [`FetchOptions::answer_time`]: a server that sends a byte now and then is never silent.
+    /// Makes attempts until one succeeds, fails for good, or was the last. Each has
+    /// [`FetchOptions::answer_time`], because a server that sends a byte now and then would never
+    /// count as silent.
     pub async fn retrying<T>(
         &self,
         attempt: impl AsyncFn() -> Result<T, Failure>,
@@ -247,7 +252,7 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// How often the same thing is tried in a row.
+    /// Number of attempts in a row at one request.
     fn attempts(&self) -> u32 {
         match self.reached.load(Ordering::Relaxed) {
             true => self.options.attempts,
@@ -255,7 +260,7 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Waits before try number `tries` + 1, and says so.
+    /// Waits before attempt `tries` + 1, and notes it in the progress.
     pub async fn pause(
         &self,
         error: &Error,
@@ -274,7 +279,7 @@ impl<'a> Remote<'a> {
         self.guarded(tokio::time::sleep(wait)).await
     }
 
-    /// Waits for a future, but not after the person has pressed Ctrl-C.
+    /// Waits for a future, but stops once the fetch is cancelled.
     pub async fn guarded<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
         let mut future = pin!(future);
         loop {
@@ -295,7 +300,8 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// Where a redirect leads. It is not followed from an encrypted connection to an open one.
+/// The target of a redirect; `None` where it leads from an encrypted connection to an unencrypted
+/// one.
 fn redirect(answer: &Response) -> Option<Url> {
     let location = answer.headers().get(LOCATION)?.to_str().ok()?;
     let next = answer.url().join(location).ok()?;
@@ -313,7 +319,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Failure {
     Failure::Passing(error, None)
 }
 
-/// The host of an address, with the port where it is named.
+/// The host of an address, with the port where the address has one.
 pub(super) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or("the server");
     match url.port() {
@@ -322,7 +328,7 @@ pub(super) fn host_of(url: &Url) -> String {
     }
 }
 
-/// An error with its causes in one line, without the address, which may be signed.
+/// The causes of an error in one line, without the address, which may be signed.
 pub(super) fn words(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut next = std::error::Error::source(error);

@@ -1,20 +1,20 @@
-//! Which files of a checkpoint are wanted, and which names are safe. Pure: names in, names out.
+//! Choice of the files of a checkpoint, and the check of their names. The functions are pure.
 //!
-//! Names come from the Hub and from a shard index inside the repository: both are input, and
-//! none of them may leave the snapshot's folder.
+//! Names come from the Hub and from a shard index in the repository. Neither is trusted, and none
+//! may lead out of the snapshot's folder.
 
 use std::collections::BTreeSet;
 
-/// A file or an index that names it cannot be used.
+/// The name of a file or the shard index cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// A path that would be written elsewhere.
+    /// The path leads out of the model's folder.
     #[error("`{name}` is no plain file name below the model's folder")]
     UnsafeName {
         /// The name as it was stated.
         name: String,
     },
-    /// `model.safetensors.index.json` is not what it should be.
+    /// `model.safetensors.index.json` is malformed.
     #[error("model.safetensors.index.json: {why}")]
     BadIndex {
         /// What is wrong with it.
@@ -22,8 +22,8 @@ pub enum SelectError {
     },
 }
 
-/// Small files of a checkpoint besides its weights: all that converting, tokenizing and stating
-/// the licence can use.
+/// Small files of a checkpoint besides its weights: all that conversion, tokenization and the
+/// statement of the licence can use.
 const DESCRIPTION: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -39,23 +39,25 @@ const DESCRIPTION: &[&str] = &[
     INDEX,
 ];
 
-/// Licence texts, fetched only while small.
+/// Licence texts, which are fetched up to [`PROSE_LIMIT`] bytes.
 const PROSE: &[&str] = &["README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"];
 const PROSE_LIMIT: u64 = 1 << 20;
 
 /// The index of a sharded checkpoint.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// An index is read as a whole; that of the largest models has a few MiB.
+/// Limit in bytes of an index, which is read whole. That of the largest models has a few MiB.
 pub const LARGEST_INDEX: u64 = 256 << 20;
 /// The weights of an unsharded one.
 pub const SINGLE: &str = "model.safetensors";
 
-/// Whether a file belongs to what is fetched before the weights.
+/// Returns whether a file belongs to the description of a checkpoint, which is fetched before the
+/// weights.
 pub fn is_description(name: &str, size: u64) -> bool {
     DESCRIPTION.contains(&name) || (PROSE.contains(&name) && size <= PROSE_LIMIT)
 }
 
-/// Refuses a name with `..`, a root, a drive, a backslash or an empty part.
+/// Checks that a file's name stays below its folder: it has no `..`, root, drive, backslash or
+/// empty part.
 pub fn safe_name(name: &str) -> Result<&str, SelectError> {
     let fine = !name.is_empty()
         && name.len() <= 1024

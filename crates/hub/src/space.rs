@@ -1,4 +1,4 @@
-//! How much fits on a disk.
+//! Free space of a disk.
 
 use std::path::Path;
 

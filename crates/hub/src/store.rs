@@ -1,5 +1,5 @@
-//! The store: where `convert` writes what has no other place, and where the built-in model is
-//! unpacked.
+//! The store: the folder into which `convert` writes models unless it is told another place, and
+//! into which the built-in model is unpacked.
 //!
 //! ```text
 //! $MODELVE_HOME, or modelve/ in the platform's cache folder
@@ -14,17 +14,17 @@ use std::path::{Path, PathBuf};
 use crate::HubId;
 use crate::ggufs::{self, GgufHere};
 
-/// Why the store or the built-in model cannot be used.
+/// The reason why the store or the built-in model cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Neither MODELVE_HOME nor a home folder is known.
     #[error("no folder for models: neither MODELVE_HOME nor a home folder is set")]
     NoHome,
-    /// The built-in model can be unpacked nowhere.
+    /// There is no folder that the built-in model can be unpacked to.
     #[error("cannot unpack the built-in model to {}", path.display())]
     Unpack {
-        /// Where it was to go last.
+        /// The last path that was tried.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -42,7 +42,7 @@ impl Error {
     }
 }
 
-/// The folder of the store; it need not exist.
+/// The store's folder, which need not exist.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
@@ -59,7 +59,7 @@ impl Store {
         Ok(Store { root })
     }
 
-    /// A store in a folder of one's own.
+    /// A store in a folder of the caller's choice.
     pub fn at(root: impl Into<PathBuf>) -> Store {
         Store { root: root.into() }
     }
@@ -69,18 +69,18 @@ impl Store {
         &self.root
     }
 
-    /// Where the GGUF of a Hub model in a quantization belongs.
+    /// The path of a Hub model's GGUF in a quantization.
     pub fn gguf_path(&self, id: &HubId, quant: &str) -> PathBuf {
         let file = format!("{}-{}.gguf", id.name(), quant.to_ascii_uppercase());
         self.folder(id).join(file)
     }
 
-    /// What was made of a Hub model.
+    /// The GGUF models that were converted from a Hub model.
     pub fn ggufs(&self, id: &HubId) -> Vec<GgufHere> {
         ggufs::ggufs_here(&self.folder(id))
     }
 
-    /// The Hub repositories of which the store has anything, as `org/name`.
+    /// The Hub repositories of which the store holds a model, as `org/name`.
     pub fn repos(&self) -> Vec<String> {
         let folders = |path: &Path| -> Vec<String> {
             fs::read_dir(path)
@@ -110,19 +110,20 @@ impl Store {
     fn folder(&self, id: &HubId) -> PathBuf {
         let mut name = id.name().to_owned();
         if let Some(revision) = &id.revision {
-            // A revision may be a path (refs/pr/1): one folder is enough for it.
+            // A revision can have slashes (refs/pr/1), which are escaped so that it takes a single
+            // folder.
             name += &format!("@{}", revision.replace('%', "%25").replace('/', "%2F"));
         }
         self.root.join("models").join(id.org()).join(name)
     }
 }
 
-/// Where `convert` writes the GGUF of a Hub model when it is told no other place.
+/// The path to which `convert` writes the GGUF of a Hub model unless it is told another.
 pub fn store_path(id: &HubId, quant: &str) -> Result<PathBuf, Error> {
     Ok(Store::from_env()?.gguf_path(id, quant))
 }
 
-/// The platform's folder for what can be made again.
+/// The platform's cache folder.
 fn cache_folder() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)

@@ -1,4 +1,4 @@
-//! The model that comes along inside the program.
+//! The small Phi-3 that is built into the program.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use crate::own;
 use crate::store::{Error, Store};
 
-/// The small Phi-3 that ships inside the program.
+/// The file name of the built-in model.
 const NAME: &str = "tiny-phi3-Q4_K_M.gguf";
 const TINY: &[u8] = include_bytes!("../../../models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
 
-/// The built-in model as a file: unpacked on first use, and again when the program brings
-/// another version of it.
+/// Returns the path of the built-in model. It is unpacked on first use, and again where the program
+/// contains another version of it.
 ///
 /// # Errors
-/// When neither the store nor the folder for temporary files can be written.
+/// Neither the store nor the folder for temporary files can be written to.
 pub fn tiny_path() -> Result<PathBuf, Error> {
     let store = Store::from_env()
         .ok()
@@ -24,8 +24,8 @@ pub fn tiny_path() -> Result<PathBuf, Error> {
     unpack_into(NAME, TINY, store.as_deref(), &elsewhere)
 }
 
-/// Puts a file with exactly these bytes into the store or, where that cannot be written, into a
-/// folder of this user's in a place where everybody can write.
+/// Writes a file with exactly these bytes to the store or, where that cannot be written to, to a
+/// private folder of this user's below the folder for temporary files.
 fn unpack_into(
     name: &str,
     bytes: &[u8],
@@ -44,8 +44,8 @@ fn unpack_into(
     }
 }
 
-/// Makes `path` a file with exactly these bytes. Another process may do the same at the same
-/// time, and one that has mapped an older file keeps it: the name changes over at once.
+/// Makes `path` a file with exactly these bytes. The file is replaced by renaming, so that other
+/// processes can do the same at the same time, and one that has mapped an older file keeps it.
 fn unpack(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if has_content(path, bytes) {
         return Ok(());
@@ -60,7 +60,8 @@ fn unpack(path: &Path, bytes: &[u8]) -> io::Result<()> {
     make_readable(file.path());
     match file.persist(path) {
         Ok(_) => Ok(()),
-        // Where a file in use cannot be replaced, another process may have been first.
+        // Where the system does not let a file in use be replaced, another process may have written
+        // it first.
         Err(_) if has_content(path, bytes) => Ok(()),
         Err(error) => Err(error.error),
     }
@@ -72,7 +73,7 @@ fn has_content(path: &Path, bytes: &[u8]) -> bool {
     same_length && fs::read(path).is_ok_and(|there| there == bytes)
 }
 
-/// Temporary files are born private; this one is to be read by whoever shares the store.
+/// Lets everybody who shares the store read the file; temporary files are created private.
 fn make_readable(path: &Path) {
     #[cfg(unix)]
     {
@@ -83,7 +84,7 @@ fn make_readable(path: &Path) {
     let _ = path;
 }
 
-/// Tells the temporary folders of different people on one machine apart.
+/// A name of this user, which distinguishes the temporary folders of different users of a machine.
 fn user() -> String {
     #[cfg(unix)]
     let user = rustix::process::geteuid().as_raw().to_string();

@@ -1,4 +1,4 @@
-//! One file: from the Hub through a part file into a blob of the cache.
+//! The transfer of one file from the Hub, through a part file, into a blob of the cache.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,24 +16,24 @@ use super::failure::Failure;
 use super::remote::{Remote, host_of, words};
 use super::{Error, own};
 
-/// How much is read at a time when bytes on the disk are hashed.
+/// Bytes that are read at a time when a file on the disk is hashed.
 const READ: usize = 1 << 20;
-/// How often somebody else's lock is tried.
+/// Interval at which a lock that another process holds is tried again.
 const LOCK_TICK: Duration = Duration::from_millis(200);
 
-/// What all files of a fetch have in common.
+/// State that the transfers of all files of a fetch share.
 pub(super) struct Transfer<'a> {
     pub remote: &'a Remote<'a>,
     pub commit: &'a str,
-    /// Bytes that came over the network.
+    /// Bytes received over the network.
     pub received: AtomicU64,
-    /// Bytes that need not be fetched (again): verified files and parts.
+    /// Bytes that need not be fetched (again): those of verified files and of part files.
     pub here: AtomicU64,
-    /// Whether it was said that another process is waited for.
+    /// Whether the note that another process is waited for was shown.
     pub told: AtomicBool,
 }
 
-/// Either of the two hashes that name files on the Hub.
+/// A hasher for either of the two hashes by which the Hub names files.
 enum Hasher {
     Sha256(Sha256),
     GitSha1(Sha1),
@@ -67,7 +67,7 @@ impl Hasher {
     }
 }
 
-/// The part file of a blob: what is in it, and the hash of that.
+/// The part file of a blob, its length, and the hash of its content so far.
 struct Part<'a> {
     file: File,
     path: &'a Path,
@@ -77,12 +77,13 @@ struct Part<'a> {
 }
 
 impl Transfer<'_> {
-    /// Puts a file into the cache and under its name in the snapshot. `counted` bytes of it
-    /// were counted as here when the progress began.
+    /// Fetches a file into the cache and links it in the snapshot. `counted` is the number of its
+    /// bytes that the progress began with.
     pub async fn fetch(&self, file: &Stated, counted: u64) -> Result<(), Error> {
         let cache = &self.remote.options.cache;
         let (repo, hash) = (self.remote.repo, file.digest.hex());
-        // Others may be at it meanwhile: what is here is asked again, and again with the lock.
+        // Another process may have fetched the file meanwhile, so the cache is looked at again, and
+        // once more when the lock is held.
         if self.is_there(file).await? {
             self.count_from(counted, file.size);
         } else {
@@ -104,8 +105,8 @@ impl Transfer<'_> {
             .map_err(|e| write_error(&cache.snapshot_folder(repo, self.commit), e))
     }
 
-    /// Whether the blob is there: by its length, or by its content where that is cheap or
-    /// asked for. A wrong one is replaced when the right one is complete.
+    /// Returns whether the cache has the blob, by its length, or by its content where hashing it is
+    /// cheap or was asked for. A wrong blob is replaced once the right one is complete.
     pub async fn is_there(&self, file: &Stated) -> Result<bool, Error> {
         let options = self.remote.options;
         let path = options.cache.blob(self.remote.repo, file.digest.hex());
@@ -141,7 +142,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Makes the part file complete and verified.
+    /// Receives the rest of the part file and verifies it.
     async fn fill(&self, path: &Path, file: &Stated) -> Result<(), Error> {
         let mut part = self.open_part(path, file).await?;
         let mut second_time = false;
@@ -151,8 +152,8 @@ impl Transfer<'_> {
             if got == file.digest.hex() {
                 break;
             }
-            // A part may have been damaged on the disk, or bytes on their way: once is
-            // forgiven, with everything fetched anew.
+            // Bytes may have been damaged on the disk or on their way, so the file is fetched from
+            // the beginning once more before this is an error.
             self.restart(&mut part)?;
             if second_time {
                 fs::remove_file(path).map_err(|e| write_error(path, e))?;
@@ -191,7 +192,7 @@ impl Transfer<'_> {
         Ok(part)
     }
 
-    /// Receives until the part file has its length, over as many connections as it takes.
+    /// Receives until the part file is complete, over as many connections as that takes.
     async fn receive_all(&self, part: &mut Part<'_>) -> Result<(), Error> {
         let mut tries = 0;
         while part.len < part.stated.size {
@@ -204,7 +205,7 @@ impl Transfer<'_> {
                 Failure::Lasting(error) => return Err(error),
                 Failure::Passing(error, wait) => (error, wait),
             };
-            // Only tries that brought nothing count, or next to nothing.
+            // Only attempts that received nothing, or next to nothing, count.
             let crawled = matches!(error, Error::TooSlow { .. });
             let fruitless = crawled || part.len == before;
             tries = if fruitless { tries + 1 } else { 1 };
@@ -224,7 +225,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Receives what one connection brings.
+    /// Receives from one connection until it ends.
     async fn receive(&self, part: &mut Part<'_>) -> Result<(), Failure> {
         let name = &part.stated.name;
         let request = self.remote.get(self.commit, name, part.len);
@@ -263,7 +264,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Checks that an answer goes on where the part ends, and starts over where it does not.
+    /// Checks that an answer continues where the part file ends, and empties the part file where
+    /// the answer starts at the beginning.
     fn position(&self, part: &mut Part<'_>, answer: &Response) -> Result<(), Failure> {
         let size = part.stated.size;
         let wrong_length = |got| {
@@ -281,7 +283,7 @@ impl Transfer<'_> {
                     return Err(wrong_length(got));
                 }
                 if part.len > 0 {
-                    // This server knows no ranges.
+                    // This server does not support ranges.
                     self.restart(part)?;
                 }
                 Ok(())
@@ -316,7 +318,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Corrects what was counted as here from `before` to `now` bytes.
+    /// Corrects the count of bytes that need not be fetched from `before` to `now`.
     fn count_from(&self, before: u64, now: u64) {
         if now >= before {
             self.here.fetch_add(now - before, Ordering::Relaxed);
@@ -327,7 +329,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Hashes a file to its end, letting other transfers go on meanwhile.
+    /// Hashes a file to its end. Other transfers run in between.
     async fn hash(&self, reader: &mut File, path: &Path, hasher: &mut Hasher) -> Result<(), Error> {
         let mut buffer = vec![0; READ];
         loop {
@@ -341,7 +343,8 @@ impl Transfer<'_> {
     }
 }
 
-/// How fast a body comes. One that crawls is never silent and never ends.
+/// The rate at which a body is received. A connection that sends a byte now and then is never
+/// silent, so silence alone would not end it.
 struct Pace {
     window: Duration,
     since: Instant,
@@ -349,7 +352,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Bytes per second that the slowest useful connection brings.
+    /// Bytes per second below which a connection counts as too slow.
     const LEAST: f64 = 1024.0;
 
     fn new(from: u64, window: Duration) -> Self {
@@ -360,7 +363,8 @@ impl Pace {
         }
     }
 
-    /// Returns whether enough has come in the window that ends now; `at` is how far the body is.
+    /// Returns whether enough was received in the window that ends now; `at` is the number of bytes
+    /// of the body so far. Always true before the window is over.
     fn keeps_up(&mut self, at: u64) -> bool {
         let time = self.since.elapsed();
         if time < self.window {
@@ -373,7 +377,7 @@ impl Pace {
 }
 
 impl Remote<'_> {
-    /// The bytes in the part file of a file, as far as they can belong to it.
+    /// The length of a file's part file; 0 where it is too long to be a part of the file.
     pub fn part_len(&self, file: &Stated) -> u64 {
         let path = self.options.cache.incomplete(self.repo, file.digest.hex());
         match fs::symlink_metadata(path) {
@@ -393,7 +397,8 @@ fn cut(part: &Part<'_>, why: String) -> Failure {
     Failure::Passing(error, None)
 }
 
-/// `bytes START-END/TOTAL`, with `*` for a total that is not known.
+/// Parses a Content-Range header, `bytes START-END/TOTAL`, to its start and total; the total is
+/// `None` where it is `*`.
 fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::math::{Distribution, bits};
-use super::{Error, Piece, Prompt, Result, piece};
+use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, Want};
 
 /// How a text longer than the context is read: in windows of `size` tokens, each beginning
@@ -101,7 +101,13 @@ pub struct Scored {
     pub logprob: Option<f64>,
     /// Its place among all tokens, from 1; none for the first.
     pub rank: Option<usize>,
+    /// The token that was expected in its place, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Choice>,
 }
+
+/// What a pass tells of a token: its log-probability, its rank, and what was likelier than it.
+type Judged = (f64, usize, Option<Choice>);
 
 impl Scored {
     /// Its surprisal in bits.
@@ -151,13 +157,20 @@ pub fn score(
     if n < 2 {
         return Err(Error::TextTooShort);
     }
-    let mut scores: Vec<Option<(f64, usize)>> = vec![None; n];
+    let model = session.model().clone();
+    let mut scores: Vec<Option<Judged>> = vec![None; n];
     let mut complete = true;
     for window in windows.over(n) {
         let result = window.feed(session, ids, &mut |target, logits| {
             let distribution = Distribution::new(logits);
             let id = ids[target];
-            scores[target] = Some((distribution.logprob(id), distribution.rank(id)));
+            let best = distribution.best();
+            let instead = || Choice::new(model.vocab(), &distribution, best);
+            scores[target] = Some((
+                distribution.logprob(id),
+                distribution.rank(id),
+                (best != id).then(instead),
+            ));
             on_progress(target + 1);
         });
         match result {
@@ -174,7 +187,7 @@ pub fn score(
 pub(super) fn summary(
     session: &Session,
     text: &Prompt,
-    scores: Vec<Option<(f64, usize)>>,
+    scores: Vec<Option<Judged>>,
     windows: Windows,
     complete: bool,
 ) -> Score {
@@ -183,7 +196,7 @@ pub(super) fn summary(
     let (mut n_scored, mut bytes) = (0usize, 0usize);
     let mut tokens = Vec::with_capacity(scores.len());
     for (&id, score) in text.ids.iter().zip(scores) {
-        if let Some((logprob, _)) = score {
+        if let Some((logprob, ..)) = &score {
             total += logprob;
             n_scored += 1;
             bytes += vocab.piece(id, true).map_or(0, |piece| piece.len());
@@ -191,8 +204,9 @@ pub(super) fn summary(
         tokens.push(Scored {
             id,
             piece: piece(vocab, id),
-            logprob: score.map(|s| s.0),
-            rank: score.map(|s| s.1),
+            logprob: score.as_ref().map(|judged| judged.0),
+            rank: score.as_ref().map(|judged| judged.1),
+            instead: score.and_then(|judged| judged.2),
         });
     }
     let per = |n: usize| bits(-total) / n.max(1) as f64;

@@ -214,6 +214,9 @@ pub struct Facts {
     pub layers: u32,
     /// Query heads per key and value head.
     pub heads_per_kv_head: u32,
+    /// Whether llama.cpp counts the model among those of 70 billion weights. Many query heads share
+    /// one value head there, so value matrices are small and get more bits.
+    pub is_large: bool,
     /// Whether an importance matrix is given.
     pub imatrix: bool,
 }
@@ -382,7 +385,13 @@ impl Mix<'_> {
         };
         let mut rules = self.recipe.rules.iter();
         let rule = rules.find(|(r, when, _)| *r == role && when.applies(layer, n, self.facts));
+        let by_rule = rule.map_or(base, |(_, _, ty)| *ty);
+        let small_values = role == AttentionValue && self.facts.is_large;
         match rule {
+            _ if small_values && matches!(by_rule, T::Q3_K | T::Q4_K) => because(
+                T::Q5_K,
+                "attention values of so large a model are a small part of it".into(),
+            ),
             Some((_, when, ty)) => because(*ty, format!("{what} {}", when.reason())),
             None => because(base, "the recipe's type".into()),
         }

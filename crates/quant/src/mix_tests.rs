@@ -49,6 +49,7 @@ fn count(types: &[(String, GgmlType)], ty: GgmlType) -> usize {
 const PLAIN: Facts = Facts {
     layers: 32,
     heads_per_kv_head: 1,
+    is_large: false,
     imatrix: false,
 };
 
@@ -100,6 +101,7 @@ fn grouped_heads_and_an_imatrix_change_what_a_recipe_does() {
     let grouped = Facts {
         layers: 16,
         heads_per_kv_head: 4,
+        is_large: false,
         imatrix: false,
     };
     assert_eq!(count(&types("Q2_K", grouped, &tensors), T::Q4_K), 16);
@@ -110,6 +112,40 @@ fn grouped_heads_and_an_imatrix_change_what_a_recipe_does() {
     };
     assert_eq!(count(&types("IQ4_XS", weighted, &tensors), T::Q5_K), 16);
     assert_eq!(count(&types("Q4_0", weighted, &tensors), T::Q4_1), 2);
+}
+
+/// What llama-quantize does with Llama of 80 layers and grouped heads: values never get less than Q5_K.
+#[test]
+fn values_of_a_large_model_get_more_bits() {
+    let large = Facts {
+        layers: 80,
+        heads_per_kv_head: 4,
+        is_large: true,
+        imatrix: false,
+    };
+    let values: Vec<(String, Vec<u64>)> = (0..80)
+        .map(|layer| (format!("blk.{layer}.attn_v.weight"), vec![256, 64]))
+        .collect();
+    for recipe in ["Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M"] {
+        let small = types(
+            recipe,
+            Facts {
+                is_large: false,
+                ..large
+            },
+            &values,
+        );
+        assert!(
+            small.iter().any(|(_, ty)| matches!(*ty, T::Q3_K | T::Q4_K)),
+            "{recipe}"
+        );
+        let types = types(recipe, large, &values);
+        assert!(
+            types.iter().all(|(_, ty)| matches!(*ty, T::Q5_K | T::Q6_K)),
+            "{recipe}"
+        );
+    }
+    assert_eq!(count(&types("Q4_0", large, &values), T::Q4_0), 80);
 }
 
 #[test]

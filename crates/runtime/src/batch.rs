@@ -65,7 +65,7 @@ impl Batch {
         self.tokens.len()
     }
 
-    /// Whether a context can be given this: what llama.cpp would assert on.
+    /// Returns whether a context can be given this: what llama.cpp would assert on.
     pub fn check(&self, limits: Limits) -> Result<()> {
         let n = self.len();
         let arrays = [

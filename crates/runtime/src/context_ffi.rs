@@ -294,7 +294,7 @@ impl Context {
         })
     }
 
-    /// Whether the model's memory is its last state, wholly or in part.
+    /// Returns whether the model's memory is its last state, wholly or in part.
     pub fn is_recurrent(&self) -> bool {
         // SAFETY: the context lives, and so does its model.
         unsafe {
@@ -334,9 +334,9 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(memory, seq as i32, from, -1) }
     }
 
-    /// Whether the memory of `seq` reaches back far enough to go on after its first `length`
-    /// tokens: what it holds begins no later than the model's sliding window then does, and
-    /// without one no later than there. A recurrent memory holds its last state only.
+    /// Returns whether the memory of `seq` reaches back far enough to go on after its first
+    /// `length` tokens: what it holds begins no later than the model's sliding window then does,
+    /// and without one no later than there. A recurrent memory holds its last state only.
     pub fn holds_window_before(&self, seq: u32, length: usize) -> bool {
         let memory = self.memory();
         if memory.is_null() || seq >= self.limits.n_seq || self.is_recurrent() {

@@ -18,7 +18,7 @@ pub use super::roles::Roles;
 ///
 /// What is fed in several batches is several passes, and the hook sees each.
 pub trait Hook {
-    /// Whether the node is wanted. Each one wanted costs a pause of the threads.
+    /// Returns whether the node is wanted. Each one wanted costs a pause of the threads.
     fn wants(&mut self, node: &NodeInfo<'_>) -> bool;
 
     /// A wanted node, computed. `Break` ends the pass: the hook is not asked again, no logits

@@ -11,8 +11,8 @@ pub fn threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
-/// Whether others keep the cores busy: the kernel counts as running, besides this thread, at
-/// least a quarter as many as there are cores, not only for a moment. `false` where the system
+/// Returns whether others keep the cores busy: the kernel counts as running, besides this thread,
+/// at least a quarter as many as there are cores, not only for a moment. `false` where the system
 /// does not say.
 pub fn is_busy() -> bool {
     let busy = || {

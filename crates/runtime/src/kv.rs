@@ -27,7 +27,7 @@ pub trait Header {
     fn number(&self, key: &str) -> Option<u64>;
     /// A whole number for each layer, given as one for all or as a list.
     fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>>;
-    /// Whether layers keep a state in place of, or besides, the tokens.
+    /// Returns whether layers keep a state in place of, or besides, the tokens.
     fn is_recurrent(&self) -> bool;
 }
 

@@ -76,8 +76,8 @@ pub(super) fn take_errors() -> String {
     take_error().unwrap_or_else(|| "no reason given".to_owned())
 }
 
-/// Whether an error that llama.cpp logged is that a device gave no memory. Its words are all
-/// that tells; they are looked at here and nowhere else.
+/// Returns whether an error that llama.cpp logged is that a device gave no memory. Its words are
+/// all that tells; they are looked at here and nowhere else.
 pub(super) fn is_want_of_memory(reason: &str) -> bool {
     reason.contains("allocate") || reason.contains("out of memory")
 }

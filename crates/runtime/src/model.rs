@@ -351,7 +351,8 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
     Ok((count, name))
 }
 
-/// Whether a load failed for want of a device's memory, and how much of it to use is left open.
+/// Returns whether a load failed for want of a device's memory, and how much of it to use is left
+/// open.
 fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
     options.gpu_layers == GpuLayers::Auto
         && !options.cancel.is_set()

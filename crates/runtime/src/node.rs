@@ -59,7 +59,7 @@ impl NodeInfo<'_> {
         self.shape.iter().product()
     }
 
-    /// Whether it has no values: nothing is wanted of what it would tell.
+    /// Returns whether it has no values: nothing is wanted of what it would tell.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -191,7 +191,7 @@ impl Roles {
         roles
     }
 
-    /// Whether the graph has a node of this role.
+    /// Returns whether the graph has a node of this role.
     pub fn has(&self, role: Role) -> bool {
         self.present.contains(&role)
     }

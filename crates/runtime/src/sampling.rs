@@ -62,7 +62,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Whether the numbers make sense together with a vocabulary.
+    /// Returns whether the numbers make sense together with a vocabulary.
     ///
     /// # Errors
     /// The first that does not.

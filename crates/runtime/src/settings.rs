@@ -34,7 +34,8 @@ impl KvType {
         }
     }
 
-    /// Whether values are stored in blocks that share a scale, which only fused attention reads.
+    /// Returns whether values are stored in blocks that share a scale, which only fused attention
+    /// reads.
     pub fn is_quantized(self) -> bool {
         matches!(self, KvType::Q8_0 | KvType::Q4_0)
     }

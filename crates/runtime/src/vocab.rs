@@ -106,8 +106,8 @@ impl Vocab {
         Ok(Vocab::new(Arc::new(raw), &facts))
     }
 
-    /// Whether all that could end llama.cpp in a vocabulary of this file's kind is checked when it
-    /// is loaded. Where it is not, the file should be tried in a process of its own first.
+    /// Returns whether all that could end llama.cpp in a vocabulary of this file's kind is checked
+    /// when it is loaded. Where it is not, the file should be tried in a process of its own first.
     pub fn is_covered(gguf: &Gguf) -> bool {
         check::covers_vocabulary(gguf)
     }
@@ -141,12 +141,12 @@ impl Vocab {
         (0..self.len as usize).map(Token::at)
     }
 
-    /// Whether there is no vocabulary at all.
+    /// Returns whether there is no vocabulary at all.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether [`Vocab::tokenize`] puts a token before a whole text.
+    /// Returns whether [`Vocab::tokenize`] puts a token before a whole text.
     pub fn adds_bos(&self) -> bool {
         self.raw.vocab().should_add_bos() && self.bos().is_some()
     }
@@ -161,7 +161,7 @@ impl Vocab {
         self.known(self.raw.vocab().eos())
     }
 
-    /// Whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
+    /// Returns whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
     pub fn is_end(&self, token: Token) -> bool {
         match &*self.stops {
             StopTokens::Exactly(stops) => stops.contains(&token),
@@ -169,7 +169,7 @@ impl Vocab {
         }
     }
 
-    /// Whether llama.cpp lets the token end a text that follows a grammar.
+    /// Returns whether llama.cpp lets the token end a text that follows a grammar.
     pub(super) fn ends_grammar(&self, token: Token) -> bool {
         self.raw.vocab().is_eog(LlamaToken(token.0))
     }

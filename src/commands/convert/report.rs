@@ -254,14 +254,14 @@ fn type_counts(plan: &Plan) -> String {
 
 fn source_type(tensor: &PlannedTensor) -> String {
     match &tensor.source {
-        Source::Checkpoint(source) => format!("{:?}", source.dtype),
+        Source::Checkpoint(source, _) => format!("{:?}", source.dtype),
         Source::Computed(_) => "config".to_owned(),
     }
 }
 
 fn tensor_json(tensor: &PlannedTensor) -> Json {
     let source = match &tensor.source {
-        Source::Checkpoint(source) => Json::from(source.name.as_str()),
+        Source::Checkpoint(source, _) => Json::from(source.name.as_str()),
         Source::Computed(_) => Json::Null,
     };
     json!({

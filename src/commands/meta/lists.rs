@@ -38,7 +38,7 @@ pub const CUT: usize = 8;
 const STRING: usize = 120;
 
 impl Show<'_> {
-    /// Whether the filter lets this name through.
+    /// Returns whether the filter lets this name through.
     pub fn wants(&self, name: &str) -> bool {
         self.filter.is_none_or(|filter| filter.is_match(name))
     }

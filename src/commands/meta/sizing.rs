@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::subject::Subject;
 use crate::base::memory::Memory;
-use crate::convert::arch::names;
+use crate::convert::arch::{self, names};
 use crate::gguf::GgmlType;
 use crate::quant::mix::{self, Overrides, Recipe};
 use crate::runtime::context::WORKING_MEMORY;
@@ -134,6 +134,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
     let facts = mix::Facts {
         layers: u32::try_from(layers).ok()?,
         heads_per_kv_head: u32::try_from(heads / kv_heads).ok()?,
+        is_large: arch::is_large(subject.architecture(), layers, heads, kv_heads),
         imatrix: false,
     };
     let mut tensors: Vec<(&str, &[u64])> = subject

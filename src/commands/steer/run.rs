@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::base::human;
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
+use crate::commands::experiments::partial;
 use crate::commands::flags::Layers;
 use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, quoted, session};
 use crate::commands::prompt::PromptArgs;
 use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
-use crate::experiment::html::STEER;
 use crate::experiment::steer::{Run, Source, Steered};
+use crate::experiment::{self, html::STEER};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::{Prompt, Subject, next};
@@ -134,7 +135,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.finish();
     let complete = runs.len() == args.scale.len() + 1;
     if runs.is_empty() {
-        return interrupted(complete);
+        return Err(probing::nothing_yet());
     }
     let steered = Steered {
         model: Subject::of(&model),
@@ -150,7 +151,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         runs,
         complete,
     };
-    to.show_one(STEER, &steered, |out| print(out, &steered))?;
+    to.show_one(STEER, &steered, |out| {
+        print(out, &steered)?;
+        partial(out, complete)
+    })?;
     interrupted(complete)
 }
 
@@ -164,7 +168,7 @@ fn answer(
 ) -> anyhow::Result<Option<(next::Next, String)>> {
     let settings = Settings {
         control,
-        ..args.engine.settings(cancel)
+        ..experiment::exact(args.engine.settings(cancel))
     };
     let mut session = session(&args.engine, model, prompt.ids.len(), settings.clone())?;
     let options = next::Options {

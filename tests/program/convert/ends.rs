@@ -96,18 +96,25 @@ fn a_full_disk_leaves_nothing_and_is_said() {
 #[test]
 fn killed_at_any_moment_it_leaves_no_model_and_the_next_run_cleans_up() {
     let bench = slow();
+    bench.good(&["in", "-q", "IQ4_NL", "-o", "out/x.gguf"]);
+    let whole = bench.sha256("out/x.gguf");
+    fs::remove_file(bench.path("out/x.gguf")).unwrap();
     for moment in [0, 30, 150] {
-        // A machine that is done by then is killed earlier.
         let mut wait = Duration::from_millis(moment);
         loop {
             let mut child = started(&bench);
             std::thread::sleep(wait);
             child.kill().unwrap();
-            if child.wait().unwrap().signal() == Some(9) {
+            let ended = child.wait().unwrap();
+            if !bench.path("out/x.gguf").exists() {
+                assert_eq!(ended.signal(), Some(9));
                 break;
             }
+            // The kill came too late: the file had its name, so it is whole. An earlier moment is
+            // tried instead.
+            assert_eq!(bench.sha256("out/x.gguf"), whole);
             assert!(!wait.is_zero(), "it was too fast to be killed");
-            std::fs::remove_file(bench.dir.path().join("out/x.gguf")).unwrap();
+            fs::remove_file(bench.path("out/x.gguf")).unwrap();
             wait = Duration::from_millis(wait.as_millis() as u64 / 2);
         }
         let left = bench.outputs();

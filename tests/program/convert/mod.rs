@@ -1,6 +1,7 @@
 //! `modelve convert` from outside: what it writes, and that it writes all or nothing.
 
 mod checkpoints;
+mod dense;
 mod ends;
 mod refusal;
 

@@ -29,6 +29,9 @@ fn a_mistyped_folder_is_guessed_whatever_it_looks_like() {
     assert!(said.contains("did you mean models/my-phi3?"), "{said}");
     let said = bench.bad(&["./models/my-ph3", "-o", "out/x"], 2);
     assert!(said.contains("did you mean ./models/my-phi3?"), "{said}");
+    // A file of a checkpoint is no Hub id either.
+    let said = bench.bad(&["in/model-0001.safetensors", "-o", "out/x"], 2);
+    assert!(said.contains("did you mean in/model-00001-of-"), "{said}");
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn rejects_tensors_that_are_not_those_of_the_architecture() {
     );
     other(
         toy::config(|c| c["architectures"] = json!(["Gemma"])),
-        "supported: Phi3ForCausalLM",
+        "supported: LlamaForCausalLM, MistralForCausalLM",
     );
     other(
         toy::config(|c| c["vocab_size"] = json!(4)),

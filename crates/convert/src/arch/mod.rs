@@ -4,21 +4,45 @@
 //! name, and writes the architecture's metadata. Adding one is such a file and its line in
 //! [`ARCHITECTURES`].
 
+mod dense;
+mod llama;
 pub mod names;
+mod olmo2;
 mod phi3;
+mod qwen2;
+mod qwen3;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Every architecture that can be converted.
-pub static ARCHITECTURES: &[&dyn Architecture] = &[&phi3::Phi3];
+pub static ARCHITECTURES: &[&dyn Architecture] = &[
+    &llama::Llama,
+    &olmo2::OLMO2,
+    &phi3::Phi3,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+];
 
 /// One architecture.
 pub trait Architecture: Sync {
     /// Its names in `architectures` of `config.json`.
     fn hub_names(&self) -> &'static [&'static str];
 
-    /// What a configuration of it asks for.
+    /// Its name in `general.architecture` of a GGUF.
+    fn gguf_name(&self) -> &'static str;
+
+    /// Returns whether llama.cpp counts a model of these sizes among those of 70 billion weights.
+    /// Many query heads share one value head there, so recipes of 3 and 4 bits store value matrices
+    /// in Q5_K.
+    fn is_large(&self, _layers: u64, _heads: u64, _kv_heads: u64) -> bool {
+        false
+    }
+
+    /// Describes what a configuration of it asks for.
+    ///
+    /// # Errors
+    /// See [`Error`].
     fn describe(&self, config: &Value) -> Result<Description, Error>;
 }
 
@@ -39,6 +63,11 @@ pub struct Description {
     pub layers: u32,
     /// Query heads per key and value head.
     pub heads_per_kv_head: u32,
+    /// See [`Architecture::is_large`].
+    pub is_large: bool,
+    /// Whether `add_prefix_space` of `tokenizer_config.json` becomes
+    /// `tokenizer.ggml.add_space_prefix`.
+    pub states_space_prefix: bool,
     /// Rows of the token embedding.
     pub vocab_size: u64,
     /// What a careful reader should know: choices that were made.
@@ -56,6 +85,51 @@ pub struct Weight {
     pub shape: Vec<u64>,
     /// Whether the checkpoint may do without it.
     pub optional: bool,
+    /// The order of its rows in the GGUF.
+    pub arrangement: Arrangement,
+}
+
+/// The order of a tensor's rows in the GGUF, relative to the checkpoint. Writing and verifying apply
+/// the same description, to pieces of a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrangement {
+    /// The checkpoint's order.
+    #[default]
+    AsIs,
+    /// Within each head, row `i` of the first half is followed by row `i` of the second half. A
+    /// rotary embedding then rotates adjacent rows, where transformers rotates rows half a head apart.
+    InterleaveHalves {
+        /// Number of heads, all of the same even number of rows.
+        heads: u64,
+    },
+}
+
+impl Arrangement {
+    /// The number of rows that are reordered together, of a tensor of `rows` rows. A piece of a tensor
+    /// must hold a whole number of such groups.
+    pub fn group(self, rows: u64) -> u64 {
+        match self {
+            Self::AsIs => 1,
+            Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),
+        }
+    }
+
+    /// Reorders rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
+    /// `spare` is scratch memory.
+    pub fn apply(self, bytes: &mut [u8], group: u64, row_bytes: usize, spare: &mut Vec<u8>) {
+        let half = group as usize / 2;
+        if self == Self::AsIs || half == 0 || row_bytes == 0 {
+            return;
+        }
+        for head in bytes.chunks_exact_mut(2 * half * row_bytes) {
+            spare.clear();
+            spare.extend_from_slice(head);
+            for (to, row) in head.chunks_exact_mut(row_bytes).enumerate() {
+                let from = (to % 2 * half + to / 2) * row_bytes;
+                row.copy_from_slice(&spare[from..from + row_bytes]);
+            }
+        }
+    }
 }
 
 /// A one-dimensional F32 tensor computed from the configuration.
@@ -81,6 +155,13 @@ pub enum Error {
         value: String,
         expected: String,
     },
+}
+
+/// Returns whether llama.cpp counts a GGUF of this architecture and these sizes among the models of 70
+/// billion weights, see [`Architecture::is_large`].
+pub fn is_large(gguf_name: &str, layers: u64, heads: u64, kv_heads: u64) -> bool {
+    let mut named = ARCHITECTURES.iter();
+    named.any(|arch| arch.gguf_name() == gguf_name && arch.is_large(layers, heads, kv_heads))
 }
 
 /// The names under which supported architectures stand in `config.json`.

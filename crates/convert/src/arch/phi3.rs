@@ -7,7 +7,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::{Architecture, Constant, Description, Error, Weight, names, optional, required};
+use super::{
+    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
+};
 use modelve_gguf::Value;
 
 /// `Phi3ForCausalLM`.
@@ -53,6 +55,10 @@ const MOST_ROWS: u64 = 1 << 24;
 impl Architecture for Phi3 {
     fn hub_names(&self) -> &'static [&'static str] {
         &["Phi3ForCausalLM"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        "phi3"
     }
 
     fn describe(&self, config: &Json) -> Result<Description, Error> {
@@ -217,6 +223,8 @@ impl Config {
             ignored: &[".rotary_emb.inv_freq"],
             layers: self.num_hidden_layers,
             heads_per_kv_head: (heads / kv_heads) as u32,
+            is_large: false,
+            states_space_prefix: false,
             vocab_size: self.vocab_size,
             notes: self.note.iter().cloned().collect(),
         })
@@ -293,6 +301,7 @@ impl Config {
             name,
             shape: shape.to_vec(),
             optional: false,
+            arrangement: Arrangement::AsIs,
         };
         let mut weights = vec![
             weight("token_embd.weight".into(), &[vocab, hidden]),
@@ -419,8 +428,8 @@ mod tests {
         };
         rejected(
             "architectures",
-            json!(["LlamaForCausalLM"]),
-            "supported: Phi3ForCausalLM",
+            json!(["BloomForCausalLM"]),
+            "Phi3ForCausalLM, Qwen2ForCausalLM",
         );
         rejected("architectures", json!(null), "none is named");
         rejected(

@@ -9,6 +9,7 @@ mod written;
 use serde::{Serialize, Serializer};
 
 use super::error::{Error, Result};
+use super::variants::exact;
 use modelve_probe::{Prompt, Subject};
 use modelve_runtime::graph::Role;
 use modelve_runtime::{Model, Session, Settings, Token};
@@ -121,7 +122,7 @@ impl Options {
 /// Settings for a session of [`heads`] over texts of up to `tokens`: with attention weights, and a
 /// batch of which those of a layer can be held.
 pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
-    modelve_probe::attention::settings(model, tokens, base)
+    modelve_probe::attention::settings(model, tokens, exact(base))
 }
 
 /// Finds out what every head does with random tokens, and with `prompt`. The session is made with

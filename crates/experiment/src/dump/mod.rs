@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
+use super::variants::exact;
 use modelve_probe::piece;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{Model, Regime, Session, Settings, Token, Want};
@@ -134,7 +135,7 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
         n_outputs: n_batch,
         n_seq: TOGETHER,
         hooks: true,
-        ..base
+        ..exact(base)
     }
 }
 

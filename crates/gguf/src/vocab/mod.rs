@@ -1,4 +1,4 @@
-//! The vocabulary as the file holds it: looking tokens up needs no tokenizer.
+//! The vocabulary of a GGUF file, read without a tokenizer.
 //!
 //! A token's *text* is what the vocabulary stores (`▁bat`, `<0x0A>`); its *piece* is the bytes
 //! that it stands for in a text (` bat`, a line feed). How one follows from the other depends on
@@ -18,15 +18,15 @@ use spelling::Spelling;
 pub enum Kind {
     /// A piece of text.
     Normal,
-    /// What cannot be expressed otherwise.
+    /// Stands for text that no other token can express.
     Unknown,
-    /// Steers the model and is no text: `<|end|>`.
+    /// Controls the model and stands for no text: `<|end|>`.
     Control,
-    /// Found in a text as it stands, before anything else is.
+    /// Added by the user: found literally in a text before the rest is tokenized.
     UserDefined,
-    /// Takes a place and means nothing.
+    /// A placeholder without a meaning.
     Unused,
-    /// One byte.
+    /// One byte, for text that has no other token.
     Byte,
     /// A number that the format does not define.
     Undefined,
@@ -69,13 +69,13 @@ impl Kind {
         }
     }
 
-    /// Whether a tokenizer looks for such tokens in a text before it splits the rest.
+    /// Returns whether a tokenizer looks for such tokens in a text before it splits the rest.
     pub fn is_special(self) -> bool {
         matches!(self, Kind::Control | Kind::UserDefined | Kind::Unknown)
     }
 }
 
-/// A file without a vocabulary, or with one that makes no sense.
+/// A file has no vocabulary, or an inconsistent one.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
@@ -97,7 +97,7 @@ pub enum Error {
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token<'a> {
-    /// Its number.
+    /// Its number in the vocabulary.
     pub id: u32,
     /// What the vocabulary stores; any bytes.
     pub text: &'a [u8],
@@ -105,12 +105,14 @@ pub struct Token<'a> {
     pub piece: Cow<'a, [u8]>,
     /// What it is for.
     pub kind: Kind,
-    /// The tokenizer's preference, where there is one.
+    /// Its score in a SentencePiece vocabulary: of several merges, the one of the highest score
+    /// is done first.
     pub score: Option<f32>,
 }
 
-/// What a tokenizer does around a special token. Files do not say; llama.cpp knows a few
-/// models by name, and this is the same knowledge (`llama-vocab.cpp`, "token attributes").
+/// White space that a tokenizer drops around a special token. GGUF files do not state it;
+/// llama.cpp recognizes a few models by name, and this follows it (`llama-vocab.cpp`, "token
+/// attributes").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Strips {
     /// White space before the token is dropped.
@@ -119,10 +121,10 @@ pub struct Strips {
     pub right: bool,
 }
 
-/// A role and the token that plays it.
+/// The role of a special token, such as that of ending a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
-    /// `bos`, `eos`, `pad` …
+    /// The role's name: `bos`, `eos`, `eot`, `eom`, `unk`, `sep`, `pad` or `mask`.
     pub name: &'static str,
     /// The token.
     pub id: u32,
@@ -141,12 +143,15 @@ pub struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
-    /// The file it stands in.
+    /// The file that holds it.
     pub fn gguf(&self) -> &'a Gguf {
         self.gguf
     }
 
-    /// The vocabulary in `gguf`.
+    /// Reads the vocabulary of `gguf`.
+    ///
+    /// # Errors
+    /// The file has no vocabulary, or one whose arrays have other types or lengths than they must.
     pub fn new(gguf: &'a Gguf) -> Result<Self, Error> {
         let tokens = match gguf.get("tokenizer.ggml.tokens") {
             Some(value) => value.as_array().ok_or(Error::Type {
@@ -197,12 +202,12 @@ impl<'a> Vocabulary<'a> {
         })
     }
 
-    /// `tokenizer.ggml.model`: `llama`, `gpt2`, `bert` …
+    /// The value of `tokenizer.ggml.model`, such as `llama`, `gpt2` or `bert`.
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// What that model is, in words.
+    /// A short description of that model of tokenization.
     pub fn model_in_words(&self) -> &'static str {
         match self.model() {
             "llama" => "SentencePiece, byte-pair merges by score, bytes as a last resort",
@@ -219,7 +224,7 @@ impl<'a> Vocabulary<'a> {
         self.texts.len()
     }
 
-    /// Whether there is no token at all.
+    /// Returns whether there is no token at all.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
@@ -237,7 +242,7 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// One token.
+    /// The token of that number.
     pub fn token(&self, id: u32) -> Option<Token<'a>> {
         let text = self.text(id)?;
         let kind = self.kind(id);
@@ -259,7 +264,7 @@ impl<'a> Vocabulary<'a> {
         (0..self.len() as u32).filter_map(|id| self.token(id))
     }
 
-    /// The ids of tokens with that text or, when there is none, with that piece.
+    /// The ids of the tokens with that text or, where there are none, with that piece.
     pub fn find(&self, wanted: &[u8]) -> Vec<u32> {
         let ids = |matches: &dyn Fn(u32) -> bool| -> Vec<u32> {
             (0..self.len() as u32).filter(|&id| matches(id)).collect()
@@ -306,7 +311,7 @@ impl<'a> Vocabulary<'a> {
             ("pad", "tokenizer.ggml.padding_token_id"),
             ("mask", "tokenizer.ggml.mask_token_id"),
         ];
-        // The more telling first; llama.cpp takes any of them.
+        // The most specific texts first; llama.cpp takes any of them.
         const END_OF_TURN: [&str; 6] = [
             "<|eot_id|>",
             "<|im_end|>",
@@ -340,13 +345,13 @@ impl<'a> Vocabulary<'a> {
         Some(index as u32)
     }
 
-    /// Whether the file says that a text begins with the BOS token; `None` when it does not
+    /// Returns whether the file says that a text begins with the BOS token; `None` when it does not
     /// say, and the tokenizer decides.
     pub fn adds_bos(&self) -> Option<bool> {
         self.gguf.get("tokenizer.ggml.add_bos_token")?.as_bool()
     }
 
-    /// Whether the file says that a text ends with the EOS token.
+    /// Returns whether the file says that a text ends with the EOS token.
     pub fn adds_eos(&self) -> Option<bool> {
         self.gguf.get("tokenizer.ggml.add_eos_token")?.as_bool()
     }

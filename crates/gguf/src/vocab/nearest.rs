@@ -1,10 +1,11 @@
-//! Texts like another: what was meant by a word that is no token.
+//! Search for the tokens most like a text, to suggest what a word that is no token was meant to be.
 
 use super::Vocabulary;
 
 impl Vocabulary<'_> {
-    /// Up to `n` tokens whose texts are most like `wanted`, the most alike first. Case and the
-    /// mark for a space count less than letters.
+    /// Up to `n` tokens whose texts are most like `wanted`, the most alike first. They are compared
+    /// by edit distance, ignoring case and leading spaces; at most a third of the characters may
+    /// differ.
     pub fn nearest(&self, wanted: &str, n: usize) -> Vec<u32> {
         let plain = |text: &str| text.trim_start_matches(['▁', 'Ġ', ' ']).to_lowercase();
         let goal: Vec<char> = plain(wanted).chars().collect();

@@ -1,22 +1,23 @@
-//! How the text of a token becomes its piece.
+//! Conversion of a token's text to its piece.
 
 use std::borrow::Cow;
 
 use super::Kind;
 
-/// How texts become pieces.
+/// How a vocabulary writes the bytes of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// `▁` is a space, `<0x0A>` a byte.
+    /// SentencePiece's way: `▁` is a space, `<0x0A>` a byte.
     SpaceMark,
-    /// GPT-2's alphabet: every byte is written as one printable character.
+    /// GPT-2's byte alphabet: every byte is written as one printable character.
     ByteAlphabet,
-    /// Nothing is known, so texts are taken as they are.
+    /// The tokenizer is unknown, so texts are taken as they are.
     Plain,
 }
 
 impl Spelling {
-    /// That of `tokenizer.ggml.model`, and of `tokenizer.ggml.pre` where it matters.
+    /// The spelling for a value of `tokenizer.ggml.model`, and for `tokenizer.ggml.pre` where it
+    /// matters.
     pub fn of(model: &str, pre: Option<&str>) -> Self {
         match model {
             "llama" | "bert" | "t5" => Spelling::SpaceMark,
@@ -44,7 +45,7 @@ impl Spelling {
     }
 }
 
-/// `<0x0A>` → 10.
+/// Parses a byte token's text: `<0x0A>` gives 10.
 fn hex_byte(text: &[u8]) -> Option<u8> {
     let digits = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
     match digits {
@@ -56,7 +57,7 @@ fn hex_byte(text: &[u8]) -> Option<u8> {
     }
 }
 
-/// U+2581, the mark for a space.
+/// U+2581, which SentencePiece writes for a space.
 const SPACE_MARK: &[u8] = "▁".as_bytes();
 
 fn spaces(text: &[u8]) -> Cow<'_, [u8]> {
@@ -83,8 +84,9 @@ fn spaces(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(piece)
 }
 
-/// GPT-2's `bytes_to_unicode` backwards: printable Latin-1 stands for itself, the other bytes
-/// for U+0100 and on in order. A character outside the alphabet stands for its own UTF-8.
+/// Inverts GPT-2's `bytes_to_unicode`: printable Latin-1 characters stand for themselves, those
+/// from U+0100 on for the other bytes in order. A character outside this alphabet stands for its
+/// own UTF-8.
 fn from_byte_alphabet(text: &[u8]) -> Cow<'_, [u8]> {
     let Ok(text) = std::str::from_utf8(text) else {
         return Cow::Borrowed(text);

@@ -144,6 +144,34 @@ function point(i, j, x, y) {
   showTip(x ?? r.left + LEFT + (i + 1) * WIDE - box.scrollLeft, y ?? r.top + TOP + (j + 1) * HIGH, describe(i, j));
 }
 
+// The rank of a token after every layer, as a line: the best on top, on a logarithmic scale.
+function rankLine(i) {
+  const ns = "http://www.w3.org/2000/svg", W = 560, H = 170, L = 46, R = 12, T = 12, B = 34;
+  const node = (name, attributes, text) => {
+    const e = document.createElementNS(ns, name);
+    for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v);
+    if (text != null) e.textContent = text;
+    return e;
+  };
+  const title = "rank of " + shown(data.token.piece) + " after each layer";
+  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", style: "max-width:560px", "aria-label": title });
+  const x = (k) => L + (W - L - R) * (layers.length > 1 ? k / (layers.length - 1) : 0.5);
+  const y = (rank) => T + (H - T - B) * Math.log(rank) / Math.log(mostRank);
+  for (let rank = 1; rank <= mostRank; rank *= 10) {
+    svg.append(node("line", { x1: L, y1: y(rank), x2: W - R, y2: y(rank), class: "axis" }),
+      node("text", { x: L - 6, y: y(rank) + 4, "text-anchor": "end", class: "soft" }, String(rank)));
+  }
+  const every = Math.ceil(layers.length / 16);
+  layers.forEach((layer, k) => { if (k % every === 0) svg.append(node("text", { x: x(k), y: H - B + 16, "text-anchor": "middle", class: "soft" }, String(layer))); });
+  svg.append(node("text", { x: L, y: H - 3, class: "soft" }, "across: layer; up: " + title));
+  const line = (column, attributes) => node("polyline", { fill: "none", points: layers.map((_, k) => x(k) + "," + y(cellAt(column, k).token_rank)).join(" "), ...attributes });
+  // The other positions stand behind it, as long as they can be told apart.
+  if (positions.length <= 40) positions.forEach((_, other) => { if (other !== i) svg.append(line(other, { stroke: colour("--soft"), "stroke-width": 1, opacity: 0.25 })); });
+  svg.append(line(i, { stroke: colour("--accent"), "stroke-width": 2 }));
+  layers.forEach((layer, k) => svg.append(node("circle", { cx: x(k), cy: y(cellAt(i, k).token_rank), r: 3.5 })));
+  return el("div", {}, svg, positions.length > 1 && positions.length <= 40 ? el("p", { class: "soft" }, "Faint: the other positions.") : null);
+}
+
 // The same token in views beside this one.
 const tellOthers = linked((position) => { const i = positions.indexOf(position); if (i >= 0) pin(i, pinned ? pinned[1] : layers.length - 1, true); });
 function pin(i, j, told) {
@@ -155,6 +183,7 @@ function pin(i, j, told) {
     el("h1", {}, "After ", el("code", {}, shown(data.pieces[positions[i]])), " at position " + positions[i]),
     el("p", { class: "soft" }, "the answer ", el("code", {}, shown(answer.piece)), " (" + percent(answer.prob) + ") leads first after layer " +
       (answer.first_layer ?? "\u2013") + ", to the end from layer " + (answer.settled_layer ?? "\u2013")),
+    ...(data.token ? [rankLine(i)] : []),
     table(["layer>", "says", "entropy bits>", "KL to end, nats>", ...(data.token ? ["rank of " + shown(data.token.piece) + ">"] : [])], layers.map((layer, k) => {
       const cell = cellAt(i, k);
       return [String(layer),

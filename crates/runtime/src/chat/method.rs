@@ -62,7 +62,7 @@ const CHANGING: &[&str] = &[
     "popitem",
 ];
 
-/// Whether a value has the method.
+/// Returns whether a value has the method.
 pub(super) fn exists(value: &Value<'_>, name: &str) -> bool {
     match value {
         Value::Text(_) => OF_TEXT.contains(&name),

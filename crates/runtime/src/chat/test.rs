@@ -6,7 +6,7 @@ use super::compute::contains;
 use super::eval::{Args, Fault, Result, Run};
 use super::value::Value;
 
-/// Whether a value passes a test.
+/// Returns whether a value passes a test.
 pub(super) fn passes<'t>(
     run: &mut Run<'t>,
     name: &str,

@@ -62,8 +62,8 @@ fn controls_of(vocab: &Vocab, tokens: &[Token], added: bool) -> Vec<Token> {
     controls.filter(|&token| is_control(vocab, token)).collect()
 }
 
-/// Whether a token is more than text: control tokens, and those that some files declare as the
-/// user's own though they delimit turns.
+/// Returns whether a token is more than text: control tokens, and those that some files declare as
+/// the user's own though they delimit turns.
 fn is_control(vocab: &Vocab, token: Token) -> bool {
     let raw = vocab.raw().vocab();
     let token = LlamaToken(token.0);

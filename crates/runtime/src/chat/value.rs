@@ -273,8 +273,8 @@ pub(super) fn float(f: f64) -> String {
     }
 }
 
-/// Whether Python writes a character as it is: not what controls, formats, separates or is for
-/// private use.
+/// Returns whether Python writes a character as it is: not what controls, formats, separates or is
+/// for private use.
 fn is_printable(c: char) -> bool {
     c == ' '
         || !(c.is_control()

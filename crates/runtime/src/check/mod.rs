@@ -215,7 +215,8 @@ impl Header for File<'_> {
     }
 }
 
-/// Whether nothing in a file's vocabulary could end llama.cpp once [`vocabulary`] has found it sound.
+/// Returns whether nothing in a file's vocabulary could end llama.cpp once [`vocabulary`] has found
+/// it sound.
 pub(super) fn covers_vocabulary(gguf: &Gguf) -> bool {
     let kind = gguf.get("tokenizer.ggml.model");
     let kind = kind.and_then(|value| value.as_str().map(Cow::into_owned));
@@ -504,8 +505,8 @@ fn check_rope_scaling(file: &File<'_>) -> Result<()> {
     }
 }
 
-/// Whether ggml has a kernel that multiplies matrices of this type as weights. It has none for
-/// whole numbers, doubles, and the formats that activations are quantized to.
+/// Returns whether ggml has a kernel that multiplies matrices of this type as weights. It has none
+/// for whole numbers, doubles, and the formats that activations are quantized to.
 pub fn is_weight_type(ty: GgmlType) -> bool {
     let unusable = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"];
     !unusable.contains(&&*ty.name())

@@ -88,12 +88,12 @@ impl Job {
         Ok(())
     }
 
-    /// Whether the prompt's tokens are to be judged.
+    /// Returns whether the prompt's tokens are to be judged.
     pub fn judges(&self) -> bool {
         self.options.prompt_logprobs
     }
 
-    /// Whether the logits after the token at `position` judge one of the prompt that is not
+    /// Returns whether the logits after the token at `position` judge one of the prompt that is not
     /// judged yet.
     pub fn is_judged_after(&self, position: usize) -> bool {
         self.judges() && position >= self.judged.len() && position + 1 < self.n_prompt

@@ -26,7 +26,7 @@ impl Follower {
         }
     }
 
-    /// Whether the text may end here.
+    /// Returns whether the text may end here.
     pub fn is_complete(&mut self) -> Result<bool> {
         if self.ended || self.matcher.is_stopped() && !self.matcher.is_error() {
             return Ok(true);
@@ -34,7 +34,7 @@ impl Follower {
         self.matcher.is_accepting().map_err(fault)
     }
 
-    /// Whether the token may come next.
+    /// Returns whether the token may come next.
     pub fn allows(&mut self, token: Token) -> Result<bool> {
         if self.ends.binary_search(&token).is_ok() {
             return self.is_complete();

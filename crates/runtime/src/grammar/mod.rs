@@ -97,7 +97,7 @@ impl Grammar {
         Ok(grammar)
     }
 
-    /// Whether the grammar can be followed with this vocabulary.
+    /// Returns whether the grammar can be followed with this vocabulary.
     ///
     /// # Errors
     /// [`Error::Grammar`]: it names tokens that the vocabulary does not have.
@@ -105,7 +105,7 @@ impl Grammar {
         self.follower(vocab).map(drop)
     }
 
-    /// Whether a whole text follows the grammar, byte by byte.
+    /// Returns whether a whole text follows the grammar, byte by byte.
     ///
     /// # Errors
     /// [`Error::Grammar`]: the text takes more work than is allowed, or the grammar names tokens,

@@ -63,7 +63,7 @@ impl Session {
             .map(drop)
     }
 
-    /// [`Session::feed`] with a hook. Needs [`Settings::hooks`]. llama.cpp drops the rows that get
+    /// [`Session::feed`] with a hook. Needs [`crate::Settings::hooks`]. llama.cpp drops the rows that get
     /// no logits before the end of the last layer, so who wants every position of the last layer
     /// asks for all logits. Of a feed in several batches `Break` leaves nothing either: the
     /// sequence is as long as before the call.
@@ -82,7 +82,7 @@ impl Session {
         self.feed_in_parts(seq, tokens, want, Some(hook), on_logits)
     }
 
-    /// [`Session::step`] with a hook. Needs [`Settings::hooks`].
+    /// [`Session::step`] with a hook. Needs [`crate::Settings::hooks`].
     ///
     /// # Errors
     /// See [`Session::step`]; [`Error::NoHooks`]; [`Error::HookOnSeveral`]; what the hook returns.
@@ -140,7 +140,7 @@ impl Session {
         Ok(Pass::Complete)
     }
 
-    /// Computes one batch with tokens of any sequences, at most [`Settings::n_batch`] in all;
+    /// Computes one batch with tokens of any sequences, at most [`crate::Settings::n_batch`] in all;
     /// tokens of one sequence follow each other in the order given. The logits asked for go to
     /// `on_logits` with the index of their entry.
     ///

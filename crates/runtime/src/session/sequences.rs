@@ -21,7 +21,7 @@ impl Session {
     /// Opens an empty sequence.
     ///
     /// # Errors
-    /// [`Error::NoSequence`]: all of [`Settings::n_seq`] are open.
+    /// [`Error::NoSequence`]: all of [`crate::Settings::n_seq`] are open.
     pub fn open(&mut self) -> Result<Seq> {
         self.collect();
         match self.vacant.pop() {

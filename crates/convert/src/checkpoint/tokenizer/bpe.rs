@@ -62,7 +62,7 @@ pub(super) fn read(
 
 /// Some models leave `special` off their control tokens (`does_token_look_special` in
 /// llama.cpp's converter).
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let between = |open: &str, close: &str| text.starts_with(open) && text.ends_with(close);
     matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
         || between("<|", "|>")
@@ -112,6 +112,9 @@ const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// OpenAI's o200k: Phi-4-mini.
 const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Qwen 2 and later: cl100k with digits one by one.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// llama.cpp's name for how this tokenizer cuts text into words.
 ///
 /// Its converter encodes a test text with the Python tokenizer and looks the hash of the ids
@@ -132,19 +135,24 @@ fn pre_tokenizer(
     let own_pattern = steps
         .iter()
         .any(|step| step["type"] == "ByteLevel" && step["use_regex"] != false);
+    let single_digits = steps
+        .iter()
+        .any(|step| step["type"] == "Digits" && step["individual_digits"] == true);
     let ignore_merges = model.get("ignore_merges") == Some(&Value::Bool(true));
     let same = |pattern: &str, known: &str| plain(pattern) == plain(known);
     match patterns.as_slice() {
+        [] if own_pattern && single_digits => Ok("smollm"),
         [] if own_pattern => Ok("gpt-2"),
         [pattern] if !own_pattern && same(pattern, GPT2) => Ok("gpt-2"),
         [pattern] if !own_pattern && same(pattern, CL100K) => match ignore_merges {
             true => Ok("llama-bpe"),
             false => Ok("dbrx"),
         },
+        [pattern] if !own_pattern && same(pattern, QWEN2) => Ok("qwen2"),
         [pattern] if !own_pattern && same(pattern, O200K) => Ok("gpt-4o"),
         [] => Err("its pre-tokenizer has no pattern".into()),
         _ => Err(format!(
-            "cuts text by a rule that is none of GPT-2's, cl100k's or o200k's: {}",
+            "cuts text by a rule that is none of GPT-2's, SmolLM's, cl100k's, Qwen's or o200k's: {}",
             patterns.join(" then ")
         )),
     }
@@ -193,6 +201,11 @@ mod tests {
         assert_eq!(pre(split(CL100K), json!({})), Ok("dbrx"));
         let llama = json!({"ignore_merges": true});
         assert_eq!(pre(split(CL100K), llama), Ok("llama-bpe"));
+        assert_eq!(pre(split(QWEN2), json!({})), Ok("qwen2"));
+        let smollm = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": true},
+            {"type": "ByteLevel", "use_regex": true}]});
+        assert_eq!(pre(smollm, json!({})), Ok("smollm"));
         assert_eq!(pre(split(O200K), json!({})), Ok("gpt-4o"));
         assert_eq!(pre(json!({"type": "ByteLevel"}), json!({})), Ok("gpt-2"));
         let error = pre(split(r"\w+"), json!({})).unwrap_err();

@@ -66,6 +66,8 @@ pub struct Tokenizer {
     pub tokens: Vec<Token>,
     /// Special tokens, flags, stop tokens and the chat template.
     pub special: Special,
+    /// `add_prefix_space` of `tokenizer_config.json`, where it stands there.
+    pub space_prefix: Option<bool>,
     /// What a careful reader should know: tokens out of range, a choice made.
     pub notes: Vec<String>,
 }
@@ -121,6 +123,10 @@ impl Tokenizer {
             algorithm,
             tokens,
             special,
+            space_prefix: files
+                .config
+                .get("add_prefix_space")
+                .and_then(Value::as_bool),
             notes,
         })
     }

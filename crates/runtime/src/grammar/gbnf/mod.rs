@@ -48,7 +48,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Whether it names tokens, which depend on a vocabulary.
+    /// Returns whether it names tokens, which depend on a vocabulary.
     pub fn name_tokens(&self) -> bool {
         self.names_tokens
     }

@@ -437,7 +437,7 @@ impl<'a> Keyword<'_, 'a> {
     }
 }
 
-/// Whether a text is written in JSON without the code of a character.
+/// Returns whether a text is written in JSON without the code of a character.
 fn is_writable(text: &str) -> bool {
     let has_escape = |c: char| matches!(c, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r');
     text.chars().all(|c| has_escape(c) || !c.is_ascii_control())
@@ -498,8 +498,8 @@ fn that_end(definitions: &[(String, Value)]) -> Vec<bool> {
     }
 }
 
-/// Whether a text of finite length may fit a schema, by what is known of the definitions. False
-/// is certain.
+/// Returns whether a text of finite length may fit a schema, by what is known of the definitions.
+/// False is certain.
 fn ends(schema: &Value, known: &[bool]) -> bool {
     let Value::Object(map) = schema else {
         return *schema != Value::Bool(false);

@@ -64,7 +64,7 @@ fn anchor(value: &Value, place: &str, name: &str, first: bool) -> Option<String>
         .find_map(|(key, child)| anchor(child, &format!("{place}/{}", escaped(&key)), name, false))
 }
 
-/// Whether a schema is a resource of its own, from which references within it are seen.
+/// Returns whether a schema is a resource of its own, from which references within it are seen.
 pub(super) fn has_id(schema: &Value) -> bool {
     let id = schema.get("$id").or_else(|| schema.get("id"));
     id.and_then(Value::as_str)
