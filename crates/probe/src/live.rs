@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::math::Distribution;
 use super::next::Next;
-use super::score::{Score, Windows, summary};
+use super::score::{Judged, Score, Windows, judge, summary};
 use super::{Choice, Error, Prompt, Result};
 use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, Want};
 
@@ -43,8 +43,8 @@ pub struct Options<'a> {
 /// A text in the session.
 struct Kept {
     seq: Seq,
-    /// How likely each of its tokens is, and its rank; none for the first.
-    scores: Vec<Option<(f64, usize)>>,
+    /// What is told of each of its tokens; nothing of the first.
+    scores: Vec<Option<Judged>>,
     /// The logits after its last token; empty if they are not known.
     last: Vec<f32>,
 }
@@ -102,9 +102,13 @@ impl Texts {
         self.kept.retain(|kept| session.tokens(&kept.seq).is_ok());
         let mut kept = self.begin(session, ids)?;
         let reused = session.len(&kept.seq)?;
-        let read = go_on(session, &mut kept, ids, on_progress);
-        if let Err(error) = read {
-            session.close(kept.seq);
+        if let Err(error) = go_on(session, &mut kept, ids, on_progress) {
+            // What was read before somebody typed on is read no second time.
+            if settle(session, &mut kept).is_ok() {
+                self.kept.push(kept);
+            } else {
+                session.close(kept.seq);
+            }
             return Err(error);
         }
         let distribution = Distribution::new(&kept.last);
@@ -219,6 +223,8 @@ fn go_on(
     ids: &[Token],
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
+    let model = session.model().clone();
+    let judged = |logits: &[f32], id| Some(judge(model.vocab(), logits, id));
     let from = session.len(&kept.seq)?;
     if from == 0 {
         kept.scores = vec![None];
@@ -245,7 +251,11 @@ fn go_on(
     Ok(())
 }
 
-fn judged(logits: &[f32], id: Token) -> Option<(f64, usize)> {
-    let distribution = Distribution::new(logits);
-    Some((distribution.logprob(id), distribution.rank(id)))
+/// Brings what is known of a text that was left half read into line with its sequence.
+fn settle(session: &mut Session, kept: &mut Kept) -> Result<()> {
+    kept.last.clear();
+    let len = session.len(&kept.seq)?.min(kept.scores.len());
+    session.truncate(&kept.seq, len)?;
+    kept.scores.truncate(len);
+    Ok(())
 }

@@ -142,6 +142,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/completion", post(llama::completion))
         .route("/v1/modelve/next", post(probes::next))
         .route("/v1/modelve/score", post(probes::score))
+        .route("/v1/modelve/live", post(probes::live))
         .route("/v1/modelve/lens", post(probes::lens))
         .route("/v1/modelve/attention", post(probes::attention))
         .route("/v1/modelve/why", post(experiments::why))

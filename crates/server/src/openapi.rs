@@ -34,6 +34,7 @@ use crate::{error, experiments, knobs, llama, openai, probes, status};
     probes::Asking,
     probes::AttentionAsked,
     probes::LensAsked,
+    probes::LiveAsked,
     probes::NextAsked,
     probes::ScoreAsked,
     status::Health,
@@ -143,6 +144,12 @@ const PATHS: &[Path] = &[
         "/v1/modelve/score",
         "How likely the model finds a text",
         &["Asking", "ScoreAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/live",
+        "What comes next in a text that somebody is writing, and how likely each token was",
+        &["Asking", "LiveAsked"],
         None,
     )),
     streamed(post(

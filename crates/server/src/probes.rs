@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use modelve_probe::next::{candidate_ids, moved, one_token};
 use modelve_probe::score::Windows;
 use modelve_probe::tree::Shape;
-use modelve_probe::{Error as ProbeError, Prompt, attention, lens, next, score, text_of};
+use modelve_probe::{Error as ProbeError, Prompt, attention, lens, live, next, score, text_of};
 use modelve_runtime::chat::{self, Conversation, Message};
 use modelve_runtime::{FlashAttention, Model, Reading, Settings, Token, host};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,16 @@ pub struct ScoreAsked {
     window: Option<usize>,
     /// Tokens a window moves by; half the window if it is not said.
     stride: Option<usize>,
+}
+
+/// What `live` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LiveAsked {
+    /// How many tokens to tell; 10 if it is not said.
+    top: Option<usize>,
+    /// Tokens to tell the probability of wherever they rank, by text or id.
+    #[serde(default)]
+    also: Vec<Named>,
 }
 
 /// What `lens` is asked.
@@ -351,6 +361,30 @@ pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
                 before += prompt.ids.len();
             }
             one_or_all(results, listed)
+        };
+        Ok(work)
+    })
+    .await
+}
+
+/// `/v1/modelve/live`.
+pub async fn live(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |to, asking, asked: LiveAsked| {
+        let prompt = asking.prompt(to)?;
+        if asked.also.len() > MOST_TOP {
+            let message = format!("at most {MOST_TOP} tokens, not {}", asked.also.len());
+            return Err(ApiError::wrong("also", message));
+        }
+        let also = asked.also.iter().map(|token| token.token(&to.model));
+        let also = also.collect::<Result<Vec<_>>>();
+        let also = also.map_err(|error| error.about("also"))?;
+        let top = asked.top.unwrap_or(10).min(MOST_TOP);
+        let n = prompt.ids.len();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
+            let (session, texts) = bench.live(n)?;
+            let options = live::Options { top, also: &also };
+            let found = texts.read(session, &prompt, options, &mut |done| progress(done, n));
+            value(found.map_err(told)?)
         };
         Ok(work)
     })

@@ -127,6 +127,33 @@ fn probes_tell_what_the_commands_tell() {
 }
 
 #[test]
+fn a_text_that_somebody_writes_is_told_anew_at_each_key() {
+    let server = Server::tiny();
+    let text = "The ball hit the bat, and";
+    for n in (4..=text.len()).chain([text.len() - 3, text.len()]) {
+        let typed = &text[..n];
+        let body = json!({"prompt": typed, "top": 4, "also": [" it", 300]});
+        let live = server.ok("/v1/modelve/live", &body);
+        let body = json!({"prompt": typed, "top": 4});
+        let next = server.ok("/v1/modelve/next", &body);
+        assert_near(&live["next"]["top"], &next["top"], typed);
+        let also = json!({"prompt": typed, "candidates": [" it"]});
+        let also = server.ok("/v1/modelve/next", &also);
+        let pair = [&live["also"][0]["prob"], &also["candidates"][0]["prob"]];
+        assert_near(pair[0], pair[1], typed);
+        assert_eq!(live["also"][1]["id"], 300);
+        if next["ids"].as_array().unwrap().len() > 1 {
+            let score = json!({"prompt": typed, "special": true});
+            let score = server.ok("/v1/modelve/score", &score);
+            assert_near(&live["score"]["tokens"], &score["tokens"], typed);
+        }
+    }
+    let again = server.ok("/v1/modelve/live", &json!({"prompt": text}));
+    let n = again["next"]["ids"].as_array().unwrap().len();
+    assert_eq!(again["reused"], n);
+}
+
+#[test]
 fn a_long_probe_tells_how_far_it_is() {
     let server = Server::tiny();
     let body =
@@ -172,6 +199,8 @@ fn what_makes_no_sense_is_refused_by_its_name() {
             "window",
         ),
         ("score", json!({"prompt": [1]}), "prompt"),
+        ("live", json!({"prompt": ["a", "b"]}), "prompt"),
+        ("live", json!({"prompt": "a", "also": [1 << 30]}), "also"),
         ("lens", json!({"prompt": "a", "layers": [77]}), "layers"),
         (
             "lens",
