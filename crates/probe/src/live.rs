@@ -4,6 +4,8 @@
 //! A few sequences stay in the session between calls. A text is read on in the one that begins
 //! like it, so after a key press it costs the tokens that changed and one more.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use super::math::Distribution;
@@ -17,6 +19,9 @@ pub const KEPT: u32 = 4;
 /// Tokens at the end of a kept text that are given up for one that begins like it. A text that
 /// differs earlier gets a sequence of its own, so that going back to the other costs nothing.
 const EDIT: usize = 8;
+/// Rows of logits that are kept of a text, so that what is changed at its end is judged, and what is
+/// taken back there told, without reading a token again.
+const TAIL: usize = EDIT + 1;
 
 /// A text as a model reads it.
 #[derive(Debug, Clone, Serialize)]
@@ -45,8 +50,31 @@ struct Kept {
     seq: Seq,
     /// What is told of each of its tokens; nothing of the first.
     scores: Vec<Option<Judged>>,
-    /// The logits after its last token; empty if they are not known.
-    last: Vec<f32>,
+    /// The logits after its last tokens, as far as they are known, up to [`TAIL`].
+    tail: VecDeque<Vec<f32>>,
+}
+
+impl Kept {
+    /// Whether the logits after the first `n` tokens are known.
+    fn knows(&self, n: usize) -> bool {
+        n > 0 && self.scores.len() - n < self.tail.len()
+    }
+
+    /// What is known of its first `n` tokens, of which the last may have to be read again.
+    fn cut(&mut self, n: usize) {
+        let whole = self.scores.len();
+        match self.knows(n) {
+            true => {
+                self.tail.truncate(self.tail.len() - (whole - n));
+                self.scores.truncate(n);
+            }
+            false => {
+                self.tail.clear();
+                // Of the token that is read again it is known how likely it was.
+                self.scores.truncate(if n == 0 { 0 } else { n + 1 });
+            }
+        }
+    }
 }
 
 /// The texts that stay in a session.
@@ -111,7 +139,8 @@ impl Texts {
             }
             return Err(error);
         }
-        let distribution = Distribution::new(&kept.last);
+        let last = kept.tail.back().map_or(&[][..], Vec::as_slice);
+        let distribution = Distribution::new(last);
         let (n, scores) = (ids.len(), kept.scores.clone());
         let windows = Windows {
             size: n.max(2),
@@ -152,38 +181,33 @@ impl Texts {
         let shared = common(session, &self.kept[best]);
         let whole = self.kept[best].scores.len();
         // The logits after what is kept judge the next token: without them a token is read again.
-        let keep = match shared == whole && !self.kept[best].last.is_empty() {
+        let keep = |kept: &Kept| match kept.knows(shared) {
             true => shared,
             false => shared.saturating_sub(1),
         };
         let mut kept = match whole - shared <= EDIT {
             true => self.kept.remove(best),
             false => {
+                let mut best = best;
                 if session.free_sequences() == 0 && self.kept.len() > 1 {
                     // The oldest but the one that is copied.
                     let oldest = usize::from(best == 0);
                     session.close(self.kept.remove(oldest).seq);
+                    best -= usize::from(oldest < best);
                 }
-                let source = match self
-                    .kept
-                    .iter()
-                    .rev()
-                    .find(|k| common(session, k) == shared)
-                {
-                    Some(source) => source,
-                    None => return fresh(session),
-                };
-                match session.fork(&source.seq, keep) {
+                let source = &self.kept[best];
+                match session.fork(&source.seq, keep(source)) {
                     Ok(seq) => Kept {
                         seq,
                         scores: source.scores.clone(),
-                        last: Vec::new(),
+                        tail: source.tail.clone(),
                     },
-                    Err(RuntimeError::CannotTakeBack { .. }) => fresh(session)?,
+                    Err(RuntimeError::CannotTakeBack { .. }) => return fresh(session),
                     Err(error) => return Err(error.into()),
                 }
             }
         };
+        let keep = keep(&kept);
         let keep = match session.truncate(&kept.seq, keep) {
             Ok(()) => keep,
             // A memory that cannot be taken back in part begins again.
@@ -193,13 +217,9 @@ impl Texts {
             }
             Err(error) => return Err(error.into()),
         };
-        if keep < whole {
-            kept.last.clear();
-            // Of the token that is read again it is known how likely it was.
-            let known = if keep == 0 { 0 } else { keep + 1 };
-            kept.scores.truncate(known);
+        if keep < kept.scores.len() {
+            kept.cut(keep);
         }
-        let keep = session.len(&kept.seq)?;
         // Others give way where the cache is too small for all.
         while session.free_cells() < ids.len() - keep && !self.kept.is_empty() {
             session.close(self.kept.remove(0).seq);
@@ -212,7 +232,7 @@ fn fresh(session: &mut Session) -> Result<Kept> {
     Ok(Kept {
         seq: session.open()?,
         scores: Vec::new(),
-        last: Vec::new(),
+        tail: VecDeque::new(),
     })
 }
 
@@ -228,23 +248,29 @@ fn go_on(
     let from = session.len(&kept.seq)?;
     if from == 0 {
         kept.scores = vec![None];
-    } else if let Some(&id) = ids.get(from).filter(|_| !kept.last.is_empty()) {
-        kept.scores.push(judged(&kept.last, id));
+    } else if let (Some(&id), Some(last)) = (ids.get(from), kept.tail.back()) {
+        kept.scores.push(judged(last, id));
     }
-    let (scores, last) = (&mut kept.scores, &mut kept.last);
+    if ids.len() - from > TAIL {
+        kept.tail.clear();
+    }
+    let (scores, tail) = (&mut kept.scores, &mut kept.tail);
     let step = session.settings().n_batch as usize;
     let mut done = from;
     while done < ids.len() {
         let part = &ids[done..ids.len().min(done + step)];
-        session.feed(
-            &kept.seq,
-            part,
-            Want::All,
-            &mut |i, logits| match ids.get(done + i + 1) {
-                Some(&id) => scores.push(judged(logits, id)),
-                None => *last = logits.to_vec(),
-            },
-        )?;
+        session.feed(&kept.seq, part, Want::All, &mut |i, logits| {
+            let next = done + i + 1;
+            if let Some(&id) = ids.get(next) {
+                scores.push(judged(logits, id));
+            }
+            if next + TAIL > ids.len() {
+                tail.push_back(logits.to_vec());
+                if tail.len() > TAIL {
+                    tail.pop_front();
+                }
+            }
+        })?;
         done += part.len();
         on_progress(done);
     }
@@ -253,7 +279,7 @@ fn go_on(
 
 /// Brings what is known of a text that was left half read into line with its sequence.
 fn settle(session: &mut Session, kept: &mut Kept) -> Result<()> {
-    kept.last.clear();
+    kept.tail.clear();
     let len = session.len(&kept.seq)?.min(kept.scores.len());
     session.truncate(&kept.seq, len)?;
     kept.scores.truncate(len);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use modelve_probe::live;
-use modelve_runtime::{Cancel, Model, Session, Sessions, Settings};
+use modelve_runtime::{Cancel, FlashAttention, Model, Session, Sessions, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{ApiError, Result};
@@ -215,6 +215,21 @@ impl Bench {
         self.check(room)?;
         let n_ctx = self.model.context_for(self.model.regime(room), room);
         Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
+    }
+
+    /// How sessions compute whose weights of attention are looked at.
+    ///
+    /// # Errors
+    /// A quantized cache, which needs fused attention.
+    pub fn unfused(&self) -> Result<Settings> {
+        if self.base.kv_type.is_quantized() {
+            let message = "a quantized KV cache keeps no weights of attention to show";
+            return Err(ApiError::bad(message));
+        }
+        Ok(Settings {
+            flash_attention: FlashAttention::Off,
+            ..self.base.clone()
+        })
     }
 
     /// A session of its own for a text of `tokens`, with so many cells for others beside it where

@@ -154,7 +154,8 @@ function rankLine(i) {
     return e;
   };
   const title = "rank of " + shown(data.token.piece) + " after each layer";
-  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", style: "max-width:560px", "aria-label": title });
+  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", "aria-label": title });
+  svg.style.maxWidth = "560px";
   const x = (k) => L + (W - L - R) * (layers.length > 1 ? k / (layers.length - 1) : 0.5);
   const y = (rank) => T + (H - T - B) * Math.log(rank) / Math.log(mostRank);
   for (let rank = 1; rank <= mostRank; rank *= 10) {
@@ -173,7 +174,13 @@ function rankLine(i) {
 }
 
 // The same token in views beside this one.
-const tellOthers = linked((position) => { const i = positions.indexOf(position); if (i >= 0) pin(i, pinned ? pinned[1] : layers.length - 1, true); });
+const tellOthers = linked((position) => {
+  const i = positions.indexOf(position);
+  if (i < 0) return;
+  pin(i, pinned ? pinned[1] : layers.length - 1, true);
+  const left = i * WIDE, room = canvas.clientWidth - LEFT;
+  if (left < box.scrollLeft || left + WIDE > box.scrollLeft + room) box.scrollLeft = left - room / 2;
+});
 function pin(i, j, told) {
   pinned = [i, j];
   draw();
