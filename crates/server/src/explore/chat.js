@@ -1,22 +1,22 @@
 // A conversation in the model's template, with the tokens that the template puts between.
 
-let writing = false;
+let answering = false;
 
 function drawChat() {
   const view = open_.get("chat");
   if (!view) return;
   const name = { system: "instructions", user: "you", assistant: "model" };
   const turns = el("ol", { class: "turns", "aria-label": "conversation" }, state.chat.map((turn) =>
-    el("li", { class: turn.role }, el("b", {}, name[turn.role]), el("div", { class: "said" }, turn.content || (writing ? "\u2026" : "")))));
+    el("li", { class: turn.role }, el("b", {}, name[turn.role]), el("div", { class: "said" }, turn.content || (answering ? "\u2026" : "")))));
   const field = el("textarea", { id: "say", rows: 2, placeholder: "Say something", "aria-label": "your message",
     onkeydown: (event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); say(); } } });
-  const say = () => { const text = field.value.trim(); if (text && !writing) speak(text); };
+  const say = () => { const text = field.value.trim(); if (text && !answering) speak(text); };
   view.body.replaceChildren(turns, el("form", { class: "saying", onsubmit: (event) => { event.preventDefault(); say(); } }, field,
-    el("div", { class: "tools" }, writing ? el("button", { type: "button", onclick: () => giveUp("chat") }, "Stop") : el("button", {}, "Send"),
-      state.chat.length && !writing ? el("button", { type: "button", onclick: () => { state.chat = []; writeState(); drawChat(); } }, "Start over") : null)),
+    el("div", { class: "tools" }, answering ? el("button", { type: "button", onclick: () => giveUp("chat") }, "Stop") : el("button", {}, "Send"),
+      state.chat.length && !answering ? el("button", { type: "button", onclick: () => { state.chat = []; writeState(); drawChat(); } }, "Start over") : null)),
   el("div", { id: "template" }));
   view.foot.replaceChildren();
-  if (state.chat.length && !writing) drawTemplate();
+  if (state.chat.length && !answering) drawTemplate();
 }
 
 async function speak(text) {
@@ -24,7 +24,7 @@ async function speak(text) {
   const messages = state.chat.map(({ role, content }) => ({ role, content }));
   const turn = { role: "assistant", content: "" };
   state.chat.push(turn);
-  writing = true;
+  answering = true;
   drawChat();
   const view = open_.get("chat");
   try {
@@ -40,13 +40,13 @@ async function speak(text) {
   } catch (error) {
     if (!(error instanceof Replaced)) {
       state.chat.splice(-2);
-      writing = false;
+      answering = false;
       drawChat();
       document.getElementById("say").value = text;
       return fault(document.getElementById("template"), error);
     }
   }
-  writing = false;
+  answering = false;
   if (!turn.content) state.chat.splice(-1);
   writeState();
   drawChat();

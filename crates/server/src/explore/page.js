@@ -6,7 +6,7 @@ let controls = new Set();
 
 function layout() {
   const field = el("textarea", { id: "text", rows: 2, spellcheck: "false", placeholder: "The capital of France is", oninput: () => { state.text = field.value; state.at = null; grow(field); changed("text"); } });
-  const link = el("button", { type: "button", onclick: () => { writeState(); copyText(location.href, link); } }, "Copy link");
+  const link = el("button", { type: "button", onclick: () => { writeNow(); copyText(location.href, link); } }, "Copy link");
   document.getElementById("app").replaceChildren(
     el("header", { id: "top" }, el("b", {}, "modelve explore"), el("span", { id: "model" }, props.model_alias), link),
     el("main", { id: "main" },
@@ -60,5 +60,6 @@ async function start() {
   show();
 }
 
+addEventListener("pagehide", writeNow);
 addEventListener("hashchange", () => { readState(); show(); });
 start();

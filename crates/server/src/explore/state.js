@@ -9,7 +9,14 @@ const tip = document.getElementById("tip");
 const START = { text: "", beside: null, at: null, views: [], kept: [], off: "0.0", layer: null, why: null, chat: [] };
 let state = structuredClone(START);
 
+// The address follows a moment later: browsers refuse to be told at every key.
+let writing = 0;
 function writeState() {
+  clearTimeout(writing);
+  writing = setTimeout(writeNow, 300);
+}
+function writeNow() {
+  clearTimeout(writing);
   const words = new URLSearchParams();
   if (state.text) words.set("text", state.text);
   if (state.beside != null) words.set("beside", state.beside);

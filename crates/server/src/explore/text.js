@@ -165,7 +165,7 @@ async function readText(which, also = []) {
     line.dataset.ms = String(ms);
     line.replaceChildren(n + (n === 1 ? " token" : " tokens") + (live.score.bits_per_token > 0 ? ", " + fixed(live.score.bits_per_token, 2) + " bits each" : "") + "; answered in " + ms + " ms");
     line.classList.remove("fault");
-    if (!also.length) document.getElementById(which + "-tokens").replaceChildren(strip(which, live));
+    if (!also.length) document.getElementById(which + "-tokens").replaceChildren(within("tokens " + which, () => strip(which, live)));
   } catch (error) {
     if (error instanceof Replaced) return;
     told[which] = null;

@@ -1,8 +1,19 @@
 // Views beside the text, drawn by the scripts of the one-file pages.
 
 const media = matchMedia("(prefers-color-scheme: dark)");
-// What is drawn now hears of the colour scheme until it is drawn anew.
+// What is drawn under a name hears of the colour scheme and of the window until it is drawn anew.
 let scope = new AbortController();
+const scopes = new Map();
+function within(name, drawing) {
+  endScope(name);
+  scope = new AbortController();
+  scopes.set(name, scope);
+  return drawing();
+}
+function endScope(name) {
+  if (scopes.has(name)) scopes.get(name).abort();
+  scopes.delete(name);
+}
 const dark = { get matches() { return media.matches; }, addEventListener: (type, hear) => media.addEventListener(type, hear, { signal: scope.signal }) };
 
 // A view: what it is called and asked, the command that gives the same, and its knobs.
@@ -22,7 +33,7 @@ const KINDS = {
   },
   chat: { title: "Chat", about: "in the model\u2019s template" },
 };
-// Of each open view: its panel, what was told, how long that took, and the scope of what was drawn.
+// Of each open view: its panel and the places in it, and how long its last answer took.
 const open_ = new Map();
 
 function openView(name) {
@@ -37,7 +48,8 @@ function openView(name) {
 function closeView(name) {
   giveUp(name);
   const view = open_.get(name);
-  if (view) { view.scope.abort(); view.panel.remove(); }
+  if (view) view.panel.remove();
+  endScope(name);
   open_.delete(name);
   marking.delete(name);
   state.views = state.views.filter((other) => other !== name);
@@ -56,7 +68,7 @@ function drawViews() {
       el("div", { class: "row" }, el("h2", {}, KINDS[name].title), el("span", { class: "soft" }, KINDS[name].about), note,
         el("button", { type: "button", onclick: () => closeView(name), "aria-label": "close " + KINDS[name].title }, "\u00d7")), knobs, body, foot);
     document.getElementById("views").append(panel);
-    open_.set(name, { panel, body, note, knobs, foot, scope: new AbortController(), took: 0 });
+    open_.set(name, { panel, body, note, knobs, foot, took: 0 });
     if (name === "chat") drawChat();
   }
   document.getElementById("views").classList.toggle("several", state.views.length > 1);
@@ -103,14 +115,14 @@ async function refresh(name) {
 
 function draw(name, data) {
   const view = open_.get(name), kind = KINDS[name];
-  view.scope.abort();
-  scope = view.scope = new AbortController();
   marking.delete(name);
   view.knobs.replaceChildren(...(kind.knobs ? kind.knobs(data) : []));
   view.body.replaceChildren();
   const linked = (mark) => { marking.set(name, mark); return (position) => point(position, name); };
-  const listen = (type, hear) => addEventListener(type, hear, { signal: view.scope.signal });
-  VIEWS[name](data, view.body, linked, listen);
+  within(name, () => {
+    const { signal } = scope;
+    VIEWS[name](data, view.body, linked, (type, hear) => addEventListener(type, hear, { signal }));
+  });
   // Several views stand in one document: names of elements are told apart, words of explanation wait
   // until they are wanted, and the commands at the end are here something to click.
   for (const node of view.body.querySelectorAll("[id]")) node.id = name + "-" + node.id;
