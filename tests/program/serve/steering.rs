@@ -54,7 +54,7 @@ fn a_request_is_led_by_the_vectors_it_names() {
             "tiny",
             "-n",
             "8",
-            "--temperature",
+            "--temp",
             "0",
             "--threads",
             "1",

@@ -70,7 +70,7 @@ async function drawTemplate() {
     const last = turns.map((turn) => turn.role).lastIndexOf("user");
     const system = turns.find((turn) => turn.role === "system");
     view.foot.replaceChildren(turns.filter((turn) => turn.role === "user").length === 1
-      ? commandLine(["complete", "--chat", turns[last].content, "--temperature", "0", ...(system ? ["--system", system.content] : [])])
+      ? commandLine(["complete", "--chat", turns[last].content, "--temp", "0", ...(system ? ["--system", system.content] : [])])
       : el("p", { class: "soft" }, "The same over HTTP: /v1/chat/completions of modelve serve"));
   } catch (error) {
     fault(box, error);
