@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds what `modelve why` and `modelve patch` found against TransformerLens: the ten largest
+"""Compares results of `modelve why` and `modelve patch` with TransformerLens: the ten largest
 contributions, and the ten largest effects of patching the residual stream, by sign and order.
 
     python3 -m venv venv && venv/bin/pip install torch transformers transformer-lens gguf
@@ -8,9 +8,9 @@ contributions, and the ten largest effects of patching the residual stream, by s
     venv/bin/python scripts/second_witness.py models/tiny-phi3 why.json patch.json
 
 The model is a checkpoint's folder, or a GGUF that transformers unpacks. TransformerLens computes
-from the tokens in the files, in 32 bits, with weights as they are (nothing folded or centred).
-Exits with 1 where a sign differs, or where the order of two values differs that are more than
---close (0.01 logits) apart.
+from the tokens in the files, in 32 bits, with unchanged weights (nothing folded or centred).
+Exits with 1 if a sign differs, or if the order differs of two values that are more than --close
+(0.01 logits) apart.
 """
 import argparse
 import json

@@ -46,11 +46,11 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Weights that a browser draws without effort.
+/// Maximum number of weights on a page, so that browsers draw it quickly.
 const MOST_WEIGHTS: usize = 6_000_000;
 
 impl Args {
-    /// The files that are read, which are never written.
+    /// The files that the command reads, which it must not overwrite.
     fn inputs(&self) -> impl Iterator<Item = PathBuf> {
         let texts = self.prompts.input.file.clone();
         self.engine.inputs().into_iter().chain(texts)
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         layer,
         head: args.head,
         overview: layer.is_none() || args.form.html.is_some(),
-        // Text tells where the last token looks; JSON and pages tell of every token.
+        // Text shows the last token's weights; JSON and pages show every token's.
         rows: match args.form.json || args.form.html.is_some() {
             true => Rows::All,
             false => Rows::Last,
@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(found.complete)
 }
 
-/// Weights of many heads over a long prompt are more than a machine has: says so beforehand.
+/// Returns an error if the weights of all heads over the prompt would not fit into memory.
 fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()> {
     let need = attention::bytes(model, n, options);
     match host::free_memory() {
@@ -138,7 +138,7 @@ fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()>
     }
 }
 
-/// The one layer that was asked for, if any was.
+/// The layer that was requested, if any.
 fn layer(args: &Args, n_layer: usize) -> anyhow::Result<Option<usize>> {
     match args.layers.of(n_layer)?.as_deref() {
         None => Ok(None),
@@ -169,10 +169,10 @@ fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()
     print_overview(out, found)
 }
 
-/// What is told of a head: a name, the number, and what fills a block.
+/// A number about a head: its name, its value, and the value that fills a block.
 type Measure = (&'static str, fn(&Habits) -> f64, f64);
 
-/// Every head of every layer as a block, and the heads that stand out.
+/// Prints a block for every head of every layer, and the heads with the largest values.
 fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
     let n = found.ids.len();
     let title = format!("all heads over {n} tokens: means, and a block for each head");
@@ -184,7 +184,7 @@ fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
         ("to previous", |head| head.to_previous, 1.0),
     ];
     let heads = found.overview.iter().map(|layer| layer.heads.len()).max();
-    // A terminal that is too narrow for the blocks gets the means.
+    // On a terminal that is too narrow for the blocks, only the means are printed.
     let blocks = 3 * (heads.unwrap_or(0) + 2) + 40 <= output::width();
     let mut header = vec!["layer>".to_owned()];
     for (name, ..) in &measures {
@@ -246,7 +246,7 @@ fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
     writeln!(out, "{}", out.paint(DIM, hint))
 }
 
-/// A block as high as a share of 1.
+/// A block character whose height shows a share of 1.
 fn block(share: f64) -> char {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     BLOCKS[((share.clamp(0.0, 1.0) * 7.0).round()) as usize]
@@ -299,7 +299,7 @@ fn strongest(row: &[f32], n: usize) -> Vec<(usize, f32)> {
     order
 }
 
-/// Where the last token looks.
+/// Prints the tokens that the last token attends to.
 fn print_looks(out: &mut Output, found: &Attention, title: &str) -> std::io::Result<()> {
     let last = &found.last_row();
     let Some(from) = found.pieces.last().map(quoted) else {

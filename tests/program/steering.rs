@@ -269,7 +269,10 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
     std::fs::write(&damaged, &before[..before.len() / 2]).unwrap();
     let model = bench.model.to_str().unwrap();
     for (file, expected) in [
-        (model, "is no control vector but says that it is \"phi3\""),
+        (
+            model,
+            "is not a control vector: its architecture is \"phi3\"",
+        ),
         (
             &wide,
             "has directions of 128 values, and the states of this model (phi3) have 64",
@@ -283,7 +286,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
         ] {
             let (said, code) = bench.refusal(arguments);
             assert!(said.contains(expected) && code == 1, "{code} {said}");
-            // What is no control vector at all comes with the command that makes one.
+            // A file that is not a control vector at all is refused with the command that makes one.
             let unread = *file == *damaged || *file == *bench.file("absent.gguf");
             assert!(!unread || said.contains("modelve steer learn"), "{said}");
         }

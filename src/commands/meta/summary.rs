@@ -317,7 +317,7 @@ fn print_sizes(identity: &Identity, sizing: &Sizing, out: &mut Output) -> anyhow
     add("q8_0", |bytes| bytes.q8_0);
     write!(out, "\n{}", rows.lines())?;
     if cache.upper_bound {
-        let note = "at most: some layers keep less than the whole context";
+        let note = "at most: some layers keep a state instead of the tokens";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
     Ok(())

@@ -173,7 +173,7 @@ fn rejects_tensors_that_are_not_those_of_the_architecture() {
     );
     other(
         toy::config(|c| c["architectures"] = json!(["Gemma"])),
-        "supported: LlamaForCausalLM, MistralForCausalLM",
+        "supported: Gemma2ForCausalLM, Gemma3ForCausalLM",
     );
     other(
         toy::config(|c| c["vocab_size"] = json!(4)),

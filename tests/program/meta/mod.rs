@@ -228,7 +228,8 @@ fn the_cache_and_the_largest_context_are_those_of_the_arithmetic() {
     // Room for 1000 tokens, so for three steps of 256.
     let weights = sizing["weight_bytes"].as_u64().unwrap();
     let working = sizing["working_bytes"].as_u64().unwrap();
-    let room = weights + working + 1000 * per_token;
+    let each = per_token + sizing["working_bytes_per_token"].as_u64().unwrap();
+    let room = weights + working + 1000 * each;
     let report = json(meta(&model).args(["--memory", &room.to_string()]));
     assert_eq!(report["sizing"]["largest_context"]["f16"], 768);
     let text = stdout(meta(&model).args(["--memory", &room.to_string()]));
