@@ -187,18 +187,32 @@ def family_adds_one(model):
     return type(model).__name__.startswith("Gemma")
 
 
+# Several runs of the converter in one process: importing torch takes longer than converting.
+CONVERTER = """
+import runpy, sys
+converter, folder = sys.argv[1:3]
+for kind, file in zip(sys.argv[3::2], sys.argv[4::2]):
+    sys.argv = [converter, folder, "--outtype", kind, "--outfile", file]
+    try:
+        runpy.run_path(converter, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
 def same_bytes(options, folder, ours, convert):
     """Tensors and keys of all types."""
-    theirs, base = options.work / "theirs.gguf", options.work / "base.gguf"
+    exact = {kind: options.work / f"{kind}.gguf" for kind in ("F32", "F16", "BF16")}
     converter = options.llama_cpp / "convert_hf_to_gguf.py"
-    run(sys.executable, converter, folder, "--outtype", "bf16", "--outfile", base)
+    wanted = [part for kind, file in exact.items() for part in (kind.lower(), file)]
+    run(sys.executable, "-c", CONVERTER, converter, folder, *wanted)
     problems, tensors = [], 0
     for kind, number in TYPES.items():
         convert(kind)
-        if kind in ("F32", "F16", "BF16"):
-            run(sys.executable, converter, folder, "--outtype", kind.lower(), "--outfile", theirs)
-        else:
-            run(options.quantize, base, theirs, number)
+        theirs = exact.get(kind, options.work / "theirs.gguf")
+        if kind not in exact:
+            run(options.quantize, exact["BF16"], theirs, number)
         tensors, found = differences(ours, theirs)
         problems += [f"{kind} {problem}" for problem in found]
     return not problems, f"{tensors} tensors × {len(TYPES)} types" if not problems else "; ".join(problems[:4])

@@ -68,7 +68,7 @@ impl Special {
                 let added = files.json.as_ref()?.get("added_tokens")?.as_array()?;
                 added.iter().find(|token| token["content"] == text)?["id"].as_u64()
             });
-            let of_config = checkpoint.config()[format!("{kind}_token_id")].as_u64();
+            let of_config = of_text(checkpoint.config(), &format!("{kind}_token_id")).as_u64();
             let of_vocabulary = || {
                 let text = text?.as_bytes();
                 let at = tokens.iter().position(|token| token.text == text)?;
@@ -96,7 +96,7 @@ impl Special {
     /// the one that ends a turn, `eom` another. It knows any further ones only by their text.
     fn read_stop(&mut self, checkpoint: &Checkpoint, tokens: &[Token], notes: &mut Vec<String>) {
         let of_generation = &checkpoint.generation()["eos_token_id"];
-        let of_config = &checkpoint.config()["eos_token_id"];
+        let of_config = of_text(checkpoint.config(), "eos_token_id");
         // One token in `config.json` is the tokenizer's `eos` and says nothing of others.
         let is_complete = !of_generation.is_null() || of_config.is_array();
         let stated = [of_generation, of_config].into_iter();
@@ -126,6 +126,14 @@ impl Special {
                 "llama.cpp has no place for a fourth stop token: {id} `{text}`"
             ));
         }
+    }
+}
+
+/// A value of `config.json` or, in want of it, of the part on text of a model that sees pictures, too.
+fn of_text<'a>(config: &'a Value, key: &str) -> &'a Value {
+    match &config[key] {
+        Value::Null => &config["text_config"][key],
+        stated => stated,
     }
 }
 
