@@ -4,8 +4,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, get, heads, lens,
-    man, meta, next, patch, score, serve, steer, trial, vocab, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get, heads,
+    lens, man, meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -62,6 +62,8 @@ pub enum Command {
     Steer(Box<steer::Args>),
     /// Write activations to a safetensors file
     Dump(Box<dump::Args>),
+    /// Explore the model in a browser: what it expects while you type, and why
+    Explore(Box<explore::Args>),
     /// Keep the model loaded and answer over HTTP, as OpenAI's API does
     Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side
@@ -93,6 +95,7 @@ impl Command {
             | Command::Patch(_)
             | Command::Ablate(_)
             | Command::Compare(_)
+            | Command::Explore(_)
             | Command::Serve(_) => true,
             Command::Convert(_)
             | Command::Get(_)

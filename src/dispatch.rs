@@ -7,8 +7,8 @@ use clap::CommandFactory;
 use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, get, greeting, heads,
-    lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get,
+    greeting, heads, lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
 };
 use crate::hint::Usage;
 use crate::output::{self, Output};
@@ -59,6 +59,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Why(args)) => why::run(&args),
         Some(Command::Patch(args)) => patch::run(&args),
         Some(Command::Ablate(args)) => ablate::run(&args),
+        Some(Command::Explore(args)) => explore::run(&args),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Heads(args)) => heads::run(&args),
         Some(Command::Steer(args)) => steer::run(&args),

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod dump;
 pub mod engine;
 mod experiments;
+pub mod explore;
 pub mod fetching;
 pub mod find;
 pub mod flags;

@@ -392,7 +392,10 @@ fn vocabularies_that_would_end_llama_cpp_are_refused() {
     let other = |parts: &mut Parts| parts.set("tokenizer.ggml.model", Value::String("bert".into()));
     for (change, words) in [
         (&long as &dyn Fn(&mut Parts), "tokens[300] has 200000 bytes"),
-        (&other, "none that a vocabulary of kind \"bert\" can have"),
+        (
+            &other,
+            "is not a byte token of a vocabulary of kind \"bert\"",
+        ),
     ] {
         let (_dir, path) = spoiled(change);
         assert!(refusal(&path).contains(words));

@@ -567,4 +567,38 @@ mod tests {
             Err(Problem::Magic(_))
         ));
     }
+
+    #[test]
+    fn of_damaged_files_a_prefix_says_what_the_whole_says_or_nothing() {
+        let (sound, _) = file();
+        let mut state = 7u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut file = sound.clone();
+            for _ in 0..random(3) {
+                let at = random(file.len());
+                file[at] = [0, 1, 0x7f, 0xff, b'a'][random(5)];
+            }
+            let cut = random(file.len() + 1);
+            let whole = Header::parse(&file);
+            match Header::parse_prefix(&file[..cut], file.len() as u64) {
+                Ok(None) => assert!(cut < file.len()),
+                Ok(Some(header)) => {
+                    assert_eq!(header.tensors(), whole.unwrap().tensors());
+                    accepted += 1;
+                }
+                Err(problem) => {
+                    assert_eq!(problem.to_string(), whole.unwrap_err().to_string());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(accepted > 1000 && refused > 1000, "{accepted}, {refused}");
+    }
 }

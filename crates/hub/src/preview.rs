@@ -29,7 +29,8 @@ pub const MOST_READ: u64 = 64 << 20;
 
 /// Bytes of a GGUF file that are read first; each further request doubles what was read.
 const FIRST_OF_GGUF: u64 = 1 << 20;
-/// Bytes of a safetensors file that are read first. They say how long the header is.
+/// Bytes that are read first of a safetensors file, which say how long its header is, and of the further
+/// parts of a split GGUF, which have no vocabulary.
 const FIRST_OF_SHARD: u64 = 128 << 10;
 /// Maximum length of a file that is believed. The largest on the Hub have 50 GB.
 const LONGEST_FILE: u64 = 1 << 42;
@@ -272,7 +273,10 @@ impl<'a> Reader<'a> {
     async fn ggufs(&self, files: &[&Listed]) -> Result<(), Error> {
         self.several(files, async |file| {
             let mut head = Vec::new();
-            let mut to = FIRST_OF_GGUF;
+            let mut to = match file.name == files[0].name {
+                true => FIRST_OF_GGUF,
+                false => FIRST_OF_SHARD,
+            };
             loop {
                 self.extend(file, &mut head, to).await?;
                 let len = head.len() as u64;

@@ -21,7 +21,7 @@ pub(super) struct Batch<'a> {
     /// The importance of each weight, if there is an importance matrix.
     pub(super) importance: Option<&'a [f32; BATCH]>,
     /// For each block of 32 weights, the mean square of its row. Valid only for
-    /// [`Weighing::ByRow`] with an importance matrix.
+    /// [`ImatrixUse::WithRowSquares`] with an importance matrix.
     pub(super) row_square: &'a [f32; BATCH / BLOCK],
     /// The number of weights in use.
     pub(super) len: usize,
@@ -86,19 +86,19 @@ impl Task for AddSquares<'_> {
 
 /// How a format uses an importance matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weighing {
+pub(super) enum ImatrixUse {
     /// Not at all, because the format has no search.
     Ignored,
     /// The search needs the importances only.
-    Alone,
+    Importances,
     /// The search also needs [`Batch::row_square`].
-    ByRow,
+    WithRowSquares,
 }
 
 /// The encoder of one block format.
 pub(super) trait Format {
     /// How the format uses an importance matrix.
-    const WEIGHING: Weighing = Weighing::Alone;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::Importances;
 
     /// Encodes the batch to `out`, which is exactly as long as the blocks.
     fn encode<S: Simd>(simd: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]);
@@ -177,7 +177,7 @@ pub(super) fn by_lane<S: Simd>(
 /// Sets `w` to the weights of the errors of x: importance · √(σ² + x²). `importance` starts with
 /// the importances of the sub-blocks of `N` weights that the lanes hold.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, const N: usize>(
+pub(super) fn error_weights<S: Simd, const N: usize>(
     s: S,
     importance: &[f32],
     sigma2: S::F,

@@ -1,7 +1,7 @@
 //! The encoder: it checks the arguments once per call, then passes batches of weights to one
 //! kernel.
 
-use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch, Weighing};
+use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, ImatrixUse, SUPER, Scratch};
 use super::input::{Input, repeat_from};
 use super::lanes::Dispatch;
 use super::narrow::Narrow;
@@ -23,7 +23,7 @@ pub struct Encoder {
     importance: Box<[f32; BATCH]>,
     row_square: Box<[f32; BATCH / BLOCK]>,
     scratch: Box<Scratch>,
-    /// Rows as f32 for ggml's encoder; the mean square of each row for [`Weighing::ByRow`].
+    /// Rows as f32 for ggml's encoder; the mean square of each row for [`ImatrixUse::WithRowSquares`].
     rows: Vec<f32>,
     /// The index of the first weight of the call that is too large for any block.
     beyond: Option<usize>,
@@ -33,7 +33,7 @@ pub struct Encoder {
 #[derive(Clone, Copy)]
 struct NativeEncoder {
     run: fn(Isa, Batch<'_>, &mut Scratch, &mut [u8]),
-    weighing: Weighing,
+    imatrix_use: ImatrixUse,
 }
 
 fn native<T: Format>() -> NativeEncoder {
@@ -46,7 +46,7 @@ fn native<T: Format>() -> NativeEncoder {
                 format: PhantomData,
             });
         },
-        weighing: T::WEIGHING,
+        imatrix_use: T::IMATRIX_USE,
     }
 }
 
@@ -204,8 +204,8 @@ impl Encoder {
         let block = self.ty.block_size().unwrap_or(1) as usize;
         let block_bytes = self.ty.block_bytes().unwrap_or(1) as usize;
         let n_per_row = input.n_per_row;
-        let imatrix = imatrix.filter(|_| native.weighing != Weighing::Ignored);
-        let by_row = imatrix.is_some() && native.weighing == Weighing::ByRow;
+        let imatrix = imatrix.filter(|_| native.imatrix_use != ImatrixUse::Ignored);
+        let by_row = imatrix.is_some() && native.imatrix_use == ImatrixUse::WithRowSquares;
         if by_row {
             self.measure_rows(input)?;
         }

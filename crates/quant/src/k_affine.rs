@@ -14,7 +14,7 @@
 //! where the stored scale is 0, the levels of the first step are kept.
 
 use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch};
-use super::batch::{by_lane, gather, put_f16, super_squares, weigh};
+use super::batch::{by_lane, error_weights, gather, put_f16, super_squares};
 use super::fit::{self, Grid};
 use super::float16::nearest;
 use super::lanes::Simd;
@@ -95,7 +95,7 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
         s.columns(&batch.x[group * N..], N, &mut x);
         let fit = if let Some(importance) = batch.importance {
             let sigma2 = by_lane(s, &sigma2, group, N);
-            weigh(s, &importance[group * N..], sigma2, &x, &mut w);
+            error_weights(s, &importance[group * N..], sigma2, &x, &mut w);
             let mut sum = zero;
             for w in w {
                 sum = sum + w;

@@ -9,7 +9,9 @@
 //! The steps are those of [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each
 //! weight the nearest level with the stored scale; where that is 0, keep the levels of the fit.
 
-use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares, weigh};
+use super::batch::{
+    BATCH, Batch, Format, SUBS, SUPER, Scratch, error_weights, put_f16, super_squares,
+};
 use super::fit::{self, ALL_ZERO, Descent};
 use super::float16::nearest;
 use super::k_affine::{pack_high_bit, pack_pairs};
@@ -54,7 +56,7 @@ fn fit_all<S: Simd>(
                 // All lanes belong to one super-block, which has 16 sub-blocks: there are at most
                 // 16 lanes, and their number divides 16.
                 let sigma2 = s.splat(sigma2[group / PER]);
-                weigh(s, &importance[group * SUB..], sigma2, &x, &mut w);
+                error_weights(s, &importance[group * SUB..], sigma2, &x, &mut w);
             }
         }
         let mut sum = s.splat(0.0);

@@ -14,8 +14,8 @@
 //! searches are those of the K formats, weighted by importance · √(σ² + x²), where σ² is the mean
 //! square of the whole row.
 
-use super::batch::{BATCH, BLOCK, Batch, Format, SUBS, Scratch, Weighing};
-use super::batch::{reciprocal, to_f16, weigh};
+use super::batch::{BATCH, BLOCK, Batch, Format, ImatrixUse, SUBS, Scratch};
+use super::batch::{error_weights, reciprocal, to_f16};
 use super::fit::{self, Grid};
 use super::lanes::Simd;
 
@@ -71,7 +71,7 @@ fn fit_symmetric<S: Simd>(
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
         let sigma2 = s.load(&batch.row_square[group..]);
-        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+        error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::symmetric(s, &x, &w, half);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.rate, &mut scratch.rate[group..]);
@@ -100,7 +100,7 @@ fn fit_affine<S: Simd>(
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
         let sigma2 = s.load(&batch.row_square[group..]);
-        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+        error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::affine(s, &x, &w, grid);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.base, &mut scratch.base[group..]);
@@ -249,7 +249,7 @@ fn encode_affine<S: Simd, const BYTES: usize, const FIVE: bool>(
 pub(super) struct Q40;
 
 impl Format for Q40 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -261,7 +261,7 @@ impl Format for Q40 {
 pub(super) struct Q50;
 
 impl Format for Q50 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -273,7 +273,7 @@ impl Format for Q50 {
 pub(super) struct Q41;
 
 impl Format for Q41 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -285,7 +285,7 @@ impl Format for Q41 {
 pub(super) struct Q51;
 
 impl Format for Q51 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -298,7 +298,7 @@ impl Format for Q51 {
 pub(super) struct Q80;
 
 impl Format for Q80 {
-    const WEIGHING: Weighing = Weighing::Ignored;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::Ignored;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {

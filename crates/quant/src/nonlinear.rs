@@ -15,7 +15,7 @@
 //! that scale; both formats divide by the scale before it is rounded to f16.
 
 use super::batch::{BATCH, BLOCK, Batch, Format, SUPER, Scratch};
-use super::batch::{by_lane, put_f16, super_sums, weigh};
+use super::batch::{by_lane, error_weights, put_f16, super_sums};
 use super::fit::{self, ALL_ZERO};
 use super::float16::nearest;
 use super::k_symmetric::largest;
@@ -168,7 +168,7 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
                 }
                 sum * s.splat(factor)
             };
-            weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+            error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         }
         s.store(fit(s, &x, &w), &mut scratch.scale[group..]);
     }

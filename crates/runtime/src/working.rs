@@ -1,8 +1,8 @@
 //! The memory that a model needs besides its weights and its KV cache, estimated from its header.
 //!
 //! The constants were measured as the resident memory of `modelve complete`, less the mapped file, the KV cache and
-//! the buffers that llama.cpp reports, for eight models with vocabularies of 2,112 to 262,144 tokens: what remains is
-//! 22.4 MiB, and 158 to 171 bytes for each token and each merge. docs/completing.md has the figures.
+//! the buffers that llama.cpp reports, for 19 models with vocabularies of 2,112 to 262,144 tokens: what remains is
+//! 22.4 MiB, and about 168 bytes for each token and each merge. docs/inspecting.md has the figures.
 
 use super::kv::Header;
 
@@ -43,11 +43,16 @@ impl Working {
         let vocabulary = header.entries("tokenizer.ggml.tokens");
         let vocabulary = vocabulary.unwrap_or_else(|| number("vocab_size"));
         let merges = header.entries("tokenizer.ggml.merges").unwrap_or(0);
+        // A prompt is no longer than the context.
+        let batch = match number("context_length") {
+            0 => BATCH,
+            context => context.min(BATCH),
+        };
         // Three states of the feed-forward network and four of the residual stream are held at once.
         let states = feed_forward
             .saturating_mul(3)
             .saturating_add(number("embedding_length").saturating_mul(4))
-            .saturating_mul(BATCH * VALUE);
+            .saturating_mul(batch * VALUE);
         let fixed = PROCESS
             .saturating_add(vocabulary.saturating_add(merges).saturating_mul(ENTRY))
             .saturating_add(states)

@@ -211,6 +211,8 @@ pub struct Identity {
     pub class: Option<&'static str>,
     /// Weights.
     pub n_params: u64,
+    /// Of a model with experts, the weights that a token goes through.
+    pub n_active_params: Option<u64>,
     /// Bytes of everything.
     pub size_bytes: u64,
     /// Bits of tensor data per weight.
@@ -268,6 +270,7 @@ impl Identity {
             architecture: architecture.filter(|name| !name.is_empty()),
             class: names::class(subject.architecture()),
             n_params,
+            n_active_params: active_params(subject),
             size_bytes: subject.size_bytes,
             bits_per_weight: (known && n_params > 0).then_some(bits),
             quantization: quantization(subject),
@@ -328,21 +331,44 @@ fn quantization(subject: &Subject<'_>) -> Option<String> {
 /// an embedding that is not the output matrix, too, a single row.
 pub fn active_share(subject: &Subject<'_>) -> f64 {
     let tied = subject.tied_output().map(|tensor| tensor.name.as_str());
-    let experts = subject.number("expert_count").filter(|&n| n > 0);
-    let used = experts.zip(subject.number("expert_used_count"));
-    let used = used.map_or(1.0, |(all, used)| used.min(all) as f64 / all as f64);
+    let used = used_experts(subject);
     let mut read = 0.0;
     let mut all = 0.0;
     for tensor in &subject.tensors {
         let bytes = tensor.bytes.unwrap_or(0) as f64;
-        let name = tensor.name.as_str();
         all += bytes;
-        read += match name {
-            "token_embd.weight" if tied != Some(name) => 0.0,
+        read += match tensor.name.as_str() {
+            name @ "token_embd.weight" if tied != Some(name) => 0.0,
             "per_layer_token_embd.weight" => 0.0,
-            _ if name.contains("_exps.") => bytes * used,
+            name if is_of_experts(name) => bytes * used,
             _ => bytes,
         };
     }
     if all > 0.0 { read / all } else { 1.0 }
+}
+
+/// The share of experts that a token goes through; 1 where there are none.
+fn used_experts(subject: &Subject<'_>) -> f64 {
+    let all = subject.number("expert_count").filter(|&n| n > 0);
+    let used = all.zip(subject.number("expert_used_count"));
+    used.map_or(1.0, |(all, used)| used.min(all) as f64 / all as f64)
+}
+
+/// Returns whether a tensor holds the matrices of all experts of a layer.
+fn is_of_experts(name: &str) -> bool {
+    name.contains("_exps.")
+}
+
+/// Weights that a token goes through, of a model with experts.
+fn active_params(subject: &Subject<'_>) -> Option<u64> {
+    subject.number("expert_count").filter(|&n| n > 0)?;
+    let used = used_experts(subject);
+    let each = subject
+        .tensors
+        .iter()
+        .map(|tensor| match is_of_experts(&tensor.name) {
+            true => (tensor.n_elements() as f64 * used) as u64,
+            false => tensor.n_elements(),
+        });
+    Some(each.fold(0, u64::saturating_add))
 }

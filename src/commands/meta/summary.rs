@@ -63,6 +63,9 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
             .map(|name| human::escape(name.as_bytes())),
         (identity.n_params > 0)
             .then(|| format!("{} parameters", human::quantity(identity.n_params))),
+        identity
+            .n_active_params
+            .map(|n| format!("{} of them for a token", human::quantity(n))),
         Some(human::bytes(identity.size_bytes)),
         identity
             .quantization

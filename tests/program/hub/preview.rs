@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use modelve::gguf::{GgmlType, Layout, Value};
 use serde_json::Value as Json;
 
 use super::{Bench, LABELS, REPO, file};
@@ -106,6 +107,42 @@ fn a_checkpoint_is_shown_by_its_shards_headers() {
     let text = bench.run(&["meta", "org/tiny:Q4_K_M"]);
     assert!(text.out.contains("Phi3ForCausalLM"), "{}", text.out);
     bench.paste_all(&text.said);
+}
+
+#[test]
+fn a_split_file_is_one_model() {
+    let server = HubServer::start();
+    server.repo("org/Big-GGUF");
+    for no in 0..2u16 {
+        let architecture = Value::String("llama".to_owned());
+        let metadata = [
+            ("general.architecture".to_owned(), architecture),
+            ("split.no".to_owned(), Value::U16(no)),
+            ("split.count".to_owned(), Value::U16(2)),
+        ];
+        let tensor = (
+            format!("blk.{no}.ffn_up.weight"),
+            vec![1 << 18],
+            GgmlType::F32,
+        );
+        let layout = Layout::new(&metadata, &[tensor]).unwrap();
+        let mut file = layout.header().to_vec();
+        file.resize(layout.file_size() as usize, 0);
+        let name = format!("F32/Big-F32-0000{}-of-00002.gguf", no + 1);
+        server.large("org/Big-GGUF", &name, &file);
+    }
+    let bench = Bench::of(server);
+    let report = json(&bench.good(&["meta", "org/Big-GGUF:f32", "--json"]));
+    assert_eq!(report["n_params"], 2 << 18);
+    let part = |no| format!("org/Big-GGUF/F32/Big-F32-0000{no}-of-00002.gguf");
+    assert_eq!(report["parts"], serde_json::json!([part(1), part(2)]));
+    assert_eq!(report["tensors"][1]["part"], 2);
+    // All of the first is asked for at once, of the second only what its header takes.
+    let read = report["remote"]["bytes_read"].as_u64().unwrap();
+    assert!(read < (1 << 20) + (1 << 18), "{read}");
+    let get = report["remote"]["get"].as_str().unwrap();
+    assert_eq!(get, "modelve get org/Big-GGUF:F32");
+    assert_eq!(bench.paste(get).code, Some(0));
 }
 
 #[test]

@@ -18,6 +18,7 @@ const clean = new Map(data.positions.map((at, i) => [at, data.clean_positions[i]
 const marks = new Map();
 const mark = (column, on) => (marks.get(column) || []).forEach((node) => node.classList.toggle("marked", on));
 const remember = (column, node) => { if (!marks.has(column)) marks.set(column, []); marks.get(column).push(node); return node; };
+const tellOthers = linked((position) => { if (!heads) marks.forEach((_, c) => mark(c, data.clean_positions[c] === position)); });
 const columnOf = new Map(data.positions.map((at, i) => [at, i]));
 const columnOfClean = new Map(data.clean_positions.map((at, i) => [at, i]));
 const inside = (node) => { node.addEventListener("mouseenter", () => mark(node.dataset.column, true)); node.addEventListener("mouseleave", () => mark(node.dataset.column, false)); return node; };
@@ -87,8 +88,9 @@ function describe(k) {
     el("div", { class: "soft" }, "before"), shortBars(data.corrupt_top.slice(0, 3), most), el("div", { class: "soft" }, "with the clean value"), shortBars(data.top[i][j].slice(0, 3), most)];
 }
 let pinned = null;
-function pin(k) {
+function pin(k, told) {
   const { i, j, td } = cells[k];
+  if (!heads && !told) tellOthers(data.clean_positions[j]);
   if (pinned) pinned.classList.remove("pinned");
   pinned = td;
   td.classList.add("pinned");
@@ -105,7 +107,7 @@ function pin(k) {
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,
   el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, " layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
-if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j));
+if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j), true);
 
 const against = U ? ["--against-id", String(data.against.id)] : [];
 const measure = ["--token-id", String(data.token.id), ...against];

@@ -34,12 +34,13 @@ if (words.length) {
     text.append(span);
   }
   spans.sort((a, b) => a[0] - b[0]);
+  const tellOthers = linked((position) => spans.forEach(([i, span]) => span.classList.toggle("marked", words[i].from <= position && position < words[i].to)));
   const describe = (i) => {
     const w = words[i];
     return [el("b", {}, shown(w.text)), el("div", {}, "speaks " + (w.change < 0 ? "for " + T : "for " + rival) + ": without it " + signed(w.without) + " in place of " + signed(data.value)),
       el("div", {}, "the model then says " + shown(w.says.piece) + " (" + percent(w.says.prob) + ")")];
   };
-  walk(text, spans.map((s) => s[1]), describe);
+  walk(text, spans.map((s) => s[1]), describe, (i) => tellOthers(words[i].to - 1));
   const order = words.map((_, i) => i).sort((a, b) => Math.abs(words[b].change) - Math.abs(words[a].change)).slice(0, 12).sort((a, b) => a - b);
   const list = signedList(order.map((i) => ({ name: shown(words[i].text), value: -words[i].change })), "words by what they do", (k) => describe(order[k]));
   main.append(el("h2", {}, "The words it hangs on"),

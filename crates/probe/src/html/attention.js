@@ -136,7 +136,8 @@ function choose(i) {
   draw();
   tell();
 }
-function ask(q) { query = q; draw(); tell(); }
+const tellOthers = linked((position) => { if (position >= 0 && position < n) ask(position, true); });
+function ask(q, told) { query = q; draw(); tell(); if (!told) tellOthers(q); }
 
 walk(text, spans, (i) => [el("b", {}, shown(data.pieces[i])), el("div", {}, "position " + i),
   el("div", {}, i > query ? "comes later" : percent(weightsOf(current)[query][i]) + " of what " + shown(data.pieces[query]) + " looks at")], ask);

@@ -1,7 +1,5 @@
-const data = JSON.parse(document.getElementById("data").textContent);
-const about = JSON.parse(document.getElementById("about").textContent);
-const main = document.getElementById("main");
-const tip = document.getElementById("tip");
+// What every view is drawn with. It stands behind a script that defines `tip`, `about`, `dark` and
+// `linked`: `page.js` on a page of its own.
 
 // An element: attributes whose names begin with "on" are listeners, children are nodes or text.
 function el(name, attributes, ...children) {
@@ -14,8 +12,6 @@ function el(name, attributes, ...children) {
   node.append(...children.flat().filter((child) => child != null));
   return node;
 }
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function percent(p) {
   const v = 100 * p;
@@ -233,16 +229,4 @@ function further(pairs) {
       const copy = el("button", { title: "copy the command", onclick: () => navigator.clipboard && navigator.clipboard.writeText(line).then(() => { copy.textContent = "copied"; }, () => {}) }, "copy");
       return el("li", {}, el("span", {}, what), el("code", {}, line), copy);
     })));
-}
-
-// What the page is of: its title names the prompt, its first line the model and how it was made.
-{
-  const first = (Array.isArray(data) ? data[0] : data) || {};
-  const text = first.prompt || first.clean || first.text || "";
-  const name = document.title.replace(/^modelve /, "");
-  if (text) document.title = (text.length > 60 ? "\u2026" + text.slice(-60) : text) + " \u00b7 modelve " + name;
-  const models = about.models.map((m) => m.name + (m.quantization ? " (" + m.quantization + ")" : "")).join(" and ");
-  document.getElementById("head").append(
-    el("span", {}, el("b", {}, "modelve " + name), models ? " \u00b7 " + models : "", about.date ? " \u00b7 " + about.date : ""),
-    about.command ? el("code", { title: about.command }, about.command) : "");
 }

@@ -154,7 +154,8 @@ function rankLine(i) {
     return e;
   };
   const title = "rank of " + shown(data.token.piece) + " after each layer";
-  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", style: "max-width:560px", "aria-label": title });
+  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", "aria-label": title });
+  svg.style.maxWidth = "560px";
   const x = (k) => L + (W - L - R) * (layers.length > 1 ? k / (layers.length - 1) : 0.5);
   const y = (rank) => T + (H - T - B) * Math.log(rank) / Math.log(mostRank);
   for (let rank = 1; rank <= mostRank; rank *= 10) {
@@ -172,9 +173,18 @@ function rankLine(i) {
   return el("div", {}, svg, positions.length > 1 && positions.length <= 40 ? el("p", { class: "soft" }, "Faint: the other positions.") : null);
 }
 
-function pin(i, j) {
+// The same token in views beside this one.
+const tellOthers = linked((position) => {
+  const i = positions.indexOf(position);
+  if (i < 0) return;
+  pin(i, pinned ? pinned[1] : layers.length - 1, true);
+  const left = i * WIDE, room = canvas.clientWidth - LEFT;
+  if (left < box.scrollLeft || left + WIDE > box.scrollLeft + room) box.scrollLeft = left - room / 2;
+});
+function pin(i, j, told) {
   pinned = [i, j];
   draw();
+  if (!told) tellOthers(positions[i]);
   const answer = data.answers[i];
   detail.replaceChildren(
     el("h1", {}, "After ", el("code", {}, shown(data.pieces[positions[i]])), " at position " + positions[i]),
@@ -234,7 +244,7 @@ main.append(el("h1", {}, "What would each layer say?"), el("p", { class: "prompt
   })(),
   el("div", { class: "tools" }, metricLabel, legendBox), strip, box, detail);
 choose(metric);
-if (positions.length) pin(positions.length - 1, layers.length - 1);
+if (positions.length) pin(positions.length - 1, layers.length - 1, true);
 box.scrollLeft = box.scrollWidth;
 draw();
 if (data.answers.length) {
