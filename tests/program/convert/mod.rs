@@ -5,6 +5,7 @@ mod dense;
 mod ends;
 mod families;
 mod refusal;
+mod vocabularies;
 
 use crate::support::hub_server;
 use crate::support::terminal;
