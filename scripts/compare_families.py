@@ -189,8 +189,9 @@ def family_adds_one(model):
 
 # Several runs of the converter in one process: importing torch takes longer than converting.
 CONVERTER = """
-import runpy, sys
+import os, runpy, sys
 converter, folder = sys.argv[1:3]
+sys.path.insert(0, os.path.dirname(converter))
 for kind, file in zip(sys.argv[3::2], sys.argv[4::2]):
     sys.argv = [converter, folder, "--outtype", kind, "--outfile", file]
     try:

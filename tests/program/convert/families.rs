@@ -52,11 +52,13 @@ fn numbers(name: &str, shape: &[u64]) -> Vec<f32> {
     (0..count).map(number).collect()
 }
 
-fn checkpoint(config: &Value) -> Bench {
+pub(super) fn checkpoint(config: &Value) -> Bench {
     let bench = Bench::of(&toy::config(|_| {}), Dtype::F32, 1 << 40);
     fs::write(bench.path("in/config.json"), config.to_string()).unwrap();
     let description = arch::describe(config).unwrap();
     let weights = description.weights.iter();
+    // Two matrices may come from one tensor.
+    let mut seen = std::collections::HashSet::new();
     let tensors: Vec<(&String, Vec<usize>, Vec<u8>)> = weights
         .filter(|weight| !weight.optional)
         .flat_map(|weight| {
@@ -67,6 +69,7 @@ fn checkpoint(config: &Value) -> Bench {
                 (source, shape.iter().map(|&n| n as usize).collect(), bytes)
             })
         })
+        .filter(|(source, _, _): &(&String, Vec<usize>, Vec<u8>)| seen.insert(source.to_string()))
         .collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
         let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();

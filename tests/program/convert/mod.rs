@@ -7,6 +7,7 @@ mod ends;
 mod families;
 mod packed;
 mod refusal;
+mod vocabularies;
 
 use crate::support::hub_server;
 use crate::support::terminal;
