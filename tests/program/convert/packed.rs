@@ -117,7 +117,10 @@ fn drop_part(tensors: &mut Tensors, name: &str) {
 /// Turns a tensor into one of another shape with as many elements.
 fn reshape(tensors: &mut Tensors, name: &str, shape: &[usize]) {
     let (_, of, _) = tensors.get_mut(&format!("{MODULE}.{name}")).unwrap();
-    assert_eq!(of.iter().product::<usize>(), shape.iter().product::<usize>());
+    assert_eq!(
+        of.iter().product::<usize>(),
+        shape.iter().product::<usize>()
+    );
     *of = shape.to_vec();
 }
 
