@@ -134,7 +134,7 @@ impl Rows {
                 true => 1 << (self.bits - 1),
                 false => {
                     let word = zeros[(row / n - first) as usize * count + group];
-                    word >> (row % n) as u32 * self.bits & mask
+                    (word >> ((row % n) as u32 * self.bits)) & mask
                 }
             };
             let values = values.chunks_mut(n as usize).zip(groups.chunks(n as usize));
