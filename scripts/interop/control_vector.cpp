@@ -41,7 +41,10 @@ int main(int argc, char ** argv) {
         if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
     }, nullptr);
     llama_backend_init();
-    llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
+    llama_model_params loading = llama_model_default_params();
+    // Weights as the file has them: rearranged ones round otherwise.
+    loading.use_extra_bufts = false;
+    llama_model * model = llama_model_load_from_file(argv[1], loading);
     if (!model) return 1;
     llama_context_params params = llama_context_default_params();
     // A model with two sets of RoPE factors takes the long ones in a context longer than it was first trained on.
