@@ -26,7 +26,7 @@ fn pages_work_in_a_browser() {
     assert!(output.status.success(), "{said}{errors}");
     let opened = said.lines().filter(|line| line.contains(": ok")).count();
     assert_eq!(
-        opened, 52,
-        "thirteen pages, two widths, two colour schemes:\n{said}"
+        opened, 56,
+        "fourteen pages, two widths, two colour schemes:\n{said}"
     );
 }
