@@ -1,4 +1,5 @@
-//! Stamps what `modelve --version` says and warns about a build that would be slow.
+//! Records what `modelve --version` prints, warns about a build that would be slow, and lays out
+//! the libraries of a `portable` build.
 
 use std::env;
 use std::fs;
@@ -21,8 +22,8 @@ fn main() {
     }
 }
 
-/// Puts the libraries of a `portable` build into `backends`, a folder beside the program and its
-/// tests, and tells the program to find there those that it is linked with.
+/// Puts the libraries of a `portable` build into a folder `backends` beside the program and its
+/// tests, and sets the program's library search path to it.
 fn lay_out_backends() -> std::io::Result<()> {
     match env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("windows") => {}
@@ -50,7 +51,8 @@ fn lay_out_backends() -> std::io::Result<()> {
         for entry in fs::read_dir(&loaded)?.chain(fs::read_dir(&linked)?) {
             let file = entry?.path();
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // Programs ask for `libllama.so.0`, whatever further names the file has.
+            // Programs are linked to names like `libllama.so.0`; other names of a file are left
+            // out.
             let versions = name.split_once(".so.").map(|(_, numbers)| numbers);
             let wanted = versions.is_some_and(|numbers| !numbers.contains('.'))
                 || name.ends_with(".dylib")
@@ -63,8 +65,8 @@ fn lay_out_backends() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The bindings leave links here whose targets they do not copy, and fail over their own links
-/// when they are built again, with other features.
+/// Removes dangling links. The bindings' build leaves links in this folder whose targets it does
+/// not copy, and fails on them when it runs again with other features.
 fn remove_links_to_nothing(folder: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -75,32 +77,32 @@ fn remove_links_to_nothing(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Another name for a file, in place of what had that name.
+/// Gives a file another name, replacing a file of that name.
 fn link(file: &Path, name: &Path) -> std::io::Result<()> {
     let temporary = name.with_extension("new");
     drop(fs::remove_file(&temporary));
     fs::hard_link(file, &temporary).or_else(|_| fs::copy(file, &temporary).map(drop))?;
     fs::rename(&temporary, name)?;
-    // Where both were names of one file already, renaming does nothing.
+    // If both were already names of the same file, renaming does nothing and leaves this name.
     drop(fs::remove_file(&temporary));
     Ok(())
 }
 
-/// This script runs again when a file changed or something was committed, and so the stamp is that
-/// of the tree that was compiled.
+/// Makes this script run again after each change of a file or commit, so that the recorded commit
+/// is that of the compiled tree.
 fn run_again_after_changes() {
     let tree = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "crates"];
     let more = ["benches", "docs", "examples", "models", "scripts", "tests"];
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
     let paths = tree.into_iter().chain(more).chain(log.as_deref());
-    // What is not there would count as changed each time.
+    // Cargo treats a path that does not exist as changed on each build.
     for path in paths.filter(|path| Path::new(path).exists()) {
         println!("cargo::rerun-if-changed={path}");
     }
 }
 
-/// The commit that is checked out, with `+` when the tree differs from it, or `unknown`
-/// where there is no git, as in a source archive.
+/// The checked-out commit, followed by `+` if the tree differs from it, or `unknown` if there is no
+/// git, as in a source archive.
 fn git_commit() -> String {
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".into();
@@ -109,7 +111,7 @@ fn git_commit() -> String {
     if changed { commit + "+" } else { commit }
 }
 
-/// What a git command prints; nothing if it fails.
+/// The output of a git command; `None` if it fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     output
@@ -140,8 +142,8 @@ fn llama_versions() -> (String, String) {
     (or_unknown(version("llama")), or_unknown(version("ggml")))
 }
 
-/// Without `target-cpu=native` the bindings compile ggml's CPU kernels for the oldest
-/// machine of the architecture.
+/// Warns if the target has no AVX2. Without `target-cpu=native` the bindings compile ggml's CPU
+/// kernels for the oldest CPUs of the architecture.
 fn warn_about_missing_vector_instructions() {
     let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     let has = |feature: &str| features.split(',').any(|f| f == feature);
@@ -149,7 +151,7 @@ fn warn_about_missing_vector_instructions() {
     let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
     if x86 && !portable && !has("avx2") {
         println!(
-            "cargo::warning=this build of llama.cpp does without AVX2 and will be several times slower; \
+            "cargo::warning=this build of llama.cpp does not use AVX2 and will be several times slower; \
              build inside the checkout (its .cargo/config.toml sets target-cpu=native), \
              set RUSTFLAGS=\"-C target-cpu=native\", or use `--features portable`"
         );

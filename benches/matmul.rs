@@ -1,8 +1,8 @@
-//! Multiplications of weights with activations per second and core, by the kernels of this
-//! program and by ggml's product of a row and a column, for a few columns at a time.
+//! Measures multiplications of weights with activations per second and core, by modelve's kernels
+//! and by ggml's dot product of a row and a column, for a few columns at a time.
 //!
-//! `cargo bench --profile dev --bench matmul -- Q4_K` for one type. The weights are more than the
-//! caches hold, as in a model.
+//! `cargo bench --profile dev --bench matmul -- Q4_K` measures one type. As in a model, the weights
+//! do not fit into the caches.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ fn main() {
     divan::main();
 }
 
-/// [`ROWS`] rows of which every 64 are the same, and `n` columns.
+/// [`ROWS`] rows, which repeat every 64 rows, and `n` columns.
 fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     let wave = |i: usize| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * 0.02;
     let weights: Vec<f32> = (0..64 * WIDTH).map(wave).collect();
@@ -37,7 +37,7 @@ fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     (rows.repeat(ROWS / 64), (0..n * WIDTH).map(wave).collect())
 }
 
-/// A type, by which kernel, if not ggml's, and how many columns.
+/// A type, a kernel (`None` for ggml's), and a number of columns.
 #[derive(Clone, Copy)]
 struct Case {
     ty: GgmlType,
@@ -79,7 +79,7 @@ fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
     let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
     for (i, numbers) in x.as_chunks().0.iter().enumerate() {
         let (column, block) = (i * BLOCK / WIDTH, i % (WIDTH / BLOCK));
-        packed[Kernel::place(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
+        packed[Kernel::block_index(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
     }
     let mut sum = 0.0;
     kernel.multiply(rows, &packed, n, &mut |_, _, values| sum += values[0]);
@@ -102,7 +102,7 @@ fn by_ggml(ty: GgmlType, rows: &[u8], x: &[f32]) -> f32 {
         for (x, packed) in x.chunks(WIDTH).zip(packed.chunks_mut(4 * WIDTH)) {
             pack(x.as_ptr(), packed.as_mut_ptr().cast(), WIDTH as i64);
         }
-        // As ggml does: sixteen rows, then the next column.
+        // Like ggml: sixteen rows, then the next column.
         for rows in rows.chunks(16 * row_bytes) {
             for packed in packed.chunks(4 * WIDTH) {
                 for row in rows.chunks(row_bytes) {

@@ -1,5 +1,5 @@
-//! What the parts that are ours cost when no weights are touched: reading a header, planning a
-//! conversion, assembling text from the bytes of tokens.
+//! Measures the parts of modelve that touch no weights: reading a header, planning a conversion,
+//! assembling text from the bytes of tokens.
 //!
 //! `cargo bench --profile dev --bench parts`
 
@@ -24,14 +24,14 @@ mod support {
 }
 use support::{synthetic::Dtype, toy};
 
-/// Tokens of Phi-3's vocabulary.
+/// The number of tokens of Phi-3's vocabulary.
 const VOCAB: usize = 32_064;
 
 fn main() {
     divan::main();
 }
 
-/// A checkpoint of as many layers and tensors as Phi-3-mini's, each tensor small.
+/// A checkpoint with as many layers and tensors as Phi-3-mini's, with small tensors.
 fn checkpoint(dir: &Path) -> PathBuf {
     let config = toy::config(|config| config["num_hidden_layers"] = 32.into());
     toy::write(&config, Dtype::Bf16, 1 << 40, dir)
@@ -47,7 +47,7 @@ fn plan(checkpoint: &Checkpoint) -> Plan {
     Plan::new(checkpoint, &request).expect("a plan")
 }
 
-/// A GGUF with 197 tensors and 32,064 tokens, its data a hole in the file.
+/// A GGUF with 197 tensors and 32,064 tokens, whose data is a hole in a sparse file.
 fn gguf(dir: &TempDir) -> PathBuf {
     let plan = plan(&Checkpoint::open(&checkpoint(&dir.path().join("in"))).expect("a checkpoint"));
     let mut metadata = plan.metadata().to_vec();
@@ -79,7 +79,7 @@ fn gguf(dir: &TempDir) -> PathBuf {
     path
 }
 
-/// Header of 197 tensors and 32,064 tokens: every count checked, nothing copied.
+/// Reads a header of 197 tensors and 32,064 tokens, checking every count and copying nothing.
 #[divan::bench]
 fn read_header(bencher: Bencher<'_, '_>) {
     let dir = tempfile::tempdir().expect("a folder");
@@ -87,7 +87,7 @@ fn read_header(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| Gguf::open(black_box(&path)).expect("a model"));
 }
 
-/// The same, and what a look-up of a token needs.
+/// Reads the same header, and builds the tables to look up tokens.
 #[divan::bench]
 fn read_vocabulary(bencher: Bencher<'_, '_>) {
     let dir = tempfile::tempdir().expect("a folder");
@@ -99,7 +99,7 @@ fn read_vocabulary(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Names, types, offsets and metadata of 197 tensors, from the checkpoint's headers.
+/// Plans the names, types, offsets and metadata of 197 tensors from the checkpoint's headers.
 #[divan::bench]
 fn build_plan(bencher: Bencher<'_, '_>) {
     let dir = tempfile::tempdir().expect("a folder");
@@ -109,7 +109,8 @@ fn build_plan(bencher: Bencher<'_, '_>) {
 
 const TEXT: &str = "The ball hit the bat, und der Schläger fiel — 球がバットに当たった。 🏏 ";
 
-/// Pieces of three bytes, which cut characters anywhere, with four stop strings to look out for.
+/// Assembles text from pieces of three bytes, which split characters anywhere, with up to four stop
+/// strings.
 #[divan::bench(args = [0, 4])]
 fn assemble_text(bencher: Bencher<'_, '_>, stops: usize) {
     let text = TEXT.repeat(100);

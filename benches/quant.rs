@@ -1,10 +1,10 @@
-//! Weights per second and core of each encoder, on each instruction set, beside ggml's own and
-//! beside what the memory lets through.
+//! Measures the weights per second and core of each encoder on each instruction set, compared with
+//! ggml's encoder and with the memory bandwidth.
 //!
-//! `cargo bench --profile dev --bench quant -- Q4_K` for one type, without compiling llama.cpp for
-//! another profile. `imatrix` searches with an importance matrix. `memory` reads as many bytes as
-//! the weights have and writes as many as the blocks have, from and to buffers larger than the
-//! caches, and does nothing else.
+//! `cargo bench --profile dev --bench quant -- Q4_K` measures one type, without compiling llama.cpp
+//! for another profile. `imatrix` searches with an importance matrix. `memory` only reads as many
+//! bytes as the weights have and writes as many as the blocks have, with buffers larger than the
+//! caches.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -34,11 +34,11 @@ fn main() {
     divan::main();
 }
 
-/// A type and who encodes to it.
+/// A type and its encoder.
 #[derive(Clone, Copy)]
 struct Case {
     ty: GgmlType,
-    /// ggml's own where there is none.
+    /// The instruction set; `None` for ggml's encoder.
     isa: Option<Isa>,
 }
 
@@ -80,7 +80,7 @@ fn types() -> Vec<Case> {
     TYPES.iter().map(|&ty| Case { ty, isa: None }).collect()
 }
 
-/// Rows of bell-shaped weights, as bf16.
+/// Rows of weights with a bell-shaped distribution, as bf16.
 fn weights() -> Vec<u8> {
     let mut state = 1u32;
     let mut uniform = || {

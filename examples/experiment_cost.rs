@@ -1,5 +1,5 @@
-//! What experiments cost, beside as many separate prefills as `patch` has places:
-//! `cargo run --example experiment_cost -- MODEL.gguf [TOKENS]`
+//! Measures what experiments cost, compared with one separate prefill for each position that
+//! `patch` changes: `cargo run --example experiment_cost -- MODEL.gguf [TOKENS]`
 
 #![allow(clippy::print_stdout)]
 
@@ -12,7 +12,7 @@ use modelve::experiment::{room, settings};
 use modelve::probe::{Prompt, SAMPLE};
 use modelve::runtime::{LoadOptions, Model, Session, Settings, Want, host};
 
-/// Prefills that are really timed; all of them take as long as these, in proportion.
+/// The number of prefills that are timed; the time of all of them is extrapolated.
 const TIMED: usize = 16;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut clean = Prompt::plain(model.vocab(), SAMPLE)?;
     clean.ids.truncate(n);
     let n = clean.ids.len();
-    // Prompts that differ from the first token on, so that no place is idle but behind the last layer.
+    // Prompts that differ from the first token on, so that no place is idle but behind the last
+    // layer.
     let mut corrupt = clean.clone();
     corrupt.ids[0] = clean.ids[n - 1];
     let places = n * model.facts().n_layer as usize;
@@ -42,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Ok(start.elapsed().as_secs_f64())
     };
-    // The first reads the weights from the disk.
+    // The first prefill reads the weights from the disk.
     prefills(1)?;
     let base = Settings {
         n_ctx: (n + room(n)) as u32,
@@ -59,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let other = Corrupt::Prompt(corrupt.clone());
     let map = patch(&mut session, &clean, &other, &options, &mut |_, _| {})?;
     let patched = start.elapsed().as_secs_f64();
-    // Half of them before and half after, as machines are busy now and then.
+    // Half of the prefills are timed before and half after, to average over other load.
     separate += prefills(TIMED)?;
     let separate = separate / (2 * TIMED) as f64 * places as f64;
     println!(

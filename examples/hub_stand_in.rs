@@ -1,4 +1,4 @@
-//! Serves a checkpoint folder as the Hub would, on loopback, until it is stopped:
+//! Serves a checkpoint folder on loopback like the Hub, until it is stopped:
 //!
 //! ```text
 //! cargo run --example hub_stand_in -- FOLDER org/name

@@ -1,5 +1,5 @@
-//! Writes a Phi-3 checkpoint with random weights in the Hub's layout: what converters and
-//! benchmarks need when the real weights are out of reach.
+//! Writes a Phi-3 checkpoint with random weights in the Hub's layout, for converters and benchmarks
+//! when the real weights are not available.
 //!
 //! ```text
 //! cargo run --example make_checkpoint -- --config ../phi3 --out /tmp/phi3-random
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `--config` is a `config.json` or the folder that holds it; the tokenizer files beside it (or
-//! in `--tokenizer`) are copied. Memory stays at a few megabytes whatever the size.
+//! in `--tokenizer`) are copied. It needs a few megabytes of memory for any size.
 #![allow(clippy::print_stdout)]
 
 #[path = "../tests/support/synthetic.rs"]
@@ -128,7 +128,7 @@ fn main() -> Result<()> {
     for name in TOKENIZER_FILES {
         let from = tokenizer.join(name);
         if from.is_file() {
-            // A copy of the contents, not of a read-only mode.
+            // Copies the contents but not the permissions, which may be read-only.
             fs::write(args.out.join(name), fs::read(from)?)?;
         }
     }

@@ -1,7 +1,7 @@
-//! How many products of 8-bit numbers this processor can add up per second, all cores together:
-//! what llama.cpp's kernels for quantized weights are made of, without memory and without
-//! anything else. No prefill can be faster. Prints one number; says so where there is no loop
-//! for the processor.
+//! Measures how many products of 8-bit integers this CPU can accumulate per second on all cores.
+//! These are the operations of llama.cpp's kernels for quantized weights, here without memory
+//! accesses or anything else, so no prefill can be faster. Prints one number, or a message if it
+//! has no loop for the CPU.
 //!
 //!     cargo run --example multiply_rate
 
@@ -11,9 +11,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Counted in one go, between two looks at the clock.
+/// The number of iterations between two readings of the clock.
 const ROUNDS: u64 = 100_000;
-/// Sums at once: more than the latency of an instruction times those begun per cycle.
+/// The number of independent accumulators: more than the latency of an instruction times the number
+/// of instructions issued per cycle.
 const SUMS: usize = 12;
 const TIME: Duration = Duration::from_millis(500);
 
@@ -33,7 +34,7 @@ fn main() {
     println!("{:.4e}", rates.iter().sum::<f64>());
 }
 
-/// Products per second of one core.
+/// The products per second of one core.
 fn rate(products: u64, rounds: fn()) -> f64 {
     rounds();
     let (start, mut done) = (Instant::now(), 0);
@@ -44,7 +45,8 @@ fn rate(products: u64, rounds: fn()) -> f64 {
     done as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Products that a step of one sum takes in, and [`ROUNDS`] steps of all sums.
+/// The number of products of one step of one accumulator, and a function that does [`ROUNDS`] steps
+/// of all accumulators.
 #[cfg(target_arch = "x86_64")]
 fn rounds() -> Option<(u64, fn())> {
     use std::arch::x86_64::*;
@@ -69,7 +71,7 @@ fn rounds() -> Option<(u64, fn())> {
         let mut sums = [_mm256_setzero_si256(); SUMS];
         for _ in 0..ROUNDS {
             for sum in &mut sums {
-                // Not to be taken out of the loop.
+                // Keeps the compiler from moving the multiplication out of the loop.
                 let a = black_box(a);
                 let pairs = _mm256_maddubs_epi16(a, b);
                 *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
@@ -79,7 +81,7 @@ fn rounds() -> Option<(u64, fn())> {
     }
 
     if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") {
-        // SAFETY: the processor has the instructions.
+        // SAFETY: the CPU has the instructions.
         return Some((64, || unsafe { vnni() }));
     }
     if is_x86_feature_detected!("avx2") {

@@ -1,5 +1,5 @@
-//! What probing costs beyond the prefill of the same tokens, in turns on one model:
-//! `cargo run --example probe_cost -- MODEL.gguf [TOKENS] [ROUNDS]`
+//! Measures what probing costs in addition to the prefill of the same tokens, in turns on one
+//! model: `cargo run --example probe_cost -- MODEL.gguf [TOKENS] [ROUNDS]`
 
 #![allow(clippy::print_stdout)]
 
@@ -111,7 +111,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Multiplications of unembedding every layer over those of the layers themselves.
+/// The multiplications for unembedding every layer, divided by those of the layers themselves.
 fn unembedding_share(model: &Model) -> f64 {
     let Ok(gguf) = modelve::gguf::Gguf::open(model.path()) else {
         return f64::NAN;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the tiny model on what was held out of its training.
+"""Measures the tiny model on data that was held out of its training.
 
     scripts/eval_tiny.py                                  the checkpoint, in F32, by transformers
     scripts/eval_tiny.py --gguf tiny-Q4_K_M.gguf          the same with a GGUF's weights, dequantized

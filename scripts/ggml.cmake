@@ -5,7 +5,7 @@ if(GGML_BACKEND_DL)
     # that together with libraries for every CPU.
     set(GGML_NATIVE OFF CACHE BOOL "" FORCE)
 
-    # What puts the program's own kernels before ggml's becomes part of every CPU library.
+    # The file that makes ggml prefer modelve's own kernels becomes part of every CPU library.
     set(modelve_kernels "${CMAKE_CURRENT_LIST_DIR}/../crates/matmul/src/ggml.cpp")
     function(modelve_add_kernels)
         get_property(targets DIRECTORY src PROPERTY BUILDSYSTEM_TARGETS)
@@ -19,19 +19,19 @@ if(GGML_BACKEND_DL)
         cmake_language(DEFER CALL modelve_add_kernels)
     endif()
 
-    # One CPU library instead of all, for who is after a GPU's library only and in a hurry.
+    # Builds one CPU library instead of all, to save time when only a GPU's library is needed.
     if("$ENV{MODELVE_CPU_VARIANTS}" STREQUAL "one")
         set(GGML_CPU_ALL_VARIANTS OFF CACHE BOOL "" FORCE)
     endif()
 
-    # No path of this machine in what other machines run; it is the same folder, below the prefix.
-    # (As a PATH cmake would complete it.)
+    # A relative path, so that no path of this machine gets into libraries for other machines. It
+    # is a STRING because cmake would make a PATH absolute.
     set(GGML_BACKEND_DIR "backends" CACHE STRING "" FORCE)
 
     # A part of llama.cpp that fetches models would be linked with the machine's OpenSSL.
     set(LLAMA_OPENSSL OFF CACHE BOOL "" FORCE)
 
-    # Libraries look for each other where they lie, wherever that is.
+    # Libraries find each other in their own folder.
     if(APPLE)
         set(CMAKE_INSTALL_RPATH "@loader_path" CACHE STRING "" FORCE)
     else()
@@ -54,8 +54,8 @@ endif()
 # itself. llama-cpp-2 asks for it by llama-cpp-sys-2's default features, and nothing here uses it.
 set(LLAMA_BUILD_COMMON OFF CACHE BOOL "" FORCE)
 
-# In builds for developing, what builds graphs and reads files is compiled fast; what computes,
-# ggml, is compiled well in all. Cargo tells build scripts the profile.
+# In development builds, llama.cpp's code that builds graphs and reads files is compiled quickly.
+# ggml, which computes, is always optimized. Cargo sets PROFILE for build scripts.
 if("$ENV{PROFILE}" STREQUAL "debug" AND NOT MSVC AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.19)
     function(modelve_compile_fast)
         target_compile_options(llama PRIVATE -O1)
@@ -64,6 +64,6 @@ if("$ENV{PROFILE}" STREQUAL "debug" AND NOT MSVC AND CMAKE_VERSION VERSION_GREAT
 endif()
 
 if(GGML_VULKAN)
-    # Headers of distributions older than what llama.cpp is written for.
+    # Adds to the Vulkan headers of distributions that are older than llama.cpp requires.
     include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/vulkan-compat")
 endif()

@@ -1,9 +1,9 @@
-"""The licences of everything that a packed modelve contains, as files.
+"""Collects the licences of everything that a package of modelve contains.
 
 usage: licences.py FOLDER
 
-FOLDER gets a folder for each crate that is part of the program (those used to build it are not),
-and for llama.cpp and what it brings along. `licences.txt` lists them.
+Makes a folder in FOLDER for each crate that is part of the program (not for build dependencies), and for
+llama.cpp and its bundled libraries. `licences.txt` lists them.
 """
 
 import json

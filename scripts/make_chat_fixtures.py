@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/chat/rendered.json: what jinja2 makes of templates and conversations.
+"""Writes tests/fixtures/chat/rendered.json: conversations rendered by jinja2 with chat templates.
 
 The environment is the one that transformers' `chat_template_utils` sets up: an immutable sandbox,
 `trim_blocks`, `lstrip_blocks`, loop controls, a block `generation`, `tojson` by `json.dumps`,
 `raise_exception` and `strftime_now`, with `tools` and `documents` as none. The templates of
-`tests/fixtures/chat/templates` were written for this test in the manner of those that models
-come with. Of every text the first 16 digits of its SHA-256 are kept:
+`tests/fixtures/chat/templates` were written for this test, in the style of those of published models.
+For every text, the first 16 digits of its SHA-256 are stored:
 
     pip install jinja2
     scripts/make_chat_fixtures.py

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes what tests/library/experiment_reference.rs compares with: what transformers computes in 64 bits of
-the models of make_heads_fixtures.py when parts are taken out, when states of one prompt are put into another,
-and what every part contributes to the difference of two logits.
+"""Makes the references of tests/library/experiment_reference.rs, which transformers computes in 64 bits from
+the models of make_heads_fixtures.py: results with parts removed, results with states of one prompt put into
+another, and the contribution of every part to the difference of two logits.
 
     venv/bin/python scripts/make_experiment_fixtures.py tests/fixtures/experiment
 
-Needs what make_heads_fixtures.py needs; the weights must be those that lie in tests/fixtures/heads.
+Needs the same packages as make_heads_fixtures.py; the weights must be those in tests/fixtures/heads.
 """
 import json
 import pathlib

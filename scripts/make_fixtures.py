@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write tests/fixtures/tiny/ and tests/fixtures/random/: what transformers and sentencepiece say of small checkpoints.
+"""Writes tests/fixtures/tiny/ and tests/fixtures/random/: results of transformers and sentencepiece for small checkpoints.
 
     pip install -r scripts/requirements-tiny.txt
     scripts/make_fixtures.py

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Makes what tests/library/detect.rs compares with: small random Llama, GPT-2 and Gemma 3 models, the
-two random Phi-3 of make_probe_fixtures.py, and what transformers computes from all of them in 64
-bits: scores of their heads on tokens that repeat, what each head writes at the last token, states,
+"""Makes the references of tests/library/detect.rs: small random Llama, GPT-2 and Gemma 3 models, the
+two random Phi-3 of make_probe_fixtures.py, and results that transformers computes from all of them in
+64 bits: scores of their heads on repeated tokens, the output of each head at the last token, states,
 and the answer with a direction added to the residual stream.
 
     python3 -m venv venv && venv/bin/pip install torch transformers safetensors gguf
     venv/bin/python scripts/make_heads_fixtures.py tests/fixtures/heads
 
-With a model and what `modelve heads --json` prints of it, it compares the scores of that model:
+With a model and the output of `modelve heads --json` for it, it compares the scores of that model:
 
     venv/bin/python scripts/make_heads_fixtures.py --compare model.gguf heads.json
 
-Where TransformerLens is installed, its detection patterns are held against ours.
+If TransformerLens is installed, its detection patterns are compared with ours.
 """
 import json
 import pathlib

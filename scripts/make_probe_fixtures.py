@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes what tests/library/probe.rs and tests/library/probe_tiny.rs compare with: two small random Phi-3
-checkpoints, one with as many key heads as query heads and one with grouped heads, and what
-transformers computes from them and from models/tiny-phi3 in 64 bits: the logits that follow from
-the residual stream after every layer, the attention, and the scores of a text.
+"""Makes the references of tests/library/probe.rs and tests/library/probe_tiny.rs: two small random Phi-3
+checkpoints, one with as many key heads as query heads and one with grouped heads, and results that
+transformers computes from them and from models/tiny-phi3 in 64 bits: the logits of the residual
+stream after every layer, the attention, and the scores of a text.
 
     python3 -m venv venv && venv/bin/pip install torch transformers safetensors sentencepiece
     venv/bin/python scripts/make_probe_fixtures.py tests/fixtures/probe
 
-Weights are stored in bfloat16, which F32 holds exactly, so both sides compute with the same.
+Weights are stored in bfloat16, which F32 represents exactly, so both sides compute with the same weights.
 """
 import json
 import pathlib

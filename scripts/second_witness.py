@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds what `modelve why` and `modelve patch` found against TransformerLens: the ten largest
+"""Compares results of `modelve why` and `modelve patch` with TransformerLens: the ten largest
 contributions, and the ten largest effects of patching the residual stream, by sign and order.
 
     python3 -m venv venv && venv/bin/pip install torch transformers transformer-lens gguf

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The corpus of the tiny model: text made from our own templates and word lists, and what is held out of it.
+"""The training corpus of the tiny model, made from our own templates and word lists, and its held-out data.
 
     scripts/tiny_corpus.py show           print some documents
     scripts/tiny_corpus.py check          check the templates, print how many sentences they make

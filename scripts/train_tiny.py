@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Train models/tiny-phi3: a small Phi-3 with a tokenizer of its own, on the corpus of tiny_corpus.py.
+"""Trains models/tiny-phi3: a small Phi-3 with a tokenizer of its own, on the corpus of tiny_corpus.py.
 
     pip install -r scripts/requirements-tiny.txt
     scripts/train_tiny.py [--out models/tiny-phi3] [--tokens 5500000] [--threads 2]
 
-With `--init` it goes on from a checkpoint: how the shipped one came about stands in its README.
+With `--init` it continues from a checkpoint. The README of models/tiny-phi3 says how the shipped one was made.
 
 Everything is seeded; the same machine, thread count and versions give the same weights. The model is transformers'
 own `Phi3ForCausalLM`. A share of the training is past the original context length, where LongRoPE takes the long

@@ -1,10 +1,11 @@
-//! The flags: one struct per command, beside the command itself in [`crate::commands`].
+//! The command line: the list of commands. Each command's flags are a struct beside the command in
+//! [`crate::commands`].
 
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, heads, lens, man,
-    meta, next, patch, score, serve, steer, trial, vocab, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get, heads,
+    lens, man, meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -22,6 +23,10 @@ pub struct Cli {
     /// Show llama.cpp's own log, and what encodes each type, on standard error
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     pub verbose: bool,
+
+    /// Keep off the network, and use only what is on this machine
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub offline: bool,
 }
 
 /// The commands, in the order in which a newcomer meets them.
@@ -29,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Convert a checkpoint to a quantized GGUF
     Convert(convert::Args),
+    /// Fetch a model from the Hub as it is there: a GGUF file, or a checkpoint
+    Get(get::Args),
     /// Show what is in a model: layers, shapes, types, sizes, and whether it fits
     Meta(meta::Args),
     /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search
@@ -43,18 +50,20 @@ pub enum Command {
     Lens(Box<lens::Args>),
     /// Where the heads of each layer look
     Attention(Box<attention::Args>),
-    /// Why it says so: the words and the parts of the model that an answer hangs on
+    /// Why it says so: the words and the parts of the model that an answer depends on
     Why(Box<why::Args>),
-    /// Where what tells two prompts apart lies: states of the one put into the other
+    /// Where in the model two prompts differ: states of one put into the other
     Patch(Box<patch::Args>),
     /// What the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
     /// Which head does what: induction, previous token, and what it writes
     Heads(Box<heads::Args>),
-    /// Learn a direction from texts, and what the model says when it is led along it
+    /// Learn a direction from texts, and what the model says when it is steered along it
     Steer(Box<steer::Args>),
     /// Write activations to a safetensors file
     Dump(Box<dump::Args>),
+    /// Explore the model in a browser: what it expects while you type, and why
+    Explore(Box<explore::Args>),
     /// Keep the model loaded and answer over HTTP, as OpenAI's API does
     Serve(Box<serve::Args>),
     /// What quantization changed: two files of one model, or more, side by side
@@ -65,13 +74,13 @@ pub enum Command {
     Completions(completions::Args),
     /// Print the manual page
     Man(man::Args),
-    /// Try a model's file: what the other commands start for those they do not know in full
+    /// Try a model's file in this process; other commands start it for files that are not fully checked
     #[command(hide = true)]
     TryFile(trial::Args),
 }
 
 impl Command {
-    /// Returns whether the command lets a model compute.
+    /// Returns whether the command computes with a model.
     pub fn computes(&self) -> bool {
         match self {
             Command::Complete(_)
@@ -86,8 +95,10 @@ impl Command {
             | Command::Patch(_)
             | Command::Ablate(_)
             | Command::Compare(_)
+            | Command::Explore(_)
             | Command::Serve(_) => true,
             Command::Convert(_)
+            | Command::Get(_)
             | Command::Meta(_)
             | Command::Vocab(_)
             | Command::Doctor(_)

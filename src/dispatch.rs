@@ -1,4 +1,4 @@
-//! From the command line to the command: sets up what all of them share and calls one.
+//! Sets up what all commands share, and calls the command that the command line names.
 
 use std::io::Write;
 
@@ -7,15 +7,15 @@ use clap::CommandFactory;
 use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    ablate, attention, compare, complete, completions, convert, doctor, dump, greeting, heads,
-    lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
+    ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get,
+    greeting, heads, lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
 };
 use crate::hint::Usage;
 use crate::output::{self, Output};
 use crate::runtime;
 use crate::version::VERSION;
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     Isa::requested().map_err(|error| Usage(error.to_string()))?;
     if cli.version && cli.verbose {
@@ -28,13 +28,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     if cli.verbose {
-        // A second subscriber in one process is refused, which does no harm.
+        // Setting a second subscriber in a process fails, which does no harm.
         let _ = tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_max_level(tracing::Level::DEBUG)
             .try_init();
     }
-    // Every fault that is known is checked for; of any other llama.cpp would end the program with a
+    // All known faults are checked beforehand. On any other, llama.cpp would end the program with a
     // stack trace.
     runtime::on_abort(|message| {
         output::note(&format!("{}{message}", trial::GAVE_UP));
@@ -45,8 +45,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         None => greeting::print(),
-        Some(Command::Convert(args)) => convert::run(&args),
-        Some(Command::Meta(args)) => meta::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args, cli.offline),
+        Some(Command::Get(args)) => get::run(&args, cli.offline),
+        Some(Command::Meta(args)) => meta::run(&args, cli.offline),
         Some(Command::Vocab(args)) => vocab::run(&args),
         Some(Command::Complete(args)) => complete::run(*args),
         Some(Command::Doctor(args)) => doctor::run(&args),
@@ -58,6 +59,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Why(args)) => why::run(&args),
         Some(Command::Patch(args)) => patch::run(&args),
         Some(Command::Ablate(args)) => ablate::run(&args),
+        Some(Command::Explore(args)) => explore::run(&args),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Heads(args)) => heads::run(&args),
         Some(Command::Steer(args)) => steer::run(&args),

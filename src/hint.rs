@@ -1,10 +1,10 @@
-//! Errors that know what to do about them: a sentence, usually a command, printed as
+//! Hints: a sentence, usually with a command, that says what to do about an error. It is printed as
 //! `hint:` after the error and its causes.
 
 use std::error::Error;
 use std::fmt;
 
-/// An error with a sentence that helps. It displays as the error it carries.
+/// An error with a hint. It displays as the error it wraps.
 #[derive(Debug)]
 pub struct Hinted {
     error: anyhow::Error,
@@ -41,9 +41,9 @@ impl Error for Hinted {
     }
 }
 
-/// Attaches a hint to whatever error there is.
+/// Attaches a hint to the error of a result.
 pub trait WithHint<T> {
-    /// `hint` is evaluated only when there is an error.
+    /// Attaches a hint to the error, if there is one; `hint` is called only then.
     fn with_hint<H: Into<String>>(self, hint: impl FnOnce() -> H) -> anyhow::Result<T>;
 }
 
@@ -53,7 +53,7 @@ impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
     }
 }
 
-/// `error` with a hint.
+/// Attaches a hint to an error.
 pub fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Hinted {
         error: error.into(),
@@ -61,12 +61,12 @@ pub fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyho
     })
 }
 
-/// The command line was understood but makes no sense: exit code 2.
+/// The command line is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// The user pressed Ctrl-C: exit code 130, and what there is has been printed.
+/// The user pressed Ctrl-C: exit code 130. Results so far have been printed.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;

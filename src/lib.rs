@@ -4,23 +4,23 @@
 //! The library is a set of crates by subject, each usable alone; this one gathers them under the
 //! names below and adds the program's commands. Dependencies point down only.
 //!
-//! | module | what it knows |
+//! | module | contents |
 //! |---|---|
 //! | [`gguf`] | the file format: types, metadata, vocabularies; reading and writing |
-//! | [`quant`] | which type for which tensor; rows of weights to blocks |
-//! | [`matmul`] | quantized matrices times activations, on the CPU |
-//! | [`hub`] | where models are: the Hugging Face Hub, its cache, the folder of converted models |
-//! | [`convert`] | a checkpoint and its architecture, and its way to a GGUF: plan, stream, verify |
+//! | [`quant`] | the choice of a type for each tensor; encoding rows of weights to blocks |
+//! | [`matmul`] | CPU kernels that multiply quantized matrices with activations |
+//! | [`hub`] | finding models: the Hugging Face Hub, its cache, the folder of converted models |
+//! | [`convert`] | converting a checkpoint to a GGUF: architectures, plan, stream, verification |
 //! | [`runtime`] | llama.cpp: model, tokenizer, session, sampling |
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
-//! | [`experiment`] | what it would say without a word, a layer or a head, and so why it says what it says |
-//! | [`server`] | the model over HTTP, for clients that speak OpenAI's API |
-//! | [`base`] | what all of them share: progress, memory, numbers for people |
-//! | [`dispatch`], [`cli`], [`version`] | from the command line to the command; the list of commands; what `--version` says |
-//! | [`commands`] | one file or folder per command, its flags beside it: typed options in, a result out |
-//! | [`output`], [`table`] | the only place that writes to standard output; columns |
-//! | [`bus`] | words for the end that a mapped file brings when it is cut short |
-//! | [`progress`], [`hint`] | where long work stands, on standard error; errors that know what helps |
+//! | [`experiment`] | what a model would say without a word, a layer or a head, to explain its answers |
+//! | [`server`] | serving a model over HTTP, for clients of OpenAI's API |
+//! | [`base`] | shared helpers: progress, memory, numbers for people |
+//! | [`dispatch`], [`cli`], [`version`] | running a command line; the list of commands; `--version` |
+//! | [`commands`] | one file or folder per command, with its flags |
+//! | [`output`], [`table`] | writing to standard output; columns |
+//! | [`bus`] | the error message when a mapped file is truncated |
+//! | [`progress`], [`hint`] | progress of long work, on standard error; hints for errors |
 
 pub use modelve_base as base;
 pub use modelve_convert as convert;

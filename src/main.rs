@@ -1,4 +1,5 @@
-//! Parse, dispatch, print an error with its causes and hint, choose the exit code: nothing else.
+//! The program: parses the command line, runs the command, prints an error with its causes and
+//! hint, and chooses the exit code.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! The only place that writes to standard output, and the one that prints errors.
+//! Writes to standard output, which no other module does, and prints errors.
 //!
-//! Standard output carries data and nothing else. Colour appears on a terminal only and
-//! never when `NO_COLOR` is set; a reader that goes away (`| head`) ends the program quietly.
+//! Standard output carries data and nothing else. Colour is used on a terminal only, and never if
+//! `NO_COLOR` is set. If the reader closes the pipe (`| head`), the program ends quietly.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, StdoutLock, Write};
@@ -15,15 +15,15 @@ use crate::hint::{Hinted, Interrupted, Usage};
 
 /// For headings and names.
 pub const BOLD: Style = Style::new().bold();
-/// For what matters less.
+/// For less important text.
 pub const DIM: Style = Style::new().dimmed();
-/// For numbers and types that the eye should find.
+/// For numbers and types that should stand out.
 pub const ACCENT: Style = AnsiColor::Cyan.on_default();
-/// For what went well.
+/// For success.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// For what wants attention.
+/// For warnings.
 pub const WARN: Style = AnsiColor::Yellow.on_default();
-/// For what went wrong.
+/// For errors.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// Locked, buffered standard output. Flush it before waiting for anything.
@@ -48,7 +48,7 @@ impl Output {
         self.colour
     }
 
-    /// `text` in `style`, or plain where colour is not wanted.
+    /// `text` in `style`, or plain if colour is off.
     pub fn paint(&self, style: Style, text: impl std::fmt::Display) -> String {
         if self.colour {
             format!("{style}{text}{style:#}")
@@ -57,8 +57,8 @@ impl Output {
         }
     }
 
-    /// Text that a model wrote or a file holds: byte by byte, but on a terminal with its control
-    /// characters escaped, so that it cannot drive one.
+    /// Writes text from a model or a file: unchanged, or with control characters escaped on a
+    /// terminal, so that it cannot send commands to it.
     pub fn text(&mut self, text: &[u8]) -> io::Result<()> {
         match self.terminal {
             true => self.write_all(human::for_terminal(text).as_bytes()),
@@ -66,13 +66,13 @@ impl Output {
         }
     }
 
-    /// One value as indented JSON and a newline.
+    /// Writes a value as indented JSON and a newline.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *self, value)?;
         writeln!(self.inner)
     }
 
-    /// One value as JSON on one line, flushed, for results that come one by one.
+    /// Writes a value as JSON on one line and flushes it, for results that arrive one by one.
     pub fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut *self, value)?;
         writeln!(self.inner)?;
@@ -90,44 +90,45 @@ impl Write for Output {
     }
 }
 
-/// Errors say where they are; the kind tells a reader that went away.
+/// Adds to an error that it concerns standard output. It keeps the kind, which identifies a closed
+/// pipe.
 fn named(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 
-/// Columns of the terminal; `None` where standard output is none, and lines may be as long as
-/// they come out.
+/// The number of columns of the terminal; `None` if standard output is not a terminal, where lines
+/// may have any length.
 pub fn terminal_width() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
     Some(usize::from(width.0).max(40))
 }
 
-/// Columns of the terminal, or 100 where standard output is none.
+/// The number of columns of the terminal, or 100 if standard output is not a terminal.
 pub fn width() -> usize {
     terminal_width().unwrap_or(100)
 }
 
-/// A line for the person at the terminal, on standard error; nothing where nobody reads it. Names
-/// and messages in it may come from files and servers, and are kept from driving the terminal.
+/// Writes a line for the user to standard error; a failure to write is ignored. Its control
+/// characters are escaped, because names and messages in it may come from files and servers.
 pub fn note(text: &str) {
-    line(&human::harmless(text));
+    line(&human::escape_message(text));
 }
 
-/// A line on standard error as it is, with its colours.
+/// Writes a line to standard error as it is, with colours.
 fn line(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 
-/// Prints what clap says of the arguments and says how to exit: help goes to standard output, an
-/// error with what the person typed, made harmless, to standard error.
+/// Prints clap's message about the arguments and returns the exit code. Help goes to standard
+/// output; an error goes to standard error, with control characters in the arguments escaped.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     let is_harmless = |argument: OsString| {
         let argument = argument.to_string_lossy();
-        human::harmless(&argument) == argument
+        human::escape_message(&argument) == argument
     };
     match error.use_stderr() && !std::env::args_os().all(is_harmless) {
         true => note(error.render().to_string().trim_end()),
-        // With its colours. A reader that went away is no fault.
+        // With its colours. A closed pipe is not an error.
         false => drop(error.print()),
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -139,8 +140,8 @@ fn colour_is_wanted() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Prints `error`, its causes and its hint to standard error and says how to exit:
-/// 0 when only the reader of our output went away, 2 for usage, 130 after Ctrl-C, else 1.
+/// Prints `error`, its causes and its hint to standard error and returns the exit code: 0 if only
+/// the reader of standard output closed the pipe, 2 for usage, 130 after Ctrl-C, else 1.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
@@ -155,9 +156,10 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     };
     let mut said = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        // Lines below the first are set in, so that no name in them passes for a line of ours.
-        let message = human::harmless(&cause.to_string()).replace('\n', "\n    ");
-        // Wrappers often repeat their source in their own message; say everything once.
+        // Lines after the first are indented, so that no name in them looks like a message of this
+        // program.
+        let message = human::escape_message(&cause.to_string()).replace('\n', "\n    ");
+        // Errors often repeat their source in their own message; everything is printed once.
         if depth == 0 {
             line(&format!("{} {message}", paint(BAD, "error:")));
         } else if !said.contains(&message) {
@@ -167,7 +169,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         said.push('\n');
     }
     if let Some(hint) = Hinted::find(error) {
-        for text in human::harmless(hint).lines() {
+        for text in human::escape_message(hint).lines() {
             line(&format!("{} {text}", paint(GOOD, "hint:")));
         }
     }

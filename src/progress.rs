@@ -1,8 +1,8 @@
-//! How long-running work tells a person where it stands: always on stderr, never on stdout.
+//! Shows the progress of long-running work, always on standard error.
 //!
-//! The work knows only the trait [`Progress`]. [`stderr`] picks what draws it: one bar with speed and time
-//! left on a terminal, plain lines every few seconds elsewhere (a log, a CI run), nothing when
-//! the person asked for quiet.
+//! The work only uses the trait [`Progress`]. [`stderr`] chooses how it is shown: a bar with speed
+//! and remaining time on a terminal, plain lines every few seconds elsewhere (a log, a CI run), and
+//! nothing if it is to be quiet.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -12,11 +12,11 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Prog
 use modelve_base::human;
 pub use modelve_base::progress::{Progress, Silent, Unit};
 
-/// How often a line is written where there is no terminal to draw a bar on.
+/// How often a line is written if standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The progress for this process's stderr: a bar on a terminal, lines elsewhere, and nothing
-/// but notes when `quiet`.
+/// The progress for this process's standard error: a bar on a terminal, lines elsewhere, and only
+/// notes if `quiet`.
 pub fn stderr(quiet: bool) -> Box<dyn Progress> {
     if quiet {
         Box::new(Lines::new(std::io::stderr(), None))
@@ -27,7 +27,7 @@ pub fn stderr(quiet: bool) -> Box<dyn Progress> {
     }
 }
 
-/// One bar over the whole step, drawn by indicatif.
+/// A bar for each step, drawn by indicatif.
 #[derive(Default)]
 struct Bar {
     bar: Mutex<Option<ProgressBar>>,
@@ -56,7 +56,7 @@ impl Progress for Bar {
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        bar.set_message(human::harmless(what).into_owned());
+        bar.set_message(human::escape_message(what).into_owned());
         bar.set_position(done);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -73,7 +73,7 @@ impl Progress for Bar {
 
     fn note(&self, text: &str) {
         let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
-        let text = human::harmless(text);
+        let text = human::escape_message(text);
         match bar.as_ref() {
             Some(bar) => bar.println(text),
             None => drop(writeln!(std::io::stderr(), "{text}")),
@@ -88,9 +88,9 @@ impl Progress for Bar {
     }
 }
 
-/// A plain line every few seconds, and one at the end of a step that took long enough for any.
+/// A plain line every few seconds, and one at the end of each step that was long enough for any.
 struct Lines<W: Write + Send> {
-    /// `None`: notes only.
+    /// The interval between lines; `None` for notes only.
     every: Option<Duration>,
     state: Mutex<State<W>>,
 }
@@ -104,7 +104,7 @@ struct Step {
     what: String,
     unit: Unit,
     total: u64,
-    /// Units that were there before the step began: they say nothing about speed.
+    /// The units that were done before the step started, which do not count for the speed.
     before: u64,
     done: u64,
     started: Instant,
@@ -165,7 +165,7 @@ impl<W: Write + Send> Progress for Lines<W> {
         self.locked(|state| {
             let now = Instant::now();
             state.step = Some(Step {
-                what: human::harmless(what).into_owned(),
+                what: human::escape_message(what).into_owned(),
                 unit,
                 total,
                 before: done,
@@ -200,7 +200,7 @@ impl<W: Write + Send> Progress for Lines<W> {
     }
 
     fn note(&self, text: &str) {
-        let text = human::harmless(text);
+        let text = human::escape_message(text);
         self.locked(|state| drop(writeln!(state.out, "{text}")));
     }
 

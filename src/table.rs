@@ -12,8 +12,8 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Columns with these titles. One that ends in `>` is aligned to the right; without any
-    /// title there is no line of titles.
+    /// Makes columns with these titles. Columns whose title ends in `>` are right-aligned; if all
+    /// titles are empty, there is no line of titles.
     pub fn new(out: &Output, titles: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
@@ -41,7 +41,7 @@ impl Columns {
         self.table.is_empty()
     }
 
-    /// Characters in the longest line.
+    /// The number of characters in the longest line.
     pub fn width(&self) -> usize {
         let columns = self.table.column_max_content_widths();
         // Two spaces between columns, and none after the last.
@@ -53,7 +53,7 @@ impl Columns {
             + between
     }
 
-    /// The lines, each with a line feed and none with spaces at its end.
+    /// The lines, each with a line feed and without trailing spaces.
     pub fn lines(mut self) -> String {
         // Columns exist only once there are rows.
         for (index, &right) in self.right.iter().enumerate() {

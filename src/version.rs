@@ -1,4 +1,4 @@
-//! What `modelve --version` says.
+//! The output of `modelve --version`.
 
 /// `0.1.0 (commit, llama.cpp …, ggml …)`
 pub const VERSION: &str = concat!(

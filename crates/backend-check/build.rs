@@ -1,5 +1,5 @@
-//! Refuses, in one plain sentence and before anything large is compiled, a backend that this
-//! machine or target cannot build.
+//! Stops the build with one plain sentence, before anything large is compiled, if a backend was
+//! chosen that this machine or target cannot build.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ fn has_nvcc() -> bool {
         || Path::new("/usr/local/cuda/bin/nvcc").exists()
 }
 
-/// Returns whether the toolkit that `CUDA_PATH` names holds shared libraries alone.
+/// Returns whether the toolkit that `CUDA_PATH` names has no static cuBLAS.
 fn lacks_static_cublas() -> bool {
     let linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
     let folders = [
@@ -77,7 +77,7 @@ fn rocm_is_there() -> bool {
     below("ROCM_PATH", "lib") || below("HIP_PATH", "lib") || Path::new("/opt/rocm/lib").exists()
 }
 
-/// Returns whether `program` (a name or a path) can be found the way a shell would find it.
+/// Returns whether a shell would find `program`, a name or a path.
 fn on_path(program: &str) -> bool {
     let found = |path: PathBuf| path.is_file() || path.with_extension("exe").is_file();
     if program.contains(std::path::MAIN_SEPARATOR) {
@@ -87,7 +87,7 @@ fn on_path(program: &str) -> bool {
         .is_some_and(|path| env::split_paths(&path).any(|dir| found(dir.join(program))))
 }
 
-/// Returns whether the folder that `variable` names holds `relative`.
+/// Returns whether the folder that `variable` names contains `relative`.
 fn below(variable: &str, relative: &str) -> bool {
     env::var_os(variable).is_some_and(|dir| {
         let path = Path::new(&dir).join(relative);

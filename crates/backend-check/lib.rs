@@ -1,3 +1,3 @@
-//! Nothing at run time: this crate exists for its build script, which has no dependencies
-//! and so runs in the first second of a build. Cargo starts modelve's own build script only
-//! after llama.cpp is compiled, minutes too late to say that a backend cannot be built.
+//! An empty crate that exists for its build script, which has no dependencies and therefore runs in
+//! the first second of a build. Cargo runs modelve's own build script only after llama.cpp is
+//! compiled, which would report minutes later that a backend cannot be built.

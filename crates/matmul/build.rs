@@ -1,5 +1,5 @@
-//! Compiles `ggml.cpp`, which puts the kernels before ggml's, against the headers of the llama.cpp
-//! that was built, if they can be found: `cfg(matmul)` says whether they were.
+//! Compiles `ggml.cpp`, which makes ggml prefer these kernels, against the headers of the llama.cpp
+//! that was built. Sets `cfg(matmul)` if these headers were found, or if the build is portable.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -8,7 +8,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/ggml.cpp");
     println!("cargo::rustc-check-cfg=cfg(matmul)");
-    // The libraries of a portable build have it inside: scripts/ggml.cmake.
+    // A portable build has `ggml.cpp` inside its libraries, see scripts/ggml.cmake.
     let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64")
         && (portable || compile().is_some())

@@ -1,4 +1,4 @@
-//! Parses any bytes as a GGUF header and reads every value of what is accepted.
+//! Parses arbitrary bytes as a GGUF header, and reads every value of an accepted header.
 //!
 //! `cargo fuzz run gguf_header -- -rss_limit_mb=256 -max_len=4096 -runs=10000000`; on a stable
 //! compiler `RUSTC_BOOTSTRAP=1 cargo fuzz run …` does the same.

@@ -10,7 +10,7 @@ from .peers import DRIVERS, FAILURES, call
 PROMPTS = ["India is a", "Pakistan is a", "China is a", "Burma is a", "June 21 is a", "Oracle is a"]
 PROMPT = "Today is"
 SHORT = 16
-# Nothing that costs time and is not asked for: no warm-up run, no conversation.
+# Nothing that takes time without being needed: no warm-up run, no conversation.
 PLAIN = ["--top-k", "1", "--temp", "0", "--no-warmup", "-no-cnv", "--no-display-prompt", "--simple-io", "--ignore-eos"]
 MAPPED, REPACKED = "modelve complete --weights mapped", "modelve complete --weights repacked"
 IN_PLACE, COPIED = "llama-completion -c 256 --no-repack", "llama-completion -c 256"

@@ -1,10 +1,10 @@
-"""Runs one command and writes what the operating system says of it.
+"""Runs one command and writes the resources that it used, as reported by the operating system.
 
     python3 -I -S launch.py RESULT COMMAND…
 
-A process of its own, because a child's peak memory as the kernel counts it begins with what its
-parent holds when it forks; this one holds little. RESULT becomes a line of JSON: wall seconds,
-CPU seconds and peak bytes of the command and its children, exit code (negative: a signal).
+It is a process of its own, because the kernel counts a child's peak memory from that of its parent at
+the fork, and this process uses little. RESULT becomes a line of JSON: wall seconds, CPU seconds and
+peak bytes of the command and its children, and the exit code (negative for a signal).
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The tests of llama.cpp's own server, from the sources in llama-cpp-python, run on `modelve serve`.
+"""Runs the tests of llama.cpp's own server, from the sources in llama-cpp-python, on `modelve serve`.
 
-They are fetched, run and thrown away. A program of a few lines stands where they start llama-server
-and gives `modelve serve` those flags that it has, too. What is not run stands in
-llama_server_skips.txt, each with its reason.
+They are fetched, run and deleted. In place of llama-server they start a small program, which runs
+`modelve serve` with those flags that it also has. llama_server_skips.txt lists the tests that are not
+run, with the reasons.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""lm-evaluation-harness: log-likelihoods of 200 requests of a task from a local file, by
-`local-completions`, held against `modelve score --special` of the same texts; and chat.
+"""lm-evaluation-harness: compares the log-likelihoods of 200 requests of a task from a local file, by
+`local-completions`, with `modelve score --special` of the same texts; also tests chat.
 
 The small model in F32 with an f32 cache agrees within 1e-4; quantized, as activations are rounded to 8 bits, within
 6e-2 a token (3e-6 for SmolLM2 in Q4_1). With CONCURRENT requests at once, 1 by default as in the harness, quantized models differ by more: texts that

@@ -1,4 +1,4 @@
-"""A server of its own for each program that is held against it."""
+"""Starts a separate server for each client program."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""Contexts that are no templates: sentences put together from the words that go with a sense (lexicon.txt).
+"""Contexts without templates: sentences composed of words that belong to a sense (lexicon.txt).
 
-A template teaches a whole sentence. What a person types shares a word or two with it at best, so the model has to
-know which words speak for which sense, wherever they stand. Here one to four of them are put into sentence patterns
-that say nothing themselves, among names and words that mean nothing, in front of a prefix in one of many forms.
+A template teaches a whole sentence. What a user types shares at most a word or two with it, so the model must learn
+which words indicate which sense, in any position. Here one to four of these words are put into neutral sentence
+patterns, among names and neutral words, in front of a prefix in one of many forms.
 Only the standard library is used.
 """
 

@@ -1,4 +1,4 @@
-"""What the tiny model knows besides the words with two senses: a few facts, some small talk, stories.
+"""The training texts of the tiny model besides the words with two senses: a few facts, small talk, stories.
 
 Every function takes a `random.Random` and returns one piece of text or one question with its answer.
 All sentences and word lists are written for this project.

@@ -1,8 +1,8 @@
-//! Command lines inside hints: what was typed, changed so that it works.
+//! Command lines in hints: what the user typed, changed so that it works.
 
 use std::fmt;
 
-/// A command line to propose, beginning with the program's name.
+/// A command line to propose. It displays with the program's name first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Again {
     /// The words after the program's name.
@@ -31,7 +31,7 @@ impl Again {
             .map(String::as_str)
     }
 
-    /// With `words` right after the command's name.
+    /// Inserts `words` right after the command's name.
     #[must_use]
     pub fn with(mut self, words: &[&str]) -> Self {
         let command = self.words.iter().position(|word| !word.starts_with('-'));
@@ -41,11 +41,11 @@ impl Again {
         self
     }
 
-    /// With `model` in place of the model that it names, if it names one.
+    /// Replaces the model that it names, if any, by `model`.
     #[must_use]
     pub fn on_model(mut self, model: &str) -> Self {
         while let Some(at) = self.words.iter().position(|word| names_model(word)) {
-            // The name is a word of its own unless it is joined to the flag.
+            // The name is a separate word unless it is joined to the flag.
             let joined = !matches!(self.words[at].as_str(), "-m" | "--model");
             let end = (at + if joined { 1 } else { 2 }).min(self.words.len());
             self.words.drain(at..end);
@@ -63,7 +63,7 @@ impl Again {
         }
     }
 
-    /// Without the first word after the command's name that is `word`.
+    /// Removes the first `word` after the command's name.
     #[must_use]
     pub fn without(mut self, word: &str) -> Self {
         let command = self.words.iter().position(|word| !word.starts_with('-'));
@@ -90,7 +90,7 @@ impl fmt::Display for Again {
     }
 }
 
-/// A word as a POSIX shell reads it back.
+/// Quotes a word for a POSIX shell, if necessary.
 pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,-".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -48,7 +48,7 @@ pub struct Args {
 
 /// Bytes of the maps of all layers that a page has at most.
 const MOST_MAPS: usize = 4_000_000;
-/// Weights that a browser draws without effort.
+/// Maximum number of weights on a page, so that browsers draw it quickly.
 const MOST_WEIGHTS: usize = 6_000_000;
 
 /// Computes and prints.
@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         layer,
         head: args.head,
         overview: layer.is_none() || args.form.html.is_some(),
-        // Text tells where the last token looks; JSON and pages tell of every token.
+        // Text shows the last token's weights; JSON and pages show every token's.
         rows: match args.form.json || args.form.html.is_some() {
             true => Rows::All,
             false => Rows::Last,
@@ -141,7 +141,7 @@ fn alone(progress: &dyn Progress, found: &Attention, bytes: u64) {
     ));
 }
 
-/// Weights of many heads over a long prompt are more than a machine has: says so beforehand.
+/// Returns an error if the weights of all heads over the prompt would not fit into memory.
 fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()> {
     let need = attention::bytes(model, n, options);
     match host::free_memory() {
@@ -161,7 +161,7 @@ fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()>
     }
 }
 
-/// The one layer that was asked for, if any was.
+/// The layer that was requested, if any.
 fn layer(args: &Args, n_layer: usize) -> anyhow::Result<Option<usize>> {
     match args.layers.of(n_layer)?.as_deref() {
         None => Ok(None),
@@ -192,10 +192,10 @@ fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()
     print_overview(out, found)
 }
 
-/// What is told of a head: a name, the number, and what fills a block.
+/// A number about a head: its name, its value, and the value that fills a block.
 type Measure = (&'static str, fn(&Habits) -> f64, f64);
 
-/// Every head of every layer as a block, and the heads that stand out.
+/// Prints a block for every head of every layer, and the heads with the largest values.
 fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
     let n = found.ids.len();
     let title = format!("all heads over {n} tokens: means, and a block for each head");
@@ -207,7 +207,7 @@ fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
         ("to previous", |head| head.to_previous, 1.0),
     ];
     let heads = found.overview.iter().map(|layer| layer.heads.len()).max();
-    // A terminal that is too narrow for the blocks gets the means.
+    // On a terminal that is too narrow for the blocks, only the means are printed.
     let blocks = 3 * (heads.unwrap_or(0) + 2) + 40 <= output::width();
     let mut header = vec!["layer>".to_owned()];
     for (name, ..) in &measures {
@@ -269,7 +269,7 @@ fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
     writeln!(out, "{}", out.paint(DIM, hint))
 }
 
-/// A block as high as a share of 1.
+/// A block character whose height shows a share of 1.
 fn block(share: f64) -> char {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     BLOCKS[((share.clamp(0.0, 1.0) * 7.0).round()) as usize]
@@ -322,7 +322,7 @@ fn strongest(row: &[f32], n: usize) -> Vec<(usize, f32)> {
     order
 }
 
-/// Where the last token looks.
+/// Prints the tokens that the last token attends to.
 fn print_looks(out: &mut Output, found: &Attention, title: &str) -> std::io::Result<()> {
     let last = &found.last_row();
     let Some(from) = found.pieces.last().map(quoted) else {

@@ -87,11 +87,11 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Tokens of a window when nobody says how many.
+/// Default number of tokens of a window.
 const WINDOW: usize = 512;
-/// Tokens that a swap is measured over.
+/// The number of tokens that a swap is measured over.
 const SWAP_TOKENS: usize = 128;
-/// Tokens that greedy texts begin with.
+/// The number of tokens of the prompt that greedy texts start with.
 const GREEDY_PROMPT: usize = 12;
 
 /// Computes and prints.
@@ -121,9 +121,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut reading: Option<(Prompt, Windows)> = None;
     for name in named {
         let engine = engine(name);
-        // A checkpoint is best compared as exact as it is.
+        // A checkpoint is best converted without loss for a comparison.
         let path = engine.locate(" -q F16")?;
-        // An estimate of no work leaves the weights in the mapped file.
+        // With an estimate of no work, the weights stay in the mapped file.
         let model = engine.load_file(&path, work(0), &cancel)?;
         let (prompt, windows) = match &reading {
             Some(reading) => reading,
@@ -171,9 +171,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         add_parting(args, &sides[0], &sides[i + 1], &prompt, &cancel, result)?;
     }
-    // The weights are read through mappings of their own: let go of the models first.
+    // Weights are read through mappings of their own, so free the models first.
     drop(sides);
-    // No threads given is as many as there are cores.
+    // Rayon takes 0 for as many threads as there are cores.
     let threads = args.engine.threads.unwrap_or(0) as usize;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -215,8 +215,8 @@ fn text(args: &Args) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// A session for a short text: as anywhere, its length decides between the RoPE factors of a
-/// model that has two sets, and not the size of the windows.
+/// A session for a short text. As everywhere, the length of the text, not the size of the windows,
+/// decides between the RoPE factors of a model that has two sets.
 fn short_session(
     args: &Args,
     model: &Model,
@@ -319,7 +319,8 @@ fn swap(
     Ok(())
 }
 
-/// So many digits after the point, unless none of them would tell anything.
+/// Formats a number with `after` digits after the point, or in scientific notation if it is too
+/// small for them.
 fn digits(value: f64, after: usize) -> String {
     let least = 10f64.powi(1 - after as i32);
     match value == 0.0 || value >= least {
@@ -449,12 +450,12 @@ fn print_one(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
     print_tensors(out, result)
 }
 
-/// Tensors to show of what may be hundreds.
+/// Maximum number of tensors to show.
 const SHOWN: usize = 12;
 
 fn print_tensors(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
     if result.tensors.is_empty() {
-        // After Ctrl-C nobody has looked.
+        // After Ctrl-C the weights have not been compared.
         return match result.complete {
             true => writeln!(out, "tensors of the same name and shape are equal"),
             false => Ok(()),

@@ -1,4 +1,4 @@
-//! The flags of every command that runs a model, and what they mean.
+//! The flags of all commands that run a model, and their effect.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::runtime::{
     context, host,
 };
 
-/// Flags that say which model runs, and how.
+/// The flags that choose a model and how it runs.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EngineArgs {
     /// Which model runs.
@@ -28,7 +28,8 @@ pub struct EngineArgs {
     #[arg(short, long, value_name = "N", value_parser = flags::threads, help_heading = "Engine", hide_short_help = true)]
     pub threads: Option<u32>,
 
-    /// The longest text, prompt and answer, in tokens [default: what the model was trained on]; memory is taken for what is needed only
+    /// The longest text, prompt and answer, in tokens [default: what the model was trained on];
+    /// memory is taken for what is needed only
     #[arg(long, value_name = "TOKENS", help_heading = "Engine", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx_size: Option<u32>,
 
@@ -52,7 +53,8 @@ pub struct EngineArgs {
     )]
     pub flash_attn: FlashArg,
 
-    /// Use the weights in the mapped file, or a copy rearranged for the CPU; auto takes what ends sooner
+    /// Use the weights in the mapped file, or a copy repacked for the CPU; auto takes what finishes
+    /// sooner
     #[arg(
         long,
         value_name = "WHERE",
@@ -75,7 +77,8 @@ pub struct EngineArgs {
     )]
     pub device: Option<String>,
 
-    /// Load a model of any architecture at once; else those whose files are not checked in full are first tried in a process of their own
+    /// Load a model of any architecture at once; else those whose files are not checked in full are
+    /// first tried in a process of their own
     #[arg(long, help_heading = "Engine", hide_short_help = true)]
     pub trust: bool,
 }
@@ -113,9 +116,9 @@ pub enum FlashArg {
 pub enum WeightsArg {
     /// In place, from the file
     Mapped,
-    /// In a copy rearranged at start
+    /// In a copy repacked at start
     Repacked,
-    /// Whichever ends this request sooner
+    /// Whichever finishes this request sooner
     #[default]
     Auto,
 }
@@ -137,7 +140,7 @@ fn parse_gpu_layers(text: &str) -> Result<GpuLayersArg, String> {
 }
 
 impl EngineArgs {
-    /// How sessions compute, sizes aside.
+    /// The settings of sessions, except for sizes.
     pub fn settings(&self, cancel: &Cancel) -> Settings {
         Settings {
             threads: self.threads,
@@ -157,13 +160,13 @@ impl EngineArgs {
         }
     }
 
-    /// Finds, checks and loads the model for the work ahead, of which an estimate will do.
+    /// Finds, checks and loads the model. `work` is an estimate of the work ahead.
     pub fn load(&self, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
         let path = self.locate("")?;
         self.load_file(&path, work, cancel)
     }
 
-    /// The files that the model is read from, those of all its parts; none if it is not found.
+    /// The files of the model, including those of all its parts; empty if it is not found.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let Ok(Located::Gguf(path)) = find::locate(self.model.model.as_deref()) else {
             return Vec::new();
@@ -181,8 +184,8 @@ impl EngineArgs {
         files
     }
 
-    /// Where the GGUF file is. To make one of a checkpoint, `modelve convert` is advised with
-    /// these `flags`.
+    /// The path of the GGUF file. For a checkpoint, the hint proposes `modelve convert` with these
+    /// `flags`.
     pub fn locate(&self, flags: &str) -> anyhow::Result<PathBuf> {
         match find::locate(self.model.model.as_deref())? {
             Located::Gguf(path) => Ok(path),
@@ -228,7 +231,7 @@ impl EngineArgs {
     }
 }
 
-/// An error of the runtime with the hint that belongs to it.
+/// Attaches the matching hint to an error of the runtime.
 pub fn explain(error: Error) -> anyhow::Error {
     let hint = match &error {
         Error::Cancelled => return Interrupted.into(),
@@ -264,7 +267,7 @@ pub fn explain(error: Error) -> anyhow::Error {
     hinted(error, hint)
 }
 
-/// An error about the file at `path`, with the hint that belongs to it.
+/// Attaches the matching hint to an error about the file at `path`.
 fn explain_file(error: Error, path: &Path) -> anyhow::Error {
     match error {
         Error::Invalid { .. } | Error::Load { .. } => hinted(error, kind::does_not_run(path)),
@@ -272,7 +275,7 @@ fn explain_file(error: Error, path: &Path) -> anyhow::Error {
     }
 }
 
-/// A flag that Ctrl-C raises. A second Ctrl-C before the first was heeded ends the program.
+/// A flag that Ctrl-C sets. A second Ctrl-C while it is still set ends the program.
 pub fn cancel_on_ctrl_c() -> anyhow::Result<Cancel> {
     use signal_hook::{consts::SIGINT, flag};
     let cancel = Cancel::new();

@@ -1,5 +1,5 @@
-//! What the commands that make experiments share: the measure's flags, the session, errors, and how
-//! numbers with a sign are shown.
+//! Shared by the commands that run experiments: the measure's flags, the session, errors, and the
+//! format of signed numbers.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use crate::hint::{Usage, hinted};
 use crate::output::{DIM, GOOD, Output, WARN};
 use crate::runtime::{Cancel, Model, Session, Token};
 
-/// Flags that say what an experiment measures.
+/// The flags that choose what an experiment measures.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct MeasureArgs {
     /// The answer to explain: a word, as the candidates of `next` are read [default: the likeliest]
@@ -43,7 +43,7 @@ pub struct MeasureArgs {
 }
 
 impl MeasureArgs {
-    /// What was named.
+    /// The answers that were named.
     pub fn asked(&self) -> Asked {
         let name = |word: &Option<String>, id: Option<Token>| match (word, id) {
             (Some(word), _) => Some(Name::Text(word.clone())),
@@ -57,8 +57,8 @@ impl MeasureArgs {
     }
 }
 
-/// A session for experiments on texts of `tokens`, with room for variants beside them where there
-/// is the memory for it.
+/// A session for experiments on texts of `tokens` tokens, with room for variants beside them if
+/// there is enough memory.
 pub fn session(
     engine: &EngineArgs,
     model: &Model,
@@ -68,14 +68,14 @@ pub fn session(
     let settings = experiment::settings(model, engine.settings(cancel));
     let beside = experiment::room(tokens);
     match probing::session_beside(engine, model, tokens, beside, settings.clone()) {
-        // Without that room variants take turns with the text itself.
+        // Without that room, the variants and the text itself are computed in turns.
         Err(_) if !cancel.is_set() => probing::session(engine, model, tokens, settings),
         session => session,
     }
 }
 
-/// An error of an experiment with the hint that belongs to it; after Ctrl-C only that. What was
-/// asked wrongly is an error of usage.
+/// Attaches the matching hint to an error of an experiment. After Ctrl-C the error is
+/// [`Interrupted`]; a wrong request is an error of usage.
 pub fn told(error: Error) -> anyhow::Error {
     use crate::{probe, runtime};
     match error {
@@ -104,7 +104,7 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// `+1.234` or `-0.400`: a change or a contribution.
+/// Formats a change or a contribution with its sign: `+1.234` or `-0.400`.
 pub fn signed(value: f64) -> String {
     match value.is_finite() {
         true => format!("{:+.3}", (1e3 * value).round() / 1e3 + 0.0),
@@ -112,7 +112,7 @@ pub fn signed(value: f64) -> String {
     }
 }
 
-/// The same in the colour of its direction.
+/// Colours a text by the sign of its value.
 pub fn painted(out: &Output, value: f64, text: &str) -> String {
     let style = match value {
         v if v > 0.0005 => GOOD,
@@ -122,7 +122,7 @@ pub fn painted(out: &Output, value: f64, text: &str) -> String {
     out.paint(style, text)
 }
 
-/// Says of a result that it is not all, if it is not.
+/// Prints a note if a result is incomplete.
 pub fn partial(out: &mut Output, complete: bool) -> std::io::Result<()> {
     if complete {
         return Ok(());
@@ -131,7 +131,7 @@ pub fn partial(out: &mut Output, complete: bool) -> std::io::Result<()> {
     writeln!(out, "{}", out.paint(WARN, note))
 }
 
-/// What is measured, in one line.
+/// Describes what is measured, in one line.
 pub fn measured(measure: &Measure) -> String {
     let rival = match &measure.against {
         Some(rival) => format!("against {}", quoted(&rival.piece)),

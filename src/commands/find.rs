@@ -1,5 +1,4 @@
-//! The model that a command is about: where it lies, and the hint that belongs to the error when it
-//! is not there or is no model.
+//! Finds and opens the model of a command, and attaches hints if it is missing or not a model.
 
 use std::path::{Path, PathBuf};
 
@@ -11,24 +10,32 @@ use crate::gguf::Gguf;
 use crate::hint::hinted;
 use crate::hub::locate::{self, Located};
 
-/// Where the model is, with the hint that belongs to it when it is not here. Where the default
-/// was wanted, the hint begins with what works without fetching anything.
+/// Finds the model, and attaches a hint if it is not on this machine. If no model was named, the
+/// hint starts with a command that works without fetching anything.
 pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
-    locate::locate(model).map_err(|error| {
-        let hint = error.hint();
-        let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
-        let hint = match (&error, hint) {
-            (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
-                let now = Again::typed().on_model("tiny");
-                Some(format!("with the model that comes along: {now}\n{hint}"))
-            }
-            (_, hint) => hint,
-        };
-        match hint {
-            Some(hint) => hinted(error, hint),
-            None => error.into(),
+    locate::locate(model).map_err(|error| explain(error, model))
+}
+
+/// The error of looking for `model`, with its hint.
+pub fn explain(error: locate::Error, model: Option<&str>) -> anyhow::Error {
+    let hint = error.hint();
+    let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
+    let hint = match (&error, hint) {
+        (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
+            let now = Again::typed().on_model("tiny");
+            Some(format!("with the model that comes along: {now}\n{hint}"))
         }
-    })
+        (locate::Error::NotHere { id, .. } | locate::Error::NoSuchQuant { id, .. }, Some(hint)) => {
+            Some(format!(
+                "{hint}\nhow large it is, and whether it fits: modelve meta {id}"
+            ))
+        }
+        (_, hint) => hint,
+    };
+    match hint {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
+    }
 }
 
 /// Opens a GGUF file.
@@ -39,7 +46,7 @@ pub fn open(path: &Path) -> anyhow::Result<Gguf> {
     })
 }
 
-/// Opens a model that has to be a GGUF, and says where it lies.
+/// Opens a model that must be a GGUF; returns its path, too.
 pub fn open_gguf(model: Option<&str>) -> anyhow::Result<(PathBuf, Gguf)> {
     match locate(model)? {
         Located::Gguf(path) => {

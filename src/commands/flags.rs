@@ -1,8 +1,8 @@
-//! Flags that several commands share, so that they are spelled and mean the same everywhere.
+//! Flags that several commands share, so that their names and meanings are the same everywhere.
 
 use crate::hint::Usage;
 
-/// The model of a command whose subject is a model: it stands first, and `-m` does too.
+/// The model of a command whose subject is a model: the first argument, or `-m`.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Subject {
     /// A .gguf file, a checkpoint folder, a Hub id such as org/name:Q4_K_M, or `tiny`
@@ -22,13 +22,13 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// What was named, if anything was.
+    /// The model that was named, if any.
     pub fn name(&self) -> Option<&str> {
         self.positional.as_deref().or(self.model.as_deref())
     }
 }
 
-/// `-m` of the commands whose subject is text or tokens.
+/// The flag `-m` of the commands whose subject is text or tokens.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ModelFlag {
     /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`
@@ -44,7 +44,7 @@ impl ModelFlag {
     }
 }
 
-/// `--layers` of the commands that look at layers one by one.
+/// The flag `--layers` of the commands that work layer by layer.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Layers {
     /// Layers from 0, such as 0-5,9 or -1 for the last [default: all]
@@ -59,21 +59,21 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// The layers of a model that has `n_layer`; `None` where none were named.
+    /// The layers that were named, for a model of `n_layer` layers; `None` if none were named.
     ///
     /// # Errors
-    /// No list, or a layer that the model does not have.
+    /// The value is not a list, or names a layer that the model does not have.
     pub fn of(&self, n_layer: usize) -> anyhow::Result<Option<Vec<usize>>> {
         let list = self.layers.as_deref();
         list.map(|list| numbers(list, n_layer, "layer")).transpose()
     }
 }
 
-/// Numbers below `len`: `3`, `0-5,9`, and `-1` for the last.
+/// Parses a list of numbers below `len`, such as `3`, `0-5,9`, or `-1` for the last.
 pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>> {
     let wrong = || {
         Usage(format!(
-            "{text:?} is no list of {what}s, such as 0-5,9 or -1"
+            "{text:?} is not a list of {what}s, such as 0-5,9 or -1"
         ))
     };
     let mut list = Vec::new();
@@ -101,10 +101,10 @@ pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>>
     Ok(list)
 }
 
-/// The value of `-t`, `--threads`.
+/// Parses the value of `-t`, `--threads`.
 ///
 /// # Errors
-/// What is no number from 1 to 512; a tree's shape is told where it belongs.
+/// The value is not a number from 1 to 512. For a shape such as 3x4 the error proposes `--tree`.
 pub fn threads(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(n @ 1..=512) => Ok(n),

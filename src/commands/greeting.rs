@@ -1,4 +1,4 @@
-//! What `modelve` says when it is asked nothing: three commands that work at once.
+//! The output of `modelve` without a command: three commands that work at once.
 
 use std::io::Write;
 

@@ -1,13 +1,14 @@
-//! Names for things that stand beside each other: cut where they agree, never where they differ.
+//! Short names for texts or files that are shown side by side: what they have in common is cut,
+//! what differs is kept.
 
 use std::path::Path;
 
 use super::probing::tail;
 use crate::base::human;
 
-/// One line for each text, of at most `most` characters where that is possible: what is common to
-/// all of them gives way, beginning and end alike; what differs stays whole, even if the line
-/// then is longer. A single text keeps its end.
+/// A line for each text, of at most `most` characters if possible. What all texts have in common,
+/// at the start and at the end, is cut; what differs is kept whole, even if the line becomes
+/// longer. A single text keeps its end.
 pub fn headings(texts: &[&str], most: usize) -> Vec<String> {
     let lines: Vec<Vec<char>> = texts
         .iter()
@@ -27,7 +28,7 @@ pub fn headings(texts: &[&str], most: usize) -> Vec<String> {
         return texts.iter().map(|text| tail(text, most)).collect();
     }
     let mut after = common(&|line, i| line[line.len() - 1 - i]).min(shortest - before);
-    // Words stay whole.
+    // Words are not cut.
     while before > 0 && !lines[0][before - 1].is_whitespace() {
         before -= 1;
     }
@@ -41,8 +42,8 @@ pub fn headings(texts: &[&str], most: usize) -> Vec<String> {
         .max()
         .unwrap_or(0);
     let room = most.saturating_sub(longest);
-    // The end says what comes next, so it gets what the beginning can do without, and at least
-    // half of what there is.
+    // The end of a prompt matters more for the next token, so it gets the room that the beginning
+    // does not need, and at least half.
     let for_after = after.min(room.saturating_sub(before).max(room / 2));
     let for_before = before.min(room - for_after);
     lines
@@ -60,7 +61,7 @@ pub fn headings(texts: &[&str], most: usize) -> Vec<String> {
         .collect()
 }
 
-/// The last characters of a part that gives way; the first of `most` is an ellipsis.
+/// Cuts a part to its last characters; the first of `most` is an ellipsis.
 fn kept(part: &[char], most: usize) -> String {
     if part.len() <= most {
         return part.iter().collect();
@@ -69,7 +70,7 @@ fn kept(part: &[char], most: usize) -> String {
     std::iter::once(&'…').chain(last).collect()
 }
 
-/// Names for files: as much of the end of each path as tells them apart.
+/// Names for files: as many components from the end of each path as are needed to distinguish them.
 pub fn file_names(paths: &[&str]) -> Vec<String> {
     let parts = |path: &str| -> Vec<String> {
         let parts = Path::new(path).components();
@@ -90,7 +91,7 @@ pub fn file_names(paths: &[&str]) -> Vec<String> {
     endings.map(|name| human::escape(name.as_bytes())).collect()
 }
 
-/// A line cut into lines of at most `most` characters, at spaces where there are any.
+/// Breaks a line into lines of at most `most` characters, at spaces if possible.
 pub fn wrap(line: &str, most: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -135,7 +136,7 @@ mod tests {
             ]
         );
         assert_eq!(headings(&texts, 100), texts);
-        // Too narrow for the difference: it is shown all the same.
+        // The difference is shown even if it does not fit.
         assert_eq!(
             headings(&texts, 10),
             [

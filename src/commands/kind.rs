@@ -1,4 +1,4 @@
-//! What a GGUF file is when it is no model, and what to do about a file that does not run.
+//! Recognizes GGUF files that are not models, and gives hints for files that do not run.
 
 use std::path::Path;
 
@@ -12,24 +12,24 @@ use crate::gguf::{self, Gguf, Problem};
 use crate::hint::hinted;
 use crate::hub::locate;
 
-/// What a GGUF file holds, where that is no whole model.
+/// The contents of a GGUF file that is not a whole model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Low-rank changes to a model's weights.
     Adapter,
-    /// The part of a model that turns pictures or sound into vectors for its text part.
+    /// The part of a model that converts images or sound to embeddings for its text part.
     Projector,
-    /// How much the columns of a model's matrices matter.
+    /// An importance matrix: the importance of the columns of a model's matrices.
     Imatrix,
-    /// Directions to add to the residual stream.
+    /// A control vector: directions to add to the residual stream.
     ControlVector,
     /// A tokenizer without weights.
     Vocabulary,
 }
 
 impl Kind {
-    /// What `gguf` is; `None` for a model. Goes by `general.type`, else by what writers of older
-    /// files set instead of it.
+    /// The kind of a file; `None` for a model. It is recognized by `general.type`, or by what
+    /// writers of older files set instead.
     pub fn of(gguf: &Gguf) -> Option<Self> {
         let text = |key: &str| gguf.get(key).and_then(|value| value.as_str());
         let stated = text("general.type").unwrap_or_default();
@@ -46,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// A word for programs.
+    /// A name for JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Adapter => "adapter",
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// `an adapter (LoRA)`.
+    /// A name for messages, such as `an adapter (LoRA)`.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Adapter => "an adapter (LoRA)",
@@ -88,7 +88,8 @@ impl Kind {
     }
 }
 
-/// `error` about the file at `path`; if it holds something else than a model, that instead.
+/// The error about the file at `path`: if it is not a model, one that says what it is, else
+/// `error`.
 pub fn instead_of(error: anyhow::Error, path: &Path) -> anyhow::Error {
     let Some(kind) = Gguf::open(path).ok().and_then(|gguf| Kind::of(&gguf)) else {
         return error;
@@ -100,7 +101,7 @@ pub fn instead_of(error: anyhow::Error, path: &Path) -> anyhow::Error {
     )
 }
 
-/// What to do about a GGUF file that cannot be read.
+/// The hint for a GGUF file that cannot be read.
 pub fn unread(error: &gguf::Error) -> Option<&'static str> {
     match error.problem {
         Problem::Io(_) => None,
@@ -109,20 +110,20 @@ pub fn unread(error: &gguf::Error) -> Option<&'static str> {
     }
 }
 
-/// What to do about a file that cannot be a whole one.
+/// The hint for a damaged or incomplete file.
 const DAMAGED: &str =
     "the file is damaged, or was cut off: fetch, copy or convert it again from where it came";
 
-/// What to do about a file that can be read and that llama.cpp does not run.
+/// The hint for a file that can be read but that llama.cpp does not run.
 pub fn does_not_run(path: &Path) -> String {
     let file = quote(&path.to_string_lossy());
     format!(
-        "the file is damaged, or no text model that llama.cpp runs; what is in it: modelve meta {file}"
+        "the file is damaged, or not a text model that llama.cpp runs; what is in it: modelve meta {file}"
     )
 }
 
-/// What to do with a checkpoint where a GGUF is wanted: convert it, if that is possible.
-/// `flags` are put after the command.
+/// The hint for a checkpoint where a GGUF is needed: a command that converts it, with `flags`, if
+/// that is possible.
 pub fn checkpoint_hint(folder: &Path, flags: &str) -> String {
     let place = quote(&folder.to_string_lossy());
     let described = Checkpoint::open_description(folder)

@@ -156,7 +156,7 @@ fn print(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     }
 }
 
-/// One position: a line per layer.
+/// Prints one position, with a line per layer.
 fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let answer = &lens.answers[0];
     let mut read: Vec<u8> = Vec::new();
@@ -209,10 +209,10 @@ fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     print_leads(out, lens)
 }
 
-/// Columns of a cell, with the space after it.
+/// The number of columns of a cell, including the space after it.
 const WIDE: usize = 12;
 
-/// Layers by positions, as many of the last as fit.
+/// Prints layers by positions, as many of the last positions as fit.
 fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let first = format!("layer {}", lens.n_layers.saturating_sub(1)).len() + 2;
     let fit = (output::width().saturating_sub(first) / WIDE).max(1);
@@ -259,7 +259,7 @@ fn print_grid(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     print_leads(out, lens)
 }
 
-/// What a cell shows, and how sure it is of it.
+/// The text of a cell, and the probability that it is shaded by.
 fn said(cell: &Cell) -> (String, f64) {
     match (cell.token_rank, cell.token_logprob, cell.top.first()) {
         (Some(rank), Some(logprob), _) => {
@@ -270,7 +270,7 @@ fn said(cell: &Cell) -> (String, f64) {
     }
 }
 
-/// Backgrounds by probability.
+/// The background for a probability.
 fn shade(prob: f64) -> Style {
     const BLUES: [u8; 5] = [0, 17, 18, 19, 20];
     let step = ((prob * 5.0) as usize).min(4);

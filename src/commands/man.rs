@@ -1,4 +1,4 @@
-//! `modelve man`: manual pages, for who packages the program.
+//! `modelve man`: manual pages, for packages of the program.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,12 +16,13 @@ use crate::output::Output;
   modelve man | man -l -
   modelve man --folder ~/.local/share/man/man1")]
 pub struct Args {
-    /// Write a page for the program and one for each command into this folder; earlier ones are replaced
+    /// Write a page for the program and one for each command into this folder; earlier ones are
+    /// replaced
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
 }
 
-/// Prints the page of `program`, or writes one for each of its commands, too.
+/// Prints the page of `program`, or writes it and one for each command to a folder.
 pub fn run(args: &Args, program: clap::Command) -> anyhow::Result<()> {
     let mut command = program.disable_help_subcommand(true);
     command.build();

@@ -1,4 +1,4 @@
-//! One file per command: typed options in, a result out.
+//! The commands, in one file or folder each, with their flags.
 
 pub mod ablate;
 pub mod again;
@@ -11,8 +11,11 @@ pub mod doctor;
 pub mod dump;
 pub mod engine;
 mod experiments;
+pub mod explore;
+pub mod fetching;
 pub mod find;
 pub mod flags;
+pub mod get;
 pub mod greeting;
 pub mod headings;
 pub mod heads;

@@ -34,7 +34,8 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub top: usize,
 
-    /// Words or texts to give the probability of, wherever they rank, separated by commas (`\,` is a comma)
+    /// Words or texts to give the probability of, wherever they rank, separated by commas (`\,` is
+    /// a comma)
     #[arg(short, long, value_name = "TEXT,…", allow_hyphen_values = true)]
     pub candidates: Vec<String>,
 
@@ -61,7 +62,7 @@ fn shape(text: &str) -> Result<Shape, String> {
             width: width.trim().parse().ok()?,
         })
     });
-    let shape = parsed.ok_or_else(|| format!("{text:?} is no depth and width, such as 3x4"))?;
+    let shape = parsed.ok_or_else(|| format!("{text:?} is not a depth and width, such as 3x4"))?;
     shape.check().map_err(|error| error.to_string())?;
     Ok(shape)
 }
@@ -93,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let mut tried = 0;
         for (i, text) in candidates.iter().enumerate() {
             let ids = candidate_ids(vocab, prompt, text, i + 1).map_err(told)?;
-            // The last token of a candidate is only asked for.
+            // The last token of a candidate is not fed, only its probability is read.
             tried = tried.max(ids.len() - 1);
         }
         rooms.push(prompt.ids.len() + tried.max(nodes as usize));
@@ -141,7 +142,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(results.len() == asked.len())
 }
 
-/// Candidates at commas; one behind a backslash is a comma of the candidate.
+/// Splits candidates at commas; a comma after a backslash belongs to the candidate.
 fn split(given: &[String]) -> Vec<String> {
     let mut candidates = Vec::new();
     for text in given {
@@ -159,7 +160,7 @@ fn split(given: &[String]) -> Vec<String> {
     candidates
 }
 
-/// A prompt with the tokens of `--then` after it.
+/// A prompt followed by the tokens of `--then`.
 fn forced(args: &Args, model: &Model, text: &Text) -> anyhow::Result<Prompt> {
     let vocab = model.vocab();
     if text.text.is_empty() && args.then.is_empty() && !vocab.adds_bos() {
@@ -178,13 +179,13 @@ fn forced(args: &Args, model: &Model, text: &Text) -> anyhow::Result<Prompt> {
     } else {
         args.prompts.read(model, text).map_err(told)?
     };
-    // Together: a character may be several tokens.
+    // All tokens are decoded at once, because a character may be several tokens.
     prompt.text.push_str(&text_of(vocab, &tokens));
     prompt.ids.extend(tokens);
     Ok(prompt)
 }
 
-/// Columns a prompt needs to stand beside another.
+/// Minimum number of columns for a prompt that is shown beside another.
 const COLUMN: usize = 44;
 
 fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
@@ -201,7 +202,7 @@ fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
         let mut titles: Vec<Vec<String>> = titles
             .map(|title| wrap(&format!("{title} _"), column - 2))
             .collect();
-        // What stands below begins in the same row.
+        // Titles get the same number of lines, so that what follows starts in the same row.
         let tallest = titles.iter().map(Vec::len).max().unwrap_or(0);
         titles
             .iter_mut()
@@ -239,7 +240,7 @@ fn print(out: &mut Output, results: &[Next]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A line in pieces, each with its style.
+/// A line as pieces, each with its style.
 type Line = Vec<(anstyle::Style, String)>;
 
 fn paint(out: &Output, line: &Line) -> (String, usize) {
@@ -248,7 +249,7 @@ fn paint(out: &Output, line: &Line) -> (String, usize) {
     (painted.collect(), length)
 }
 
-/// One prompt's distribution, at most `width` columns wide.
+/// The distribution after a prompt, at most `width` columns wide.
 fn block(next: &Next, title: Vec<String>, width: usize) -> Vec<Line> {
     let plain = anstyle::Style::new();
     let title = title.into_iter();

@@ -1,4 +1,4 @@
-//! What the probing commands share: the model and its session, and how results are shown.
+//! Shared by the commands that probe a model: loading it, its session, and the format of results.
 
 use anyhow::bail;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
@@ -12,18 +12,18 @@ use crate::progress::{Progress, Unit};
 use crate::runtime::weights::Work;
 use crate::runtime::{self, Cancel, Model, Session, Settings};
 
-/// Loads the model for texts of so many bytes in all.
+/// Loads the model for texts of `bytes` bytes in total.
 pub fn load(engine: &EngineArgs, bytes: usize, cancel: &Cancel) -> anyhow::Result<Model> {
     engine.load(work(bytes), cancel)
 }
 
-/// What to expect of texts of so many bytes: a token is some three of them.
+/// An estimate of the work for texts of `bytes` bytes, at about three bytes per token.
 pub fn work(bytes: usize) -> Work {
     Work::one(bytes / 3 + 1, 0)
 }
 
-/// An error of a probe with the hint that belongs to it; after Ctrl-C only that. What was asked
-/// wrongly is an error of usage.
+/// Attaches the matching hint to an error of a probe. After Ctrl-C the error is [`Interrupted`]; a
+/// wrong request is an error of usage.
 pub fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Runtime(error) => explain(error),
@@ -41,7 +41,7 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// Refuses a text of `tokens` that is longer than the flags or the model allow.
+/// Returns an error if a text of `tokens` tokens is longer than the flags or the model allow.
 fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
     let trained = model.facts().n_ctx_train;
     let (most, whose) = match engine.ctx_size {
@@ -58,7 +58,7 @@ fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Re
     Ok(())
 }
 
-/// A session with room for a text of `tokens`, and the RoPE factors that belong to that length.
+/// A session with room for a text of `tokens` tokens and the RoPE factors for that length.
 pub fn session(
     engine: &EngineArgs,
     model: &Model,
@@ -68,7 +68,7 @@ pub fn session(
     session_beside(engine, model, tokens, 0, settings)
 }
 
-/// The same, with room for `beside` more tokens in other sequences.
+/// [`session`] with room for `beside` more tokens in other sequences.
 pub fn session_beside(
     engine: &EngineArgs,
     model: &Model,
@@ -81,7 +81,7 @@ pub fn session_beside(
     Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
 }
 
-/// Sessions for texts of several lengths, see [`runtime::Sessions`].
+/// Sessions for texts of different lengths, see [`runtime::Sessions`].
 pub struct Sessions<'a> {
     engine: &'a EngineArgs,
     model: &'a Model,
@@ -89,7 +89,7 @@ pub struct Sessions<'a> {
 }
 
 impl<'a> Sessions<'a> {
-    /// For texts that need so many tokens each; nothing is made before it is needed.
+    /// Sessions for texts that need these numbers of tokens; each is made when it is first needed.
     pub fn new(
         engine: &'a EngineArgs,
         model: &'a Model,
@@ -111,8 +111,8 @@ impl<'a> Sessions<'a> {
         self.sessions.of(room).map_err(explain)
     }
 
-    /// The sessions themselves, for texts of these lengths, of which none may be longer than the
-    /// flags and the model allow.
+    /// The underlying sessions, after checking that none of these lengths exceeds what the flags
+    /// and the model allow.
     pub fn for_rooms(
         &mut self,
         rooms: impl Iterator<Item = usize>,
@@ -150,7 +150,7 @@ pub fn telling_of(
     }
 }
 
-/// After what is done has been printed: the error that says it is not all.
+/// Returns an error if a result, which has been printed, is incomplete.
 pub fn interrupted(complete: bool) -> anyhow::Result<()> {
     if complete {
         Ok(())
@@ -159,14 +159,15 @@ pub fn interrupted(complete: bool) -> anyhow::Result<()> {
     }
 }
 
-/// The error of an experiment that was interrupted before it had anything to show, after a note
-/// that says so.
+/// The error of an experiment that was interrupted before it had a result; also prints a note that
+/// says so.
 pub fn nothing_yet() -> anyhow::Error {
     output::note("interrupted before there was a result: nothing was written");
     Interrupted.into()
 }
 
-/// `12.3 %`, and enough digits to tell small probabilities apart, in six columns.
+/// Formats a probability like `12.3 %` in six columns, with enough digits to distinguish small
+/// ones.
 pub fn percent(prob: f64) -> String {
     let value = 100.0 * prob;
     match value {
@@ -185,23 +186,24 @@ pub fn bar(share: f64, width: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
-/// A piece in quotes, so that its spaces are seen, and nothing a terminal would act on. Bytes that
-/// are no characters are shown as `\xe2`, here and everywhere.
+/// Quotes a token's text, so that its spaces are visible, and escapes control characters. Bytes
+/// that are not characters are shown like `\xe2`, as everywhere.
 pub fn quoted(piece: impl AsRef<[u8]>) -> String {
     format!("\"{}\"", human::escape(piece.as_ref()).replace('"', "\\\""))
 }
 
-/// Columns that a text takes on a terminal: Chinese characters take two each.
+/// The number of columns of a text on a terminal, where for example Chinese characters take two
+/// each.
 pub fn columns(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }
 
-/// The end of a text, on one line of at most `most` columns.
+/// The end of a text, escaped, on one line of at most `most` columns.
 pub fn tail(text: &str, most: usize) -> String {
     end(&human::escape(text.as_bytes()), most)
 }
 
-/// The end of a line that is fit to be shown, at most `most` columns of it.
+/// The end of a line that is already escaped, at most `most` columns of it.
 pub fn end(line: &str, most: usize) -> String {
     if columns(line) <= most {
         return line.to_owned();
@@ -226,7 +228,8 @@ pub fn clip(text: &str, most: usize) -> String {
     kept.chain(['…']).collect()
 }
 
-/// Takes the columns of `c` off `room`, if there are so many.
+/// Subtracts the columns of `c` from `room`; returns false, and subtracts nothing, if it has not
+/// enough.
 fn fits(c: char, room: &mut usize) -> bool {
     let left = room.checked_sub(c.width().unwrap_or(0));
     if let Some(left) = left {
@@ -235,7 +238,7 @@ fn fits(c: char, room: &mut usize) -> bool {
     left.is_some()
 }
 
-/// `text` to the left in a field of `width` columns.
+/// Left-aligns `text` in a field of `width` columns.
 pub fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
 }
@@ -270,7 +273,7 @@ mod tests {
     fn tails_keep_the_end() {
         assert_eq!(tail("abc", 5), "abc");
         assert_eq!(tail("abcdef", 4), "…def");
-        // What is quoted is escaped already.
+        // A quoted text is already escaped.
         assert_eq!(end(&quoted(b"\xe2"), 9), r#""\xe2""#);
         assert_eq!(pad("a", 3), "a  ");
         // Two columns each.

@@ -1,4 +1,4 @@
-//! Where the results of a probe go: text or JSON on standard output, or a page.
+//! Writes the results of a probe: text or JSON on standard output, or an HTML page.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::probe::Subject;
 use crate::probe::html::{About, Page};
 use crate::runtime::Model;
 
-/// Flags that say where a result goes.
+/// The flags that say where a result is written.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Form {
     /// JSON instead of text
@@ -64,7 +64,7 @@ impl NewFile {
     }
 }
 
-/// The ways a result goes, decided before the work.
+/// Where results are written, decided before the work.
 #[derive(Debug)]
 pub struct Results {
     json: bool,
@@ -73,12 +73,12 @@ pub struct Results {
 }
 
 impl Form {
-    /// Decides where the page goes, if one is asked for. A page that modelve made is replaced, any
-    /// other file stays unless `--force`, and what the command reads (`inputs`) stays whatever it
-    /// is.
+    /// Decides where the page is written, if one is requested. An earlier page by modelve is
+    /// replaced, any other file only with `--force`, and files that the command reads (`inputs`)
+    /// never.
     ///
     /// # Errors
-    /// A file that must stay; a folder that is not there or cannot be written.
+    /// The file must not be replaced, or its folder does not exist or cannot be written.
     pub fn judge(&self, inputs: impl IntoIterator<Item = PathBuf>) -> anyhow::Result<Results> {
         let Some(path) = &self.html else {
             return Ok(Results {
@@ -113,18 +113,18 @@ impl Form {
 }
 
 impl Results {
-    /// The same, of a model that its page is to name.
+    /// Adds a model that the page names.
     #[must_use]
     pub fn of(mut self, model: &Model) -> Self {
         self.about.models.push(Subject::of(model));
         self
     }
 
-    /// Results one after the other, as JSON, as a page or by `print`. Where Ctrl-C came before the
-    /// first there is nothing to show.
+    /// Writes results as JSON, as a page, or by `print`. Writes nothing if Ctrl-C came before the
+    /// first result.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Writing failed.
     pub fn show<T: Serialize>(
         &self,
         page: Page,
@@ -138,10 +138,10 @@ impl Results {
         self.page(page, &results)
     }
 
-    /// [`Results::show`] of a single result, whose page holds it alone.
+    /// [`Results::show`] for a single result, whose page holds only that.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Writing failed.
     pub fn show_one<T: Serialize>(
         &self,
         page: Page,
@@ -152,10 +152,10 @@ impl Results {
         self.page(page, result)
     }
 
-    /// What goes to standard output: JSON if it was asked for, else text unless there is a page.
+    /// Writes to standard output: JSON if requested, else text unless there is a page.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Writing failed.
     pub fn text<T: Serialize>(
         &self,
         results: &[T],
@@ -172,10 +172,10 @@ impl Results {
         Ok(out.flush()?)
     }
 
-    /// Writes the page, if one was asked for, and says so.
+    /// Writes the page, if one was requested, and reports its path.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Writing failed.
     pub fn page<T: Serialize>(&self, page: Page, data: &T) -> anyhow::Result<()> {
         let Some(file) = &self.page else {
             return Ok(());
@@ -189,24 +189,24 @@ impl Results {
         Ok(())
     }
 
-    /// Returns whether a page was asked for.
+    /// Returns whether a page was requested.
     pub fn has_page(&self) -> bool {
         self.page.is_some()
     }
 }
 
-/// An error of writing a page with its hint.
+/// Attaches a hint to an error of writing a page.
 fn page_error(error: outfile::Error) -> anyhow::Error {
     match &error {
         outfile::Error::Exists { .. } => {
-            let hint = "it is no page that modelve made: give the page another name, or --force";
+            let hint = "it is not a page that modelve made: give the page another name, or --force";
             hinted(error, hint)
         }
         _ => file_error(error, "give the page a name of its own: --html page.html"),
     }
 }
 
-/// An error of writing a file that a flag names, with its hint: `other_name` shows how to give
+/// Attaches a hint to an error of writing a file that a flag names. `other_name` shows how to give
 /// another name.
 pub fn file_error(error: outfile::Error, other_name: &str) -> anyhow::Error {
     use outfile::Error;

@@ -65,7 +65,7 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Tokens of a window when nobody says how many.
+/// Default number of tokens of a window.
 const WINDOW: usize = 2048;
 
 /// Computes and prints.
@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .inspect_err(|_| progress.finish())?;
         let result = score::score(session, prompt, windows, &mut telling(&*progress));
         match result {
-            // Nothing is known of a text that was not begun.
+            // There is no result for a text that was not started.
             Ok(score) if score.n_scored == 0 => break,
             Ok(score) => scores.push(score),
             Err(error) => {
@@ -131,7 +131,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(all)
 }
 
-/// The windows that the flags and the model make.
+/// The windows that follow from the flags and the model.
 pub(super) fn windows(
     engine: &EngineArgs,
     model: &Model,
@@ -161,7 +161,7 @@ fn print(out: &mut Output, args: &Args, texts: &[Text], scores: &[Score]) -> std
         } else {
             match &text.origin {
                 Origin::Argument => print_text(out, score)?,
-                // Who has the file knows what is in it.
+                // A text from a file is shown by the file's name only.
                 Origin::File(name) => print_name(out, name, score)?,
                 Origin::Line(name, line) => print_name(out, &format!("{name}:{line}"), score)?,
             }
@@ -180,7 +180,7 @@ fn print_name(out: &mut Output, name: &str, score: &Score) -> std::io::Result<()
     writeln!(out, "{}{rest}", out.paint(BOLD, name))
 }
 
-/// Backgrounds from calm to glaring, one per three bits of surprisal.
+/// Backgrounds by surprisal, one for every three bits.
 const HEAT: [u8; 6] = [0, 22, 58, 94, 130, 124];
 
 fn heat(bits: f64) -> Option<Style> {
@@ -194,7 +194,7 @@ fn heat(bits: f64) -> Option<Style> {
 }
 
 fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
-    // What was not reached before Ctrl-C has not been judged.
+    // Tokens after the point of Ctrl-C have no probability.
     let judged = score.tokens.iter().rposition(|t| t.logprob.is_some());
     let shown = match score.complete {
         true => score.tokens.len(),
@@ -207,7 +207,7 @@ fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
             Some(rest) if at == 0 && !score.text.starts_with(' ') => rest,
             _ => piece,
         };
-        // Line feeds stay line feeds; everything else a terminal would act on is shown.
+        // Line feeds are kept; other control characters are escaped.
         for (i, part) in piece.split(|&byte| byte == b'\n').enumerate() {
             if i > 0 {
                 writeln!(out)?;
@@ -265,7 +265,8 @@ fn print_totals(out: &mut Output, score: &Score) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Ranks by bits per byte: the total falls with every token, and tokens differ in length.
+/// Prints texts ranked by bits per byte, because the total log-probability falls with every token,
+/// and tokens differ in length.
 fn print_ranking(out: &mut Output, texts: &[Text], scores: &[Score]) -> std::io::Result<()> {
     let names: Vec<&str> = texts
         .iter()

@@ -7,13 +7,14 @@ use anyhow::anyhow;
 
 use super::engine::{EngineArgs, explain};
 use super::prompt;
+use super::vectors::{self, Share};
 use crate::base::human;
 use crate::hint::{Usage, WithHint, hinted};
 use crate::hub::locate::ModelRef;
 use crate::output;
 use crate::runtime::engine::Capacity;
 use crate::runtime::weights::Work;
-use crate::runtime::{Cancel, Model, Setup, context, host};
+use crate::runtime::{Cancel, ControlVector, Model, Setup, context, host};
 use crate::server::{Config, Limits, Loaded, Server, Stop};
 
 /// Flags of `modelve serve`.
@@ -63,6 +64,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     chat_template: Option<PathBuf>,
 
+    /// A control vector that requests may ask for by its name, NAME=FILE or NAME=FILE:SCALE (repeatable)
+    #[arg(long, value_name = "NAME=FILE", hide_short_help = true, value_parser = named)]
+    control_vector: Vec<(String, Share)>,
+
     /// What the model is called [default: its file's name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     alias: Option<String>,
@@ -100,7 +105,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     // What is not there is told before anything listens.
     let path = engine.locate("")?;
     let config = Config {
-        model: args.name(engine.model.model.as_deref(), &path),
+        model: (args.alias.clone()).unwrap_or_else(|| name(engine.model.model.as_deref(), &path)),
         ..config
     };
     let (address, keys) = (config.address, config.keys.len());
@@ -112,7 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     announce(&args, server.address(), address.ip(), keys);
     server.run(&stop, || {
         let model = engine.load_file(&path, work(args.parallel), &loading)?;
-        let setup = args.setup(&engine, &model, &cancel)?;
+        let setup = setup(&engine, &model, &cancel, args.parallel, args.cells)?;
         output::note(&format!(
             "ready: {} in {:.1} s",
             human::escape(path.display().to_string().as_bytes()),
@@ -123,7 +128,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A server's work: many answers at once, for long.
-fn work(parallel: u32) -> Work {
+pub(super) fn work(parallel: u32) -> Work {
     let parallel = parallel as usize;
     Work {
         prompt_tokens: 64 * 512,
@@ -133,7 +138,28 @@ fn work(parallel: u32) -> Work {
     }
 }
 
+/// `NAME=FILE`.
+fn named(text: &str) -> Result<(String, Share), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() => Ok((name.to_owned(), file.parse()?)),
+        _ => Err("a name, `=` and a file: calm=calm.gguf".to_owned()),
+    }
+}
+
 impl Args {
+    /// The control vectors, read.
+    fn vectors(&self) -> anyhow::Result<Vec<(String, ControlVector)>> {
+        let mut read: Vec<(String, ControlVector)> = Vec::new();
+        for (name, share) in &self.control_vector {
+            if read.iter().any(|(other, _)| other == name) {
+                return Err(Usage(format!("two control vectors are called {name:?}")).into());
+            }
+            let vector = vectors::sum(std::slice::from_ref(share))?;
+            read.extend(vector.map(|vector| (name.clone(), vector)));
+        }
+        Ok(read)
+    }
+
     fn config(&self, model: Option<&str>) -> anyhow::Result<Config> {
         let address = resolve(&self.host, self.port)?;
         if let Some(empty) = self.api_key.iter().position(|key| key.trim().is_empty()) {
@@ -159,68 +185,75 @@ impl Args {
                 .as_ref()
                 .map(|path| prompt::input::read_text(path))
                 .transpose()?,
+            vectors: self.vectors()?,
             keys: self.api_key.clone(),
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
             queue: self.queue as usize,
             max_tokens: self.max_tokens as usize,
             limits: Limits::default(),
+            explore: None,
         })
     }
+}
 
-    /// What the model is called: never a path, which is nobody's business.
-    fn name(&self, model: Option<&str>, path: &Path) -> String {
-        if let Some(alias) = &self.alias {
-            return alias.clone();
-        }
-        match model.map(ModelRef::parse) {
-            Some(ModelRef::Tiny | ModelRef::Hub(_)) => model.unwrap_or_default().to_owned(),
-            _ => path
-                .file_stem()
-                .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
-        }
+/// What a model is called: never a path, which is nobody's business.
+pub(super) fn name(model: Option<&str>, path: &Path) -> String {
+    match model.map(ModelRef::parse) {
+        Some(ModelRef::Tiny | ModelRef::Hub(_)) => model.unwrap_or_default().to_owned(),
+        _ => path
+            .file_stem()
+            .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
     }
+}
 
-    fn setup(&self, engine: &EngineArgs, model: &Model, cancel: &Cancel) -> anyhow::Result<Setup> {
-        let settings = engine.settings(cancel);
-        let longest = u64::from(engine.ctx_size.unwrap_or(model.facts().n_ctx_train));
-        let cells = match self.cells {
-            Some(cells) => u64::from(cells),
-            None => {
-                let token = context::kv_bytes(model.facts(), settings.kv_type, 1).max(1);
-                let affordable = host::free_memory().map_or(CELLS, |free| free / 4 / token);
-                // Several texts of the longest kind, where it is short.
-                let wanted = match engine.ctx_size {
-                    Some(size) => u64::from(size).max(CELLS.min(4 * u64::from(size))),
-                    None => CELLS.min(longest.saturating_mul(u64::from(self.parallel))),
-                };
-                match engine.ctx_size {
-                    // What was asked for is had, or refused.
-                    Some(size) => wanted.min(affordable.max(u64::from(size))),
-                    None => wanted.min(affordable.max(256)),
-                }
+/// How `parallel` texts are computed at once, in so many `cells` of the KV cache or what a quarter
+/// of the free memory holds.
+pub(super) fn setup(
+    engine: &EngineArgs,
+    model: &Model,
+    cancel: &Cancel,
+    parallel: u32,
+    cells: Option<u32>,
+) -> anyhow::Result<Setup> {
+    let settings = engine.settings(cancel);
+    let longest = u64::from(engine.ctx_size.unwrap_or(model.facts().n_ctx_train));
+    let cells = match cells {
+        Some(cells) => u64::from(cells),
+        None => {
+            let token = context::kv_bytes(model.facts(), settings.kv_type, 1).max(1);
+            let affordable = host::free_memory().map_or(CELLS, |free| free / 4 / token);
+            // Several texts of the longest kind, where it is short.
+            let wanted = match engine.ctx_size {
+                Some(size) => u64::from(size).max(CELLS.min(4 * u64::from(size))),
+                None => CELLS.min(longest.saturating_mul(u64::from(parallel))),
+            };
+            match engine.ctx_size {
+                // What was asked for is had, or refused.
+                Some(size) => wanted.min(affordable.max(u64::from(size))),
+                None => wanted.min(affordable.max(256)),
             }
-        };
-        let cells = u32::try_from(cells).map_err(|_| anyhow!("{cells} cells are too many"))?;
-        context::check_fit(
-            model.facts(),
-            settings.kv_type,
-            u64::from(cells),
-            host::free_memory(),
-            0,
-        )
-        .map_err(explain)?;
-        Ok(Setup {
-            settings,
-            ctx_size: Some(u32::try_from(longest).unwrap_or(u32::MAX).min(cells)),
-            capacity: Some(Capacity {
-                cells,
-                sequences: self.parallel + KEPT,
-            }),
-            parallel: Some(self.parallel),
-            ..Setup::default()
-        })
-    }
+        }
+    };
+    let cells = u32::try_from(cells).map_err(|_| anyhow!("{cells} cells are too many"))?;
+    context::check_fit(
+        model.facts(),
+        settings.kv_type,
+        u64::from(cells),
+        host::free_memory(),
+        0,
+    )
+    .map_err(explain)?;
+    Ok(Setup {
+        settings,
+        ctx_size: Some(u32::try_from(longest).unwrap_or(u32::MAX).min(cells)),
+        capacity: Some(Capacity {
+            cells,
+            sequences: parallel + KEPT,
+        }),
+        parallel: Some(parallel),
+        ..Setup::default()
+    })
 }
 
 /// Texts that ended and are kept for those who begin like them, besides those that are computed.
@@ -264,7 +297,7 @@ fn announce(args: &Args, address: SocketAddr, ip: IpAddr, keys: usize) {
 }
 
 /// The first signal finishes what runs, the second ends at once.
-fn on_signals(stop: &Stop, loading: &Cancel) -> anyhow::Result<()> {
+pub(super) fn on_signals(stop: &Stop, loading: &Cancel) -> anyhow::Result<()> {
     #[cfg(unix)]
     {
         use signal_hook::consts::{SIGINT, SIGTERM};

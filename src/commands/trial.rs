@@ -1,10 +1,11 @@
-//! A file is tried in a process of its own before this one relies on it.
+//! Tries a model's file in a child process before this process loads it.
 //!
-//! llama.cpp trusts its files. What is known to end it is looked for beforehand
-//! (`modelve_runtime`'s table of checks), in full for few architectures and kinds of vocabulary. A
-//! file of any other is loaded and computes two tokens in a child process first, under limits of
-//! time and memory: its death, its hanging and its hunger then are an error message here. The child
-//! is this program with a hidden command. That a file has passed is remembered.
+//! llama.cpp trusts its files. Known causes of crashes are checked beforehand (the table of checks
+//! in `modelve_runtime`), but these checks are complete only for some architectures and kinds of
+//! vocabulary. A file of any other kind is first loaded by a child process, which computes two
+//! tokens under limits of time and memory, so that a crash, an endless loop or excessive memory
+//! becomes an error message. The child is this program with a hidden command. The program remembers
+//! which files have passed.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,27 +41,29 @@ pub struct Args {
     memory: u64,
 }
 
-/// The child's exit code for an error that is told in words: this process will meet it as well.
+/// The child's exit code for a regular error, which this process will get and report itself.
 const REFUSED: u8 = 3;
 
-/// A text with characters of several scripts, a digit, a mark and a line feed.
+/// A text with characters of several scripts, a digit, punctuation and a line feed.
 const SAMPLE: &str = "The bat, 3 + é 中 ▁\n";
 
-/// Seconds that any trial may take, and bytes of the file for which it gets another one: a slow disk
-/// reads so many.
+/// The time limit in seconds. It is extended by a second for each of these numbers of bytes of the
+/// file, which a slow disk reads per second.
 const SECONDS: u64 = 30;
 const BYTES_PER_SECOND: u64 = 20 << 20;
 
-/// Memory besides the mapped file: the graph's buffers, a small KV cache, the vocabulary.
+/// The memory limit in bytes, besides the mapped file: the graph's buffers, a small KV cache, the
+/// vocabulary.
 const MEMORY: u64 = 4 << 30;
 
-/// As much as is read of what the child says.
+/// Maximum number of bytes that are read of the child's standard error.
 const MOST_SAID: u64 = 64 << 10;
 
-/// Tries a model's file, unless all that could end llama.cpp has been checked.
+/// Tries a model's file, unless the checks for it are complete.
 ///
 /// # Errors
-/// The file ends llama.cpp, never ends, or wants more memory than its size explains.
+/// With this file llama.cpp crashes, does not finish, or needs more memory than the file's size
+/// explains.
 pub fn model(path: &Path, facts: &Facts, cancel: &Cancel) -> anyhow::Result<()> {
     if facts.covered {
         return Ok(());
@@ -76,7 +79,7 @@ pub fn model(path: &Path, facts: &Facts, cancel: &Cancel) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Tries a vocabulary with the text that it is wanted for, unless its kind has been checked in full.
+/// Tries a vocabulary with the text to tokenize, unless the checks for its kind are complete.
 ///
 /// # Errors
 /// See [`model`].
@@ -90,13 +93,13 @@ pub fn vocabulary(path: &Path, covered: bool, text: &[u8]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What remembers, in the store, that a file has passed: an empty file whose name says which file it
-/// was, and which version of it. Nobody but the system sets the time of a file's last change, so
-/// that a file of another content has another name here.
+/// The record that a file has passed: an empty file in the store, whose name identifies the file
+/// and its version. Only the system sets a file's change time, so a file with other contents gets
+/// another name here.
 struct Stamp(PathBuf);
 
 impl Stamp {
-    /// `None` where files cannot be told apart so, and for models in several files.
+    /// The record of a file; `None` on systems without such times, and for models in several files.
     fn of(path: &Path) -> Option<Stamp> {
         #[cfg(unix)]
         {
@@ -130,7 +133,7 @@ impl Stamp {
         self.0.is_file()
     }
 
-    /// Without one the next start tries the file again, and nothing is lost.
+    /// Writes the record. If that fails, the next start just tries the file again.
     fn leave(&self) {
         let folder = self.0.parent().unwrap_or(Path::new("."));
         let left = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&self.0, ""));
@@ -156,7 +159,7 @@ impl<'a> Trial<'a> {
             .arg(COMMAND)
             .arg("--memory")
             .arg(memory.to_string())
-            // No debugger is to take the child's death apart, and its threads are to share the cores.
+            // A crash must not start a debugger, and threads should not spin while they wait.
             .env("GGML_NO_BACKTRACE", "1")
             .env("OMP_WAIT_POLICY", "passive");
         Trial {
@@ -167,8 +170,8 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Runs the child with `text` on its standard input. False: it refused the file in words, which
-    /// this process will do as well.
+    /// Runs the child with `text` on its standard input. Returns false if it reported a regular
+    /// error, which this process will get as well.
     fn run(mut self, text: &[u8], cancel: &Cancel) -> anyhow::Result<bool> {
         let mut child = self
             .command
@@ -183,7 +186,7 @@ impl<'a> Trial<'a> {
         let stderr = child.stderr.take();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // A child that ended does not read on; how it ended is what counts.
+                // A child that has ended no longer reads; its exit status is what matters.
                 if let Some(mut stdin) = stdin {
                     let _ = stdin.write_all(text);
                 }
@@ -241,7 +244,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// How a process ended that was not meant to.
+/// Describes how a process ended unexpectedly.
 fn ending(status: ExitStatus) -> String {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
@@ -253,13 +256,14 @@ fn ending(status: ExitStatus) -> String {
     status.to_string()
 }
 
-/// Waits for the child, and ends it when its time is up (`None`) or somebody cancels.
+/// Waits for the child. Kills it if the time is up, and then returns `None`, or if the user
+/// cancels.
 fn wait(child: &mut Child, time: Duration, cancel: &Cancel) -> anyhow::Result<Option<ExitStatus>> {
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
-            // Ctrl-C reaches the child, too.
+            // Ctrl-C is also sent to the child.
             return match cancel.is_set() {
                 true => Err(Interrupted.into()),
                 false => Ok(Some(status)),
@@ -279,10 +283,10 @@ fn wait(child: &mut Child, time: Duration, cancel: &Cancel) -> anyhow::Result<Op
     }
 }
 
-/// What this program says before llama.cpp's last words.
+/// The start of the line that reports an abort of llama.cpp.
 pub const GAVE_UP: &str = "error: llama.cpp gave up: ";
 
-/// The child's work. Exits 0 when it was done.
+/// The hidden command, which the child runs. Exits with 0 if the file passes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     limit(args.memory);
     let done = match args.vocabulary {
@@ -296,8 +300,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps this process from taking more memory than a trial needs, from leaving a core file, and from
-/// outliving the one that wants to know.
+/// Limits this process's memory, disables core files, and makes it end together with its parent.
 fn limit(memory: u64) {
     #[cfg(unix)]
     {
@@ -319,7 +322,7 @@ fn limit(memory: u64) {
 }
 
 fn try_vocabulary(path: &Path) -> anyhow::Result<()> {
-    let text = infile::bounded(std::io::stdin().lock(), infile::MOST_TEXT)?;
+    let text = infile::bounded(std::io::stdin().lock(), infile::MAX_TEXT_BYTES)?;
     let vocab = Vocab::load(path)?;
     use_vocabulary(&vocab)?;
     vocab.tokenize(&text, Reading::Prompt)?;
@@ -327,7 +330,7 @@ fn try_vocabulary(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cuts the sample into tokens and spells every token there is.
+/// Tokenizes the sample and decodes every token of the vocabulary.
 fn use_vocabulary(vocab: &Vocab) -> anyhow::Result<Vec<runtime::Token>> {
     for token in vocab.all() {
         vocab.piece(token, true)?;

@@ -1,4 +1,4 @@
-//! Control vectors on the command line: `FILE` or `FILE:SCALE`, as many as wanted, added up.
+//! Control vectors on the command line: any number of `FILE` or `FILE:SCALE`, which are added.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,12 +8,12 @@ use super::engine::explain;
 use crate::hint::hinted;
 use crate::runtime::ControlVector;
 
-/// A file and how much of it.
+/// A file and its scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// The file.
     pub file: PathBuf,
-    /// What its directions are multiplied with.
+    /// The factor for its directions.
     pub scale: f32,
 }
 
@@ -21,7 +21,7 @@ impl FromStr for Share {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // What stands behind the last colon is a scale only if it is a number.
+        // The part after the last colon is a scale only if it is a number.
         let scaled = text.rsplit_once(':').and_then(|(file, scale)| {
             let scale = scale.parse().ok().filter(|x: &f32| x.is_finite())?;
             Some((file, scale))
@@ -37,10 +37,10 @@ impl FromStr for Share {
     }
 }
 
-/// The sum of control vectors; none without any.
+/// The sum of control vectors; `None` if there are none.
 ///
 /// # Errors
-/// A file that is no control vector; vectors of different widths.
+/// A file is not a control vector, or the vectors have different widths.
 pub fn sum(shares: &[Share]) -> anyhow::Result<Option<ControlVector>> {
     let mut sum: Option<ControlVector> = None;
     for share in shares {
@@ -55,7 +55,7 @@ pub fn sum(shares: &[Share]) -> anyhow::Result<Option<ControlVector>> {
     Ok(sum)
 }
 
-/// An error of reading a control vector, with what one is and how it is made.
+/// Attaches a hint to an error of reading a control vector: what it is and how to make one.
 fn unread(error: anyhow::Error) -> anyhow::Error {
     hinted(
         error,
@@ -64,7 +64,7 @@ fn unread(error: anyhow::Error) -> anyhow::Error {
     )
 }
 
-/// [`sum`], as sessions take it.
+/// [`sum`] in the form for a session's settings.
 ///
 /// # Errors
 /// See [`sum`].

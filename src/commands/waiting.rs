@@ -1,20 +1,20 @@
-//! How threads wait for each other while a model computes.
+//! Chooses how threads wait for each other while a model computes.
 //!
-//! After every operation of a graph the threads wait for the slowest of them. OpenMP's runtime
-//! lets them spin for milliseconds before they sleep, which is best as long as each has a core
-//! to itself. On a machine with other work they spin away the very time in which the thread they
-//! wait for could run: a small model became a hundred times slower. The runtime learns how to
-//! wait from the environment, before `main`, so the program starts itself anew.
+//! After every operation of a graph, the threads wait for the slowest of them. OpenMP's runtime
+//! lets them spin for milliseconds before they sleep, which is fastest as long as each has a core
+//! of its own. On a busy machine, spinning threads take the time from the thread that they wait
+//! for: a small model became a hundred times slower. The runtime reads the setting from the
+//! environment before `main`, so the program must execute itself again to change it.
 
 use std::env;
 
 use crate::runtime::host;
 
-/// OpenMP's own variable, and that of GNU's runtime. Who sets one of them has decided.
+/// OpenMP's variable and that of GNU's runtime. If one of them is set, the user has decided.
 const DECIDES: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 
-/// Lets threads sleep while they wait if the machine is busy with other work. Must be called
-/// before anything is read or written: it may begin the program again.
+/// Lets threads sleep while they wait if the machine is busy with other work. Must be called before
+/// anything is read or written, because it may execute the program again.
 pub fn suit_the_machine() {
     let decided = DECIDES.iter().any(|name| env::var_os(name).is_some());
     if !decided && host::is_busy() {
@@ -22,12 +22,13 @@ pub fn suit_the_machine() {
     }
 }
 
-/// Returns whether threads sleep while they wait, by this program's choice or the person's.
+/// Returns whether threads sleep while they wait, by this program's choice or the user's.
 pub fn sleeps() -> bool {
     env::var_os(DECIDES[0]).is_some_and(|policy| policy.eq_ignore_ascii_case("passive"))
 }
 
-/// Returns only where that is not possible; the program then goes on as it is.
+/// Executes the program again. Returns only if that fails, and the program then continues
+/// unchanged.
 #[cfg(unix)]
 fn begin_again() {
     use std::os::unix::process::CommandExt;
@@ -41,7 +42,7 @@ fn begin_again() {
         command.arg0(name);
     }
     let error = command.args(arguments).env(DECIDES[0], "passive").exec();
-    tracing::debug!("cannot begin again: {error}");
+    tracing::debug!("cannot execute the program again: {error}");
 }
 
 #[cfg(not(unix))]

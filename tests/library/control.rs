@@ -266,7 +266,7 @@ fn other_files_are_refused_with_a_reason() {
         (
             Some("llama"),
             vec![("direction.1", vec![4], f32s, row(1.0))],
-            "is no control vector but says that it is \"llama\"",
+            "is not a control vector: its architecture is \"llama\"",
         ),
         (
             own,
@@ -309,7 +309,7 @@ fn other_files_are_refused_with_a_reason() {
         (
             own,
             vec![("direction.3", vec![4], f32s, row(f32::NAN))],
-            "has a value for layer 3 that is no number",
+            "has a value for layer 3 that is not finite",
         ),
         (
             own,

@@ -16,6 +16,7 @@ mod experiment_reference;
 mod gguf;
 mod probe;
 mod probe_compare;
+mod probe_live;
 mod probe_tiny;
 mod quant_bytes;
 mod reference;

@@ -59,7 +59,7 @@ fn expected() -> Expected {
     }
 }
 
-fn converted(dir: &Path, quant: &str) -> PathBuf {
+pub fn converted(dir: &Path, quant: &str) -> PathBuf {
     let path = dir.join(format!("{quant}.gguf"));
     let output = Command::new(env!("CARGO_BIN_EXE_modelve"))
         .arg("convert")

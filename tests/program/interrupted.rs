@@ -180,8 +180,8 @@ fn what_a_killed_dump_leaves_the_next_one_removes() {
     let (long, short) = (text(&slow, 100_000), text(&slow, 10));
     let out = slow.file("acts.safetensors");
     let dump = |texts: &Path| {
-        let mut command = slow.command(&["dump", "--lines", "--file"]);
-        command.arg(texts).arg("-o").arg(&out);
+        let (texts, out) = (texts.to_str().unwrap(), out.to_str().unwrap());
+        let mut command = slow.command(&["dump", "--lines", "--file", texts, "-o", out]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };

@@ -132,7 +132,7 @@ fn a_page_replaces_an_earlier_page_and_nothing_else() {
             let said = bench.refusal(&[writer, &["--html", "notes.html"]].concat());
             assert!(said.contains("notes.html exists"), "{said}");
             assert!(
-                said.contains("hint: it is no page that modelve made"),
+                said.contains("hint: it is not a page that modelve made"),
                 "{said}"
             );
         });

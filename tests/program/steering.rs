@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command as Plain, Stdio};
 
-use crate::support::asking::{self, array, objects, said};
+use crate::support::asking::{self, array, said};
 use crate::support::tiny_gguf::Tiny;
 use assert_cmd::Command;
 use safetensors::SafeTensors;
@@ -42,7 +42,7 @@ impl Bench {
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
-        objects(&mut self.command(&[arguments, &["--json"]].concat())).remove(0)
+        serde_json::from_str(&self.said(&[arguments, &["--json"]].concat())).unwrap()
     }
 
     fn refusal(&self, arguments: &[&str]) -> (String, i32) {
@@ -256,7 +256,10 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
     std::fs::write(&damaged, &before[..before.len() / 2]).unwrap();
     let model = bench.model.to_str().unwrap();
     for (file, expected) in [
-        (model, "is no control vector but says that it is \"phi3\""),
+        (
+            model,
+            "is not a control vector: its architecture is \"phi3\"",
+        ),
         (
             &wide,
             "has directions of 128 values, and the states of this model (phi3) have 64",
@@ -270,7 +273,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
         ] {
             let (said, code) = bench.refusal(arguments);
             assert!(said.contains(expected) && code == 1, "{code} {said}");
-            // What is no control vector at all comes with the command that makes one.
+            // A file that is not a control vector at all is refused with the command that makes one.
             let unread = *file == *damaged || *file == *bench.file("absent.gguf");
             assert!(!unread || said.contains("modelve steer learn"), "{said}");
         }

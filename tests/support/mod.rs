@@ -11,4 +11,5 @@ pub mod probe_fixture;
 pub mod synthetic;
 pub mod terminal;
 pub mod tiny_gguf;
+pub mod tls_front;
 pub mod toy;

@@ -134,7 +134,7 @@ pub fn escape(bytes: &[u8]) -> String {
 /// Escapes a message that may quote a file or a server, so that it cannot control the terminal:
 /// line feeds, tabs and backslashes stay, everything else that a terminal would act on or not
 /// show is escaped.
-pub fn harmless(text: &str) -> Cow<'_, str> {
+pub fn escape_message(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_hazard(c) && c != '\n' && c != '\t')
 }
 
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(escape(b"\xe2\x96"), r"\xe2\x96");
         assert_eq!(escape("\u{202e}x".as_bytes()), r"\u{202e}x");
         assert_eq!(
-            harmless("a\tb\n\\ \x1b]0;x\x07\u{202e}"),
+            escape_message("a\tb\n\\ \x1b]0;x\x07\u{202e}"),
             "a\tb\n\\ \\u{1b}]0;x\\u{7}\\u{202e}"
         );
         assert_eq!(

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Limit in bytes of a text that a user gives in a file or on standard input.
-pub const MOST_TEXT: u64 = 256 << 20;
+pub const MAX_TEXT_BYTES: u64 = 256 << 20;
 
 /// Reads a file that belongs to a model: a regular file of at most `limit` bytes.
 ///
@@ -39,7 +39,7 @@ pub fn optional(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads a text of up to [`MOST_TEXT`] bytes that a user names: a file, or a pipe such as a
+/// Reads a text of up to [`MAX_TEXT_BYTES`] bytes that a user names: a file, or a pipe such as a
 /// shell's `<(…)`.
 ///
 /// # Errors
@@ -51,12 +51,12 @@ pub fn text(path: &Path) -> io::Result<String> {
     text_from(File::open(path)?)
 }
 
-/// Reads a text of up to [`MOST_TEXT`] bytes to its end.
+/// Reads a text of up to [`MAX_TEXT_BYTES`] bytes to its end.
 ///
 /// # Errors
 /// The text is longer or not UTF-8, or cannot be read.
 pub fn text_from(reader: impl Read) -> io::Result<String> {
-    let bytes = bounded(reader, MOST_TEXT)?;
+    let bytes = bounded(reader, MAX_TEXT_BYTES)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         refused(&format!("is not UTF-8 text (at byte {at})"))

@@ -5,6 +5,7 @@
 //! | [`progress`] | how long-running work reports its progress |
 //! | [`human`] | sizes, counts and names as a person reads them |
 //! | [`memory`] | how much memory there is, control groups included |
+//! | [`bandwidth`] | how fast memory is read |
 //! | [`map`] | files mapped into memory |
 //! | [`infile`], [`outfile`] | files read whole, within limits; files written without losing what they replace |
 //! | [`rawfile`] | parts of a file read and written at an offset; allocation of disk space |
@@ -21,6 +22,7 @@
 //! }
 //! ```
 
+pub mod bandwidth;
 pub mod human;
 pub mod infile;
 pub mod isa;

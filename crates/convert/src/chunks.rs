@@ -4,14 +4,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Error, Plan, Source};
-use crate::checkpoint::Dtype;
-use modelve_quant::SourceType;
+use crate::arch::Arrangement;
 
 /// Bytes of the checkpoint per piece, as far as rows allow. With two buffers per thread this is
 /// what bounds memory; large enough that a read costs more than asking for it.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Some rows of one tensor.
+/// Columns per piece at least, of a matrix whose columns become rows: each of its rows is read in strips of
+/// so many numbers.
+const LEAST_COLUMNS: u64 = 128;
+
+/// Some rows of one tensor, all from the same matrix of the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
     /// Which of [`Plan::tensors`].
@@ -26,20 +29,27 @@ pub(super) struct Chunk {
 pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, planned) in plan.tensors().iter().enumerate() {
-        let Source::Checkpoint(source, arrangement) = &planned.source else {
+        let Source::Checkpoint(parts, arrangement) = &planned.source else {
             continue;
         };
         let total = planned.elements() / planned.columns().max(1);
-        let row_bytes = source.bytes / total.max(1);
+        // Each chunk is read from one matrix of the checkpoint.
+        let each = (total / planned.slices()).max(1);
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        let row_bytes = bytes / total.max(1);
         // The encoder takes a bias as one row, which holds all that is reordered.
         let group = match planned.shape.len() {
             1 => 1,
-            _ => arrangement.group(total),
+            _ => arrangement.group(each),
         };
-        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(1) * group;
+        let least = match arrangement {
+            Arrangement::Columns { .. } => LEAST_COLUMNS,
+            _ => 1,
+        };
+        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(least) * group;
         let mut row = 0;
         while row < total {
-            let rows = step.min(total - row);
+            let rows = step.min(each - row % each).min(total - row);
             chunks.push(Chunk { tensor, row, rows });
             row += rows;
         }
@@ -63,15 +73,6 @@ pub fn memory(plan: &Plan, threads: usize) -> u64 {
 const PROGRAM: u64 = 24 << 20;
 /// Encoders of a few types.
 const SCRATCH: u64 = 1 << 20;
-
-/// The encoder's name for an element type; the plan has refused all others.
-pub(super) fn source_type(dtype: Dtype) -> SourceType {
-    match dtype {
-        Dtype::BF16 => SourceType::Bf16,
-        Dtype::F16 => SourceType::F16,
-        _ => SourceType::F32,
-    }
-}
 
 /// Runs `work` on every index below `count`, on so many threads, each with a state of its own.
 /// The first error stops all of them, as does `cancel`.

@@ -73,15 +73,18 @@ impl Imatrix {
         })
     }
 
-    /// The weights of a matrix of so many columns; `None` when there are none for it. As in
-    /// llama.cpp a wrong length is forgiven for the token embedding only.
-    pub fn columns(&self, tensor: &str, columns: u64) -> Result<Option<&[f32]>, Error> {
+    /// The weights of a matrix of this shape (columns first), one per column, and of experts those of
+    /// one after another; `None` when there are none for it. As in llama.cpp a wrong length is forgiven
+    /// for the token embedding only.
+    pub fn weights(&self, tensor: &str, shape: &[u64]) -> Result<Option<&[f32]>, Error> {
+        let columns = shape.first().copied().unwrap_or(0);
+        let wanted = columns * shape.get(2).copied().unwrap_or(1);
         match self.weights.get(tensor) {
-            Some(weights) if weights.len() as u64 == columns => Ok(Some(weights)),
+            Some(weights) if weights.len() as u64 == wanted => Ok(Some(weights)),
             Some(weights) if tensor != "token_embd.weight" => Err(Error::Imatrix {
                 path: self.path.clone(),
                 problem: format!(
-                    "has {} weights for the {columns} columns of `{tensor}`: it belongs to another model",
+                    "has {} weights for the {wanted} columns of `{tensor}`: it belongs to another model",
                     weights.len()
                 ),
             }),

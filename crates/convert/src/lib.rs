@@ -35,6 +35,7 @@ mod imatrix;
 mod metadata;
 mod naming;
 mod plan;
+mod rows;
 mod stream;
 mod verify;
 

@@ -9,7 +9,7 @@ use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
-use modelve_quant::mix::{self, Facts, Overrides, Recipe};
+use modelve_quant::mix::{self, Overrides, Recipe};
 
 /// What is asked for.
 pub struct Request<'a> {
@@ -26,8 +26,9 @@ pub struct Request<'a> {
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// A tensor of the checkpoint, and the order that its rows get.
-    Checkpoint(SourceTensor, Arrangement),
+    /// Tensors of the checkpoint, one or several whose values follow one another, and what is done
+    /// to them.
+    Checkpoint(Vec<SourceTensor>, Arrangement),
     /// Values computed from the configuration.
     Computed(Vec<f32>),
 }
@@ -60,6 +61,11 @@ impl PlannedTensor {
     /// Number of weights.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// Number of matrices: 1, or that of the experts.
+    pub fn slices(&self) -> u64 {
+        self.shape.get(2).copied().unwrap_or(1).max(1)
     }
 }
 
@@ -101,20 +107,14 @@ impl Plan {
         check_unquantized(checkpoint.config())?;
         let description = arch::describe(checkpoint.config())?;
         let mut sources = sources(checkpoint, &description)?;
-        sources.sort_by(|(a, _), (b, _)| order(a).cmp(&order(b)));
+        let left_out = left_out(checkpoint, &description);
+        sources.sort_by(|a, b| order(&a.name).cmp(&order(&b.name)));
 
-        let shapes: Vec<Vec<u64>> = sources.iter().map(|(_, source)| shape(source)).collect();
         let named: Vec<(&str, &[u64])> = sources
             .iter()
-            .zip(&shapes)
-            .map(|((name, _), shape)| (name.as_str(), shape.as_slice()))
+            .map(|sourced| (sourced.name.as_str(), sourced.shape.as_slice()))
             .collect();
-        let facts = Facts {
-            layers: description.layers,
-            heads_per_kv_head: description.heads_per_kv_head,
-            is_large: description.is_large,
-            imatrix: request.imatrix.is_some(),
-        };
+        let facts = description.facts(request.imatrix.is_some());
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
         check_patterns(request.overrides, &named)?;
         check_imatrix(request.imatrix, &named)?;
@@ -127,9 +127,9 @@ impl Plan {
             recipe: request.recipe,
             imatrix: request.imatrix,
             provenance: request.provenance,
-            weights: shapes
+            weights: named
                 .iter()
-                .map(|shape| shape.iter().product::<u64>())
+                .map(|(_, shape)| shape.iter().product::<u64>())
                 .sum(),
         });
         let to_place: Vec<(String, Vec<u64>, GgmlType)> = named
@@ -142,18 +142,18 @@ impl Plan {
             .into_iter()
             .zip(decisions)
             .zip(layout.tensors())
-            .map(|(((name, source), decision), placed)| PlannedTensor {
+            .map(|((sourced, decision), placed)| PlannedTensor {
                 shape: placed.shape.clone(),
                 ty: decision.ty,
                 reason: decision.reason,
-                name,
-                source,
+                name: sourced.name,
+                source: sourced.source,
                 offset: placed.offset,
                 bytes: placed.bytes.unwrap_or(0),
             })
             .collect();
         let source_bytes = tensors.iter().map(|tensor| match &tensor.source {
-            Source::Checkpoint(source, _) => source.bytes,
+            Source::Checkpoint(parts, _) => parts.iter().map(|part| part.bytes).sum(),
             Source::Computed(_) => 0,
         });
         Ok(Self {
@@ -161,7 +161,12 @@ impl Plan {
             tensors,
             metadata,
             layout,
-            notes: [description.notes, tokenizer.notes].concat(),
+            notes: [
+                description.notes,
+                left_out.into_iter().collect(),
+                tokenizer.notes,
+            ]
+            .concat(),
         })
     }
 
@@ -229,12 +234,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
         .iter()
         .map(|(name, shape)| (*name, shape.as_slice()))
         .collect();
-    let facts = Facts {
-        layers: description.layers,
-        heads_per_kv_head: description.heads_per_kv_head,
-        is_large: description.is_large,
-        imatrix: false,
-    };
+    let facts = description.facts(false);
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
     let (mut bytes, mut weights) = (0, 0);
     for ((_, shape), decision) in named.iter().zip(decisions) {
@@ -255,55 +255,56 @@ fn order(name: &str) -> (Option<u64>, &str) {
     (layer, name)
 }
 
-/// A tensor's shape in GGUF's order.
-fn shape(source: &Source) -> Vec<u64> {
-    match source {
-        Source::Checkpoint(tensor, _) => tensor.shape.iter().rev().copied().collect(),
-        Source::Computed(values) => vec![values.len() as u64],
-    }
+/// A tensor to be, and where it comes from.
+struct Sourced {
+    name: String,
+    /// In GGUF's order: columns first.
+    shape: Vec<u64>,
+    source: Source,
 }
 
 /// Finds a source for every tensor of the architecture, and an architecture's tensor for every
 /// one of the checkpoint.
-fn sources(
-    checkpoint: &Checkpoint,
-    description: &Description,
-) -> Result<Vec<(String, Source)>, Error> {
+fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sourced>, Error> {
     let mut sources = Vec::new();
     for weight in &description.weights {
-        let Some(tensor) = checkpoint.tensor(&weight.source) else {
-            if weight.optional {
-                continue;
+        let mut parts = Vec::with_capacity(weight.sources.len());
+        let shape = weight.source_shape();
+        for name in &weight.sources {
+            match description.find(checkpoint, name) {
+                Some(tensor) => parts.push(checked(tensor, &shape)?.clone()),
+                None if weight.optional => break,
+                None => {
+                    let tensor = name.clone();
+                    return Err(Error::Missing { tensor });
+                }
             }
-            let tensor = weight.source.clone();
-            return Err(Error::Missing { tensor });
-        };
-        if tensor.shape != weight.shape {
-            return Err(Error::Shape {
-                tensor: tensor.name.clone(),
-                found: tensor.shape.clone(),
-                wanted: weight.shape.clone(),
+        }
+        if !parts.is_empty() {
+            sources.push(Sourced {
+                name: weight.name.clone(),
+                shape: weight.shape.iter().rev().copied().collect(),
+                source: Source::Checkpoint(parts, weight.arrangement),
             });
         }
-        if !matches!(tensor.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32) {
-            return Err(Error::Dtype {
-                tensor: tensor.name.clone(),
-                dtype: format!("{:?}", tensor.dtype),
-            });
-        }
-        let source = Source::Checkpoint(tensor.clone(), weight.arrangement);
-        sources.push((weight.name.clone(), source));
     }
     let known: HashSet<&str> = description
         .weights
         .iter()
-        .map(|weight| weight.source.as_str())
+        .flat_map(|weight| weight.sources.iter().map(String::as_str))
         .collect();
-    let ignored = |name: &str| description.ignored.iter().any(|end| name.ends_with(end));
+    let ignored = |name: &str| {
+        description.ignored.iter().any(|end| name.ends_with(end))
+            || description
+                .left_out
+                .iter()
+                .any(|start| name.starts_with(start))
+    };
+    let is_known = |name: &str| description.meant(name).any(|name| known.contains(&*name));
     let surplus: Vec<&str> = checkpoint
         .tensors()
         .map(|tensor| tensor.name.as_str())
-        .filter(|name| !known.contains(name) && !ignored(name))
+        .filter(|name| !is_known(name) && !ignored(name))
         .collect();
     if !surplus.is_empty() {
         let mut names = surplus[..surplus.len().min(3)].join(", ");
@@ -316,10 +317,49 @@ fn sources(
         });
     }
     for constant in &description.constants {
-        let values = constant.values.clone();
-        sources.push((constant.name.to_owned(), Source::Computed(values)));
+        sources.push(Sourced {
+            name: constant.name.to_owned(),
+            shape: vec![constant.values.len() as u64],
+            source: Source::Computed(constant.values.clone()),
+        });
     }
     Ok(sources)
+}
+
+/// A note on the parts of the checkpoint that are no part of the text model.
+fn left_out(checkpoint: &Checkpoint, description: &Description) -> Option<String> {
+    let other = |name: &str| {
+        description
+            .left_out
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let count = checkpoint
+        .tensors()
+        .filter(|tensor| other(&tensor.name))
+        .count();
+    (count > 0).then(|| {
+        format!("{count} tensors that see pictures are left out: the text part is converted")
+    })
+}
+
+/// A tensor of the checkpoint, if it has the shape that the configuration asks for and a type that
+/// can be converted.
+fn checked<'a>(tensor: &'a SourceTensor, shape: &[u64]) -> Result<&'a SourceTensor, Error> {
+    if tensor.shape != shape {
+        return Err(Error::Shape {
+            tensor: tensor.name.clone(),
+            found: tensor.shape.clone(),
+            wanted: shape.to_vec(),
+        });
+    }
+    if !matches!(tensor.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32) {
+        return Err(Error::Dtype {
+            tensor: tensor.name.clone(),
+            dtype: format!("{:?}", tensor.dtype),
+        });
+    }
+    Ok(tensor)
 }
 
 /// A `--tensor-type` that matches nothing is a mistake in typing.
@@ -340,8 +380,7 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
     };
     let mut used = 0;
     for (name, shape) in tensors {
-        let columns = shape.first().copied().unwrap_or(0);
-        used += usize::from(imatrix.columns(name, columns)?.is_some());
+        used += usize::from(imatrix.weights(name, shape)?.is_some());
     }
     match used {
         0 => Err(Error::Imatrix {

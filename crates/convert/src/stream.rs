@@ -9,15 +9,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::chunks::{Chunk, chunks, run, source_type};
+use super::chunks::{Chunk, chunks, run};
+use super::rows::{Rows, Shards};
 use super::{Error, Plan, PlannedTensor, Request, Source};
-use crate::arch::Arrangement;
-use crate::checkpoint::{Checkpoint, SourceTensor};
+use crate::checkpoint::Checkpoint;
 use modelve_base::outfile::{Existing, Outfile};
 use modelve_base::progress::{Progress, Unit};
 use modelve_base::rawfile;
@@ -128,7 +128,7 @@ pub fn write(
         }
     }
 
-    let shards = open_shards(checkpoint)?;
+    let shards = Shards::open(plan, checkpoint)?;
     let stream = Stream {
         plan,
         request,
@@ -163,24 +163,12 @@ pub fn write(
     Ok(pending.commit()?)
 }
 
-pub(super) fn open_shards(checkpoint: &Checkpoint) -> Result<Vec<(PathBuf, File)>, Error> {
-    let open = |path: &PathBuf| match File::open(path) {
-        Ok(file) => Ok((path.clone(), file)),
-        Err(source) => Err(Error::Io {
-            path: path.clone(),
-            what: "cannot read",
-            source,
-        }),
-    };
-    checkpoint.shards().iter().map(open).collect()
-}
-
 /// What all threads share.
 struct Stream<'a> {
     plan: &'a Plan,
     request: &'a Request<'a>,
     chunks: Vec<Chunk>,
-    shards: Vec<(PathBuf, File)>,
+    shards: Shards<'a>,
     target: &'a File,
     output: &'a Path,
 }
@@ -188,8 +176,7 @@ struct Stream<'a> {
 /// What a thread keeps from chunk to chunk, so that nothing is allocated per row.
 #[derive(Default)]
 struct Worker {
-    rows: Vec<u8>,
-    spare: Vec<u8>,
+    rows: Rows,
     blocks: Vec<u8>,
     encoders: HashMap<GgmlType, Encoder>,
 }
@@ -203,21 +190,10 @@ impl Stream<'_> {
         chunk: Chunk,
     ) -> Result<(u64, u64), Error> {
         let tensor = &self.plan.tensors()[chunk.tensor];
-        let Source::Checkpoint(source, arrangement) = &tensor.source else {
-            return Ok((0, 0));
-        };
         if let Some(ahead) = self.chunks.get(index + READ_AHEAD) {
-            self.announce(*ahead);
+            self.shards.announce(*ahead);
         }
-        let (offset, len) = source_range(tensor, source, chunk);
-        worker.rows.resize(len as usize, 0);
-        let (path, shard) = &self.shards[source.shard];
-        rawfile::read_exact_at(shard, &mut worker.rows, offset).map_err(|e| Error::Io {
-            path: path.clone(),
-            what: "cannot read",
-            source: e,
-        })?;
-        arrange(*arrangement, source, &mut worker.rows, &mut worker.spare);
+        let (source_type, read) = self.shards.read(chunk, &mut worker.rows)?;
 
         let row_bytes = row_bytes(tensor);
         worker.blocks.resize((chunk.rows * row_bytes) as usize, 0);
@@ -229,13 +205,17 @@ impl Stream<'_> {
             }
         };
         let imatrix = match self.request.imatrix {
-            Some(imatrix) => imatrix.columns(&tensor.name, tensor.columns())?,
+            Some(imatrix) => imatrix.weights(&tensor.name, &tensor.shape)?,
             None => None,
         };
+        // Each expert has weights of its own.
+        let expert = chunk.row / tensor.shape.get(1).copied().unwrap_or(1).max(1);
+        let at = expert as usize * tensor.columns() as usize;
+        let imatrix = imatrix.and_then(|all| all.get(at..at + tensor.columns() as usize));
         encoder
             .encode_rows(
-                source_type(source.dtype),
-                &worker.rows,
+                source_type,
+                &worker.rows.bytes,
                 tensor.columns() as usize,
                 imatrix,
                 &mut worker.blocks,
@@ -247,42 +227,8 @@ impl Stream<'_> {
             what: "cannot write",
             source: e,
         })?;
-        Ok((len, worker.blocks.len() as u64))
+        Ok((read, worker.blocks.len() as u64))
     }
-
-    fn announce(&self, chunk: Chunk) {
-        let tensor = &self.plan.tensors()[chunk.tensor];
-        if let Source::Checkpoint(source, _) = &tensor.source {
-            let (offset, len) = source_range(tensor, source, chunk);
-            rawfile::will_need(&self.shards[source.shard].1, offset, len);
-        }
-    }
-}
-
-/// Where the rows of a chunk lie in the shard: offset and length in bytes.
-pub(super) fn source_range(
-    tensor: &PlannedTensor,
-    source: &SourceTensor,
-    chunk: Chunk,
-) -> (u64, u64) {
-    let row_bytes = tensor.columns() * source_type(source.dtype).bytes() as u64;
-    (
-        source.offset + chunk.row * row_bytes,
-        chunk.rows * row_bytes,
-    )
-}
-
-/// Reorders the rows of a piece of a tensor, read from the checkpoint, for the GGUF.
-pub(super) fn arrange(
-    arrangement: Arrangement,
-    source: &SourceTensor,
-    bytes: &mut [u8],
-    spare: &mut Vec<u8>,
-) {
-    let rows = source.shape.first().copied().unwrap_or(1).max(1);
-    let row_bytes = (source.bytes / rows) as usize;
-    let group = arrangement.group(rows);
-    arrangement.apply(bytes, group, row_bytes, spare);
 }
 
 /// Bytes of a row in the GGUF; the plan has made sure that rows are whole blocks.

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use super::chunks::{chunks, run, source_type};
-use super::stream::{arrange, open_shards, row_bytes, source_range};
-use super::{Error, Plan, Source};
+use super::chunks::{chunks, run};
+use super::rows::{Rows, Shards};
+use super::stream::row_bytes;
+use super::{Error, Plan};
 use crate::checkpoint::Checkpoint;
 use modelve_base::progress::{Progress, Unit};
 use modelve_base::rawfile;
@@ -88,7 +89,7 @@ pub fn measure(
     check(plan, path)?;
     let written = File::open(path).map_err(|source| unreadable(path, source))?;
     let chunks = chunks(plan);
-    let shards = open_shards(checkpoint)?;
+    let shards = Shards::open(plan, checkpoint)?;
     let sums: Mutex<Vec<Sums>> = Mutex::new(vec![Sums::default(); chunks.len()]);
     progress.start("verifying", Unit::Bytes, plan.source_bytes(), 0);
     let result = run(
@@ -99,19 +100,11 @@ pub fn measure(
         |worker, index| {
             let chunk = chunks[index];
             let tensor = &plan.tensors()[chunk.tensor];
-            let Source::Checkpoint(source, arrangement) = &tensor.source else {
-                return Ok(());
-            };
             let differs = |problem: String| Error::Verify {
                 path: path.to_owned(),
                 problem: format!("the tensor `{}`: {problem}", tensor.name),
             };
-            let (offset, len) = source_range(tensor, source, chunk);
-            worker.rows.resize(len as usize, 0);
-            let (shard_path, shard) = &shards[source.shard];
-            rawfile::read_exact_at(shard, &mut worker.rows, offset)
-                .map_err(|source| unreadable(shard_path, source))?;
-            arrange(*arrangement, source, &mut worker.rows, &mut worker.spare);
+            let (source_type, read) = shards.read(chunk, &mut worker.rows)?;
             let weights = (chunk.rows * tensor.columns()) as usize;
             worker.exact.resize(weights * 4, 0);
             if worker.widen.is_none() {
@@ -119,9 +112,15 @@ pub fn measure(
                 worker.widen = Some(widen);
             }
             if let Some(widen) = &mut worker.widen {
-                let (ty, columns) = (source_type(source.dtype), tensor.columns() as usize);
+                let columns = tensor.columns() as usize;
                 widen
-                    .encode_rows(ty, &worker.rows, columns, None, &mut worker.exact)
+                    .encode_rows(
+                        source_type,
+                        &worker.rows.bytes,
+                        columns,
+                        None,
+                        &mut worker.exact,
+                    )
                     .map_err(|e| differs(e.to_string()))?;
             }
             let row_bytes = row_bytes(tensor);
@@ -134,7 +133,7 @@ pub fn measure(
                 .map_err(|e| differs(e.to_string()))?;
             let sum = compare(&worker.exact, &worker.decoded);
             sums.lock().unwrap_or_else(|e| e.into_inner())[index] = sum;
-            progress.advance(len);
+            progress.advance(read);
             Ok(())
         },
     );
@@ -192,8 +191,7 @@ fn unreadable(path: &Path, source: io::Error) -> Error {
 /// What a thread keeps from chunk to chunk.
 #[derive(Default)]
 struct Worker {
-    rows: Vec<u8>,
-    spare: Vec<u8>,
+    rows: Rows,
     exact: Vec<u8>,
     blocks: Vec<u8>,
     decoded: Vec<f32>,

@@ -13,7 +13,9 @@ use modelve_probe::math::Distribution;
 use modelve_probe::next::{Next, moved};
 use modelve_probe::{Prompt, Subject};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
-use modelve_runtime::{ControlVector, Model, Session, Settings, Token, Vocab, Want};
+use modelve_runtime::{
+    ControlVector, Event, Finish, Model, Request, Session, Settings, Setup, Token, Vocab, Want,
+};
 
 /// On which side of the difference a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,65 @@ impl Run {
             text,
         }
     }
+}
+
+/// What an answer is to tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many of the likeliest tokens.
+    pub top: usize,
+    /// How many tokens it goes on with, at most.
+    pub max_tokens: usize,
+    /// The longest text, in tokens; none: what the model was trained on.
+    pub ctx_size: Option<u32>,
+}
+
+/// What the model says next and how it goes on, always with the likeliest token, in a session of its
+/// own, made with [`exact`] settings and the control vector, which has room for the prompt. `None` if
+/// it was cancelled while it went on.
+///
+/// # Errors
+/// See [`next`](modelve_probe::next::next) and [`complete`](modelve_runtime::complete).
+pub fn answer(
+    mut session: Session,
+    prompt: &Prompt,
+    options: Options,
+) -> Result<Option<(Next, String)>> {
+    let told = modelve_probe::next::Options {
+        top: options.top,
+        ..modelve_probe::next::Options::default()
+    };
+    let next = modelve_probe::next::next(&mut session, prompt, &told, &mut |_| {})?;
+    let (model, settings) = (session.model().clone(), session.settings().clone());
+    // Its memory is free for the context that goes on.
+    drop(session);
+    if options.max_tokens == 0 {
+        return Ok(Some((next, String::new())));
+    }
+    let request = Request {
+        prompt: prompt.ids.clone(),
+        seed: 0,
+        options: modelve_runtime::Options {
+            max_tokens: options.max_tokens,
+            ..modelve_runtime::Options::default()
+        }
+        .into(),
+    };
+    let setup = Setup {
+        settings,
+        ctx_size: options.ctx_size,
+        ..Setup::default()
+    };
+    let mut text = None;
+    modelve_runtime::complete(&model, vec![request], setup, &mut |event| {
+        if let Event::Done { completion, .. } = event
+            && completion.finish != Finish::Cancelled
+        {
+            text = Some(completion.text);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(text.map(|text| (next, text)))
 }
 
 /// Sums of the states after a layer.

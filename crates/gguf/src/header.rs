@@ -55,7 +55,25 @@ impl Header {
     /// # Errors
     /// The first [`Problem`] found.
     pub fn parse(file: &[u8]) -> Result<Self, Problem> {
-        let mut cursor = Cursor { file, rest: file };
+        Self::read(&mut Cursor::new(file, file.len() as u64))
+    }
+
+    /// Parses the header of a file of `len` bytes that begins with `prefix`, and checks it as
+    /// [`parse`](Self::parse) does. Returns `None` where the header goes on after the prefix. Nothing
+    /// that a header claims makes it allocate more than a multiple of the prefix.
+    ///
+    /// # Errors
+    /// The first [`Problem`] found. Claims are checked against `len`.
+    pub fn parse_prefix(prefix: &[u8], len: u64) -> Result<Option<Self>, Problem> {
+        let len = len.max(prefix.len() as u64);
+        let mut cursor = Cursor::new(prefix, len);
+        match Self::read(&mut cursor) {
+            Err(_) if cursor.ran_out && (prefix.len() as u64) < len => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Problem> {
         let version = cursor.magic_and_version()?;
         let n_tensors = cursor.u64("the number of tensors")?;
         let n_entries = cursor.u64("the number of metadata keys")?;
@@ -63,8 +81,8 @@ impl Header {
         // takes its length, a type and one byte of value; a tensor takes the length of its name,
         // the number of dimensions, one size, a type and an offset.
         let n_entries = cursor.count(n_entries, 8 + 4 + 1, "metadata keys")?;
-        let mut entries = Vec::with_capacity(n_entries);
-        let mut keys = HashSet::with_capacity(n_entries);
+        let mut entries = Vec::with_capacity(cursor.capacity(n_entries, 8 + 4 + 1));
+        let mut keys = HashSet::with_capacity(entries.capacity());
         for _ in 0..n_entries {
             let entry = cursor.entry()?;
             if !keys.insert(entry.key.clone()) {
@@ -73,7 +91,7 @@ impl Header {
             entries.push(entry);
         }
         let n_tensors = cursor.count(n_tensors, 8 + 4 + 8 + 4 + 8, "tensors")?;
-        let mut tensors = Vec::with_capacity(n_tensors);
+        let mut tensors = Vec::with_capacity(cursor.capacity(n_tensors, 8 + 4 + 8 + 4 + 8));
         for _ in 0..n_tensors {
             tensors.push(cursor.tensor()?);
         }
@@ -85,8 +103,8 @@ impl Header {
             tensors,
             data_start: 0,
         };
-        header.alignment = header.stated_alignment(file)?;
-        header.place_tensors(header_end, file.len() as u64)?;
+        header.alignment = header.stated_alignment(cursor.file)?;
+        header.place_tensors(header_end, cursor.len)?;
         Ok(header)
     }
 
@@ -205,23 +223,49 @@ impl Entry {
     }
 }
 
-/// Reads forward through the file and keeps the offset, which errors state.
+/// Reads forward through the beginning of a file and keeps the offset, which errors state.
 struct Cursor<'a> {
+    /// The bytes that are here: all, or the first of them.
     file: &'a [u8],
+    /// What of them was not read yet.
     rest: &'a [u8],
+    /// The length of the whole file.
+    len: u64,
+    /// Whether something was to be read that ends after the bytes that are here.
+    ran_out: bool,
 }
 
 impl<'a> Cursor<'a> {
+    fn new(file: &'a [u8], len: u64) -> Self {
+        Cursor {
+            file,
+            rest: file,
+            len,
+            ran_out: false,
+        }
+    }
+
     fn offset(&self) -> u64 {
         (self.file.len() - self.rest.len()) as u64
     }
 
-    fn truncated(&self, what: &str) -> Problem {
+    /// The bytes of the whole file that were not read yet.
+    fn remaining(&self) -> u64 {
+        self.len - self.offset()
+    }
+
+    /// Notes that the bytes that are here end within `what`.
+    fn truncated(&mut self, what: &str) -> Problem {
+        self.ran_out = true;
         Problem::Truncated {
             what: what.to_owned(),
             offset: self.offset(),
             len: self.file.len() as u64,
         }
+    }
+
+    fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8], Problem> {
+        take(&mut self.rest, n).ok_or_else(|| self.truncated(what))
     }
 
     fn u32(&mut self, what: &str) -> Result<u32, Problem> {
@@ -234,31 +278,36 @@ impl<'a> Cursor<'a> {
 
     /// Checks that `n` items of at least `least` bytes each fit into the bytes that remain.
     fn count(&self, n: u64, least: usize, what: &str) -> Result<usize, Problem> {
-        let remaining = self.rest.len();
+        let remaining = self.remaining();
         match usize::try_from(n) {
-            Ok(n) if n <= remaining / least => Ok(n),
+            Ok(items) if n <= remaining / least as u64 => Ok(items),
             _ => Err(Problem::Count {
                 what: format!("the list of {what}"),
                 offset: self.offset(),
                 claimed: format!("{n} {what}"),
-                remaining: remaining as u64,
+                remaining,
             }),
         }
+    }
+
+    /// How many of `n` items can be in the bytes that are here.
+    fn capacity(&self, n: usize, least: usize) -> usize {
+        n.min(self.rest.len() / least)
     }
 
     fn string(&mut self, what: &str) -> Result<&'a [u8], Problem> {
         let offset = self.offset();
         let len = self.u64(what)?;
-        let remaining = self.rest.len() as u64;
-        let bytes = usize::try_from(len)
-            .ok()
-            .and_then(|len| take(&mut self.rest, len));
-        bytes.ok_or_else(|| Problem::Count {
-            what: what.to_owned(),
-            offset,
-            claimed: format!("a length of {len} bytes"),
-            remaining,
-        })
+        let remaining = self.remaining();
+        match usize::try_from(len) {
+            Ok(n) if len <= remaining => self.take(n, what),
+            _ => Err(Problem::Count {
+                what: what.to_owned(),
+                offset,
+                claimed: format!("a length of {len} bytes"),
+                remaining,
+            }),
+        }
     }
 
     fn name(&mut self, what: &'static str) -> Result<String, Problem> {
@@ -269,11 +318,14 @@ impl<'a> Cursor<'a> {
     }
 
     fn magic_and_version(&mut self) -> Result<u32, Problem> {
-        if self.file.is_empty() {
+        if self.len == 0 {
             return Err(Problem::Empty);
         }
         match take(&mut self.rest, 4) {
             Some(b"GGUF") => {}
+            None if (self.file.len() as u64) < self.len => {
+                return Err(self.truncated("the first bytes"));
+            }
             _ => return Err(Problem::Magic(what_it_looks_like(self.file))),
         }
         let version = self.u32("the version")?;
@@ -334,8 +386,7 @@ impl<'a> Cursor<'a> {
                 match element.fixed_size() {
                     Some(size) => {
                         let start = self.offset();
-                        let bytes = take(&mut self.rest, len * size)
-                            .ok_or_else(|| self.truncated("an array"))?;
+                        let bytes = self.take(len * size, "an array")?;
                         if element == ValueType::Bool
                             && let Some(at) = bytes.iter().position(|&byte| byte > 1)
                         {
@@ -357,8 +408,7 @@ impl<'a> Cursor<'a> {
             _ => {
                 let offset = self.offset();
                 let size = ty.fixed_size().unwrap_or_default();
-                let bytes = take(&mut self.rest, size)
-                    .ok_or_else(|| self.truncated(&format!("the value of `{key}`")))?;
+                let bytes = self.take(size, &format!("the value of `{key}`"))?;
                 if ty == ValueType::Bool && bytes[0] > 1 {
                     return Err(Problem::Bool {
                         key: key.to_owned(),
@@ -463,5 +513,92 @@ fn what_it_looks_like(file: &[u8]) -> String {
             .map(|byte| byte.escape_ascii().to_string())
             .collect();
         format!("it starts with \"{magic}\" instead of \"GGUF\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Array, Layout, Value};
+
+    fn file() -> (Vec<u8>, usize) {
+        let text = |text: &str| Value::String(text.to_owned());
+        let tokens = Array::String(vec![b"a".to_vec(), b"bc".to_vec()]);
+        let metadata = [
+            ("general.architecture".to_owned(), text("llama")),
+            ("tokenizer.ggml.tokens".to_owned(), Value::Array(tokens)),
+            ("llama.block_count".to_owned(), Value::U32(1)),
+        ];
+        let tensor = ("x.weight".to_owned(), vec![32, 2], GgmlType::F32);
+        let layout = Layout::new(&metadata, &[tensor]).unwrap();
+        let mut file = layout.header().to_vec();
+        let end = file.len();
+        file.resize(layout.file_size() as usize, 7);
+        (file, end)
+    }
+
+    #[test]
+    fn a_prefix_is_enough_once_it_holds_the_header_and_no_sooner() {
+        let (file, end) = file();
+        let whole = Header::parse(&file).unwrap();
+        let len = file.len() as u64;
+        let enough = (0..=end)
+            .find(|&n| Header::parse_prefix(&file[..n], len).unwrap().is_some())
+            .unwrap();
+        assert!(enough <= end && enough + 32 > end, "{enough} of {end}");
+        let header = Header::parse_prefix(&file[..enough], len).unwrap().unwrap();
+        assert_eq!(header.tensors(), whole.tensors());
+        assert_eq!(header.data_start(), end as u64);
+    }
+
+    #[test]
+    fn claims_are_held_against_the_whole_file_and_allocate_nothing() {
+        let (mut bytes, end) = file();
+        let len = bytes.len() as u64;
+        // More tensors than memory could hold, in a file that is long enough to.
+        bytes[8..16].copy_from_slice(&(1u64 << 50).to_le_bytes());
+        let entries = end - 40;
+        let long = Header::parse_prefix(&bytes[..entries], 1 << 60);
+        assert!(long.is_ok_and(|header| header.is_none()));
+        let short = Header::parse_prefix(&bytes, len).unwrap_err();
+        assert!(matches!(short, Problem::Count { .. }), "{short}");
+        assert!(matches!(
+            Header::parse_prefix(b"<htm", len),
+            Err(Problem::Magic(_))
+        ));
+    }
+
+    #[test]
+    fn of_damaged_files_a_prefix_says_what_the_whole_says_or_nothing() {
+        let (sound, _) = file();
+        let mut state = 7u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut file = sound.clone();
+            for _ in 0..random(3) {
+                let at = random(file.len());
+                file[at] = [0, 1, 0x7f, 0xff, b'a'][random(5)];
+            }
+            let cut = random(file.len() + 1);
+            let whole = Header::parse(&file);
+            match Header::parse_prefix(&file[..cut], file.len() as u64) {
+                Ok(None) => assert!(cut < file.len()),
+                Ok(Some(header)) => {
+                    assert_eq!(header.tensors(), whole.unwrap().tensors());
+                    accepted += 1;
+                }
+                Err(problem) => {
+                    assert_eq!(problem.to_string(), whole.unwrap_err().to_string());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(accepted > 1000 && refused > 1000, "{accepted}, {refused}");
     }
 }

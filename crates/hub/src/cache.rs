@@ -51,7 +51,7 @@ impl Cache {
     }
 
     /// A cache in a folder of the caller's choice.
-    pub fn at(root: impl Into<PathBuf>) -> Cache {
+    pub fn in_folder(root: impl Into<PathBuf>) -> Cache {
         Cache { root: root.into() }
     }
 
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn links_point_into_blobs_and_replace_stale_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::at(dir.path());
+        let cache = Cache::in_folder(dir.path());
         let commit = "0123456789abcdef0123456789abcdef01234567";
         for (hash, text) in [("aa", "old"), ("bb", "new")] {
             let blob = cache.blob("o/n", hash);
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_found_by_branch_and_by_commit() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::at(dir.path());
+        let cache = Cache::in_folder(dir.path());
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let id = |text: &str| text.parse::<HubId>().unwrap();
         assert_eq!(cache.snapshot(&id("o/n")), None);
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn hf_hub_finds_what_is_linked_here() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::at(dir.path());
+        let cache = Cache::in_folder(dir.path());
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let blob = cache.blob("o/n", "aa");
         fs::create_dir_all(blob.parent().unwrap()).unwrap();
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_ref_that_holds_no_commit_leads_nowhere() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::at(dir.path());
+        let cache = Cache::in_folder(dir.path());
         let refs = dir.path().join("models--o--n/refs");
         fs::create_dir_all(&refs).unwrap();
         fs::create_dir_all(cache.snapshot_folder("o/n", &"a".repeat(40))).unwrap();

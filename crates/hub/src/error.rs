@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::locate::convert_command;
+use super::locate::get_command;
 use super::select::SelectError;
 use super::{HubId, bytes};
 
@@ -120,6 +120,14 @@ pub enum Error {
         /// The value of what was received.
         got: u64,
     },
+    /// A header is longer than is read of files that are not fetched.
+    #[error("{file}: more than {} would have to be read to know what is in it", bytes(*limit))]
+    HeaderTooLong {
+        /// The file.
+        file: String,
+        /// The number of bytes that may be read of all files together.
+        limit: u64,
+    },
     /// A file has another content than the Hub states.
     #[error("{file}: what arrives has the hash {got}, but the Hub states {stated}")]
     WrongHash {
@@ -161,6 +169,8 @@ pub enum Error {
         wanted: String,
         /// What is there instead.
         found: Vec<String>,
+        /// Whether there is a checkpoint.
+        checkpoint: bool,
     },
     /// The repository has no GGUF model that fits the label.
     #[error(
@@ -298,16 +308,16 @@ impl Error {
                 let example = id
                     .with_quant(label.or(names.first().map(String::as_str))?)
                     .ok()?;
-                format!("fetch one as it is: {}", convert_command(&example))
+                format!("fetch one as it is: {}", get_command(&example))
             }
             Error::WhichGguf { id, names } => {
                 let example = id.with_quant(names.first()?).ok()?;
-                format!("name one: {}", convert_command(&example))
+                format!("name one: {}", get_command(&example))
             }
             Error::NoSuchLabel { id, names } => {
                 let label = id.quant.as_deref()?;
                 let example = id.with_quant(closest(label, names)?).ok()?;
-                format!("take one that is there: {}", convert_command(&example))
+                format!("take one that is there: {}", get_command(&example))
             }
             Error::Offline { .. } => {
                 "run it once without --offline (and without HF_HUB_OFFLINE)".into()

@@ -74,13 +74,15 @@ impl<'a> Run<'a> {
 
     /// Returns whether GGUF files are meant rather than a checkpoint.
     fn is_gguf(&self, wanted: Wanted) -> bool {
-        let checkpoint =
-            || self.listed(select::SINGLE).is_some() || self.listed(select::INDEX).is_some();
         match wanted {
             Wanted::Description | Wanted::Checkpoint => false,
             Wanted::Gguf => true,
-            Wanted::Any => !checkpoint() && !self.ggufs().is_empty(),
+            Wanted::Any => !self.has_checkpoint() && !self.ggufs().is_empty(),
         }
+    }
+
+    fn has_checkpoint(&self) -> bool {
+        self.listed(select::SINGLE).is_some() || self.listed(select::INDEX).is_some()
     }
 
     fn ggufs(&self) -> Vec<GgufModel> {
@@ -96,13 +98,13 @@ impl<'a> Run<'a> {
             (Choice::Several(several), _) => {
                 return Err(Error::WhichGguf {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, several),
+                    names: ggufs::unique_labels(&models, several),
                 });
             }
             (Choice::None, Some(_)) if !models.is_empty() => {
                 return Err(Error::NoSuchLabel {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, &models),
+                    names: ggufs::unique_labels(&models, &models),
                 });
             }
             (Choice::None, _) => return Err(self.nothing("GGUF file")),
@@ -112,6 +114,7 @@ impl<'a> Run<'a> {
                 repo: id.repo.clone(),
                 wanted: format!("complete set of the parts of {}", model.name),
                 found: model.files.clone(),
+                checkpoint: false,
             });
         }
         let files = model.files.iter().filter_map(|name| self.listed(name));
@@ -133,7 +136,7 @@ impl<'a> Run<'a> {
                 true => self.nothing("config.json"),
                 false => Error::OnlyGguf {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, &models),
+                    names: ggufs::unique_labels(&models, &models),
                 },
             });
         }
@@ -142,8 +145,7 @@ impl<'a> Run<'a> {
             let why = format!("it lists {name} with {size}");
             return Err(self.remote.malformed(&why));
         }
-        if weights && self.listed(select::SINGLE).is_none() && self.listed(select::INDEX).is_none()
-        {
+        if weights && !self.has_checkpoint() {
             return Err(self.nothing("safetensors"));
         }
         if !weights {
@@ -190,6 +192,7 @@ impl<'a> Run<'a> {
             repo: self.remote.repo.to_owned(),
             wanted: wanted.to_owned(),
             found,
+            checkpoint: self.has_checkpoint(),
         }
     }
 

@@ -44,6 +44,14 @@ impl GgufModel {
         };
         label_of(self.stem()).or_else(folder).unwrap_or(self.stem())
     }
+
+    /// The name without folder and label, in lower case: quantizations of one model share it.
+    pub fn base(&self) -> String {
+        let stem = self.stem();
+        let label = label_of(stem).map_or(0, str::len);
+        let base = stem[..stem.len() - label].trim_end_matches(['-', '.', '_']);
+        base.to_ascii_lowercase()
+    }
 }
 
 impl AsRef<GgufModel> for GgufModel {
@@ -96,27 +104,27 @@ pub fn gguf_models_in(folder: &Path) -> Vec<GgufModel> {
 
 /// A complete model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GgufHere {
+pub struct LocalGguf {
     /// Its name and files, below the folder it was found in.
     pub model: GgufModel,
     /// Its first file.
     pub path: PathBuf,
 }
 
-impl AsRef<GgufModel> for GgufHere {
+impl AsRef<GgufModel> for LocalGguf {
     fn as_ref(&self) -> &GgufModel {
         &self.model
     }
 }
 
 /// The complete models of [`gguf_models_in`].
-pub fn ggufs_here(folder: &Path) -> Vec<GgufHere> {
+pub fn local_ggufs(folder: &Path) -> Vec<LocalGguf> {
     let models = gguf_models_in(folder).into_iter();
     models
         .filter(|model| model.complete)
         .filter_map(|model| {
             let path = folder.join(model.files.first()?);
-            Some(GgufHere { model, path })
+            Some(LocalGguf { model, path })
         })
         .collect()
 }
@@ -240,13 +248,13 @@ fn respell(text: &str) -> String {
 }
 
 /// The labels of some of `models` for a message: the first dozen, and how many more there are.
-pub fn addresses<'a, T: AsRef<GgufModel> + 'a>(
+pub fn unique_labels<'a, T: AsRef<GgufModel> + 'a>(
     models: &'a [T],
     some: impl IntoIterator<Item = &'a T>,
 ) -> Vec<String> {
     let mut some = some.into_iter();
     let first = some.by_ref().take(MOST_NAMED);
-    let mut named: Vec<String> = first.map(|model| address(models, model)).collect();
+    let mut named: Vec<String> = first.map(|model| unique_label(models, model)).collect();
     match some.count() {
         0 => {}
         more => named.push(format!("{more} more")),
@@ -256,7 +264,7 @@ pub fn addresses<'a, T: AsRef<GgufModel> + 'a>(
 
 /// The shortest label that means this model and no other of `models`. Where there is none it is the
 /// whole name.
-pub fn address<T: AsRef<GgufModel>>(models: &[T], model: &T) -> String {
+pub fn unique_label<T: AsRef<GgufModel>>(models: &[T], model: &T) -> String {
     let model = model.as_ref();
     let means_it = |label: &str| matches!(choose(models, Some(label)), Choice::One(one) if one.as_ref() == model);
     if means_it(model.label()) {

@@ -5,11 +5,11 @@ fn models(names: &[&str]) -> Vec<GgufModel> {
     gguf_models(names.iter().copied())
 }
 
-/// The first file of what a label means, or the addresses of what it could mean.
+/// The first file of what a label means, or the labels of what it could mean.
 fn chosen(models: &[GgufModel], label: &str) -> Result<String, Vec<String>> {
     match choose(models, Some(label)) {
         Choice::One(model) => Ok(model.files[0].clone()),
-        Choice::Several(several) => Err(addresses(models, several)),
+        Choice::Several(several) => Err(unique_labels(models, several)),
         Choice::None => Err(Vec::new()),
     }
 }
@@ -125,14 +125,16 @@ fn every_model_has_an_address_that_means_it() {
     ]);
     let mut seen = std::collections::BTreeSet::new();
     for model in &models {
-        let label = address(&models, model);
+        let label = unique_label(&models, model);
         assert_eq!(
             chosen(&models, &label),
             Ok(model.files[0].clone()),
             "{label}"
         );
         assert!(seen.insert(label));
-        let id: crate::HubId = format!("o/n:{}", address(&models, model)).parse().unwrap();
+        let id: crate::HubId = format!("o/n:{}", unique_label(&models, model))
+            .parse()
+            .unwrap();
         assert_eq!(
             chosen(&models, id.quant.as_deref().unwrap()),
             Ok(model.files[0].clone()),
@@ -186,7 +188,7 @@ fn split_files_are_grouped_and_incomplete_ones_told() {
 fn a_message_names_a_dozen_models() {
     let names: Vec<String> = (0..5000).map(|n| format!("m{n}-Q8_0.gguf")).collect();
     let many = gguf_models(names.iter().map(String::as_str));
-    let named = addresses(&many, &many);
+    let named = unique_labels(&many, &many);
     assert_eq!(named.len(), 13);
     assert_eq!(named[12], "4988 more");
 }

@@ -59,10 +59,35 @@ impl HubId {
     }
 }
 
+/// Turns the address of a page on the Hub, as a browser shows it, into an id: that of a repository, of a
+/// revision (`/tree/REVISION`), or of a GGUF file (`/blob/REVISION/FILE`, `/resolve/REVISION/FILE`).
+fn id_of_address(text: &str) -> Option<String> {
+    let page = text.strip_prefix("https://").unwrap_or(text);
+    let page = ["huggingface.co/", "hf.co/"]
+        .iter()
+        .find_map(|host| page.strip_prefix(host))?;
+    let page = page.split(['?', '#']).next()?.trim_end_matches('/');
+    let mut parts = page.splitn(5, '/');
+    let mut id = format!("{}/{}", parts.next()?, parts.next()?);
+    let (kind, revision, file) = (parts.next(), parts.next(), parts.next());
+    if let Some(revision) = revision.filter(|&revision| revision != "main") {
+        id += &format!("@{revision}");
+    }
+    match (kind, file) {
+        (None | Some("tree"), None) => Some(id),
+        (Some("blob" | "resolve"), Some(file)) if file.ends_with(".gguf") => {
+            Some(format!("{id}:{file}"))
+        }
+        _ => None,
+    }
+}
+
 impl FromStr for HubId {
     type Err = IdError;
 
+    /// Reads `org/name[@revision][:LABEL]`, or the address of a page on the Hub.
     fn from_str(text: &str) -> Result<Self, IdError> {
+        let id = id_of_address(text);
         let fail = |why| {
             Err(IdError {
                 text: text.to_owned(),
@@ -70,9 +95,10 @@ impl FromStr for HubId {
             })
         };
         // A revision can contain slashes (refs/pr/1) but no colon, which git forbids.
-        let (rest, quant) = match text.rsplit_once(':') {
+        let id = id.as_deref().unwrap_or(text);
+        let (rest, quant) = match id.rsplit_once(':') {
             Some((rest, quant)) => (rest, Some(quant)),
-            None => (text, None),
+            None => (id, None),
         };
         let (repo, revision) = match rest.split_once('@') {
             Some((repo, revision)) => (repo, Some(revision)),
@@ -176,6 +202,37 @@ mod tests {
             parsed("microsoft/Phi-3-mini-128k-instruct:BF16/x.i1-UD-Q4_K_XL"),
             (repo, None, some("BF16/X.I1-UD-Q4_K_XL"))
         );
+    }
+
+    #[test]
+    fn addresses_of_pages_are_ids() {
+        for (address, id) in [
+            ("https://huggingface.co/o/n", "o/n"),
+            ("https://huggingface.co/o/n/", "o/n"),
+            ("https://hf.co/o/n:Q4_K_M", "o/n:Q4_K_M"),
+            ("hf.co/o/n:q4", "o/n:Q4"),
+            ("https://huggingface.co/o/n/tree/main", "o/n"),
+            ("https://huggingface.co/o/n/tree/v2", "o/n@v2"),
+            (
+                "https://huggingface.co/o/n/blob/main/B/x-Q4_0.gguf",
+                "o/n:B/X-Q4_0.GGUF",
+            ),
+            (
+                "https://huggingface.co/o/n/resolve/v2/x.gguf?download=true",
+                "o/n@v2:X.GGUF",
+            ),
+        ] {
+            assert_eq!(address.parse::<HubId>().unwrap().to_string(), id);
+        }
+        for address in [
+            "https://huggingface.co/datasets/o/n",
+            "https://huggingface.co/o/n/blob/main/README.md",
+            "https://huggingface.co/o",
+            "https://example.org/o/n",
+            "https://huggingface.co/o/n/resolve/main/../x.gguf",
+        ] {
+            assert!(address.parse::<HubId>().is_err(), "{address}");
+        }
     }
 
     #[test]

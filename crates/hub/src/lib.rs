@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`locate`] | which files a MODEL argument means; never asks the network |
 //! | [`fetch()`] | transfer of a revision's files from the Hub into the cache, resumed and verified |
+//! | [`preview`] | what a repository holds, by the headers of its files alone |
 //! | [`ggufs`] | GGUF files in a listing or folder, and the choice among them by a label |
 //! | [`select`] | the files of a checkpoint, and which names are safe |
 //! | [`cache`] | the layout that every Hugging Face library shares |
@@ -58,6 +59,7 @@ pub mod locate;
 mod near;
 mod offline;
 mod own;
+pub mod preview;
 mod refusal;
 mod remote;
 pub mod select;
@@ -203,11 +205,7 @@ pub fn fetch(
     if options.offline {
         return offline::find(id, wanted, &options.cache);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::Setup { why: e.to_string() })?;
-    match runtime.block_on(fetch::fetch(id, wanted, options, progress, cancel)) {
+    match runtime()?.block_on(fetch::fetch(id, wanted, options, progress, cancel)) {
         Err(error) if error.is_unreachable() => match offline::find(id, wanted, &options.cache) {
             Ok(found) => {
                 progress.note(&format!(
@@ -220,6 +218,14 @@ pub fn fetch(
         },
         result => result,
     }
+}
+
+/// What runs requests: this thread alone.
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Setup { why: e.to_string() })
 }
 
 /// Formats a number of bytes for a message.

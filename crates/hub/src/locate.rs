@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Snapshot};
-use crate::ggufs::{self, Choice, GgufHere};
+use crate::ggufs::{self, Choice, LocalGguf};
 use crate::missing_of_checkpoint;
 pub use crate::near::paths_like;
 use crate::near::{file_name, like, near_paths};
@@ -152,14 +152,14 @@ impl Error {
             Error::NotHere { id, near } if !near.is_empty() => Some(format!(
                 "did you mean {}? otherwise get it: {}",
                 near.join(" or "),
-                convert_command(id)
+                command_for(id)
             )),
-            Error::NotHere { id, .. } => Some(format!("get it: {}", convert_command(id))),
+            Error::NotHere { id, .. } => Some(format!("get it: {}", command_for(id))),
             Error::NoSuchQuant { id, have, .. } => Some(format!(
                 "take {}:{}, or get it: {}",
                 id.without_quant(),
                 have.first()?,
-                convert_command(id)
+                command_for(id)
             )),
             Error::WhichQuant { id, have } => {
                 let repo = id.without_quant();
@@ -171,13 +171,19 @@ impl Error {
     }
 }
 
-/// The command that puts `id` on this machine: it fetches the GGUF that the label means, or
-/// makes one of a checkpoint.
-pub fn convert_command(id: &HubId) -> String {
+/// The command that puts `id` on this machine: `get` where the repository's name says that it holds
+/// GGUF files, else `convert`, which makes one of a checkpoint and fetches one that is there.
+pub fn command_for(id: &HubId) -> String {
     match id.quant.as_deref() {
-        Some(DEFAULT_QUANT) if !holds_gguf(id) => format!("modelve convert {}", id.without_quant()),
+        _ if holds_gguf(id) => get_command(id),
+        Some(DEFAULT_QUANT) => format!("modelve convert {}", id.without_quant()),
         _ => format!("modelve convert {id}"),
     }
+}
+
+/// The command that fetches a GGUF file, or a checkpoint, as it is.
+pub fn get_command(id: &HubId) -> String {
+    format!("modelve get {id}")
 }
 
 /// Returns whether a repository holds GGUF files, which need no conversion, judging by its name.
@@ -299,14 +305,14 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
         (Choice::Several(several), _) => {
             return Err(Error::WhichQuant {
                 id: id.clone(),
-                have: ggufs::addresses(&here, several),
+                have: ggufs::unique_labels(&here, several),
             });
         }
         (Choice::None, Some(quant)) if !here.is_empty() => {
             return Err(Error::NoSuchQuant {
                 id: id.clone(),
                 quant: quant.clone(),
-                have: ggufs::addresses(&here, &here),
+                have: ggufs::unique_labels(&here, &here),
             });
         }
         (Choice::None, Some(_)) => return Err(not_here(id, store, cache)),
@@ -325,13 +331,13 @@ pub fn locate_hub(id: &HubId, store: &Store, cache: &Cache) -> Result<Located, E
 
 /// The GGUF models of a repository that are on this machine. Of two with the same label, the
 /// converted one counts and the fetched one does not.
-fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<GgufHere> {
+fn ggufs_of(id: &HubId, store: &Store, snapshot: Option<&Snapshot>) -> Vec<LocalGguf> {
     let mut here = store.ggufs(id);
     let made: Vec<String> = here
         .iter()
         .map(|gguf| gguf.model.label().to_owned())
         .collect();
-    let fetched = snapshot.map(|snapshot| ggufs::ggufs_here(&snapshot.folder));
+    let fetched = snapshot.map(|snapshot| ggufs::local_ggufs(&snapshot.folder));
     here.extend(fetched.into_iter().flatten().filter(|gguf| {
         let label = gguf.model.label();
         !made.iter().any(|made| made.eq_ignore_ascii_case(label))

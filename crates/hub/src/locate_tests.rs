@@ -12,8 +12,8 @@ fn id(text: &str) -> HubId {
 /// A store and a cache in a temporary folder, which exists as long as the first value.
 fn places() -> (tempfile::TempDir, Store, Cache) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::at(dir.path().join("store"));
-    let cache = Cache::at(dir.path().join("hub"));
+    let store = Store::in_folder(dir.path().join("store"));
+    let cache = Cache::in_folder(dir.path().join("hub"));
     (dir, store, cache)
 }
 
@@ -197,7 +197,7 @@ fn what_is_missing_comes_with_the_command_that_gets_it() {
     );
     assert_eq!(
         hint("o/n-GGUF:Q5_K_M"),
-        "get it: modelve convert o/n-GGUF:Q5_K_M"
+        "get it: modelve get o/n-GGUF:Q5_K_M"
     );
 
     touch(&store.gguf_path(&id("o/n"), "Q4_0"));

@@ -57,7 +57,7 @@ pub(super) fn find(id: &HubId, wanted: Wanted, cache: &Cache) -> Result<Fetched,
                 Choice::One(model) => Err(offline(vec![format!("parts of {}", model.name)])),
                 Choice::Several(several) => Err(Error::WhichGguf {
                     id: id.clone(),
-                    names: ggufs::addresses(&models, several),
+                    names: ggufs::unique_labels(&models, several),
                 }),
                 Choice::None => Err(offline(vec![match &id.quant {
                     Some(label) => format!("the GGUF file {label}"),

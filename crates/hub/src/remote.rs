@@ -23,6 +23,32 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 const MOST_REDIRECTS: usize = 10;
 
+/// Which bytes of a file are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The first byte.
+    pub from: u64,
+    /// The byte after the last; `None` is the end of the file.
+    pub to: Option<u64>,
+}
+
+impl Span {
+    pub const WHOLE: Span = Span { from: 0, to: None };
+
+    pub fn from(from: u64) -> Span {
+        Span { from, to: None }
+    }
+
+    /// The value of a Range header; `None` for a whole file.
+    fn header(self) -> Option<String> {
+        let from = self.from;
+        match self.to {
+            Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
+            None => (from > 0).then(|| format!("bytes={from}-")),
+        }
+    }
+}
+
 /// A client for one repository on one Hub.
 pub(super) struct Remote<'a> {
     /// `org/name`.
@@ -118,15 +144,16 @@ impl<'a> Remote<'a> {
         let url = self.file_url(commit, file);
         let linked = |answer: &Response| answer.headers().contains_key("x-linked-etag");
         let answer = self
-            .follow(Method::HEAD, url, 0, About::File(file), linked)
+            .follow(Method::HEAD, url, Span::WHOLE, About::File(file), linked)
             .await?;
         Ok(answer.headers().clone())
     }
 
-    /// Asks for the bytes of a file from offset `from` on, following the Hub's redirects.
-    pub async fn get(&self, commit: &str, file: &str, from: u64) -> Result<Response, Failure> {
+    /// Asks for a span of a file, following the Hub's redirects. A server that does not support
+    /// ranges answers with the whole file.
+    pub async fn get(&self, commit: &str, file: &str, span: Span) -> Result<Response, Failure> {
         let url = self.file_url(commit, file);
-        self.follow(Method::GET, url, from, About::File(file), |_| false)
+        self.follow(Method::GET, url, span, About::File(file), |_| false)
             .await
     }
 
@@ -138,7 +165,9 @@ impl<'a> Remote<'a> {
         about: About<'_>,
         limit: u64,
     ) -> Result<(T, HeaderMap, u64), Failure> {
-        let mut answer = self.follow(Method::GET, url, 0, about, |_| false).await?;
+        let mut answer = self
+            .follow(Method::GET, url, Span::WHOLE, about, |_| false)
+            .await?;
         if answer.status() != StatusCode::OK {
             let status = answer.status();
             return Err(self
@@ -173,12 +202,12 @@ impl<'a> Remote<'a> {
         &self,
         method: Method,
         mut url: Url,
-        from: u64,
+        span: Span,
         about: About<'_>,
         enough: impl Fn(&Response) -> bool,
     ) -> Result<Response, Failure> {
         for _ in 0..=MOST_REDIRECTS {
-            let answer = self.send(method.clone(), &url, from, about).await?;
+            let answer = self.send(method.clone(), &url, span, about).await?;
             if !answer.status().is_redirection() || enough(&answer) {
                 return Ok(answer);
             }
@@ -195,7 +224,7 @@ impl<'a> Remote<'a> {
         &self,
         method: Method,
         url: &Url,
-        from: u64,
+        span: Span,
         about: About<'_>,
     ) -> Result<Response, Failure> {
         let mut request = self
@@ -206,8 +235,8 @@ impl<'a> Remote<'a> {
         if let Some(token) = self.options.token.as_ref().filter(|_| self.is_hub(url)) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
+        if let Some(range) = span.header() {
+            request = request.header(RANGE, range);
         }
         let answer = request.send().await.map_err(|e| unreachable(url, &e))?;
         self.reached.store(true, Ordering::Relaxed);

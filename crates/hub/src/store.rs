@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::HubId;
-use crate::ggufs::{self, GgufHere};
+use crate::ggufs::{self, LocalGguf};
 
 /// The reason why the store or the built-in model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// A store in a folder of the caller's choice.
-    pub fn at(root: impl Into<PathBuf>) -> Store {
+    pub fn in_folder(root: impl Into<PathBuf>) -> Store {
         Store { root: root.into() }
     }
 
@@ -76,8 +76,8 @@ impl Store {
     }
 
     /// The GGUF models that were converted from a Hub model.
-    pub fn ggufs(&self, id: &HubId) -> Vec<GgufHere> {
-        ggufs::ggufs_here(&self.folder(id))
+    pub fn ggufs(&self, id: &HubId) -> Vec<LocalGguf> {
+        ggufs::local_ggufs(&self.folder(id))
     }
 
     /// The Hub repositories of which the store holds a model, as `org/name`.
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn paths_in_the_store_stay_in_the_store() {
-        let store = Store::at("/s");
+        let store = Store::in_folder("/s");
         let path = |text: &str| store.gguf_path(&text.parse().unwrap(), "q4_0");
         assert_eq!(path("o/n"), Path::new("/s/models/o/n/n-Q4_0.gguf"));
         assert_eq!(

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::api::{Digest, Stated};
 use super::failure::Failure;
-use super::remote::{Remote, host_of, words};
+use super::remote::{Remote, Span, host_of, words};
 use super::{Error, own};
 
 /// Bytes that are read at a time when a file on the disk is hashed.
@@ -228,7 +228,7 @@ impl Transfer<'_> {
     /// Receives from one connection until it ends.
     async fn receive(&self, part: &mut Part<'_>) -> Result<(), Failure> {
         let name = &part.stated.name;
-        let request = self.remote.get(self.commit, name, part.len);
+        let request = self.remote.get(self.commit, name, Span::from(part.len));
         let mut answer = self.remote.guarded(request).await??;
         self.position(part, &answer)?;
         let mut pace = Pace::new(part.len, self.remote.options.answer_time);
@@ -399,7 +399,7 @@ fn cut(part: &Part<'_>, why: String) -> Failure {
 
 /// Parses a Content-Range header, `bytes START-END/TOTAL`, to its start and total; the total is
 /// `None` where it is `*`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;

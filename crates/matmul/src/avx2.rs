@@ -1,9 +1,9 @@
-//! AVX2: products of bytes are added in pairs and multiplied with scales as whole numbers.
+//! AVX2 kernels: products of bytes are added in pairs and multiplied with the scales as integers.
 
 #![allow(unsafe_code)]
 
 use super::columns::Block;
-use super::formats::{Q4_K, Q5_K, Q6_K, is_centred};
+use super::formats::{Q4_K, Q5_K, Q6_K, has_zero_point};
 use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
@@ -13,16 +13,16 @@ use modelve_gguf::GgmlType;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// Exists only where the CPU has what [`Avx2::detect`] looks for.
+/// A value exists only if the CPU has the instructions that [`Avx2::detect`] looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx2(());
 
 impl Avx2 {
-    /// The types there are kernels for. Types with one scale for 32 weights gain nothing here:
-    /// unpacking them costs little beside converting every 32 products to floats.
+    /// The types that have kernels. Types with one scale for 32 weights would gain nothing: for
+    /// them, unpacking is cheap compared with converting the sums of every 32 products to floats.
     pub const TYPES: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
 
-    /// The token, if this CPU has the instructions and `MODELVE_ISA` allows them.
+    /// Returns a value if this CPU has the instructions and `MODELVE_ISA` allows them.
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
@@ -34,25 +34,25 @@ impl Avx2 {
         available.then_some(Avx2(()))
     }
 
-    /// See [`super::Kernel::pack`].
+    /// Implements [`super::Kernel::pack`].
     pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
-        // SAFETY: `self` is a token: the CPU has the instructions.
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { pack(numbers) }
     }
 
-    /// See [`super::Kernel::multiply`].
+    /// Implements [`super::Kernel::multiply`].
     pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
-        // SAFETY: `self` is a token: the CPU has the instructions.
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { multiply(self, ty, rows, x, n, sink) }
     }
 }
 
-/// What a [`Block`] holds here: the numbers in their order; one scale; the sums of groups of 16,
-/// in 16 bits, first of those with even numbers.
+/// Quantizes 256 activations. The [`Block`] holds the bytes in order, one scale for all of them in
+/// `scales[0]`, and the sums of the groups of 16 as 16-bit integers, even groups before odd ones.
 #[target_feature(enable = "avx2,f16c,fma")]
 fn pack(numbers: &[f32; BLOCK]) -> Block {
     let largest = numbers.iter().fold(0f32, |most, x| most.max(x.abs()));
-    // Nothing but zeros has the inverse zero.
+    // If all numbers are zero, the inverse is zero, too.
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     let bytes = numbers.map(|x| (x * inverse).round_ties_even() as i8);
     let mut sums = [0i16; 32];
@@ -77,26 +77,28 @@ fn multiply(s: Avx2, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mu
     }
 }
 
-/// 256 weights, unpacked: unit × scale × byte − other unit × minimum, or
-/// unit × (scale × byte + minimum).
+/// 256 unpacked weights. Types with minima: weight = d × scale × byte − dmin × minimum. Types with
+/// a constant zero-point: weight = d × (scale × byte + minimum), where the minimum is
+/// −zero-point × scale.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Weights {
-    /// In their order.
+    /// The bytes of the weights, in order.
     bytes: [__m256i; 8],
-    /// Of groups of 16, in 16 bits, first of those with even numbers.
+    /// The scales of the groups of 16 as 16-bit integers, even groups before odd ones.
     scales: __m256i,
+    /// The minima, in the same layout.
     minima: __m256i,
-    /// Of scales and minima; the rest is nothing.
-    units: [f32; 8],
+    /// The block's `d` and `dmin`; the rest is padding.
+    block_scales: [f32; 8],
 }
 
 impl Simd for Avx2 {
     type Weights = Weights;
     type Sum = __m256;
 
-    /// There are no registers for a second row.
-    const SHARE: usize = usize::MAX;
+    /// Never: there are not enough registers for a second row.
+    const TWO_ROWS_FROM: usize = usize::MAX;
 
     by_intrinsics! {
         fn zero(self) -> __m256 {
@@ -111,8 +113,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, address: *const u8, next: bool) {
-        x86::prefetch(address, next);
+    fn prefetch(self, address: *const u8, used_next: bool) {
+        x86::prefetch(address, used_next);
     }
 
     #[inline(always)]
@@ -123,8 +125,8 @@ impl Simd for Avx2 {
         sums: &mut [[__m256; C]; R],
     ) {
         for r in 0..R {
-            match is_centred(T) {
-                true => self.add_centred(&weights[r], x, &mut sums[r]),
+            match has_zero_point(T) {
+                true => self.add_with_zero_point(&weights[r], x, &mut sums[r]),
                 false => self.add_with_minima(&weights[r], x, &mut sums[r]),
             }
         }
@@ -143,14 +145,14 @@ impl Simd for Avx2 {
 
 impl Avx2 {
     by_intrinsics! {
-        fn add_centred<const C: usize>(self, weights: &Weights, x: &[Block; C], sums: &mut [__m256; C]) {
+        fn add_with_zero_point<const C: usize>(self, weights: &Weights, x: &[Block; C], sums: &mut [__m256; C]) {
             let mut products = [_mm256_setzero_si256(); C];
             for c in 0..C {
                 products[c] = _mm256_madd_epi16(weights.minima, self.block_sums(&x[c]));
             }
             self.add_scaled(weights, x, &mut products);
             for c in 0..C {
-                let unit = _mm256_set1_ps(weights.units[0] * x[c].scales[0]);
+                let unit = _mm256_set1_ps(weights.block_scales[0] * x[c].scales[0]);
                 sums[c] = _mm256_fmadd_ps(unit, _mm256_cvtepi32_ps(products[c]), sums[c]);
             }
         }
@@ -159,15 +161,16 @@ impl Avx2 {
             let mut products = [_mm256_setzero_si256(); C];
             self.add_scaled(weights, x, &mut products);
             for c in 0..C {
-                let unit = _mm256_set1_ps(weights.units[0] * x[c].scales[0]);
+                let unit = _mm256_set1_ps(weights.block_scales[0] * x[c].scales[0]);
                 sums[c] = _mm256_fmadd_ps(unit, _mm256_cvtepi32_ps(products[c]), sums[c]);
                 let minima = _mm256_madd_epi16(weights.minima, self.block_sums(&x[c]));
-                let unit = _mm256_set1_ps(weights.units[1] * x[c].scales[0]);
+                let unit = _mm256_set1_ps(weights.block_scales[1] * x[c].scales[0]);
                 sums[c] = _mm256_fnmadd_ps(unit, _mm256_cvtepi32_ps(minima), sums[c]);
             }
         }
 
-        /// Scales times products of bytes. 63 × 127 × 2 is less than 16 bits hold.
+        /// Accumulates the products of bytes, multiplied with the scales of the weights. A pair of
+        /// products fits into 16 bits: at most 63 × 127 × 2.
         fn add_scaled<const C: usize>(self, weights: &Weights, x: &[Block; C], sums: &mut [__m256i; C]) {
             for j in 0..8 {
                 // The two scales of vector `j`, each for 16 bytes.
@@ -201,14 +204,14 @@ impl Avx2 {
             bytes.as_ptr().cast::<Weights>().read_unaligned()
         }
 
-        /// The low and the high halves of bytes.
+        /// Splits bytes into their low and their high four bits.
         fn nibbles(self, v: __m256i) -> [__m256i; 2] {
             let low = _mm256_set1_epi8(15);
             [_mm256_and_si256(v, low), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low)]
         }
 
-        /// The weights of `Q4_K` without what `Q5_K` adds: byte `32 c + k` holds weights `64 c + k`
-        /// and `64 c + 32 + k`.
+        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds
+        /// weights `64 c + k` and `64 c + 32 + k`.
         fn k_nibbles(self, bytes: &[u8; 128]) -> [__m256i; 8] {
             let [a, b] = self.nibbles(self.vector(at(bytes, 0)));
             let [c, d] = self.nibbles(self.vector(at(bytes, 32)));
@@ -217,16 +220,17 @@ impl Avx2 {
             [a, b, c, d, e, f, g, h]
         }
 
-        /// A block of `Q4_K` or `Q5_K` from its head and its bytes. A scale is of two groups.
+        /// The unpacked weights of a `Q4_K` or `Q5_K` block from its first 16 bytes and its
+        /// unpacked bytes. The format has one scale for two groups of 16.
         fn k_weights(self, head: &[u8; 16], bytes: [__m256i; 8]) -> Weights {
             let head = self.half_vector(head);
             let all = _mm256_cvtepu8_epi16(k_scales(head));
-            let units: [f32; 4] = cast(_mm_cvtph_ps(head));
+            let block_scales: [f32; 4] = cast(_mm_cvtph_ps(head));
             Weights {
                 bytes,
                 scales: _mm256_permute4x64_epi64::<0b01_00_01_00>(all),
                 minima: _mm256_permute4x64_epi64::<0b11_10_11_10>(all),
-                units: [units[0], units[1], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+                block_scales: [block_scales[0], block_scales[1], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
             }
         }
 
@@ -246,8 +250,8 @@ impl Avx2 {
             self.k_weights(at(block, 0), bytes)
         }
 
-        /// Half a block of `Q6_K`: byte `k` of 64 holds four bits of weight `k` and of `64 + k`,
-        /// byte `k` of 32 two bits of each weight `32 g + k`.
+        /// Unpacks half a block of `Q6_K`. Byte `k` of `low` holds the low four bits of weights `k`
+        /// and `64 + k`; byte `k` of `high` holds the high two bits of each weight `32 g + k`.
         fn q6_k_half(self, low: &[u8; 64], high: &[u8; 32]) -> [__m256i; 4] {
             let [a, c] = self.nibbles(self.vector(at(low, 0)));
             let [b, d] = self.nibbles(self.vector(at(low, 32)));
@@ -271,7 +275,7 @@ impl Avx2 {
                 bytes: [a, b, c, d, e, f, g, h],
                 scales,
                 minima: _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32)),
-                units: [half(*at(block, 208)), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+                block_scales: [half(*at(block, 208)), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
             }
         }
     }

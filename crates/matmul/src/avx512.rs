@@ -1,13 +1,14 @@
-//! AVX-512 with VNNI: 64 products of bytes in an instruction.
+//! AVX-512 kernels with VNNI: one instruction multiplies and accumulates 64 pairs of bytes.
 //!
 //! A block of weights becomes 256 unsigned bytes, 16 scales and 16 minima, one of each per 16
-//! weights. The bytes of block and activations lie *crosswise*: lane `i` of vector `j` has numbers
-//! `16 i + 4 j …`, so that four products of bytes land in the lane of their scale.
+//! weights. The bytes of weights and activations are *interleaved*: 32-bit lane `i` of vector `j`
+//! holds numbers `16 i + 4 j` to `16 i + 4 j + 3`, so that VNNI adds up their products in lane `i`,
+//! where their scale is.
 
 #![allow(unsafe_code)]
 
 use super::columns::{Block, group};
-use super::formats::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, centre, is_centred};
+use super::formats::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, has_zero_point, zero_point};
 use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
 use super::{BLOCK, Sink};
@@ -17,12 +18,12 @@ use modelve_gguf::GgmlType;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// Exists only where the CPU has what [`Avx512::detect`] looks for.
+/// A value exists only if the CPU has the instructions that [`Avx512::detect`] looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
-    /// The token, if this CPU has the instructions and `MODELVE_ISA` allows them.
+    /// Returns a value if this CPU has the instructions and `MODELVE_ISA` allows them.
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
@@ -38,22 +39,22 @@ impl Avx512 {
         available.then_some(Avx512(()))
     }
 
-    /// See [`super::Kernel::pack`].
+    /// Implements [`super::Kernel::pack`].
     pub fn pack(self, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
-        // SAFETY: `self` is a token: the CPU has the instructions.
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { pack(self, ty, numbers) }
     }
 
-    /// See [`super::Kernel::multiply`].
+    /// Implements [`super::Kernel::multiply`].
     pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
-        // SAFETY: `self` is a token: the CPU has the instructions.
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { multiply(self, ty, rows, x, n, sink) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
 fn pack(s: Avx512, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
-    s.round(group(ty), centre(ty.0), numbers)
+    s.round(group(ty), zero_point(ty.0), numbers)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
@@ -67,7 +68,8 @@ fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &
     }
 }
 
-/// 256 weights, unpacked: scale × byte − minimum, or scale × (byte − centre).
+/// 256 unpacked weights: weight = scale × byte − minimum, or scale × (byte − zero-point). The bytes
+/// are interleaved; there is one scale and one minimum for each group of 16.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Weights {
@@ -80,7 +82,7 @@ impl Simd for Avx512 {
     type Weights = Weights;
     type Sum = __m512;
 
-    const SHARE: usize = 5;
+    const TWO_ROWS_FROM: usize = 5;
 
     by_intrinsics! {
         fn zero(self) -> __m512 {
@@ -93,8 +95,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, address: *const u8, next: bool) {
-        x86::prefetch(address, next);
+    fn prefetch(self, address: *const u8, used_next: bool) {
+        x86::prefetch(address, used_next);
     }
 
     #[inline(always)]
@@ -106,8 +108,8 @@ impl Simd for Avx512 {
     ) {
         for c in 0..C {
             for r in 0..R {
-                sums[r][c] = match is_centred(T) {
-                    true => self.add_centred(&weights[r], &x[c], sums[r][c]),
+                sums[r][c] = match has_zero_point(T) {
+                    true => self.add_with_zero_point(&weights[r], &x[c], sums[r][c]),
                     false => self.add_with_minima(&weights[r], &x[c], sums[r][c]),
                 };
             }
@@ -129,8 +131,9 @@ impl Simd for Avx512 {
 
 impl Avx512 {
     by_intrinsics! {
-        /// Sums per group of 16; their sum is the sum of the 256 products and what came before.
-        fn add_centred(self, weights: &Weights, x: &Block, sum: __m512) -> __m512 {
+        /// Adds the products to `sum`, one lane per group of 16. `x.sums` starts each lane at the
+        /// correction for the zero-point.
+        fn add_with_zero_point(self, weights: &Weights, x: &Block, sum: __m512) -> __m512 {
             let start = _mm512_loadu_si512(x.sums.as_ptr().cast());
             let products = _mm512_cvtepi32_ps(self.products(weights, x, start));
             let scaled = _mm512_mul_ps(products, weights.scales);
@@ -144,7 +147,8 @@ impl Avx512 {
             _mm512_fnmadd_ps(weights.minima, self.floats(cast_ref(&x.sums)), sum)
         }
 
-        /// Of bytes, added up per group of 16. Two short sums are ready sooner than a long one.
+        /// The products of bytes, accumulated per group of 16. Two accumulators shorten the chain
+        /// of dependent instructions.
         fn products(self, weights: &Weights, x: &Block, start: __m512i) -> __m512i {
             let x0 = _mm512_loadu_si512(x.bytes[0].as_ptr().cast());
             let x1 = _mm512_loadu_si512(x.bytes[1].as_ptr().cast());
@@ -157,8 +161,9 @@ impl Avx512 {
             _mm512_add_epi32(start, other)
         }
 
-        /// Rounds numbers of which every `group`, 32 or 256, share a scale.
-        fn round(self, group: usize, centre: i32, numbers: &[f32; BLOCK]) -> Block {
+        /// Quantizes 256 numbers, of which every `group` (32 or 256) share a scale. `zero_point` is
+        /// that of the weights they are multiplied with, 0 for weights with minima.
+        fn round(self, group: usize, zero_point: i32, numbers: &[f32; BLOCK]) -> Block {
             let (vectors, _) = numbers.as_chunks::<16>();
             let mut largest = [0f32; 16];
             for (largest, vectors) in largest.chunks_mut(group / 16).zip(vectors.chunks(group / 16)) {
@@ -170,7 +175,7 @@ impl Avx512 {
             }
             let largest = self.floats(&largest);
             let most = _mm512_set1_ps(127.0);
-            // Nothing but zeros has the inverse zero.
+            // Where all numbers are zero, the inverse is zero, too.
             let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_setzero_ps());
             let inverse: [f32; 16] = cast(_mm512_maskz_div_ps(some, most, largest));
             let mut bytes = [_mm_setzero_si128(); 16];
@@ -178,7 +183,7 @@ impl Avx512 {
                 let scaled = _mm512_mul_ps(self.floats(&vectors[i]), _mm512_set1_ps(inverse[i]));
                 bytes[i] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
             }
-            let bytes = self.crosswise([
+            let bytes = self.interleave([
                 self.join(bytes[0], bytes[1], bytes[2], bytes[3]),
                 self.join(bytes[4], bytes[5], bytes[6], bytes[7]),
                 self.join(bytes[8], bytes[9], bytes[10], bytes[11]),
@@ -189,9 +194,9 @@ impl Avx512 {
                 sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
             }
             let scales = _mm512_div_ps(largest, most);
-            let sums = match centre {
+            let sums = match zero_point {
                 0 => _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales)),
-                _ => _mm512_mullo_epi32(sums, _mm512_set1_epi32(-centre)),
+                _ => _mm512_mullo_epi32(sums, _mm512_set1_epi32(-zero_point)),
             };
             Block {
                 bytes: cast(bytes),
@@ -206,19 +211,19 @@ impl Avx512 {
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
 
-        /// The words of 4 bytes of two vectors, of which `4 i + j` is the `j`-th of group `i`: first
-        /// the `j`-th of all eight groups, then the next; `j` is 0 in one result and 2 in the other.
-        fn by_place(self, p: __m512i, q: __m512i) -> [__m512i; 2] {
+        /// Transposes the 32-bit words of two vectors. Word `4 i + j` is word `j` of group `i` of
+        /// eight. The first result has word 0 of all groups, then word 1; the second words 2 and 3.
+        fn transpose_words(self, p: __m512i, q: __m512i) -> [__m512i; 2] {
             let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
             let second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
             [_mm512_permutex2var_epi32(p, first, q), _mm512_permutex2var_epi32(p, second, q)]
         }
 
-        /// 256 bytes, of which lane `i` of vector `j` is to have those from `16 i + 4 j` on.
-        fn crosswise(self, bytes: [__m512i; 4]) -> [__m512i; 4] {
+        /// Interleaves 256 bytes: lane `i` of vector `j` gets the four bytes from `16 i + 4 j` on.
+        fn interleave(self, bytes: [__m512i; 4]) -> [__m512i; 4] {
             let [a, b, c, d] = bytes;
-            let [ab, ab2] = self.by_place(a, b);
-            let [cd, cd2] = self.by_place(c, d);
+            let [ab, ab2] = self.transpose_words(a, b);
+            let [cd, cd2] = self.transpose_words(c, d);
             [
                 _mm512_shuffle_i64x2::<0x44>(ab, cd),
                 _mm512_shuffle_i64x2::<0xee>(ab, cd),
@@ -227,11 +232,12 @@ impl Avx512 {
             ]
         }
 
-        /// 128 bytes of nibbles, crosswise. `order` tells for each group of 16 weights which of the
-        /// eight groups of low nibbles it is, or which of high nibbles, and 16 more.
-        fn crosswise_nibbles(self, p: __m512i, q: __m512i, order: __m512i) -> [__m512i; 4] {
+        /// Unpacks 128 bytes of 4-bit weights and interleaves them. For each group of 16 weights,
+        /// `order` has the index (0 to 7) of the group of 16 bytes whose low halves are these
+        /// weights, or that index plus 16 for the high halves.
+        fn interleave_nibbles(self, p: __m512i, q: __m512i, order: __m512i) -> [__m512i; 4] {
             let next = _mm512_add_epi32(order, _mm512_set1_epi32(8));
-            let [first, second] = self.by_place(p, q);
+            let [first, second] = self.transpose_words(p, q);
             let [low, high] = self.nibbles(first);
             let [low2, high2] = self.nibbles(second);
             [
@@ -242,12 +248,12 @@ impl Avx512 {
             ]
         }
 
-        /// The weights of `Q4_K` without what `Q5_K` adds: byte `32 c + k` holds weights `64 c + k`
-        /// and `64 c + 32 + k`.
+        /// Unpacks the low four bits of the weights of `Q4_K` or `Q5_K`: byte `32 c + k` holds
+        /// weights `64 c + k` and `64 c + 32 + k`.
         fn k_nibbles(self, bytes: &[u8; 128]) -> [__m512i; 4] {
             let (p, q) = (self.vector(at(bytes, 0)), self.vector(at(bytes, 64)));
             let order = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
-            self.crosswise_nibbles(p, q, order)
+            self.interleave_nibbles(p, q, order)
         }
 
         fn floats(self, numbers: &[f32; 16]) -> __m512 {
@@ -270,23 +276,24 @@ impl Avx512 {
             bytes.as_ptr().cast::<Weights>().read_unaligned()
         }
 
-        /// The low and the high halves of bytes.
+        /// Splits bytes into their low and their high four bits.
         fn nibbles(self, v: __m512i) -> [__m512i; 2] {
             let low = _mm512_set1_epi8(15);
             [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
         }
 
-        /// Scales and minima of `Q4_K` and `Q5_K`, each for two groups of 16: the head of the
-        /// block, the units of both in 16 bits and 8 × 6 bits of each.
+        /// The scales and minima of a `Q4_K` or `Q5_K` block, each repeated for two groups of 16,
+        /// from the first 16 bytes of the block: `d` and `dmin` as 16-bit floats, then 6 bits for
+        /// each of eight scales and eight minima.
         fn k_scales(self, head: &[u8; 16]) -> (__m512, __m512) {
             let head = self.quarter(head);
             let bytes = k_scales(head);
             let scales = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7));
             let minima = _mm_shuffle_epi8(bytes, _mm_setr_epi8(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15));
-            let units = _mm_cvtph_ps(head);
+            let block_scales = _mm_cvtph_ps(head);
             (
-                _mm512_mul_ps(self.float_bytes(scales), _mm512_broadcastss_ps(units)),
-                _mm512_mul_ps(self.float_bytes(minima), _mm512_broadcastss_ps(_mm_movehdup_ps(units))),
+                _mm512_mul_ps(self.float_bytes(scales), _mm512_broadcastss_ps(block_scales)),
+                _mm512_mul_ps(self.float_bytes(minima), _mm512_broadcastss_ps(_mm_movehdup_ps(block_scales))),
             )
         }
 
@@ -302,7 +309,7 @@ impl Avx512 {
         fn q5_k(self, block: &[u8; 176]) -> Weights {
             let (scales, minima) = self.k_scales(at(block, 0));
             let mut bytes = self.k_nibbles(at(block, 48));
-            // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has weights of s = i / 2.
+            // Bit s of byte k is the fifth bit of weight 32 s + k; lane i has those with s = i / 2.
             let bits = _mm512_castsi256_si512(self.half_vector(at(block, 16)));
             let shift = _mm512_setr_epi32(4, 4, 3, 3, 2, 2, 1, 1, 0, 0, -1, -1, -2, -2, -3, -3);
             for (j, bytes) in (0..).zip(&mut bytes) {
@@ -316,9 +323,10 @@ impl Avx512 {
 
         fn q6_k(self, block: &[u8; 210]) -> Weights {
             let (p, q) = (self.vector(at(block, 0)), self.vector(at(block, 64)));
-            // Four groups of low nibbles, four of high ones, for each half of the block.
+            // Each half of the block has four groups in low halves of bytes, then four in high
+            // halves.
             let order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-            let mut bytes = self.crosswise_nibbles(p, q, order);
+            let mut bytes = self.interleave_nibbles(p, q, order);
             // Bits 2 g and 2 g + 1 of byte 32 h + k belong to weight 128 h + 32 g + k.
             let bits = self.vector(at(block, 128));
             let shift = _mm512_setr_epi32(4, 4, 2, 2, 0, 0, -2, -2, 4, 4, 2, 2, 0, 0, -2, -2);
@@ -333,7 +341,7 @@ impl Avx512 {
             Weights { bytes, scales, minima: _mm512_setzero_ps() }
         }
 
-        /// What is after the scales of four blocks of `Q4_0`.
+        /// The 4-bit weights of four blocks of `Q4_0`, each 16 bytes after a 2-byte scale.
         fn nibbles_of_four(self, blocks: &[u8; 72]) -> __m512i {
             self.join(
                 self.quarter(at(blocks, 2)),
@@ -345,17 +353,17 @@ impl Avx512 {
 
         fn q4_0(self, block: &[u8; 144]) -> Weights {
             let (p, q) = (self.nibbles_of_four(at(block, 0)), self.nibbles_of_four(at(block, 72)));
-            // A low nibble belongs to the first half of a block of 32.
+            // The low halves of the bytes are the first 16 weights of a block of 32.
             let order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            // 16 bits in every 144, each for two groups of 16.
+            // The scale of each block of 18 bytes, at 16-bit index 9 i, for two groups of 16.
             let at18 = [0, 0, 9, 9, 18, 18, 27, 27, 36, 36, 45, 45, 54, 54, 63, 63i16];
             let at18 = _mm512_castsi256_si512(_mm256_loadu_si256(at18.as_ptr().cast()));
             let halves = _mm512_permutex2var_epi16(self.vector(at(block, 0)), at18, self.vector(at(block, 64)));
             let scales = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-            Weights { bytes: self.crosswise_nibbles(p, q, order), scales, minima: _mm512_setzero_ps() }
+            Weights { bytes: self.interleave_nibbles(p, q, order), scales, minima: _mm512_setzero_ps() }
         }
 
-        /// The weights of two blocks of `Q8_0`, plus 128.
+        /// The weights of two blocks of `Q8_0`, plus 128, which makes them unsigned.
         fn pair(self, blocks: &[u8; 68]) -> __m512i {
             let one = self.half_vector(at(blocks, 2));
             let other = self.half_vector(at(blocks, 36));
@@ -363,7 +371,7 @@ impl Avx512 {
             _mm512_xor_si512(both, _mm512_set1_epi8(i8::MIN))
         }
 
-        /// The scales of eight blocks of `Q8_0`, each for two groups of 16.
+        /// The scales of eight blocks of `Q8_0`, each repeated for two groups of 16.
         fn q8_0_scales(self, block: &[u8; 272]) -> __m512 {
             let mut words = [0u64; 2];
             for i in 0..8 {
@@ -377,7 +385,7 @@ impl Avx512 {
         fn q8_0(self, block: &[u8; 272]) -> Weights {
             let scales = self.q8_0_scales(block);
             Weights {
-                bytes: self.crosswise([
+                bytes: self.interleave([
                     self.pair(at(block, 0)),
                     self.pair(at(block, 68)),
                     self.pair(at(block, 136)),

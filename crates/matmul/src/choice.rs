@@ -1,4 +1,4 @@
-//! Which kernel multiplies a type of weights with a number of columns: a table.
+//! The table that says which kernel multiplies a type of weights with a number of columns.
 
 use super::cpu::Cpu;
 use modelve_base::isa::Isa;
@@ -21,10 +21,10 @@ struct Row {
     kernel: Isa,
 }
 
-/// Numbers of columns that no row names go to ggml's kernels. The bounds were measured with
+/// Numbers of columns that no row covers are left to ggml's kernels. The bounds were measured with
 /// `cargo bench --profile dev --bench matmul`: repacking a block of a K type for AVX-512 pays off
-/// from 4 columns, and from 33 columns ggml's tiled kernel unpacks a block once, too, for more
-/// columns than ours.
+/// from 4 columns, and from 33 columns ggml's tiled kernel, too, unpacks a block only once, for
+/// more columns than ours.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     Row { widest: Isa::Avx512, types: K,      from: 1, to: 3,   kernel: Isa::Avx2 },
@@ -34,7 +34,7 @@ const TABLE: &[Row] = &[
 ];
 
 /// The instruction set whose kernel is fastest for weights of type `ty` and `n` columns on this
-/// CPU; `None` where ggml's own kernels are.
+/// CPU; `None` where ggml's own kernels are faster.
 pub(super) fn best(ty: GgmlType, n: usize) -> Option<Cpu> {
     let widest = Cpu::available().next()?.isa();
     let row = TABLE.iter().find(|row| {

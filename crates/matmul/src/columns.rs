@@ -4,24 +4,27 @@ use super::BLOCK;
 use bytemuck::{Pod, Zeroable};
 use modelve_gguf::GgmlType;
 
-/// Columns that are multiplied with a block of weights while it lies in registers.
-const COLUMNS: usize = 8;
+/// Maximum number of columns that are multiplied with a block of weights while it is in registers.
+const MAX_TILE_WIDTH: usize = 8;
 
-/// 256 activations: byte × scale of its group of 16. The fields are told as AVX-512 fills them;
-/// `avx2.rs` says what it puts there.
+/// 256 activations, quantized: activation = byte × scale of its group of 16. The fields are
+/// documented as the AVX-512 kernels fill them; the AVX2 layout is documented at `pack` in
+/// `avx2.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Block {
-    /// Number `16 i + 4 j + b` is byte `b` of lane `i` of vector `j`.
+    /// Activation `16 i + 4 j + b` is byte `b` of 32-bit lane `i` of vector `j`.
     pub(super) bytes: [[i8; 64]; 4],
-    /// Of every group of 16.
+    /// The scale of each group of 16.
     pub(super) scales: [f32; 16],
-    /// Of the bytes of every group of 16: the sum times the scale, a float, for weights with
-    /// minima; the sum times the centre, negative, for weights around a centre.
+    /// For each group of 16, the sum of its bytes: multiplied by the scale and stored as an `f32`
+    /// for weights with minima; multiplied by the negated zero-point for weights with a constant
+    /// zero-point.
     pub(super) sums: [i32; 16],
 }
 
-/// How many numbers share a scale: 256 beside weights of 256, 32 beside weights of 32, as in ggml.
+/// The number of activations that share a scale. As in ggml, this is the block size of the weights:
+/// 256 for the K types, 32 for `Q4_0` and `Q8_0`.
 pub(super) fn group(ty: GgmlType) -> usize {
     match ty {
         GgmlType::Q4_0 | GgmlType::Q8_0 => 32,
@@ -29,15 +32,16 @@ pub(super) fn group(ty: GgmlType) -> usize {
     }
 }
 
-/// How many of `n` columns are multiplied with a block of weights at once; the last ones may be
-/// fewer.
-pub(super) fn tile(n: usize) -> usize {
-    n.div_ceil(n.div_ceil(COLUMNS))
+/// The number of columns in a tile, out of `n`: those that are multiplied with a block of weights
+/// at once. The last tile may be narrower.
+pub(super) fn tile_width(n: usize) -> usize {
+    n.div_ceil(n.div_ceil(MAX_TILE_WIDTH))
 }
 
-/// Where block `b` of column `c` lies: the same blocks of a tile's columns side by side.
-pub(super) fn place(c: usize, b: usize, n: usize, blocks: usize) -> usize {
-    let first = c - c % tile(n);
-    let together = tile(n).min(n - first);
+/// The index of block `b` of column `c` among `n` columns of `blocks` blocks each. Within a tile,
+/// the blocks of all columns with the same `b` are adjacent.
+pub(super) fn block_index(c: usize, b: usize, n: usize, blocks: usize) -> usize {
+    let first = c - c % tile_width(n);
+    let together = tile_width(n).min(n - first);
     first * blocks + b * together + (c - first)
 }

@@ -1,4 +1,4 @@
-//! The instruction sets there are kernels for, and one way to call all of them.
+//! The instruction sets that have kernels, behind one interface.
 
 use super::{BLOCK, Block, Kernel, Sink};
 use modelve_base::isa::Isa;
@@ -39,7 +39,7 @@ impl Cpu {
         }
     }
 
-    /// The types there are kernels for.
+    /// The types that have kernels for this instruction set.
     pub fn types(self) -> &'static [GgmlType] {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -49,7 +49,7 @@ impl Cpu {
         }
     }
 
-    /// See [`super::Kernel::pack`].
+    /// Implements [`super::Kernel::pack`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
     pub fn pack(self, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
         match self {
@@ -60,7 +60,7 @@ impl Cpu {
         }
     }
 
-    /// See [`super::Kernel::multiply`].
+    /// Implements [`super::Kernel::multiply`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
     pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
         match self {

@@ -1,7 +1,7 @@
-// Puts modelve's kernels for quantized matrices (src/matmul) in front of ggml's own.
+// Makes ggml prefer modelve's kernels for quantized matrices (crates/matmul) to its own.
 //
 // ggml asks its "extra buffer types" whether one of them computes an operation before it does so
-// itself. They are meant for weights that they rearranged; this one takes weights as they are.
+// itself. They are meant for weights that they repacked; this one takes weights in the file's layout.
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
@@ -11,12 +11,12 @@
 #include <algorithm>
 
 struct modelve_matmul {
-    // Bytes that hold `n` columns of `width` activations, packed; 0: there is no kernel.
+    // Returns the size in bytes of `n` packed columns of `width` activations; 0 if there is no kernel.
     size_t (*packed_size)(int32_t type, int64_t width, int64_t n);
-    // Packs `count` blocks of columns from the `first`-th on, counted column by column.
+    // Packs blocks `first` to `first + count - 1` of the columns, counted column by column.
     void (*pack)(int32_t type, int64_t width, int64_t n, const char * x, size_t x_stride, int64_t first, int64_t count,
                  void * packed);
-    // Rows from `first` on, `count` of them, times all columns.
+    // Multiplies rows `first` to `first + count - 1` with all columns.
     void (*multiply)(int32_t type, int64_t width, int64_t n, const char * rows, int64_t first, int64_t count,
                      const void * packed, char * out, size_t out_stride);
 };
@@ -24,9 +24,10 @@ struct modelve_matmul {
 namespace {
 
 constexpr int64_t BLOCK = 256;
-// Rows that the kernels work on together.
+// The number of rows in a tile of the kernels.
 constexpr int64_t ROWS = 8;
-// Rows that a thread takes at a time: reading many in a row is faster, the last ones are waited for.
+// Maximum number of rows that a thread takes at a time. More rows make longer sequential reads, but
+// the other threads wait longer for the last one.
 constexpr int64_t CHUNK = 256;
 
 modelve_matmul kernels;
@@ -34,7 +35,7 @@ modelve_matmul kernels;
 struct traits : ggml::cpu::tensor_traits {
     bool work_size(int, const ggml_tensor * op, size_t & size) override {
         const ggml_tensor * w = op->src[0];
-        // Room to begin on a cache line.
+        // 64 more bytes, to align the packed columns to a cache line.
         size = kernels.packed_size(w->type, w->ne[0], op->src[1]->ne[1]) + 64;
         return true;
     }
@@ -56,7 +57,7 @@ struct traits : ggml::cpu::tensor_traits {
         kernels.pack(w->type, width, n, static_cast<const char *>(x->data), x->nb[1], first, end - first, packed);
 
         if (params->ith == 0) {
-            // Every thread begins with the chunk of its own number.
+            // Every thread starts with the chunk of its own index; the rest are handed out from there.
             ggml_threadpool_chunk_set(params->threadpool, params->nth);
         }
         ggml_barrier(params->threadpool);
@@ -74,7 +75,7 @@ struct traits : ggml::cpu::tensor_traits {
 };
 
 struct buffer_type : ggml::cpu::extra_buffer_type {
-    // No weights are to be kept in buffers of this type.
+    // Returns false, so that no weights are allocated in buffers of this type.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor *) override { return false; }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
@@ -87,9 +88,9 @@ struct buffer_type : ggml::cpu::extra_buffer_type {
         const bool plain = ggml_is_quantized(w->type) && x->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 &&
                            w->ne[2] * w->ne[3] * x->ne[2] * x->ne[3] == 1 && ggml_is_contiguous(w) &&
                            x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float);
-        // Weights that were rearranged for another kernel are not in memory of the host's kind.
-        const bool as_they_are = w->buffer == nullptr || ggml_backend_buffer_is_host(w->buffer);
-        if (plain && as_they_are && kernels.packed_size(w->type, w->ne[0], x->ne[1]) > 0) {
+        // Weights that were repacked for another kernel are in buffers that are not host buffers.
+        const bool in_file_layout = w->buffer == nullptr || ggml_backend_buffer_is_host(w->buffer);
+        if (plain && in_file_layout && kernels.packed_size(w->type, w->ne[0], x->ne[1]) > 0) {
             return &instance;
         }
         return nullptr;
@@ -102,8 +103,8 @@ const char * name(ggml_backend_buffer_type_t) {
 
 } // namespace
 
-// Must be called once, before anything is computed. Where the CPU backend is a library, this is part
-// of it and the program looks for it by name.
+// Must be called once, before anything is computed. Where the CPU backend is a library, this function
+// is part of that library, and the program looks it up by name.
 #ifdef _WIN32
 __declspec(dllexport)
 #endif

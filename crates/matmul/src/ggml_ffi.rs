@@ -1,4 +1,4 @@
-//! Hands the kernels to ggml, see `ggml.cpp`.
+//! Registers the kernels with ggml, through `ggml.cpp`.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use super::{BLOCK, Block, Kernel};
 use modelve_gguf::GgmlType;
 
-/// What `ggml.cpp` calls: its `struct modelve_matmul`.
+/// The functions that `ggml.cpp` calls; mirrors its `struct modelve_matmul`.
 #[repr(C)]
 struct Table {
     packed_size: extern "C" fn(i32, i64, i64) -> usize,
@@ -20,7 +20,7 @@ struct Table {
 
 type Register = unsafe extern "C" fn(Table);
 
-/// See [`super::register`].
+/// Implements [`super::register`].
 pub(super) fn register(library: Option<&Path>) -> bool {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     *REGISTERED.get_or_init(|| {
@@ -31,15 +31,15 @@ pub(super) fn register(library: Option<&Path>) -> bool {
         };
         let register = find(library);
         if let Some(register) = register {
-            // SAFETY: the functions have the signatures that the C++ side declares, and keep what
-            // it is told of them; it is called once.
+            // SAFETY: the functions have the signatures that the C++ side declares, and rely only
+            // on what it guarantees its arguments to be; it is called once.
             unsafe { register(table) };
         }
         register.is_some()
     })
 }
 
-/// The function of `ggml.cpp`, compiled into the program.
+/// The registration function of `ggml.cpp`, which is compiled into the program.
 #[cfg(not(feature = "portable"))]
 fn find(_: Option<&Path>) -> Option<Register> {
     unsafe extern "C" {
@@ -48,15 +48,16 @@ fn find(_: Option<&Path>) -> Option<Register> {
     Some(modelve_register_matmul)
 }
 
-/// The function of `ggml.cpp`, compiled into the library.
+/// The registration function of `ggml.cpp`, which is compiled into the library of the CPU backend.
 #[cfg(feature = "portable")]
 fn find(library: Option<&Path>) -> Option<Register> {
-    // SAFETY: ggml has loaded the library and never unloads it; this is one more hold on it.
+    // SAFETY: ggml has already loaded the library and never unloads it, so this runs no
+    // initializers.
     let library = unsafe { libloading::Library::new(library?) }.ok()?;
-    // SAFETY: that function has this signature in every library that has it.
+    // SAFETY: every library that exports this name defines it with this signature.
     let register = unsafe { library.get::<Register>(b"modelve_register_matmul\0") };
     let register = register.ok().map(|symbol| *symbol);
-    // Not let go of, so that the function stays.
+    // The library is never closed, so that the function stays mapped.
     std::mem::forget(library);
     register
 }
@@ -69,15 +70,18 @@ fn kernel(ty: i32, width: i64, n: i64) -> Option<Kernel> {
     )
 }
 
+/// The size in bytes of `n` packed columns; 0 if there is no kernel.
 extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
     let packed = |_| n as usize * (width as usize / BLOCK) * size_of::<Block>();
     kernel(ty, width, n).map_or(0, packed)
 }
 
+/// Packs blocks `first..first + count`, counted column by column.
+///
 /// # Safety
 /// There is a kernel for `ty`, `width` and `n`; `x` has `n` columns of `width` floats, `x_stride`
-/// bytes unpacked; `packed` has [`packed_size`] bytes, of which no other thread writes blocks
-/// `first..first + count`, counted column by column.
+/// bytes apart; `packed` has [`packed_size`] bytes, aligned to 64, and no other thread writes these
+/// blocks of it.
 unsafe extern "C" fn pack(
     ty: i32,
     width: i64,
@@ -94,21 +98,24 @@ unsafe extern "C" fn pack(
     let blocks = width as usize / BLOCK;
     for i in first as usize..(first + count) as usize {
         let (column, block) = (i / blocks, i % blocks);
-        // SAFETY: a block of a column, as the caller promises, aligned as floats are; and a
-        // place that belongs to it alone, on a cache line.
+        // SAFETY: by the contract of this function, `x` holds this block of this column, aligned
+        // for floats, and `packed` has room for the block, aligned to 64, that no other thread
+        // writes.
         unsafe {
             let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
-            let place = Kernel::place(column, block, n as usize, blocks);
-            packed.add(place).write(kernel.pack(&*numbers));
+            let index = Kernel::block_index(column, block, n as usize, blocks);
+            packed.add(index).write(kernel.pack(&*numbers));
         }
     }
 }
 
+/// Multiplies rows `first..first + count` with all columns.
+///
 /// # Safety
-/// There is a kernel for `ty`, `width` and `n`; `rows` is a matrix of such rows, one after the other,
-/// with `first + count` or more of them; `packed` is what [`pack`] made of `n` columns; `out` has
-/// `n` columns, `out_stride` bytes unpacked, of which no other thread touches rows
-/// `first..first + count`.
+/// There is a kernel for `ty`, `width` and `n`; `rows` is a contiguous matrix of such rows, with at
+/// least `first + count` of them; `packed` holds `n` columns, all packed by [`pack`]; `out` has
+/// `n` columns of floats, `out_stride` bytes apart, and no other thread touches rows
+/// `first..first + count` of it.
 unsafe extern "C" fn multiply(
     ty: i32,
     width: i64,
@@ -126,7 +133,8 @@ unsafe extern "C" fn multiply(
     let blocks = width as usize / BLOCK;
     let (n, first, count) = (n as usize, first as usize, count as usize);
     let row_bytes = blocks * kernel.block_bytes();
-    // SAFETY: the rows and blocks that the caller promises; nobody writes to either now.
+    // SAFETY: by the contract of this function the rows and blocks exist, and nothing writes to
+    // them during the call.
     let (rows, packed) = unsafe {
         (
             slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
@@ -136,7 +144,7 @@ unsafe extern "C" fn multiply(
     kernel.multiply(rows, packed, n, &mut |column, row, values| {
         debug_assert!(row + values.len() <= count);
         let values: &[u8] = bytemuck::cast_slice(values);
-        // SAFETY: `row` is one of the `count` rows, and no other thread touches these.
+        // SAFETY: the values belong to rows `first..first + count`, which no other thread touches.
         unsafe {
             let start = out.add(column * out_stride + (first + row) * size_of::<f32>());
             start.copy_from_nonoverlapping(values.as_ptr(), values.len());

@@ -1,19 +1,21 @@
-//! Quantized matrices times a few columns of activations, on the weights as the file holds them.
+//! CPU kernels that multiply quantized matrices, in the layout of the file, with a few columns of
+//! activations.
 //!
-//! A pass over several sequences reads every weight once but multiplies it once per sequence.
-//! ggml unpacks a quantized row anew for every column, so from two columns on
-//! unpacking, not memory bandwidth, limits a pass. Here a block of weights is unpacked once
-//! and multiplied with all columns.
+//! A forward pass over several sequences reads every weight once but multiplies it once per
+//! sequence. ggml unpacks a quantized row again for every column, so from two columns on,
+//! unpacking, not memory bandwidth, limits the pass. These kernels unpack a block of weights once
+//! and multiply it with all columns.
 //!
 //! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
 //!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
-//! - Whatever the type, a block of weights becomes bytes, scales and minima: weight = scale × byte −
-//!   minimum. Where the minimum is always the same multiple of the scale, weight = scale × (byte −
-//!   centre). The in-memory layout depends on the instruction set.
-//! - Which kernel multiplies a type with a number of columns is a table in `choice`.
+//! - A block of weights of any type is unpacked to bytes, scales and minima: weight = scale × byte
+//!   − minimum. Where the minimum is a constant multiple of the scale, weight = scale × (byte −
+//!   zero-point). The in-memory layout depends on the instruction set.
+//! - A table in `choice` says which kernel multiplies a type with a number of columns.
 //!
-//! A column's result does not depend on the columns beside it: with the same instructions not in a
-//! single bit, and else, for the K types, only in the order of the sums.
+//! A column's result does not depend on the columns beside it. With the same instruction set it is
+//! identical to the bit; another number of columns may select another instruction set, which, for
+//! the K types, adds in another order.
 //!
 //! ```
 //! use modelve_gguf::GgmlType;
@@ -46,7 +48,7 @@ mod cpu;
 mod formats;
 #[cfg(matmul)]
 mod ggml_ffi;
-// In a portable build ggml's own products are in libraries.
+// The tests call ggml's own kernels, which a portable build has in separate libraries.
 #[cfg(all(test, not(feature = "portable")))]
 mod tests;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -57,16 +59,17 @@ mod x86;
 pub use columns::Block;
 use cpu::Cpu;
 
-/// Weights in a [`Block`], and in a block of weights here.
+/// The number of activations in a [`Block`], and of weights in what this crate calls a block of
+/// weights. For types whose own blocks have 32 weights, that is eight of them.
 pub const BLOCK: usize = 256;
 
-/// Rows that are worked on together, see [`Kernel::multiply`].
+/// The number of rows in a tile, see [`Kernel::multiply`].
 pub const ROWS: usize = 8;
 
-/// Where results go: a column, the first of its rows, and their numbers, [`ROWS`] or fewer.
+/// Receives results: a column, the first row, and the values of at most [`ROWS`] rows from there.
 pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 
-/// Lets ggml compute with these kernels; call it before a model is loaded. `library` is the file
+/// Registers these kernels with ggml. Call it before a model is loaded. `library` is the file
 /// that ggml's CPU backend was loaded from, if the backend is not part of the program. Returns
 /// whether registration succeeded; libraries built without the hook return false.
 pub fn register(library: Option<&Path>) -> bool {
@@ -78,13 +81,13 @@ pub fn register(library: Option<&Path>) -> bool {
     return false;
 }
 
-/// The types that there are kernels for on this CPU.
+/// The types that have kernels on this CPU.
 pub fn types() -> impl Iterator<Item = GgmlType> {
     let has_kernel = |ty: &GgmlType| Kernel::all(*ty, BLOCK).next().is_some();
     Kernel::TYPES.into_iter().filter(has_kernel)
 }
 
-/// Bytes of 256 weights of a type that has a kernel.
+/// The size in bytes of 256 weights of a type that has a kernel.
 const fn block_bytes(ty: u32) -> usize {
     match GgmlType(ty) {
         GgmlType::Q4_0 => 8 * 18,
@@ -101,7 +104,7 @@ fn fits(width: usize) -> bool {
     width > 0 && width.is_multiple_of(BLOCK)
 }
 
-/// How to multiply with weights of one type on this CPU.
+/// A kernel for weights of one type, for one instruction set of this CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
     ty: GgmlType,
@@ -109,7 +112,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The types there are kernels for.
+    /// The types that have kernels on some CPU.
     pub const TYPES: [GgmlType; 5] = [
         GgmlType::Q4_0,
         GgmlType::Q8_0,
@@ -125,35 +128,38 @@ impl Kernel {
         Some(Kernel { ty, cpu })
     }
 
-    /// One for each instruction set of this CPU.
+    /// All kernels for this type and width, one for each instruction set of this CPU, the widest
+    /// first.
     pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
         Cpu::available()
             .filter(move |cpu| fits(width) && cpu.types().contains(&ty))
             .map(move |cpu| Kernel { ty, cpu })
     }
 
-    /// The instruction set, as `MODELVE_ISA` calls it.
+    /// The name of the instruction set, as `MODELVE_ISA` takes it.
     pub fn isa(self) -> &'static str {
         self.cpu.isa().name()
     }
 
-    /// Bytes of 256 weights.
+    /// The size in bytes of 256 weights.
     pub fn block_bytes(self) -> usize {
         block_bytes(self.ty.0)
     }
 
-    /// Rounds 256 activations to 8 bits.
+    /// Quantizes 256 activations to 8 bits.
     pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
         self.cpu.pack(self.ty, numbers)
     }
 
-    /// Where block `b` of column `c` belongs among the blocks of `n` columns of `blocks` each.
-    pub fn place(c: usize, b: usize, n: usize, blocks: usize) -> usize {
-        columns::place(c, b, n, blocks)
+    /// The index of block `b` of column `c` among the packed blocks of `n` columns, of `blocks`
+    /// blocks each.
+    pub fn block_index(c: usize, b: usize, n: usize, blocks: usize) -> usize {
+        columns::block_index(c, b, n, blocks)
     }
 
-    /// Rows of weights times `n` columns of activations: `rows` holds whole rows of
-    /// `columns.len() / n` blocks, `columns` lie as [`Kernel::place`] says.
+    /// Multiplies rows of weights with `n` columns of activations and hands the products to `sink`.
+    /// `rows` holds whole rows of `columns.len() / n` blocks; `columns` holds blocks from
+    /// [`Kernel::pack`] in the order of [`Kernel::block_index`].
     ///
     /// # Panics
     /// If the lengths do not agree.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 const WIDTH: usize = 512;
 
-/// Numbers from −1 to 1, other ones for every seed.
+/// Pseudo-random numbers from −1 to 1.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
@@ -35,7 +35,7 @@ fn encoded(ty: GgmlType, weights: &[f32], width: usize) -> Vec<u8> {
     bytes
 }
 
-/// The kernels of this CPU, of every instruction set; a visible word if there are none.
+/// The kernels of this CPU, for every instruction set; says so on standard error if there are none.
 #[allow(clippy::print_stderr)]
 fn kernels(width: usize) -> Vec<Kernel> {
     let kernels: Vec<_> = Kernel::TYPES
@@ -48,13 +48,13 @@ fn kernels(width: usize) -> Vec<Kernel> {
     kernels
 }
 
-/// Columns of rows.
+/// The product of `rows` and the columns `x`, column by column.
 fn product(kernel: Kernel, rows: &[u8], x: &[f32], width: usize) -> Vec<Vec<f32>> {
     let mut blocks = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
     let n = x.len() / width;
     for (i, numbers) in x.as_chunks().0.iter().enumerate() {
         let (column, block, count) = (i * BLOCK / width, i % (width / BLOCK), width / BLOCK);
-        blocks[Kernel::place(column, block, n, count)] = kernel.pack(numbers);
+        blocks[Kernel::block_index(column, block, n, count)] = kernel.pack(numbers);
     }
     let mut columns = vec![vec![]; n];
     kernel.multiply(rows, &blocks, n, &mut |column, row, values| {
@@ -84,8 +84,8 @@ fn by_ggml(ty: GgmlType, row: &[u8], x: &[f32]) -> f32 {
     product
 }
 
-/// How far ggml's products may be from ours, over the lengths of the vectors: its scales of 32
-/// activations have 16 bits, ours 32.
+/// How far ggml's products may differ from ours, relative to the product of the vectors' norms.
+/// ggml's scales of 32 activations have 16 bits, ours 32.
 fn tolerance(ty: GgmlType) -> f32 {
     match ty {
         GgmlType::Q4_0 | GgmlType::Q8_0 => 2e-4,
@@ -93,7 +93,7 @@ fn tolerance(ty: GgmlType) -> f32 {
     }
 }
 
-/// What to measure errors by: the length of both vectors.
+/// The Euclidean norm. Errors are measured relative to the product of both vectors' norms.
 fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
@@ -172,7 +172,7 @@ fn other_types_and_widths_have_no_kernel() {
 }
 
 proptest! {
-    /// Whatever bytes a file holds, there is a result, and ggml's if it is a number.
+    /// Arbitrary bytes give a result, which agrees with ggml's if the weights are finite.
     #[test]
     fn any_bytes_are_multiplied(seed: u64, ty in 0..Kernel::TYPES.len()) {
         let ty = Kernel::TYPES[ty];

@@ -1,43 +1,50 @@
-//! The loops over rows, columns and blocks, the same for every instruction set.
+//! The loops over rows, columns and blocks, shared by all instruction sets.
 
-use super::columns::{Block, tile as tile_of};
-use super::formats::{UNPACKED, UNPACKED_CENTRED, is_centred};
+use super::columns::{Block, tile_width};
+use super::formats::{UNPACKED, UNPACKED_WITH_ZERO_POINT, has_zero_point};
 use super::{ROWS, Sink, block_bytes};
 use bytemuck::Pod;
 use std::array;
 
-/// Bytes of activations that are worked on together: they stay in the first cache.
-const NEAR: usize = 20 << 10;
+/// Bytes of activations that are multiplied with all rows of a tile before the next part, so that
+/// they stay in the L1 cache.
+const ACTIVATION_BYTES: usize = 20 << 10;
 
-/// Bytes between what is used and what is fetched, where weights are read from front to back.
-const AHEAD: usize = 2 << 10;
+/// Distance in bytes between the weights in use and the weights being prefetched, where weights are
+/// read sequentially.
+const PREFETCH_DISTANCE: usize = 2 << 10;
 
-/// What an instruction set does with a block. A value is a token: the CPU has the instructions.
+/// The operations on a block that each instruction set implements. A value of an implementing type
+/// exists only if the CPU has the instructions.
 pub(super) trait Simd: Copy {
-    /// 256 weights taken unpacked.
+    /// 256 unpacked weights.
     type Weights: Pod;
-    /// Sums of products, still spread over lanes.
+    /// A sum of products that is still distributed over the lanes of a vector.
     type Sum: Copy;
 
-    /// Columns from which on two rows at a time are faster than one after the other.
-    const SHARE: usize;
+    /// The number of columns from which multiplying two rows at a time is faster than one row after
+    /// the other.
+    const TWO_ROWS_FROM: usize;
 
     fn zero(self) -> Self::Sum;
     /// Unpacks a block of type `T`.
     fn unpack<const T: u32>(self, block: &[u8]) -> Self::Weights;
-    /// Adds to the sum of every row and column 256 products of weights of type `T`.
+    /// For every row and column, accumulates the products of 256 weights of type `T` and 256
+    /// activations.
     fn add_products<const T: u32, const R: usize, const C: usize>(
         self,
         weights: &[Self::Weights; R],
         x: &[Block; C],
         sums: &mut [[Self::Sum; C]; R],
     );
+    /// Adds up the lanes of a sum.
     fn total(self, sum: Self::Sum) -> f32;
-    /// Fetches what will be read next, or soon; nothing happens if there is nothing.
-    fn prefetch(self, address: *const u8, next: bool);
+    /// Prefetches a cache line: into L1 if it is used next, otherwise into L2. An address outside
+    /// mapped memory is ignored.
+    fn prefetch(self, address: *const u8, used_next: bool);
 }
 
-/// Bytes of 256 weights of a type.
+/// The size in bytes of 256 weights of type `ty`.
 const fn size<S: Simd>(ty: u32) -> usize {
     match is_unpacked(ty) {
         true => size_of::<S::Weights>(),
@@ -45,21 +52,21 @@ const fn size<S: Simd>(ty: u32) -> usize {
     }
 }
 
-/// Returns whether weights of this type are already unpacked.
+/// Returns whether weights of type `ty` are already unpacked.
 const fn is_unpacked(ty: u32) -> bool {
-    matches!(ty, UNPACKED | UNPACKED_CENTRED)
+    matches!(ty, UNPACKED | UNPACKED_WITH_ZERO_POINT)
 }
 
-/// What is fetched from memory while a block is multiplied.
+/// Which weights are prefetched while a block is multiplied.
 #[derive(Clone, Copy)]
-struct Ahead {
-    /// How far behind that block it lies.
-    bytes: usize,
-    /// It is used before much else.
-    next: bool,
+struct Prefetch {
+    /// Their distance in bytes from that block.
+    distance: usize,
+    /// Whether they are used next, so that they belong into the L1 cache.
+    used_next: bool,
 }
 
-/// See [`super::Kernel::multiply`]; `T` is the type of the weights.
+/// Implements [`super::Kernel::multiply`]; `T` is the type of the weights.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const T: u32>(
     s: S,
@@ -69,40 +76,46 @@ pub(super) fn multiply<S: Simd, const T: u32>(
     sink: &mut Sink<'_>,
 ) {
     let blocks = x.len() / n;
-    let tile = tile_of(n);
+    let tile = tile_width(n);
     if n == tile {
         for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
-            few::<S, T>(s, rows, x, n, &mut |c, rows| sink(c, i * ROWS, rows));
+            multiply_tile::<S, T>(s, rows, x, n, &mut |c, rows| sink(c, i * ROWS, rows));
         }
         return;
     }
-    // Unpacked once, then multiplied with a few columns at a time.
+    // More than one tile: unpack the rows once, then multiply them with one tile after the other.
     let unpacked_size = size::<S>(UNPACKED);
     let mut unpacked = vec![0u8; ROWS * blocks * unpacked_size];
     for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
-        let ahead = Ahead {
-            bytes: rows.len(),
-            next: false,
+        let prefetch = Prefetch {
+            distance: rows.len(),
+            used_next: false,
         };
         let unpacked = &mut unpacked[..rows.len() / size::<S>(T) * unpacked_size];
         let weights = unpacked.chunks_exact_mut(unpacked_size);
         for (weights, block) in weights.zip(rows.chunks_exact(size::<S>(T))) {
-            prefetch::<S, T>(s, block, ahead);
+            prefetch_block::<S, T>(s, block, prefetch);
             weights.copy_from_slice(bytemuck::bytes_of(&s.unpack::<T>(block)));
         }
         for (j, x) in x.chunks(tile * blocks).enumerate() {
             let sink = &mut |c: usize, rows: &[f32]| sink(j * tile + c, i * ROWS, rows);
-            match is_centred(T) {
-                true => few::<S, UNPACKED_CENTRED>(s, unpacked, x, x.len() / blocks, sink),
-                false => few::<S, UNPACKED>(s, unpacked, x, x.len() / blocks, sink),
+            match has_zero_point(T) {
+                true => multiply_tile::<S, UNPACKED_WITH_ZERO_POINT>(
+                    s,
+                    unpacked,
+                    x,
+                    x.len() / blocks,
+                    sink,
+                ),
+                false => multiply_tile::<S, UNPACKED>(s, unpacked, x, x.len() / blocks, sink),
             }
         }
     }
 }
 
-/// Up to [`ROWS`] rows times up to [`tile_of`] columns.
+/// Multiplies up to [`ROWS`] rows with the `n` columns of one tile.
 #[inline(always)]
-fn few<S: Simd, const T: u32>(
+fn multiply_tile<S: Simd, const T: u32>(
     s: S,
     rows: &[u8],
     x: &[Block],
@@ -110,53 +123,56 @@ fn few<S: Simd, const T: u32>(
     sink: &mut dyn FnMut(usize, &[f32]),
 ) {
     match n {
-        1 => tile::<S, T, 1>(s, rows, x, sink),
-        2 => tile::<S, T, 2>(s, rows, x, sink),
-        3 => tile::<S, T, 3>(s, rows, x, sink),
-        4 => tile::<S, T, 4>(s, rows, x, sink),
-        5 => tile::<S, T, 5>(s, rows, x, sink),
-        6 => tile::<S, T, 6>(s, rows, x, sink),
-        7 => tile::<S, T, 7>(s, rows, x, sink),
-        _ => tile::<S, T, 8>(s, rows, x, sink),
+        1 => multiply_tile_of_width::<S, T, 1>(s, rows, x, sink),
+        2 => multiply_tile_of_width::<S, T, 2>(s, rows, x, sink),
+        3 => multiply_tile_of_width::<S, T, 3>(s, rows, x, sink),
+        4 => multiply_tile_of_width::<S, T, 4>(s, rows, x, sink),
+        5 => multiply_tile_of_width::<S, T, 5>(s, rows, x, sink),
+        6 => multiply_tile_of_width::<S, T, 6>(s, rows, x, sink),
+        7 => multiply_tile_of_width::<S, T, 7>(s, rows, x, sink),
+        _ => multiply_tile_of_width::<S, T, 8>(s, rows, x, sink),
     }
 }
 
+/// [`multiply_tile`] for a number of columns that is known at compile time.
 #[inline(always)]
-fn tile<S: Simd, const T: u32, const C: usize>(
+fn multiply_tile_of_width<S: Simd, const T: u32, const C: usize>(
     s: S,
     rows: &[u8],
     x: &[Block],
     sink: &mut dyn FnMut(usize, &[f32]),
 ) {
     let (x, _) = x.as_chunks::<C>();
-    let near = NEAR / size_of::<[Block; C]>();
+    let part_len = ACTIVATION_BYTES / size_of::<[Block; C]>();
     let row_bytes = x.len() * size::<S>(T);
-    let ahead = Ahead {
-        bytes: match C {
-            // The same place of the rows after all of these, or of those after the next two.
-            _ if x.len() > near => rows.len(),
-            _ if C >= S::SHARE => 2 * row_bytes,
-            _ => AHEAD,
+    let prefetch = Prefetch {
+        distance: match C {
+            // Where the activations are split into parts, the rows after all of these come next to
+            // this position; where two rows are multiplied at a time, the rows after the next two
+            // do.
+            _ if x.len() > part_len => rows.len(),
+            _ if C >= S::TWO_ROWS_FROM => 2 * row_bytes,
+            _ => PREFETCH_DISTANCE,
         },
-        next: x.len() <= near,
+        used_next: x.len() <= part_len,
     };
-    // Unpacking needs registers, too.
-    let shared = C >= S::SHARE || S::SHARE < usize::MAX && is_unpacked(T) && C > 1;
+    // Weights that are already unpacked leave registers free for a second row.
+    let shared = C >= S::TWO_ROWS_FROM || S::TWO_ROWS_FROM < usize::MAX && is_unpacked(T) && C > 1;
     let mut sums = [[s.zero(); C]; ROWS];
-    for (i, part) in x.chunks(near).enumerate() {
-        let start = i * near * size::<S>(T);
+    for (i, part) in x.chunks(part_len).enumerate() {
+        let start = i * part_len * size::<S>(T);
         let (pairs, _) = sums.as_chunks_mut::<2>();
         for (rows, sums) in rows.chunks(2 * row_bytes).zip(pairs) {
             let (first, second) = rows.split_at(row_bytes);
             let first = &first[start..];
             if shared && !second.is_empty() {
-                some::<S, T, 2, C>(s, [first, &second[start..]], part, ahead, sums);
+                accumulate::<S, T, 2, C>(s, [first, &second[start..]], part, prefetch, sums);
                 continue;
             }
-            some::<S, T, 1, C>(s, [first], part, ahead, array::from_mut(&mut sums[0]));
+            accumulate::<S, T, 1, C>(s, [first], part, prefetch, array::from_mut(&mut sums[0]));
             if !second.is_empty() {
                 let second = [&second[start..]];
-                some::<S, T, 1, C>(s, second, part, ahead, array::from_mut(&mut sums[1]));
+                accumulate::<S, T, 1, C>(s, second, part, prefetch, array::from_mut(&mut sums[1]));
             }
         }
     }
@@ -170,14 +186,15 @@ fn tile<S: Simd, const T: u32, const C: usize>(
     }
 }
 
-/// `R` rows, which share the reading of activations, times `C` columns, from where `rows` and `x`
-/// begin to where `x` ends.
+/// Accumulates the products of `R` rows and `C` columns over the blocks of `x`. The rows start at
+/// the block that `x` starts at and may be longer. Each block of activations is read once for all
+/// `R` rows.
 #[inline(always)]
-fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
+fn accumulate<S: Simd, const T: u32, const R: usize, const C: usize>(
     s: S,
     rows: [&[u8]; R],
     x: &[[Block; C]],
-    ahead: Ahead,
+    prefetch: Prefetch,
     sums: &mut [[S::Sum; C]; R],
 ) {
     let mut sum = *sums;
@@ -186,7 +203,7 @@ fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
         let mut weights: [S::Weights; R] = [bytemuck::Zeroable::zeroed(); R];
         for r in 0..R {
             let block = blocks[r].next().expect("as many as of activations");
-            prefetch::<S, T>(s, block, ahead);
+            prefetch_block::<S, T>(s, block, prefetch);
             weights[r] = s.unpack::<T>(block);
         }
         s.add_products::<T, R, C>(&weights, x, &mut sum);
@@ -194,14 +211,15 @@ fn some<S: Simd, const T: u32, const R: usize, const C: usize>(
     *sums = sum;
 }
 
-/// Fetches a block that lies `ahead` bytes behind another.
+/// Prefetches the block at `prefetch.distance` bytes after `block`, unless the weights are already
+/// unpacked.
 #[inline(always)]
-fn prefetch<S: Simd, const T: u32>(s: S, block: &[u8], ahead: Ahead) {
+fn prefetch_block<S: Simd, const T: u32>(s: S, block: &[u8], prefetch: Prefetch) {
     if is_unpacked(T) {
         return;
     }
-    let address = block.as_ptr().wrapping_add(ahead.bytes);
+    let address = block.as_ptr().wrapping_add(prefetch.distance);
     for line in 0..size::<S>(T).div_ceil(64) {
-        s.prefetch(address.wrapping_add(64 * line), ahead.next);
+        s.prefetch(address.wrapping_add(64 * line), prefetch.used_next);
     }
 }

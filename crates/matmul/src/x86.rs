@@ -1,17 +1,18 @@
-//! What the instruction sets of x86 share.
+//! Helpers shared by the x86 instruction sets.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
-/// Methods of a token, of whose instruction set the CPU has all, whose bodies are intrinsics.
+/// Defines methods whose bodies are intrinsics, on a type whose values exist only if the CPU has
+/// the instructions.
 macro_rules! by_intrinsics {
     ($($(#[$meta:meta])*
         fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$meta])*
         #[inline(always)]
         fn $name$(<$(const $n: $nty),+>)?($self $(, $arg: $ty)*) $(-> $out)? {
-            // SAFETY: `self` is a token: the CPU has the instructions.
+            // SAFETY: a value of this type exists only if the CPU has the instructions.
             #[allow(unused_unsafe)]
             unsafe { $body }
         }
@@ -19,18 +20,21 @@ macro_rules! by_intrinsics {
 }
 pub(super) use by_intrinsics;
 
-/// So many bytes of a block, whose size is known.
+/// The `N` bytes of a block from `start` on.
+///
+/// # Panics
+/// If the block is shorter.
 #[inline(always)]
 pub(super) fn at<const N: usize>(block: &[u8], start: usize) -> &[u8; N] {
     block[start..].first_chunk().expect("it is that long")
 }
 
-/// Fetches what will be read next, or soon.
+/// Prefetches a cache line, into L1 if it is used next, otherwise into L2.
 #[inline(always)]
-pub(super) fn prefetch(address: *const u8, next: bool) {
-    // SAFETY: nothing happens if there is nothing; every x86-64 has the instruction.
+pub(super) fn prefetch(address: *const u8, used_next: bool) {
+    // SAFETY: prefetching an invalid address has no effect; every x86-64 has the instruction.
     unsafe {
-        if next {
+        if used_next {
             _mm_prefetch::<_MM_HINT_NTA>(address.cast());
         } else {
             _mm_prefetch::<_MM_HINT_T1>(address.cast());
@@ -38,7 +42,7 @@ pub(super) fn prefetch(address: *const u8, next: bool) {
     }
 }
 
-/// A number of 16 bits.
+/// Converts a 16-bit float.
 #[inline]
 #[target_feature(enable = "f16c")]
 pub(super) fn half(bytes: [u8; 2]) -> f32 {
@@ -46,12 +50,14 @@ pub(super) fn half(bytes: [u8; 2]) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 }
 
-/// The eight scales of `Q4_K` and `Q5_K`, then the eight minima, 6 bits each, from the head of the
-/// block: the units of both in 16 bits, then 12 bytes of them.
+/// Unpacks the eight scales, then the eight minima of a `Q4_K` or `Q5_K` block, 6 bits each, from
+/// the first 16 bytes of the block: its two 16-bit float scales, then 12 bytes of packed scales and
+/// minima.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn k_scales(head: __m128i) -> __m128i {
-    // Whole bytes, then four low bits here and two high bits there.
+    // Scales and minima 0–3 are the low six bits of a byte. Scales and minima 4–7 have their four
+    // low bits in the last four bytes, and their two high bits in the top bits of the others.
     let low = _mm_srlv_epi32(
         _mm_shuffle_epi32::<0b11_11_11_11>(head),
         _mm_setr_epi32(0, 0, 0, 4),

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`next::next`] | room for the prompt and what is tried after it |
 //! | [`score::score`] | room for a window of text |
+//! | [`live::Texts::read`] | [`live::settings`] |
 //! | [`lens::lens`] | [`lens::settings`] |
 //! | [`attention::attention`] | [`attention::settings`] |
 //! | [`compare::compare`] | [`compare::settings`], one session for each model |
@@ -34,6 +35,7 @@ pub mod compare;
 mod error;
 pub mod html;
 pub mod lens;
+pub mod live;
 pub mod math;
 pub mod next;
 mod pieces;

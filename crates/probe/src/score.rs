@@ -107,7 +107,19 @@ pub struct Scored {
 }
 
 /// What a pass tells of a token: its log-probability, its rank, and what was likelier than it.
-type Judged = (f64, usize, Option<Choice>);
+pub(super) type Judged = (f64, usize, Option<Choice>);
+
+/// What a row of logits tells of the token that stands there.
+pub(super) fn judge(vocab: &Vocab, logits: &[f32], id: Token) -> Judged {
+    let distribution = Distribution::new(logits);
+    let best = distribution.best();
+    let instead = || Choice::new(vocab, &distribution, best);
+    (
+        distribution.logprob(id),
+        distribution.rank(id),
+        (best != id).then(instead),
+    )
+}
 
 impl Scored {
     /// Its surprisal in bits.
@@ -162,15 +174,7 @@ pub fn score(
     let mut complete = true;
     for window in windows.over(n) {
         let result = window.feed(session, ids, &mut |target, logits| {
-            let distribution = Distribution::new(logits);
-            let id = ids[target];
-            let best = distribution.best();
-            let instead = || Choice::new(model.vocab(), &distribution, best);
-            scores[target] = Some((
-                distribution.logprob(id),
-                distribution.rank(id),
-                (best != id).then(instead),
-            ));
+            scores[target] = Some(judge(model.vocab(), logits, ids[target]));
             on_progress(target + 1);
         });
         match result {
@@ -184,7 +188,7 @@ pub fn score(
     Ok(summary(session, text, scores, windows, complete))
 }
 
-fn summary(
+pub(super) fn summary(
     session: &Session,
     text: &Prompt,
     scores: Vec<Option<Judged>>,

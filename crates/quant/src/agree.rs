@@ -1,12 +1,12 @@
-//! Are our encoders ggml's here?
+//! Compares this crate's encoders with ggml's on the machine that the program runs on.
 
 use super::{Encoder, Error, Isa, SourceType, row_bytes};
 use modelve_gguf::GgmlType;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Does our encoder to `ty` give ggml's bytes on a few fixed rows? Asked once per type and
-/// process; `tracing` hears the answer.
+/// Returns whether this crate's encoder to `ty` gives the same bytes as ggml's on a few fixed rows.
+/// The comparison runs once per type, instruction set and process, and logs its result.
 pub(super) fn with_ggml(ty: GgmlType, isa: Isa) -> bool {
     static KNOWN: Mutex<Option<HashMap<(GgmlType, Isa), bool>>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -18,16 +18,17 @@ pub(super) fn with_ggml(ty: GgmlType, isa: Isa) -> bool {
                 Encoder::with_isa(ty, isa).and_then(|ours| Ok((ours, Encoder::by_ggml(ty)?)));
             let same = both.is_ok_and(|(ours, ggml)| agree(ours, ggml).unwrap_or(false));
             if same {
-                tracing::info!("{ty}: encoded by {isa} code, with the bytes of ggml's encoder");
+                tracing::info!("{ty}: encoded by {isa} code, with the same bytes as by ggml");
             } else {
-                tracing::warn!("{ty}: encoded by ggml; on this machine the {isa} code differs");
+                tracing::warn!("{ty}: encoded by ggml; here the {isa} code gives other bytes");
             }
             same
         })
 }
 
-/// Encodes 64 rows of 512 weights both ways. Rounding decides levels in most blocks of such
-/// weights: of blocks encoded with fused operations one to six in a hundred come out different.
+/// Returns whether both encoders give the same bytes for 64 rows of 512 weights, with and without
+/// an importance matrix. Rounding errors decide levels in many blocks of such weights: if ggml uses
+/// fused multiply-adds, one to six blocks in a hundred differ.
 fn agree(mut ours: Encoder, mut ggml: Encoder) -> Result<bool, Error> {
     const COLUMNS: usize = 512;
     const ROWS: usize = 64;
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn notices_other_bytes() {
-        // Two types whose blocks are of one size.
+        // Q4_0 and IQ4_NL have blocks of the same size.
         let ours = || Encoder::with_isa(GgmlType::Q4_0, Isa::detect()).unwrap();
         let ggml = |ty| Encoder::by_ggml(ty).unwrap();
         if cfg!(target_arch = "x86_64") {

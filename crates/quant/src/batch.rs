@@ -1,42 +1,44 @@
-//! What the encoders of block formats work on: a batch of widened weights and scratch for it.
+//! The input and scratch memory of the block formats' encoders: a batch of weights as f32.
 
 use super::float16::{f16_to_f32, f32_to_f16};
 use super::lanes::{Simd, Task};
 use std::marker::PhantomData;
 
-/// Weights in a batch: 16 super-blocks, so that per-super-block work fills 16 lanes too; 16 KiB
-/// of f32, so that a batch stays in the first-level cache.
+/// The number of weights in a batch: 16 super-blocks, so that work with one super-block per lane
+/// fills 16 lanes, too; 16 KiB as f32, so that a batch stays in the L1 cache.
 pub(super) const BATCH: usize = 4096;
-/// Weights of a super-block, the unit of the K formats (ggml's `QK_K`).
+/// The number of weights in a super-block, the block of the K formats (ggml's `QK_K`).
 pub(super) const SUPER: usize = 256;
-/// Weights of a block of the older formats.
+/// The number of weights in a block of the formats without super-blocks.
 pub(super) const BLOCK: usize = 32;
-/// Most sub-blocks in a batch: 16 weights each.
+/// Maximum number of sub-blocks in a batch; the smallest have 16 weights.
 pub(super) const SUBS: usize = BATCH / 16;
 
-/// Consecutive weights, row after row: whole blocks, zeros after them.
+/// Consecutive weights, row after row: whole blocks, then zeros.
 pub(super) struct Batch<'a> {
     /// The weights.
     pub(super) x: &'a [f32; BATCH],
-    /// Their importances, where there is an importance matrix.
+    /// The importance of each weight, if there is an importance matrix.
     pub(super) importance: Option<&'a [f32; BATCH]>,
-    /// Mean square of the row that each group of 32 weights belongs to. Set for
-    /// [`Weighing::ByRow`] with an importance matrix.
+    /// For each block of 32 weights, the mean square of its row. Valid only for
+    /// [`ImatrixUse::WithRowSquares`] with an importance matrix.
     pub(super) row_square: &'a [f32; BATCH / BLOCK],
-    /// Weights in use.
+    /// The number of weights in use.
     pub(super) len: usize,
 }
 
-/// Results of the fits, by sub-block (or by 32-weight block), and levels.
+/// The results of the fits of a batch, indexed by sub-block, or by block of 32 weights for formats
+/// without sub-blocks. [`super::fit::Affine`] explains the first four.
 pub(super) struct Scratch {
     pub(super) scale: [f32; SUBS],
     pub(super) base: [f32; SUBS],
     pub(super) rate: [f32; SUBS],
     pub(super) from: [f32; SUBS],
+    /// The sum of the weights in the error of each sub-block.
     pub(super) weight: [f32; SUBS],
-    /// Quantized scales and offsets of the sub-blocks.
+    /// The quantized scales, then the quantized offsets of the sub-blocks.
     pub(super) codes: [[u8; SUBS]; 2],
-    /// Scale and offset of each super-block.
+    /// For each super-block, the scale of its scales (`d`), then of its offsets (`dmin`).
     pub(super) whole: [[f32; BATCH / SUPER]; 2],
 }
 
@@ -54,8 +56,8 @@ impl Scratch {
     }
 }
 
-/// Adds the squares of `columns` weights of each of the first rows of `x`, which lie `SUPER`
-/// apart, to `sums`: one row per lane, in the order of the weights.
+/// Adds the squares of the first `columns` weights of each row of `x` to `sums`. Rows start every
+/// `SUPER` weights; there is one row per lane, summed in the order of the weights.
 pub(super) struct AddSquares<'a> {
     pub(super) x: &'a [f32; BATCH],
     pub(super) columns: usize,
@@ -82,27 +84,27 @@ impl Task for AddSquares<'_> {
     }
 }
 
-/// What an importance matrix makes a format's search need, beside the importances.
+/// How a format uses an importance matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weighing {
-    /// Not even them: nothing is searched.
+pub(super) enum ImatrixUse {
+    /// Not at all, because the format has no search.
     Ignored,
-    /// Nothing.
-    Alone,
-    /// [`Batch::row_square`].
-    ByRow,
+    /// The search needs the importances only.
+    Importances,
+    /// The search also needs [`Batch::row_square`].
+    WithRowSquares,
 }
 
 /// The encoder of one block format.
 pub(super) trait Format {
-    /// What an importance matrix asks for.
-    const WEIGHING: Weighing = Weighing::Alone;
+    /// How the format uses an importance matrix.
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::Importances;
 
-    /// Encodes the batch's blocks to `out`, which holds exactly them.
+    /// Encodes the batch to `out`, which is exactly as long as the blocks.
     fn encode<S: Simd>(simd: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]);
 }
 
-/// [`Format::encode`] as work for an instruction set.
+/// [`Format::encode`] as a [`Task`], to be run with an instruction set.
 pub(super) struct Encode<'a, T> {
     pub(super) batch: Batch<'a>,
     pub(super) scratch: &'a mut Scratch,
@@ -119,7 +121,7 @@ impl<T: Format> Task for Encode<'_, T> {
     }
 }
 
-/// Stores `x` as f16, little-endian, and hands back what was stored.
+/// Stores `x` as a little-endian f16 and returns the stored value.
 #[inline(always)]
 pub(super) fn put_f16(to: &mut [u8], x: f32) -> f32 {
     let h = f32_to_f16(x);
@@ -127,7 +129,7 @@ pub(super) fn put_f16(to: &mut [u8], x: f32) -> f32 {
     f16_to_f32(h)
 }
 
-/// The f16 of each, as bits.
+/// Converts each number to the bits of an f16.
 #[inline(always)]
 pub(super) fn to_f16(x: &[f32; SUBS]) -> [u16; SUBS] {
     let mut halves = [0; SUBS];
@@ -137,7 +139,7 @@ pub(super) fn to_f16(x: &[f32; SUBS]) -> [u16; SUBS] {
     halves
 }
 
-/// Sum of the squares of each run of `SUPER` weights, in order.
+/// The sum of the squares of each super-block's weights, in the order of the weights.
 #[inline(always)]
 pub(super) fn super_sums<S: Simd>(s: S, batch: &Batch<'_>) -> [f32; BATCH / SUPER] {
     let mut sums = [0.0; BATCH / SUPER];
@@ -150,13 +152,14 @@ pub(super) fn super_sums<S: Simd>(s: S, batch: &Batch<'_>) -> [f32; BATCH / SUPE
     sums
 }
 
-/// Mean square of each run of `SUPER` weights, summed in order, times `factor`.
+/// The mean square of each super-block's weights, summed in their order, times `factor`.
 #[inline(always)]
 pub(super) fn super_squares<S: Simd>(s: S, batch: &Batch<'_>, factor: f32) -> [f32; BATCH / SUPER] {
     super_sums(s, batch).map(|sum| factor * sum / SUPER as f32)
 }
 
-/// Of each lane's super-block the value, for sub-blocks of `n` weights from `group` on.
+/// For lanes that hold sub-blocks of `n` weights from sub-block `group` on, the value of each
+/// lane's super-block.
 #[inline(always)]
 pub(super) fn by_lane<S: Simd>(
     s: S,
@@ -171,10 +174,10 @@ pub(super) fn by_lane<S: Simd>(
     s.load(&lanes)
 }
 
-/// Weights of the errors of x, to `w`: importance · √(σ² + x²), the importances of sub-blocks of
-/// `N` weights, one per lane, from the start of `importance` on.
+/// Sets `w` to the weights of the errors of x: importance · √(σ² + x²). `importance` starts with
+/// the importances of the sub-blocks of `N` weights that the lanes hold.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, const N: usize>(
+pub(super) fn error_weights<S: Simd, const N: usize>(
     s: S,
     importance: &[f32],
     sigma2: S::F,
@@ -187,13 +190,13 @@ pub(super) fn weigh<S: Simd, const N: usize>(
     }
 }
 
-/// 1/d, or 0 where d is 0.
+/// Returns 1/d, or 0 where d is 0.
 #[inline(always)]
 pub(super) fn reciprocal<S: Simd>(s: S, d: S::F) -> S::F {
     s.select(s.ne(d, s.splat(0.0)), s.splat(1.0) / d, s.splat(0.0))
 }
 
-/// Lane `j` of `to[i]` is `from[j * N + i]`, for N that need not fill a tile.
+/// Sets lane `j` of `to[i]` to `from[j * N + i]`. Unlike [`Simd::columns`], it takes any N.
 #[inline(always)]
 pub(super) fn gather<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [S::F; N]) {
     let mut lanes = [0.0; 32];

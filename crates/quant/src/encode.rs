@@ -1,6 +1,7 @@
-//! The encoder: checks once per call, then batches of weights through one kernel.
+//! The encoder: it checks the arguments once per call, then passes batches of weights to one
+//! kernel.
 
-use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, SUPER, Scratch, Weighing};
+use super::batch::{AddSquares, BATCH, BLOCK, Batch, Encode, Format, ImatrixUse, SUPER, Scratch};
 use super::input::{Input, repeat_from};
 use super::lanes::Dispatch;
 use super::narrow::Narrow;
@@ -9,32 +10,34 @@ use super::{k_affine, k_symmetric, legacy, nonlinear};
 use modelve_gguf::GgmlType;
 use std::marker::PhantomData;
 
-/// Encodes rows to one tensor type. It owns its scratch: make one per thread and keep it.
+/// Encodes rows to one tensor type. It owns its scratch memory, so make one per thread and reuse
+/// it.
 pub struct Encoder {
     ty: GgmlType,
-    /// For widening and narrowing, and for the blocks if `own`.
+    /// The instruction set for converting between float types and, if `native`, for the blocks.
     isa: Isa,
-    /// Is there an encoder of our own, and does it agree with ggml here?
-    own: bool,
+    /// Whether this crate's own encoder is used: there is one for the type, and its bytes are
+    /// ggml's on this machine.
+    native: bool,
     x: Box<[f32; BATCH]>,
     importance: Box<[f32; BATCH]>,
     row_square: Box<[f32; BATCH / BLOCK]>,
     scratch: Box<Scratch>,
-    /// Rows as f32 for ggml; mean squares of rows for the older formats' importances.
+    /// Rows as f32 for ggml's encoder; the mean square of each row for [`ImatrixUse::WithRowSquares`].
     rows: Vec<f32>,
-    /// The first weight of the call that no block can hold.
+    /// The index of the first weight of the call that is too large for any block.
     beyond: Option<usize>,
 }
 
-/// An encoder of our own.
+/// An encoder that this crate implements, for one format.
 #[derive(Clone, Copy)]
-struct Own {
+struct NativeEncoder {
     run: fn(Isa, Batch<'_>, &mut Scratch, &mut [u8]),
-    weighing: Weighing,
+    imatrix_use: ImatrixUse,
 }
 
-fn own<T: Format>() -> Own {
-    Own {
+fn native<T: Format>() -> NativeEncoder {
+    NativeEncoder {
         run: |isa, batch, scratch, out| {
             isa.dispatch(Encode::<T> {
                 batch,
@@ -43,54 +46,54 @@ fn own<T: Format>() -> Own {
                 format: PhantomData,
             });
         },
-        weighing: T::WEIGHING,
+        imatrix_use: T::IMATRIX_USE,
     }
 }
 
-/// The formats that we encode ourselves.
-fn own_format(ty: GgmlType) -> Option<Own> {
+/// The encoder for `ty` that this crate implements; `None` for formats that only ggml encodes.
+fn native_encoder(ty: GgmlType) -> Option<NativeEncoder> {
     Some(match ty {
-        GgmlType::Q4_0 => own::<legacy::Q40>(),
-        GgmlType::Q4_1 => own::<legacy::Q41>(),
-        GgmlType::Q5_0 => own::<legacy::Q50>(),
-        GgmlType::Q5_1 => own::<legacy::Q51>(),
-        GgmlType::Q8_0 => own::<legacy::Q80>(),
-        GgmlType::Q2_K => own::<k_affine::Q2K>(),
-        GgmlType::Q3_K => own::<k_symmetric::Q3K>(),
-        GgmlType::Q4_K => own::<k_affine::Q4K>(),
-        GgmlType::Q5_K => own::<k_affine::Q5K>(),
-        GgmlType::Q6_K => own::<k_symmetric::Q6K>(),
-        GgmlType::IQ4_NL => own::<nonlinear::Iq4Nl>(),
-        GgmlType::IQ4_XS => own::<nonlinear::Iq4Xs>(),
+        GgmlType::Q4_0 => native::<legacy::Q40>(),
+        GgmlType::Q4_1 => native::<legacy::Q41>(),
+        GgmlType::Q5_0 => native::<legacy::Q50>(),
+        GgmlType::Q5_1 => native::<legacy::Q51>(),
+        GgmlType::Q8_0 => native::<legacy::Q80>(),
+        GgmlType::Q2_K => native::<k_affine::Q2K>(),
+        GgmlType::Q3_K => native::<k_symmetric::Q3K>(),
+        GgmlType::Q4_K => native::<k_affine::Q4K>(),
+        GgmlType::Q5_K => native::<k_affine::Q5K>(),
+        GgmlType::Q6_K => native::<k_symmetric::Q6K>(),
+        GgmlType::IQ4_NL => native::<nonlinear::Iq4Nl>(),
+        GgmlType::IQ4_XS => native::<nonlinear::Iq4Xs>(),
         _ => return None,
     })
 }
 
-/// The largest f16, times scales of scales of up to 7 bits, times values of up to 8: beyond this no
-/// block holds a weight.
-const MOST_WEIGHT: f32 = 65504.0 * 128.0 * 128.0;
+/// No block can hold a weight of larger magnitude: the largest f16 scale, times a sub-block scale
+/// of at most 128, times a level of at most 128.
+const MAX_WEIGHT: f32 = 65504.0 * 128.0 * 128.0;
 
-/// Do the weights of this type go without blocks?
+/// Returns whether the type stores each weight as a float of its own, without blocks.
 fn is_plain(ty: GgmlType) -> bool {
     [GgmlType::F32, GgmlType::F16, GgmlType::BF16].contains(&ty)
 }
 
 impl Encoder {
-    /// An encoder to `ty` for this CPU ([`Isa::detect`]).
+    /// Makes an encoder to `ty` for this CPU ([`Isa::detect`]).
     ///
-    /// The first for a type compares our encoder with ggml's on a few fixed blocks; where they
-    /// differ, as they may if ggml was compiled to fuse multiplications with additions, ggml's is
-    /// used.
+    /// The first call for a type compares this crate's encoder with ggml's on a few fixed blocks.
+    /// Where they differ, as they may if ggml was compiled to fuse multiplications with additions,
+    /// ggml's encoder is used.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn new(ty: GgmlType) -> Result<Self, Error> {
         let mut encoder = Self::with_isa(ty, Isa::detect())?;
-        encoder.own = encoder.own && agree::with_ggml(ty, encoder.isa);
+        encoder.native = encoder.native && agree::with_ggml(ty, encoder.isa);
         Ok(encoder)
     }
 
-    /// An encoder to `ty` by an instruction set of choice, without the comparison.
+    /// Makes an encoder to `ty` for the given instruction set, without comparing it with ggml's.
     ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::Isa`].
@@ -104,7 +107,7 @@ impl Encoder {
         Ok(Encoder {
             ty,
             isa,
-            own: own_format(ty).is_some(),
+            native: native_encoder(ty).is_some(),
             x: Box::new([0.0; BATCH]),
             importance: Box::new([0.0; BATCH]),
             row_square: Box::new([0.0; BATCH / BLOCK]),
@@ -114,24 +117,24 @@ impl Encoder {
         })
     }
 
-    /// An encoder to `ty` that calls ggml, to compare with.
+    /// Makes an encoder to `ty` that calls ggml's, as the reference in comparisons.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn by_ggml(ty: GgmlType) -> Result<Self, Error> {
         let mut encoder = Self::with_isa(ty, Isa::detect())?;
-        encoder.own = false;
+        encoder.native = false;
         Ok(encoder)
     }
 
-    /// The type encoded to.
+    /// The type that weights are encoded to.
     pub fn ty(&self) -> GgmlType {
         self.ty
     }
 
-    /// What encodes: an instruction set of our own encoders, or `ggml`.
+    /// The name of the implementation: the instruction set if it is this crate's, else `ggml`.
     pub fn kernel(&self) -> &'static str {
-        if self.own || is_plain(self.ty) {
+        if self.native || is_plain(self.ty) {
             self.isa.name()
         } else {
             "ggml"
@@ -140,14 +143,14 @@ impl Encoder {
 
     /// Encodes whole rows of `n_per_row` weights.
     ///
-    /// `src` holds the rows as `source`, little-endian; `dst` is exactly as long as their blocks.
-    /// `imatrix` holds one importance per column. On [`Error::Overflow`] `dst` is written all the
-    /// same for types that have an encoder of ours; after any other error its contents are
-    /// unspecified.
+    /// `src` holds the rows as little-endian `source`; `dst` is exactly as long as their blocks.
+    /// `imatrix` holds one importance per column. On [`Error::Overflow`] `dst` is still written for
+    /// types that this crate encodes; after any other error its contents are unspecified.
     ///
     /// # Errors
-    /// [`Error::RowLength`], [`Error::Length`], [`Error::NeedsImatrix`], [`Error::Importance`],
-    /// [`Error::NonFinite`], [`Error::Overflow`]; the first in the order of the weights.
+    /// [`Error::RowLength`], [`Error::Length`], [`Error::NeedsImatrix`] and [`Error::Importance`]
+    /// for the arguments; [`Error::NonFinite`] and [`Error::Overflow`] for the first weight at
+    /// fault.
     pub fn encode_rows(
         &mut self,
         source: SourceType,
@@ -182,26 +185,27 @@ impl Encoder {
             self.convert(input, dst)
         } else {
             self.beyond = None;
-            match own_format(self.ty).filter(|_| self.own) {
-                Some(own) => self.encode_batches(input, imatrix, dst, own)?,
+            match native_encoder(self.ty).filter(|_| self.native) {
+                Some(native) => self.encode_batches(input, imatrix, dst, native)?,
                 None => self.encode_by_ggml(input, imatrix, dst)?,
             }
             self.check_scales(n_per_row, dst)
         }
     }
 
+    /// Encodes the rows with this crate's encoder.
     fn encode_batches(
         &mut self,
         input: Input<'_>,
         imatrix: Option<&[f32]>,
         dst: &mut [u8],
-        own: Own,
+        native: NativeEncoder,
     ) -> Result<(), Error> {
         let block = self.ty.block_size().unwrap_or(1) as usize;
         let block_bytes = self.ty.block_bytes().unwrap_or(1) as usize;
         let n_per_row = input.n_per_row;
-        let imatrix = imatrix.filter(|_| own.weighing != Weighing::Ignored);
-        let by_row = imatrix.is_some() && own.weighing == Weighing::ByRow;
+        let imatrix = imatrix.filter(|_| native.imatrix_use != ImatrixUse::Ignored);
+        let by_row = imatrix.is_some() && native.imatrix_use == ImatrixUse::WithRowSquares;
         if by_row {
             self.measure_rows(input)?;
         }
@@ -225,13 +229,13 @@ impl Encoder {
                 row_square: &self.row_square,
                 len,
             };
-            (own.run)(self.isa, batch, &mut self.scratch, out);
+            (native.run)(self.isa, batch, &mut self.scratch, out);
             at += len;
         }
         Ok(())
     }
 
-    /// Mean squares of the rows, each summed in order, to `self.rows`.
+    /// Writes the mean square of each row to `self.rows`. Each sum is in the order of the weights.
     fn measure_rows(&mut self, input: Input<'_>) -> Result<(), Error> {
         let (n, rows) = (input.n_per_row, input.rows());
         self.rows.clear();
@@ -258,7 +262,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// To f32, f16 or bf16.
+    /// Converts the rows to f32, f16 or bf16.
     fn convert(&mut self, input: Input<'_>, dst: &mut [u8]) -> Result<(), Error> {
         let bytes = self.ty.block_bytes().unwrap_or(1) as usize;
         let mut overflow = None;
@@ -286,7 +290,7 @@ impl Encoder {
         }
     }
 
-    /// Rows by ggml, as many at a time as make a batch.
+    /// Encodes the rows with ggml's encoder, in groups of rows of about a batch.
     fn encode_by_ggml(
         &mut self,
         input: Input<'_>,
@@ -301,7 +305,7 @@ impl Encoder {
             let at = group * rows * input.n_per_row;
             input.widen(self.isa, at, &mut self.rows)?;
             self.note_range(false, self.rows.len(), at);
-            if own_format(self.ty).is_none() {
+            if native_encoder(self.ty).is_none() {
                 self.check_search(at, input.n_per_row, imatrix)?;
             }
             ggml_ffi::quantize(self.ty, &self.rows, input.n_per_row, imatrix, out)?;
@@ -309,8 +313,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Are the f16 in the header of each block finite? What llama.cpp's `ggml_validate_row_data`
-    /// asks of a row.
+    /// Checks that the f16 scales in the header of each block are finite, as llama.cpp's
+    /// `ggml_validate_row_data` does, and that no weight was too large for its block.
     fn check_scales(&self, n_per_row: usize, blocks: &[u8]) -> Result<(), Error> {
         let Some(info) = self.ty.info() else {
             return Ok(());
@@ -322,7 +326,7 @@ impl Encoder {
             GgmlType::Q6_K => &[208],
             GgmlType::TQ1_0 => &[52],
             GgmlType::TQ2_0 => &[64],
-            // Their scales are no f16, or are spread over the block.
+            // The scales of these types are not f16, or are distributed over the block.
             GgmlType::MXFP4 | GgmlType::NVFP4 | GgmlType::IQ1_M => &[],
             _ => &[0],
         };
@@ -331,7 +335,8 @@ impl Encoder {
         let mut headers = blocks.chunks_exact(info.block_bytes as usize);
         let infinite = headers.position(infinite).map(|block| block * size);
         let beyond = self.beyond.map(|at| self.block_of(at));
-        // A weight that large makes the mean of its row infinite, and so blocks before its own.
+        // So large a weight makes the mean square of its row infinite, and with it the scales of
+        // earlier blocks in the row. Within a row, the weight at fault is reported.
         let row = |at: &usize| at / n_per_row;
         match beyond.into_iter().chain(infinite).min_by_key(row) {
             Some(at) => Err(self.overflow(at, n_per_row)),
@@ -339,34 +344,35 @@ impl Encoder {
         }
     }
 
-    /// Remembers the first weight that no block with scales in f16 can hold; `x` are those from `at`
-    /// on. The searches for a scale sum up powers of weights: so large ones overflow there, and the
-    /// block comes out as zeros that look sound.
-    fn note_range(&mut self, own: bool, len: usize, at: usize) {
-        // Their scales reach as far as f32 does.
+    /// Remembers the first weight that is too large for a block with f16 scales, among the `len`
+    /// weights that start at `at`. The searches for a scale sum up powers of weights, which
+    /// overflow for such weights, and the result would be a block of zeros that passes for valid.
+    fn note_range(&mut self, native: bool, len: usize, at: usize) {
+        // The scales of these types have the range of f32.
         if self.beyond.is_some() || matches!(self.ty, GgmlType::MXFP4 | GgmlType::NVFP4) {
             return;
         }
-        let x = match own {
+        let x = match native {
             true => &self.x[..len],
             false => &self.rows[..len],
         };
-        // A search for the largest is made of vectors, one for a position is not.
-        if x.iter().fold(0.0f32, |most, x| most.max(x.abs())) > MOST_WEIGHT {
-            let bad = x.iter().position(|x| x.abs() > MOST_WEIGHT);
+        // The compiler vectorizes the search for the maximum, but not that for a position.
+        if x.iter().fold(0.0f32, |most, x| most.max(x.abs())) > MAX_WEIGHT {
+            let bad = x.iter().position(|x| x.abs() > MAX_WEIGHT);
             self.beyond = bad.map(|bad| at + bad);
         }
     }
 
-    /// Refuses rows on which the searches that only ggml has would overflow: those that look for
-    /// points of a grid end the process then. They sum up cubes of weights times importances.
+    /// Rejects rows on which ggml's searches would overflow, for formats that only ggml encodes.
+    /// They sum up cubes of weights times importances, and those that look for grid points abort
+    /// the process on an overflow.
     fn check_search(
         &self,
         at: usize,
         n_per_row: usize,
         imatrix: Option<&[f32]>,
     ) -> Result<(), Error> {
-        const MOST: f64 = 1e30;
+        const MAX_CUBE: f64 = 1e30;
         if let Some(beyond) = self.beyond {
             return Err(self.overflow(self.block_of(beyond), n_per_row));
         }
@@ -375,7 +381,7 @@ impl Encoder {
             .flatten()
             .fold(1.0, |most, &x| x.max(most));
         let largest = self.rows.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        if f64::from(largest).powi(3) * f64::from(importance) <= MOST {
+        if f64::from(largest).powi(3) * f64::from(importance) <= MAX_CUBE {
             return Ok(());
         }
         let bad = self
@@ -386,7 +392,7 @@ impl Encoder {
         Err(self.overflow(self.block_of(at + bad), n_per_row))
     }
 
-    /// Where the block begins that holds a weight.
+    /// The index of the first weight of the block that holds weight `at`.
     fn block_of(&self, at: usize) -> usize {
         let size = self.ty.block_size().unwrap_or(1) as usize;
         at / size * size
@@ -416,7 +422,7 @@ mod tests {
         }
         for info in GgmlType::all()
             .iter()
-            .filter(|info| own_format(info.ty).is_some())
+            .filter(|info| native_encoder(info.ty).is_some())
         {
             let encoder = Encoder::new(info.ty).unwrap();
             assert_eq!(encoder.kernel(), Isa::detect().name(), "{}", info.name);

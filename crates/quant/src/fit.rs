@@ -1,47 +1,49 @@
-//! The searches behind the block formats, one independent fit per lane.
+//! The searches for scales and offsets behind the block formats, one independent fit per lane.
 //!
-//! Each is a grid over one parameter with a closed-form least-squares step at every grid point.
-//! They follow llama.cpp's `ggml-quants.c` (named at each function) in the order of operations,
-//! so that a lane ends with the same bits; what is stored of a fit is enough to recompute the
-//! levels it chose.
+//! Most are a grid search over one parameter with a closed-form least-squares step at every grid
+//! point. They follow llama.cpp's `ggml-quants.c` (the function is named at each) in the order of
+//! operations, so that each lane ends with the same bits. What is stored of a fit is enough to
+//! recompute the levels that it chose.
 
 use super::lanes::{NEAREST_MAX, ROUNDER, Simd};
 
-/// Below this a group of weights counts as zero (ggml's `GROUP_MAX_EPS`).
+/// A group of weights whose largest magnitude is below this is treated as all zero (ggml's
+/// `GROUP_MAX_EPS`).
 pub(super) const ALL_ZERO: f32 = 1e-15;
 
-/// The grid of [`affine`].
+/// The grid of [`affine`]: the numbers of steps that the range of the weights is divided into, from
+/// `top + first` to `top + first + tries * step`.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
-    /// Levels run from 0 to this.
+    /// The highest level; the lowest is 0.
     pub(super) top: f32,
-    /// The range of the weights is divided into `top + first`, `top + first + step`, … steps,
+    /// The first grid point, relative to `top`.
     pub(super) first: f32,
-    /// in increments of this,
+    /// The distance between grid points.
     pub(super) step: f32,
-    /// this many times.
+    /// The number of grid points after the first.
     pub(super) tries: u32,
-    /// Is the error a sum of absolute values, not of squares?
+    /// Whether the error is a sum of absolute values instead of squares.
     pub(super) absolute: bool,
-    /// Are scaled weights brought into the range of the levels before they are rounded? Otherwise
-    /// after: the same, unless they exceed what [`Simd::nearest`] rounds.
+    /// Whether scaled weights are clamped to the range of the levels before rounding instead of
+    /// after it. The result differs only for weights beyond what [`Simd::nearest`] rounds.
     pub(super) clamped: bool,
 }
 
-/// What [`affine`] found: x ≈ scale · l + base.
+/// The result of [`affine`]: x ≈ scale · l + base.
 pub(super) struct Affine<S: Simd> {
-    /// Scale.
+    /// The scale.
     pub(super) scale: S::F,
-    /// Offset, never positive.
+    /// The offset, never positive.
     pub(super) base: S::F,
-    /// The levels of the best try were l = round(rate · (x − from)), clamped to the grid.
+    /// The best grid point's levels are l = round(rate · (x − from)), clamped to 0..=top.
     pub(super) rate: S::F,
-    /// See `rate`.
+    /// The weight that has level 0, see `rate`.
     pub(super) from: S::F,
 }
 
-/// [`Simd::nearest`] held to low..=high, as floats, for any v: the mantissa that it takes out of
-/// v + 1.5 · 2²³ is given the exponent back that the sum has for a v that it rounds.
+/// [`Simd::nearest`] clamped to low..=high, as floats, for any v. It combines the mantissa bits of
+/// v + 1.5 · 2²³ with the exponent that this sum has for every v that [`Simd::nearest`] rounds.
 #[inline(always)]
 fn nearest_within<S: Simd>(s: S, v: S::F, low: f32, high: f32) -> S::F {
     let mantissa = s.bits(v + s.splat(ROUNDER)) & s.int(0x007f_ffff);
@@ -50,8 +52,8 @@ fn nearest_within<S: Simd>(s: S, v: S::F, low: f32, high: f32) -> S::F {
     sum - s.splat(ROUNDER)
 }
 
-/// Levels of scaled weights in 0..=top, as floats. `EXACT` is for values that [`Simd::nearest`]
-/// does not round; then its bits are followed to the letter.
+/// The levels of scaled weights, in 0..=top, as floats. With `EXACT` the result has the bits of
+/// [`Simd::nearest`] even for values too large for it to round.
 #[inline(always)]
 fn level<S: Simd, const EXACT: bool>(s: S, v: S::F, top: f32) -> S::F {
     if EXACT {
@@ -61,7 +63,7 @@ fn level<S: Simd, const EXACT: bool>(s: S, v: S::F, top: f32) -> S::F {
     }
 }
 
-/// Levels of x and the weighted sums Σwl, Σwl², Σwlx over them.
+/// Computes the levels of x, and the weighted sums Σwl, Σwl² and Σwlx over them.
 #[inline(always)]
 fn moments<S: Simd, const N: usize, const EXACT: bool>(
     s: S,
@@ -88,7 +90,7 @@ fn moments<S: Simd, const N: usize, const EXACT: bool>(
     [sum_l, sum_l2, sum_xl]
 }
 
-/// Σ w · |scale · l + base − x| or its square.
+/// The error of a fit: Σ w · |scale · l + base − x|, or Σ w · (scale · l + base − x)².
 #[inline(always)]
 fn error<S: Simd, const N: usize>(
     s: S,
@@ -109,10 +111,10 @@ fn error<S: Simd, const N: usize>(
 /// Fits x ≈ scale · l + base with integer levels l in 0..=top and base ≤ 0, to a small weighted
 /// error Σ w · (scale · l + base − x)².
 ///
-/// Given levels, the best scale and base are those of a weighted linear regression; given scale
-/// and base, the best level is a rounding. The grid proposes level spacings, each is refined by
-/// one regression, and the best by error stays; later tries start from the best base so far.
-/// (`make_qkx2_quants`, and with `grid.clamped` `make_qkx3_quants`.)
+/// For given levels, a weighted linear regression gives the best scale and base; for given scale
+/// and base, rounding gives the best levels. Each grid point proposes a spacing of the levels,
+/// which one regression refines. The fit with the smallest error is kept, and later grid points
+/// start from its base. (ggml: `make_qkx2_quants`, and `make_qkx3_quants` with `grid.clamped`.)
 #[inline(always)]
 pub(super) fn affine<S: Simd, const N: usize>(
     s: S,
@@ -134,7 +136,7 @@ pub(super) fn affine<S: Simd, const N: usize>(
     let start = s.min(zero, low);
     let range = s.lt(start, high);
 
-    // A range so small that its reciprocal overflows leaves every level at 0.
+    // If the range is so small that its reciprocal overflows, every level stays 0.
     let first_rate = top / (high - start);
     let usable = s.lt(first_rate, s.splat(f32::INFINITY));
     let mut levels = [zero; N];
@@ -150,7 +152,7 @@ pub(super) fn affine<S: Simd, const N: usize>(
     for t in 0..=grid.tries {
         let spacing = grid.first + grid.step * t as f32 + grid.top;
         let try_rate = s.splat(spacing) / (high - base);
-        // Scaled weights lie between those of the extremes: both in bounds, all in bounds.
+        // If the scaled extremes are within the bounds of fast rounding, so are all scaled weights.
         let most = s.splat(NEAREST_MAX);
         let lowest = s.abs(try_rate * (low - base));
         let highest = s.abs(try_rate * (high - base));
@@ -162,7 +164,7 @@ pub(super) fn affine<S: Simd, const N: usize>(
                 moments::<S, N, true>(s, data, line, grid, &mut levels)
             };
 
-        // The regression, and with a positive base the one through the origin.
+        // The regression; if its base is positive, the regression through the origin instead.
         let det = sum_w * sum_l2 - sum_l * sum_l;
         let free_scale = (sum_w * sum_xl - sum_x * sum_l) / det;
         let free_base = (sum_l2 * sum_x - sum_l * sum_xl) / det;
@@ -186,15 +188,16 @@ pub(super) fn affine<S: Simd, const N: usize>(
     }
 }
 
-/// What [`symmetric`] found: x ≈ scale · l.
+/// The result of [`symmetric`]: x ≈ scale · l.
 pub(super) struct Symmetric<S: Simd> {
-    /// Scale, negative where the largest weight is positive.
+    /// The scale, negative if the weight of largest magnitude is positive.
     pub(super) scale: S::F,
-    /// l = round(rate · x), clamped to −half..half; 0 where all x count as zero.
+    /// The levels are l = round(rate · x), clamped to −half..half. The rate is 0 where all x are
+    /// treated as zero.
     pub(super) rate: S::F,
 }
 
-/// The x of largest magnitude, the first of equals, and its magnitude.
+/// The x of largest magnitude (the first of several), and its magnitude.
 #[inline(always)]
 pub(super) fn extreme<S: Simd, const N: usize>(s: S, x: &[S::F; N]) -> (S::F, S::F) {
     let (mut extreme, mut magnitude) = (s.splat(0.0), s.splat(0.0));
@@ -206,8 +209,8 @@ pub(super) fn extreme<S: Simd, const N: usize>(s: S, x: &[S::F; N]) -> (S::F, S:
     (extreme, magnitude)
 }
 
-/// Levels of x in −half..half, as floats. |rate · x| is about `half` at most, so the fast
-/// rounding serves.
+/// The levels of x, in −half..half, as floats. |rate · x| is at most about `half`, which is within
+/// the bounds of fast rounding.
 #[inline(always)]
 fn symmetric_level<S: Simd>(s: S, x: S::F, rate: S::F, half: f32) -> S::F {
     s.min(
@@ -216,7 +219,7 @@ fn symmetric_level<S: Simd>(s: S, x: S::F, rate: S::F, half: f32) -> S::F {
     )
 }
 
-/// Σwlx and Σwl² over the levels under `rate`.
+/// The sums Σwlx and Σwl² over the levels that `rate` gives.
 #[inline(always)]
 fn symmetric_moments<S: Simd, const N: usize>(
     s: S,
@@ -236,9 +239,9 @@ fn symmetric_moments<S: Simd, const N: usize>(
 
 /// Fits x ≈ scale · l with integer levels l in −half..half to a small Σ w · (scale · l − x)².
 ///
-/// With the levels fixed the best scale is Σwlx / Σwl², and it lowers the error by
-/// (Σwlx)² / Σwl². The grid tries 19 roundings, rate = −(half + 0.1 t) / extreme, |t| ≤ 9, and
-/// keeps the largest gain, starting from t = 0. (`make_qx_quants` with `rmse_type` 1.)
+/// For given levels the best scale is Σwlx / Σwl², and it lowers the error by (Σwlx)² / Σwl². The
+/// grid tries 19 values of rate = −(half + 0.1 t) / extreme, |t| ≤ 9, starting with t = 0, and
+/// keeps the levels that lower the error most. (ggml: `make_qx_quants` with `rmse_type` 1.)
 #[inline(always)]
 pub(super) fn symmetric<S: Simd, const N: usize>(
     s: S,
@@ -271,11 +274,11 @@ pub(super) fn symmetric<S: Simd, const N: usize>(
     }
 }
 
-/// What [`descend`] keeps of each weight, a sub-block per lane; made once for many fits.
+/// The working memory of [`descend`], one sub-block per lane; made once for many fits.
 pub(super) struct Descent<S: Simd, const N: usize> {
-    /// Its level, shifted to 0..2·half after the fit.
+    /// The level of each weight, shifted to 0..2·half after the fit.
     pub(super) levels: [S::F; N],
-    /// What it adds to Σwlx and Σwl².
+    /// The terms of each weight in Σwlx and Σwl².
     shares: [[S::F; 2]; N],
 }
 
@@ -290,18 +293,19 @@ impl<S: Simd, const N: usize> Descent<S, N> {
     }
 }
 
-/// What a weight x at level l adds to Σwlx and Σwl², with w = x².
+/// The terms of a weight x at level l in Σwlx and Σwl², with w = x².
 #[inline(always)]
 fn share<S: Simd>(x: S::F, l: S::F) -> [S::F; 2] {
     let w = x * x;
     [w * x * l, w * l * l]
 }
 
-/// Fits x ≈ scale · l with l in −half..half to a small Σ x² · (scale · l − x)², by moving one
-/// level at a time: with the others fixed, the best level of x_i is round(x_i · Σ'wl² / Σ'wlx),
-/// the sums without x_i, and it is taken if it raises the gain (Σwlx)² / Σwl². At most `sweeps`
-/// over the weights. Returns the scale and the lanes whose last sweep changed a level: more sweeps
-/// may change more. (`make_q3_quants`, which does five.)
+/// Fits x ≈ scale · l with l in −half..half to a small Σ x² · (scale · l − x)², by coordinate
+/// descent over the levels. With the others fixed, the best level of x_i is
+/// round(x_i · Σ'wl² / Σ'wlx), where the sums leave out x_i; it is taken if it increases
+/// (Σwlx)² / Σwl². There are at most `sweeps` sweeps over the weights. Returns the scale, and the
+/// lanes whose last sweep still changed a level, so that more sweeps may improve them. (ggml:
+/// `make_q3_quants`, which does five sweeps.)
 #[inline(always)]
 pub(super) fn descend<S: Simd, const N: usize>(
     s: S,
@@ -336,7 +340,8 @@ pub(super) fn descend<S: Simd, const N: usize>(
                 & s.ne(new, levels[i])
                 & s.lt(zero, new_l2)
                 & s.lt(square * new_l2, new_square * sum_l2);
-            // Not a choice between the two, which becomes a masked store, slow on some CPUs.
+            // A select between the two levels would compile to a masked store, which some CPUs do
+            // slowly.
             levels[i] = levels[i] + s.select(take, new - levels[i], zero);
             sum_lx = s.select(take, new_lx, sum_lx);
             sum_l2 = s.select(take, new_l2, sum_l2);
@@ -357,7 +362,8 @@ pub(super) fn descend<S: Simd, const N: usize>(
     (s.select(all_zero, zero, scale), moving)
 }
 
-/// Σ w · (x − l / rate)². The `FIRST` levels go through a byte, later ones through a bound.
+/// The error Σ w · (x − l / rate)². As in ggml, the `FIRST` try truncates levels to a byte, and
+/// later ones clamp them to `top`.
 #[inline(always)]
 fn positive_error<S: Simd, const N: usize, const FIRST: bool>(
     s: S,
@@ -381,9 +387,10 @@ fn positive_error<S: Simd, const N: usize, const FIRST: bool>(
     sum
 }
 
-/// Fits x ≈ scale · l with l in 0..=top to a small Σ w · (x − scale · l)²: nine spacings by
-/// squared error, then up to five sweeps as in [`descend`]. `levels` gets the low byte of l.
-/// (`make_qp_quants`; one super-block's scales or offsets per lane.)
+/// Fits x ≈ scale · l with l in 0..=top to a small Σ w · (x − scale · l)², for the scales or
+/// offsets of one super-block per lane. It picks the best of nine spacings, then does up to five
+/// sweeps as in [`descend`]. `levels` receives the low byte of each l. Returns the scale. (ggml:
+/// `make_qp_quants`.)
 #[inline(always)]
 pub(super) fn positive<S: Simd, const N: usize>(
     s: S,

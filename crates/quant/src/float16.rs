@@ -1,18 +1,19 @@
-//! f16 and bf16 as bit patterns, and ggml's rounding to integers.
+//! Conversions between f32 and the bits of f16 and bf16, and ggml's rounding to integers.
 //!
-//! Free of branches on the value and of library calls, so that loops over them become vector code.
+//! They have no branches on the value and no library calls, so that the compiler vectorizes loops
+//! over them.
 
 use super::lanes::ROUNDER;
 
-/// 2¹¹²: what the exponent biases of f32 (127) and f16 (15) differ by.
+/// 2¹¹²: the exponent biases of f32 (127) and f16 (15) differ by 112.
 const REBIAS: f32 = 5.192_297e33;
 
-/// The f32 of an f16's bits, exactly.
+/// Converts the bits of an f16 to the same number as f32.
 #[inline(always)]
 pub(super) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = u32::from(h & 0x7fff) << 13;
     let sign = u32::from(h & 0x8000) << 16;
-    // Read as f32 the fields are right but for the exponent's bias; subnormals included.
+    // Read as an f32, the fields are right except for the exponent's bias, also for subnormals.
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
     let special = magnitude | 0x7f80_0000;
     f32::from_bits(
@@ -24,16 +25,17 @@ pub(super) fn f16_to_f32(h: u16) -> f32 {
     )
 }
 
-/// The bits of the nearest f16, ties to even; NaN becomes the quiet NaN of its sign.
+/// The bits of the nearest f16, ties to even; NaN becomes the quiet NaN with the same sign.
 #[inline(always)]
 pub(super) fn f32_to_f16(x: f32) -> u16 {
     let sign = (x.to_bits() >> 16) & 0x8000;
     let magnitude = x.to_bits() & 0x7fff_ffff;
-    // 13 mantissa bits go: half of the last kept bit, less one if that bit is even, carries.
+    // 13 mantissa bits are dropped. Adding half of the last kept bit, less one unit if that bit
+    // is even, makes the sum carry exactly when rounding to even rounds up.
     let normal =
         (magnitude.wrapping_sub(112 << 23)).wrapping_add(0xfff + ((magnitude >> 13) & 1)) >> 13;
-    // Below 2⁻¹⁴: floats next to ½ are 2⁻²⁴ apart, as subnormal f16 are, so the sum's rounding
-    // is the right one and leaves their count in the mantissa.
+    // Below 2⁻¹⁴: f32 values just above ½ are 2⁻²⁴ apart, like subnormal f16, so adding ½ rounds
+    // correctly and leaves the bits of the subnormal f16 in the mantissa.
     let subnormal = (f32::from_bits(magnitude) + 0.5)
         .to_bits()
         .wrapping_sub(0x3f00_0000);

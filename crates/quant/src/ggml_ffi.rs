@@ -1,7 +1,8 @@
-//! ggml's own quantizer and dequantizer: the reference, and the encoder of types without a kernel.
+//! ggml's own quantizer and dequantizer: the reference, and the encoder of types that this crate
+//! does not encode itself.
 //!
-//! ggml asserts, and so ends the process, on what it does not expect. Everything it would assert
-//! on is checked here before the call.
+//! ggml aborts the process on a failed assertion. Everything that it would assert is checked here
+//! before the call.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +11,7 @@ use llama_cpp_sys_2 as sys;
 use modelve_gguf::GgmlType;
 use std::ffi::c_void;
 
-/// The types `ggml_quantize_chunk` knows, beyond f32, f16 and bf16.
+/// The types that `ggml_quantize_chunk` takes, except f32, f16 and bf16.
 const QUANTIZED: &[GgmlType] = &[
     GgmlType::Q1_0,
     GgmlType::Q2_0,
@@ -39,20 +40,21 @@ const QUANTIZED: &[GgmlType] = &[
     GgmlType::IQ4_XS,
 ];
 
-/// Can ggml encode rows to `ty`?
+/// Returns whether ggml can encode rows to `ty`.
 pub(super) fn encodes(ty: GgmlType) -> bool {
     QUANTIZED.contains(&ty)
 }
 
-/// Does `ty` need an importance matrix?
+/// Returns whether ggml can encode to `ty` only with an importance matrix.
 pub(super) fn requires_imatrix(ty: GgmlType) -> bool {
     // SAFETY: the function compares its argument with constants and reads nothing.
     encodes(ty) && unsafe { sys::ggml_quantize_requires_imatrix(ty.0 as sys::ggml_type) }
 }
 
-/// Encodes rows of `n_per_row` weights by `ggml_quantize_chunk`.
+/// Encodes rows of `n_per_row` weights with `ggml_quantize_chunk`.
 ///
-/// `src` and `dst` hold exactly the same whole rows; `imatrix`, if any, `n_per_row` importances.
+/// `src` holds whole rows, `dst` has exactly the length of their blocks, and `imatrix`, if any, has
+/// `n_per_row` importances.
 ///
 /// # Errors
 /// [`Error::Unsupported`], [`Error::RowLength`], [`Error::NeedsImatrix`], [`Error::Length`].
@@ -76,11 +78,11 @@ pub(super) fn quantize(
     if let Some(imatrix) = imatrix {
         super::expect_length("the importance matrix", imatrix.len(), n_per_row)?;
     }
-    // SAFETY: `src` has rows × n_per_row floats, `dst` the bytes of as many rows of blocks
-    // (block sizes are those of ggml's own table, which a test compares), `imatrix` n_per_row
-    // floats or is null, which only the types refused above do not take; n_per_row is a positive
-    // multiple of the block size. ggml reads and writes within these and keeps no pointer; its
-    // lazily built tables are guarded by a lock of its own.
+    // SAFETY: `src` has rows × n_per_row floats; `dst` has the bytes of as many rows of blocks
+    // (a test compares the block sizes with ggml's own table); `imatrix` has n_per_row floats or is
+    // null, which is refused above for the types that do not accept it; n_per_row is a positive
+    // multiple of the block size. ggml reads and writes within these bounds and keeps no pointer;
+    // it guards its lazily built tables by a lock of its own.
     unsafe {
         sys::ggml_quantize_chunk(
             ty.0 as sys::ggml_type,
@@ -95,7 +97,7 @@ pub(super) fn quantize(
     Ok(())
 }
 
-/// Decodes blocks to weights by ggml's `to_float`.
+/// Decodes blocks to weights with ggml's `to_float`.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a type without one, [`Error::RowLength`], [`Error::Length`].
@@ -107,16 +109,16 @@ pub(super) fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<()
         return super::expect_length("the blocks", src.len(), 0);
     }
     super::expect_length("the blocks", src.len(), super::row_bytes(ty, dst.len())?)?;
-    // SAFETY: `info()` knows the number, so it is one of ggml's and the traits table has it; the
-    // pointer returned is to a static.
+    // SAFETY: `info()` knows the number, so it is one of ggml's types and in its traits table; the
+    // returned pointer is to a static.
     let traits = unsafe { sys::ggml_get_type_traits(info.ty.0 as sys::ggml_type).as_ref() };
     let Some(to_float) = traits.and_then(|traits| traits.to_float) else {
         return Err(Error::Unsupported(ty));
     };
     // SAFETY: `src` holds exactly the blocks of `dst.len()` weights, a multiple of the block
-    // size. ggml reads block fields through 2-byte aligned structures at most unaligned by one;
-    // x86 and aarch64 load those from any address, and the compiler emits no aligned vector
-    // access for 2-byte aligned types.
+    // size. ggml reads block fields through structures with an alignment of at most 2, and `src`
+    // may start at an odd address; x86 and aarch64 load from any address, and the compiler emits no
+    // aligned vector access for types with an alignment of 2.
     unsafe {
         to_float(
             src.as_ptr().cast::<c_void>(),

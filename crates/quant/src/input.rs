@@ -1,16 +1,16 @@
-//! The rows of a call, and pieces of them as f32.
+//! The source rows of a call to the encoder, and their conversion to f32 in pieces.
 
 use super::lanes::Dispatch;
 use super::narrow::Widen;
 use super::{Error, Isa, SourceType};
 
-/// The rows of a call.
+/// The source rows of a call.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
     pub(super) source: SourceType,
-    /// Whole rows.
+    /// The bytes of whole rows.
     pub(super) src: &'a [u8],
-    /// Weights in a row.
+    /// The number of weights in a row.
     pub(super) n_per_row: usize,
 }
 
@@ -19,7 +19,7 @@ impl Input<'_> {
         self.src.len() / self.source.bytes() / self.n_per_row
     }
 
-    /// The weights from `at` on, counted across rows, as f32.
+    /// Converts the weights from `at` on, counted across rows, to f32.
     ///
     /// # Errors
     /// [`Error::NonFinite`].
@@ -42,7 +42,7 @@ impl Input<'_> {
     }
 }
 
-/// Fills `to` with `row` over and over, from its entry `at` on.
+/// Fills `to` with repetitions of `row`, starting at its entry `at`.
 pub(super) fn repeat_from(row: &[f32], mut at: usize, mut to: &mut [f32]) {
     while !to.is_empty() {
         let n = to.len().min(row.len() - at);

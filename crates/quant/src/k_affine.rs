@@ -7,29 +7,29 @@
 //! Q2_K,  84 bytes: 16 × (scale | offset << 4): 16 | 2-bit levels: 64 | d f16 | dmin f16
 //! ```
 //!
-//! Encoding is in three steps. Each sub-block is fitted alone ([`fit::affine`], a sub-block per
-//! lane). The scales and offsets of a super-block are quantized in their turn: against the
-//! largest, or with an importance matrix by a fit of their own ([`fit::positive`], a super-block
-//! per lane). Last, each weight takes the level nearest to it under the *stored* scale and
-//! offset; where the stored scale is 0 that is undefined and the level of the first fit stays.
+//! Encoding has three steps. First, each sub-block is fitted by itself ([`fit::affine`], one
+//! sub-block per lane). Then the scales and offsets of a super-block are quantized, relative to the
+//! largest or, with an importance matrix, by another fit ([`fit::positive`], one super-block per
+//! lane). Last, each weight gets the level that is nearest with the *stored* scale and offset;
+//! where the stored scale is 0, the levels of the first step are kept.
 
 use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch};
-use super::batch::{by_lane, gather, put_f16, super_squares, weigh};
+use super::batch::{by_lane, error_weights, gather, put_f16, super_squares};
 use super::fit::{self, Grid};
 use super::float16::nearest;
 use super::lanes::Simd;
 
-/// What tells the three formats apart.
+/// The parameters in which the three formats differ.
 struct Shape {
-    /// Levels run from 0 to this.
+    /// The highest level; the lowest is 0.
     top: f32,
-    /// Quantized scales and offsets run from 0 to this.
+    /// The highest quantized scale or offset; the lowest is 0.
     code_top: f32,
     /// The search without an importance matrix.
     plain: Grid,
-    /// The search with one.
+    /// The search with an importance matrix.
     weighted: Grid,
-    /// What codes are held to, without and with one.
+    /// The limit of quantized scales and offsets, without and with an importance matrix.
     bounds: [u8; 2],
 }
 
@@ -78,9 +78,10 @@ const Q2: Shape = Shape {
     bounds: [255, 255],
 };
 
-/// Fits all sub-blocks of `N` weights. Without importances a weight's weight is its magnitude
-/// (N = 16) or that plus the sub-block's root mean square (N = 32); with them, importance times
-/// √(σ² + x²), σ² twice (once, N = 16) the super-block's mean square.
+/// Fits all sub-blocks of `N` weights. Without importances, the error of a weight is weighted by
+/// its magnitude (N = 16), or by that plus the root mean square of the sub-block (N = 32). With
+/// importances, it is weighted by importance · √(σ² + x²), where σ² is the mean square of the
+/// super-block (N = 16) or twice that (N = 32).
 #[inline(always)]
 fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, shape: &Shape) {
     let zero = s.splat(0.0);
@@ -94,7 +95,7 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
         s.columns(&batch.x[group * N..], N, &mut x);
         let fit = if let Some(importance) = batch.importance {
             let sigma2 = by_lane(s, &sigma2, group, N);
-            weigh(s, &importance[group * N..], sigma2, &x, &mut w);
+            error_weights(s, &importance[group * N..], sigma2, &x, &mut w);
             let mut sum = zero;
             for w in w {
                 sum = sum + w;
@@ -125,8 +126,8 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
     }
 }
 
-/// Quantizes `values`, `PER` to a super-block, to codes 0..=top with one scale per super-block:
-/// top/largest, or the weighted fit.
+/// Quantizes `values`, `PER` for each super-block, to codes 0..=top with one scale per super-block,
+/// which is largest/top or, with `weight`, that of the weighted fit.
 #[inline(always)]
 fn code_all<S: Simd, const PER: usize>(
     s: S,
@@ -141,7 +142,7 @@ fn code_all<S: Simd, const PER: usize>(
         let mut levels = [s.int(0); PER];
         let mut lanes = [0u8; 32];
         for group in (0..supers).step_by(S::LANES) {
-            // PER may be half the lanes of a tile: gather by hand.
+            // `PER` may be half of `Simd::TILE`, which `Simd::columns` does not take.
             gather::<S, PER>(s, &values[group * PER..], &mut x);
             gather::<S, PER>(s, &weight[group * PER..], &mut w);
             let scale = fit::positive(s, &x, &w, top, &mut levels);
@@ -171,8 +172,8 @@ fn code_all<S: Simd, const PER: usize>(
     }
 }
 
-/// Levels of one sub-block in the order of its weights: nearest under the stored scale d and
-/// offset m, or, where d is 0, those of the fit.
+/// Computes the levels of one sub-block in the order of its weights: the nearest with the stored
+/// scale d and offset m or, if d is 0, those of the fit.
 #[inline(always)]
 fn requantize<S: Simd, const N: usize>(
     s: S,
@@ -199,10 +200,10 @@ fn requantize<S: Simd, const N: usize>(
     }
 }
 
-/// How a super-block is laid out in `BYTES` bytes.
+/// The layout of a super-block in `BYTES` bytes.
 trait Layout<const PER: usize, const BYTES: usize> {
-    /// Writes the sub-blocks' scales and offsets and the super-block's scale and offset; hands
-    /// back what the latter two are as f16.
+    /// Writes the sub-blocks' scales and offsets, and the super-block's scale and offset; returns
+    /// the latter two as rounded to f16.
     fn header(
         out: &mut [u8; BYTES],
         scales: &[u8; PER],
@@ -214,7 +215,8 @@ trait Layout<const PER: usize, const BYTES: usize> {
     fn pack(out: &mut [u8; BYTES], levels: &[u8; SUPER]);
 }
 
-/// The three steps, for `PER` sub-blocks of `N` weights.
+/// Encodes super-blocks of `PER` sub-blocks of `N` weights, in the three steps of the module's
+/// documentation.
 #[inline(always)]
 fn encode<S: Simd, L: Layout<PER, BYTES>, const N: usize, const PER: usize, const BYTES: usize>(
     s: S,
@@ -256,9 +258,10 @@ fn encode<S: Simd, L: Layout<PER, BYTES>, const N: usize, const PER: usize, cons
     }
 }
 
-/// Two f16, then 8 scales and 8 offsets of 6 bits in 12 bytes: the first four of each whole, in
-/// the low 6 bits of bytes 0–3 and 4–7; of the last four the low nibbles in bytes 8–11, the high
-/// two bits on top of bytes 0–3 and 4–7.
+/// Writes two f16, then 8 scales and 8 offsets of 6 bits in 12 bytes. The low 6 bits of bytes 0–3
+/// and 4–7 hold the first four scales and offsets. Of the last four, the low four bits are in bytes
+/// 8–11 (scales low, offsets high), and the high two bits are in the top bits of bytes 0–3 and 4–7.
+/// Returns the two f16.
 #[inline(always)]
 fn six_bit_header(
     out: &mut [u8],
@@ -275,7 +278,8 @@ fn six_bit_header(
     stored
 }
 
-/// Low nibbles: of each 64 levels, the first 32 low and the last 32 high in 32 bytes.
+/// Packs the low four bits of each level: of every 64 levels, the first 32 go to the low halves of
+/// 32 bytes and the last 32 to the high halves.
 #[inline(always)]
 fn pack_nibbles(out: &mut [u8], levels: &[u8; SUPER]) {
     for (out, l) in out
@@ -357,7 +361,7 @@ impl Format for Q2K {
     }
 }
 
-/// Bit `BIT` of each level: bit j of byte i is that of weight i of the j-th 32.
+/// Packs bit `BIT` of each level: bit j of byte i is that of level 32 j + i.
 #[inline(always)]
 pub(super) fn pack_high_bit<const BIT: u32>(out: &mut [u8], levels: &[u8; SUPER]) {
     let out: &mut [u8; 32] = out.first_chunk_mut().expect("32 bytes");
@@ -369,7 +373,8 @@ pub(super) fn pack_high_bit<const BIT: u32>(out: &mut [u8], levels: &[u8; SUPER]
     }
 }
 
-/// Two bits each: of 128 levels, four runs of 32 side by side in 32 bytes.
+/// Packs two bits of each level: of every 128 levels, byte i of 32 holds levels i, i + 32, i + 64
+/// and i + 96, from the low bits up.
 #[inline(always)]
 pub(super) fn pack_pairs(out: &mut [u8], levels: &[u8; SUPER]) {
     for (out, l) in out

@@ -6,28 +6,30 @@
 //! Q6_K, 210 bytes: low 4 bits: 128 | high 2 bits: 64 | 16 scales i8: 16 | d f16
 //! ```
 //!
-//! Steps as in [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each weight
-//! the level nearest to it under the stored scale; where that is 0 the first fit's level stays.
+//! The steps are those of [`super::k_affine`]: fit the sub-blocks, quantize their scales, give each
+//! weight the nearest level with the stored scale; where that is 0, keep the levels of the fit.
 
-use super::batch::{BATCH, Batch, Format, SUBS, SUPER, Scratch, put_f16, super_squares, weigh};
+use super::batch::{
+    BATCH, Batch, Format, SUBS, SUPER, Scratch, error_weights, put_f16, super_squares,
+};
 use super::fit::{self, ALL_ZERO, Descent};
 use super::float16::nearest;
 use super::k_affine::{pack_high_bit, pack_pairs};
 use super::lanes::Simd;
 use super::lanes::pair::Pair;
 
-/// Weights in a sub-block.
+/// The number of weights in a sub-block.
 const SUB: usize = 16;
-/// Sub-blocks in a super-block.
+/// The number of sub-blocks in a super-block.
 const PER: usize = SUPER / SUB;
 
-/// What the error of a weight x is weighted by in [`fit_all`].
+/// The factor by which [`fit_all`] weights the error of a weight x.
 enum Weights<'a> {
     /// x².
     Square,
-    /// Its importance.
+    /// The weight's importance.
     Importance(&'a [f32; BATCH]),
-    /// Its importance times √(σ² + x²), σ² of its super-block.
+    /// The weight's importance times √(σ² + x²), with one σ² per super-block.
     Damped(&'a [f32; BATCH], [f32; BATCH / SUPER]),
 }
 
@@ -51,9 +53,10 @@ fn fit_all<S: Simd>(
             }
             Weights::Importance(importance) => s.columns(&importance[group * SUB..], SUB, &mut w),
             Weights::Damped(importance, sigma2) => {
-                // A vector of sub-blocks lies in one super-block: they are 16, the lanes no more.
+                // All lanes belong to one super-block, which has 16 sub-blocks: there are at most
+                // 16 lanes, and their number divides 16.
                 let sigma2 = s.splat(sigma2[group / PER]);
-                weigh(s, &importance[group * SUB..], sigma2, &x, &mut w);
+                error_weights(s, &importance[group * SUB..], sigma2, &x, &mut w);
             }
         }
         let mut sum = s.splat(0.0);
@@ -67,8 +70,8 @@ fn fit_all<S: Simd>(
     }
 }
 
-/// Levels of one sub-block, shifted to 0..2·half: nearest under d, or where d is 0 those kept,
-/// which `rate` gives (a rate of 0: all 0).
+/// Computes the levels of one sub-block, shifted to 0..2·half: the nearest with scale d or, if d is
+/// 0, those of the fit, which `rate` gives. If the rate is 0, too, all shifted levels are 0.
 #[inline(always)]
 fn requantize<S: Simd>(s: S, x: &[f32], d: f32, rate: f32, half: f32, levels: &mut [u8]) {
     let (low, high) = (s.int(-half as i32), s.int(half as i32 - 1));
@@ -89,7 +92,7 @@ fn requantize<S: Simd>(s: S, x: &[f32], d: f32, rate: f32, half: f32, levels: &m
     }
 }
 
-/// The scale of largest magnitude, the first of equals, and its magnitude.
+/// The scale of largest magnitude (the first of several), and its magnitude.
 #[inline(always)]
 pub(super) fn largest(scales: &[f32]) -> (f32, f32) {
     let (mut largest, mut magnitude) = (0.0, 0.0);
@@ -101,6 +104,7 @@ pub(super) fn largest(scales: &[f32]) -> (f32, f32) {
     (largest, magnitude)
 }
 
+/// The scales of the sub-blocks of a super-block.
 #[inline(always)]
 fn scales_of(all: &[f32], block: usize) -> &[f32; PER] {
     all[block * PER..]
@@ -144,8 +148,8 @@ impl Format for Q6K {
                     &mut levels[j * SUB..],
                 );
             }
-            // Of each 128 levels: four runs of 32; low nibbles of runs 0 and 2, of 1 and 3, side
-            // by side in 32 bytes each; the upper two bits of all four in 32 bytes.
+            // Of every 128 levels, in four runs of 32: 32 bytes hold the low four bits of runs 0
+            // and 2, the next 32 those of runs 1 and 3; 32 more hold the high two bits of all four.
             let (low, high) = out[..192].split_at_mut(128);
             for (n, l) in levels.chunks_exact(128).enumerate() {
                 let (low, high) = (&mut low[64 * n..][..64], &mut high[32 * n..][..32]);
@@ -164,7 +168,7 @@ impl Format for Q6K {
 /// 3.4375 bits per weight.
 pub(super) struct Q3K;
 
-/// Levels of Q3_K are −4..4, its scales −32..32.
+/// The levels of Q3_K are in −4..4, its scales in −32..32.
 const Q3_HALF: f32 = 4.0;
 const Q3_SCALE_HALF: f32 = 32.0;
 
@@ -182,8 +186,8 @@ impl Format for Q3K {
         for (block, out) in out.as_chunks_mut::<110>().0.iter_mut().enumerate() {
             let codes: &[u8; PER] = codes[block * PER..].first_chunk().expect("codes");
             let d = put_f16(&mut out[108..], whole[block]);
-            // Low nibbles of scales 0–7 beside those of 8–15; then the upper two bits of the
-            // four scales j, j + 4, j + 8, j + 12 in each of four bytes.
+            // The low four bits of scales 0–7 share bytes with those of 8–15. Then each of four
+            // bytes holds the high two bits of scales j, j + 4, j + 8 and j + 12.
             for j in 0..8 {
                 out[96 + j] = (codes[j] & 0xf) | codes[j + 8] << 4;
             }
@@ -214,7 +218,8 @@ impl Format for Q3K {
     }
 }
 
-/// The levels of a super-block's descents, for sub-blocks whose stored scale is 0.
+/// Computes the levels of a super-block again by [`fit::descend`], for sub-blocks whose stored
+/// scale is 0.
 #[inline(always)]
 fn descended_levels<S: Simd>(s: S, x: &[f32; SUPER], levels: &mut [u8; SUPER]) {
     let (mut column, mut descent) = ([s.splat(0.0); SUB], Descent::new(s));
@@ -231,11 +236,12 @@ fn descended_levels<S: Simd>(s: S, x: &[f32; SUPER], levels: &mut [u8; SUPER]) {
     }
 }
 
-/// Fits by descent; scales against the largest.
+/// Fits with [`fit::descend`] and quantizes the scales relative to the largest.
 #[inline(always)]
 fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
-    // Every step of the descent waits for the one before: four groups side by side. Four in five
-    // sub-blocks are done after one sweep; the others are collected and start over.
+    // Every step of the descent depends on the previous one, so four groups of lanes are processed
+    // at once. Four of five sub-blocks are done after one sweep; the others are collected, and
+    // their descent starts again with all sweeps.
     let four = Pair(Pair(s));
     let lanes = Pair::<Pair<S>>::LANES;
     let (zero, one) = (four.splat(0.0), four.splat(1.0));
@@ -271,7 +277,7 @@ fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
         let (largest, _) = largest(scales);
         let rate = -Q3_SCALE_HALF / largest;
         for (code, scale) in codes.iter_mut().zip(scales) {
-            // Through an i8, as ggml's.
+            // Truncated to an i8, as in ggml.
             let l = i32::from(nearest(rate * scale) as i8);
             *code = if largest == 0.0 {
                 0
@@ -283,8 +289,9 @@ fn q3_plain<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
     }
 }
 
-/// Fits with importance · √(σ² + x²), σ² twice the super-block's mean square; the scales by the
-/// same search, weighted by their sub-blocks' sums.
+/// Fits with errors weighted by importance · √(σ² + x²), where σ² is twice the mean square of the
+/// super-block. The scales are quantized by the same search, weighted by the sums of these factors
+/// over their sub-blocks.
 #[inline(always)]
 fn q3_weighted<S: Simd>(s: S, batch: &Batch<'_>, importance: &[f32; BATCH], scratch: &mut Scratch) {
     let weights = Weights::Damped(importance, super_squares(s, batch, 2.0));

@@ -1,11 +1,11 @@
-//! Vectors of f32 as the encoders see them: one *lane* is one independent fit.
+//! Vectors of f32 for the encoders, in which each *lane* does one independent fit.
 //!
-//! A search over a sub-block is a chain of sums whose order decides the last bit, so a sub-block
-//! cannot be spread over a vector without changing the result. Sub-blocks are independent of each
-//! other, though, so they are searched side by side: lane `j` of every vector belongs to
-//! sub-block `j`, and inside a lane the operations come in the order of the scalar definition,
-//! multiplications and additions rounded separately. The algorithms are written once over
-//! [`Simd`]; this module's children say what its operations are on each instruction set.
+//! A search over a sub-block is a chain of sums, and their order affects the last bit, so a
+//! sub-block cannot be distributed over the lanes of a vector without changing the result. But
+//! sub-blocks are independent of each other, so several are searched at once: lane `j` of every
+//! vector belongs to sub-block `j`, and within a lane the operations are in the order of the scalar
+//! definition, with multiplications and additions rounded separately. The algorithms are written
+//! once, generic over [`Simd`]; this module's children implement it for each instruction set.
 
 #![allow(unsafe_code)]
 
@@ -22,29 +22,29 @@ pub(super) mod neon;
 pub(super) mod pair;
 pub(super) mod plain;
 
-/// 1.5 · 2²³. Added to `v`, |v| < 2²², it leaves `v` rounded to the nearest integer, ties to even,
-/// in the low bits of the sum's mantissa.
+/// 1.5 · 2²³. If it is added to `v`, |v| < 2²², the low bits of the sum's mantissa are `v` rounded
+/// to the nearest integer, ties to even.
 pub(super) const ROUNDER: f32 = 12_582_912.0;
 
-/// The largest |v| for which [`Simd::nearest`] is a rounding; beyond it the mantissa's bits come
-/// out as they are.
+/// The largest |v| that [`Simd::nearest`] rounds; for larger ones it returns mantissa bits without
+/// meaning.
 pub(super) const NEAREST_MAX: f32 = 4_194_303.0;
 
-/// An instruction set, as a token: a value exists only where the CPU has the instructions.
+/// An instruction set. A value of an implementing type exists only if the CPU has the instructions.
 ///
-/// Slices are as long as the operation needs or it panics; the encoders hand fixed-size scratch.
+/// Operations panic if a slice is shorter than they need; the encoders pass arrays of fixed size.
 pub(super) trait Simd: Copy {
-    /// Lanes in a vector.
+    /// The number of lanes in a vector.
     const LANES: usize;
-    /// Floats of a run in [`Simd::tile`]: 16 or a divisor of it.
+    /// The number of floats in each run of [`Simd::tile`]: 16 or a divisor of it.
     const TILE: usize;
-    /// A vector of f32, with IEEE single operations, each rounded.
+    /// A vector of f32, whose IEEE 754 operations are each rounded.
     type F: Copy
         + Add<Output = Self::F>
         + Sub<Output = Self::F>
         + Mul<Output = Self::F>
         + Div<Output = Self::F>;
-    /// A vector of i32, wrapping.
+    /// A vector of i32, whose operations wrap.
     type I: Copy + Add<Output = Self::I> + BitAnd<Output = Self::I> + BitOr<Output = Self::I>;
     /// One truth value per lane.
     type M: Copy + BitAnd<Output = Self::M> + BitOr<Output = Self::M>;
@@ -53,22 +53,22 @@ pub(super) trait Simd: Copy {
     fn splat(self, value: f32) -> Self::F;
     /// `value` in each lane.
     fn int(self, value: i32) -> Self::I;
-    /// The first `LANES` floats.
+    /// Loads the first `LANES` floats.
     fn load(self, from: &[f32]) -> Self::F;
-    /// To the first `LANES` floats.
+    /// Stores to the first `LANES` floats.
     fn store(self, v: Self::F, to: &mut [f32]);
-    /// The first `LANES` little-endian f16, widened exactly.
+    /// Loads the first `LANES` little-endian f16, converted to f32.
     fn load_f16(self, from: &[u8]) -> Self::F;
-    /// The first `LANES` little-endian bf16, widened exactly.
+    /// Loads the first `LANES` little-endian bf16, converted to f32.
     fn load_bf16(self, from: &[u8]) -> Self::F;
-    /// The low byte of each lane, in order, to the first `LANES` bytes.
+    /// Stores the low byte of each lane to the first `LANES` bytes.
     fn store_bytes(self, v: Self::I, to: &mut [u8]);
 
     /// Loads `LANES` runs of `TILE` floats, `stride` apart, and transposes them:
     /// lane `j` of `to[i]` is `from[j * stride + i]`.
     fn tile(self, from: &[f32], stride: usize, to: &mut [Self::F]);
 
-    /// As [`Simd::tile`] for runs of any multiple of `TILE` floats (`to.len()`).
+    /// Like [`Simd::tile`], for runs of `to.len()` floats, any multiple of `TILE`.
     #[inline(always)]
     fn columns(self, from: &[f32], stride: usize, to: &mut [Self::F]) {
         for (t, tile) in to.chunks_exact_mut(Self::TILE).enumerate() {
@@ -84,7 +84,7 @@ pub(super) trait Simd: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a < b ? a : b`: the second where they are equal or either is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
-    /// To the nearest integer, ties to even, for |v| ≤ [`NEAREST_MAX`].
+    /// Rounds to the nearest integer, ties to even, for |v| ≤ [`NEAREST_MAX`].
     fn round(self, v: Self::F) -> Self::F;
     /// `a < b`, false where either is NaN.
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
@@ -92,57 +92,58 @@ pub(super) trait Simd: Copy {
     fn ne(self, a: Self::F, b: Self::F) -> Self::M;
     /// `m ? a : b`.
     fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
-    /// Is it true in some lane?
+    /// Returns whether any lane is true.
     fn any(self, m: Self::M) -> bool;
-    /// Is it true in each lane?
+    /// Returns whether all lanes are true.
     fn all(self, m: Self::M) -> bool;
 
-    /// ggml's rounding: the 23 mantissa bits of v + 1.5 · 2²³, less 2²². It is round-to-even
-    /// for |v| ≤ [`NEAREST_MAX`] and well defined, if not meaningful, for all else, NaN included.
+    /// ggml's rounding: the 23 mantissa bits of v + 1.5 · 2²³, minus 2²². For |v| ≤ [`NEAREST_MAX`]
+    /// it rounds to the nearest integer, ties to even. For all other values, NaN included, the
+    /// result has no meaning but is the same on every instruction set.
     fn nearest(self, v: Self::F) -> Self::I;
-    /// C's `(int8_t)v` for 0 ≤ v < 128, and for v that no i32 holds as this machine's compiler
-    /// renders it: x86 converts to `i32::MIN`, aarch64 to the nearest i32, and both take the low
-    /// byte.
+    /// C's `(int8_t)v` for 0 ≤ v < 128. Where C leaves the result undefined, because no i32 holds
+    /// v, it is what C compilers give: on x86 the low byte of `i32::MIN`, on aarch64 that of the
+    /// nearest i32.
     fn truncate_byte(self, v: Self::F) -> Self::I;
     /// C's `(int)v`.
     fn truncate(self, v: Self::F) -> Self::I;
-    /// v rounded half away from zero, as C's `roundf`, then converted as [`Simd::truncate_byte`]
-    /// says.
+    /// Rounds to the nearest integer, ties away from zero, like C's `roundf`, then converts like
+    /// [`Simd::truncate_byte`].
     fn round_away(self, v: Self::F) -> Self::I;
     /// The bits of each f32.
     fn bits(self, v: Self::F) -> Self::I;
-    /// The f32 of these bits.
+    /// The f32 with these bits.
     fn of_bits(self, v: Self::I) -> Self::F;
-    /// Per lane the table's entry whose number is the low five bits of `index`.
+    /// For each lane, the table entry at the low five bits of `index`.
     fn lookup(self, table: &[i8; 32], index: Self::I) -> Self::F;
     /// 16 v.
     fn times16(self, v: Self::I) -> Self::I;
     /// The f32 nearest to each i32.
     fn float(self, v: Self::I) -> Self::F;
-    /// The larger.
+    /// The larger of `a` and `b`.
     fn imax(self, a: Self::I, b: Self::I) -> Self::I;
-    /// The smaller.
+    /// The smaller of `a` and `b`.
     fn imin(self, a: Self::I, b: Self::I) -> Self::I;
 }
 
 /// Work that is compiled once for each instruction set.
 pub(super) trait Task {
-    /// What it hands back.
+    /// The result.
     type Output;
-    /// Does it. Implementations are `#[inline(always)]`, so that the body takes the target
-    /// features of the function it is called from.
+    /// Does the work. Implementations are `#[inline(always)]`, so that the body is compiled with
+    /// the target features of the calling function.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// `impl $op for $vector` by an intrinsic on the wrapped register.
+/// Implements `$op` for `$vector` by an intrinsic on the wrapped register.
 macro_rules! operator {
     ($op:ident, $method:ident, $vector:ident, $intrinsic:expr) => {
         impl std::ops::$op for $vector {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                // SAFETY: a vector is made only by a token, and a token exists only where the
-                // CPU has the instructions.
+                // SAFETY: only methods of the `Simd` type make vectors, and its values exist
+                // only if the CPU has the instructions.
                 #[allow(unused_unsafe)]
                 unsafe {
                     Self($intrinsic(self.0, other.0))
@@ -153,12 +154,12 @@ macro_rules! operator {
 }
 use operator;
 
-/// A method of [`Simd`] whose body is intrinsics.
+/// Defines methods of [`Simd`] whose bodies are intrinsics.
 macro_rules! by_intrinsics {
     ($($name:ident($($arg:ident: $ty:ty),*) -> $out:ty = $body:expr;)*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: $ty),*) -> $out {
-            // SAFETY: `self` is a token: the CPU has the instructions.
+            // SAFETY: `self` exists only if the CPU has the instructions.
             #[allow(unused_unsafe)]
             unsafe { $body }
         }
@@ -166,9 +167,9 @@ macro_rules! by_intrinsics {
 }
 use by_intrinsics;
 
-/// Runs a task compiled for an instruction set.
+/// Running a task with an instruction set that is chosen at run time.
 pub(super) trait Dispatch {
-    /// Runs `task` with the vectors of this instruction set; plain where the CPU lacks it.
+    /// Runs `task` compiled for this instruction set, or in plain Rust if the CPU does not have it.
     fn dispatch<T: Task>(self, task: T) -> T::Output;
 }
 
@@ -199,7 +200,7 @@ impl Dispatch for Isa {
 mod tests {
     use super::*;
 
-    /// Results of the operations with a contract at the edges, as bits.
+    /// The results, as bits, of the operations whose behaviour at the edges of their range matters.
     struct Edges;
 
     impl Task for Edges {
@@ -267,7 +268,7 @@ mod tests {
         }
     }
 
-    /// Columns of a matrix whose entry says where it stood.
+    /// Transposes a matrix whose entries are their own positions.
     struct Columns;
 
     impl Task for Columns {

@@ -8,23 +8,24 @@
 //! Q8_0, 34 bytes: d f16 | i8 levels: 32                        x = d · l
 //! ```
 //!
-//! Byte i of the 4-bit levels holds weight i low and weight i + 16 high; bit i of the fifth bits
-//! belongs to weight i. Without an importance matrix the scale maps the extreme weight to the end
-//! of the levels and nothing is searched; with one (not Q8_0) the fits of the K formats serve,
-//! weighted by importance · √(σ² + x²), σ² the mean square of the whole row.
+//! Byte i of the 4-bit levels holds weight i in its low half and weight i + 16 in its high half;
+//! bit i of the fifth bits belongs to weight i. Without an importance matrix there is no search:
+//! the scale maps the extreme weight to the end of the levels. With one (except for Q8_0) the
+//! searches are those of the K formats, weighted by importance · √(σ² + x²), where σ² is the mean
+//! square of the whole row.
 
-use super::batch::{BATCH, BLOCK, Batch, Format, SUBS, Scratch, Weighing};
-use super::batch::{reciprocal, to_f16, weigh};
+use super::batch::{BATCH, BLOCK, Batch, Format, ImatrixUse, SUBS, Scratch};
+use super::batch::{error_weights, reciprocal, to_f16};
 use super::fit::{self, Grid};
 use super::lanes::Simd;
 
-/// Loads the blocks from `group` on, one per lane.
+/// Loads blocks from block `group` on, one per lane.
 #[inline(always)]
 fn load<S: Simd>(s: S, from: &[f32; BATCH], group: usize, to: &mut [S::F; BLOCK]) {
     s.columns(&from[group * BLOCK..], BLOCK, to);
 }
 
-/// Fits without a search: the extreme weight goes to level −half.
+/// Fits without a search: the weight of largest magnitude gets level −half.
 #[inline(always)]
 fn scale_by_extreme<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, half: f32) {
     let mut x = [s.splat(0.0); BLOCK];
@@ -38,7 +39,7 @@ fn scale_by_extreme<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, hal
     }
 }
 
-/// Fits without a search: the range of the weights becomes the range of the levels.
+/// Fits without a search: the range of the weights is mapped to the range of the levels.
 #[inline(always)]
 fn scale_by_range<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, top: f32) {
     let mut x = [s.splat(0.0); BLOCK];
@@ -57,7 +58,7 @@ fn scale_by_range<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, top: 
     }
 }
 
-/// Fits x ≈ scale · l by search.
+/// Fits x ≈ scale · l with [`fit::symmetric`].
 #[inline(always)]
 fn fit_symmetric<S: Simd>(
     s: S,
@@ -70,7 +71,7 @@ fn fit_symmetric<S: Simd>(
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
         let sigma2 = s.load(&batch.row_square[group..]);
-        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+        error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::symmetric(s, &x, &w, half);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.rate, &mut scratch.rate[group..]);
@@ -78,7 +79,7 @@ fn fit_symmetric<S: Simd>(
     }
 }
 
-/// Fits x ≈ scale · l + base by search.
+/// Fits x ≈ scale · l + base with [`fit::affine`].
 #[inline(always)]
 fn fit_affine<S: Simd>(
     s: S,
@@ -99,7 +100,7 @@ fn fit_affine<S: Simd>(
     for group in (0..batch.len / BLOCK).step_by(S::LANES) {
         load(s, batch.x, group, &mut x);
         let sigma2 = s.load(&batch.row_square[group..]);
-        weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+        error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         let fit = fit::affine(s, &x, &w, grid);
         s.store(fit.scale, &mut scratch.scale[group..]);
         s.store(fit.base, &mut scratch.base[group..]);
@@ -108,18 +109,18 @@ fn fit_affine<S: Simd>(
     }
 }
 
-/// How scaled weights become levels.
+/// How scaled weights are rounded to levels.
 #[derive(Clone, Copy)]
 enum Rounding {
-    /// Add, truncate to a byte, at most `top`.
+    /// Add `add`, truncate to a byte, and limit to `top`.
     Up { add: f32, top: i32 },
-    /// To even, within −half..half, plus half; 0 where the rate is 0.
+    /// Round to nearest, ties to even, clamp to −half..half, and add `half`; 0 if the rate is 0.
     Symmetric { half: i32 },
-    /// Into 0..=top, then to even.
+    /// Clamp to 0..=top, then round to nearest, ties to even.
     Clamped { top: f32 },
 }
 
-/// Levels of a vector of weights: of rate · (x − from).
+/// The levels of a vector of weights, rounded from rate · (x − from).
 #[inline(always)]
 fn level<S: Simd>(s: S, x: &[f32], (rate, from): (f32, f32), rounding: Rounding) -> S::I {
     let v = s.splat(rate) * (s.load(x) - s.splat(from));
@@ -137,20 +138,21 @@ fn level<S: Simd>(s: S, x: &[f32], (rate, from): (f32, f32), rounding: Rounding)
     }
 }
 
-/// Fifth bits of the weights, in their order.
+/// Packs bit 4 of each level, in the order of the weights.
 #[inline(always)]
 fn fifth_bits(levels: &[u8; BLOCK]) -> [u8; 4] {
     let mut bits = [0; 4];
     for (bits, levels) in bits.iter_mut().zip(levels.as_chunks::<8>().0) {
-        // Bit i of byte i moves to the top byte; no two products meet in a bit below it.
+        // The multiplication moves the bit of byte i to bit i of the top byte. No two partial
+        // products share a bit, so nothing carries into the top byte.
         let fifths = (u64::from_le_bytes(*levels) >> 4) & 0x0101_0101_0101_0101;
         *bits = (fifths.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
     bits
 }
 
-/// Writes the blocks from what the fit left in `scratch`. Of the `BYTES` of a block the last 16
-/// are low nibbles, the four before them, if `FIVE`, fifth bits; d is first, then, if `OFFSET`, m.
+/// Writes the blocks from the results of the fits in `scratch`. A block of `BYTES` bytes is: d; if
+/// `OFFSET`, m; if `FIVE`, four bytes of fifth bits; 16 bytes of low halves of levels.
 #[inline(always)]
 fn write<S: Simd, const BYTES: usize, const OFFSET: bool, const FIVE: bool>(
     s: S,
@@ -198,7 +200,7 @@ fn write<S: Simd, const BYTES: usize, const OFFSET: bool, const FIVE: bool>(
     }
 }
 
-/// The symmetric formats.
+/// Encodes to the symmetric formats.
 #[inline(always)]
 fn encode_symmetric<S: Simd, const BYTES: usize, const FIVE: bool>(
     s: S,
@@ -221,7 +223,7 @@ fn encode_symmetric<S: Simd, const BYTES: usize, const FIVE: bool>(
     write::<S, BYTES, false, FIVE>(s, batch, scratch, out, rounding);
 }
 
-/// The formats with an offset; `bound` holds levels down where no search has done so.
+/// Encodes to the formats with an offset. `bound` limits the levels where there is no search.
 #[inline(always)]
 fn encode_affine<S: Simd, const BYTES: usize, const FIVE: bool>(
     s: S,
@@ -247,7 +249,7 @@ fn encode_affine<S: Simd, const BYTES: usize, const FIVE: bool>(
 pub(super) struct Q40;
 
 impl Format for Q40 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -259,7 +261,7 @@ impl Format for Q40 {
 pub(super) struct Q50;
 
 impl Format for Q50 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -271,7 +273,7 @@ impl Format for Q50 {
 pub(super) struct Q41;
 
 impl Format for Q41 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
@@ -283,20 +285,20 @@ impl Format for Q41 {
 pub(super) struct Q51;
 
 impl Format for Q51 {
-    const WEIGHING: Weighing = Weighing::ByRow;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::WithRowSquares;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {
-        // Without a bound: the low five bits are what is stored.
+        // As in ggml, no bound is needed: only the low five bits of a level are stored.
         encode_affine::<S, 24, true>(s, batch, scratch, out, (31, i32::MAX));
     }
 }
 
-/// 8.5 bits per weight, symmetric; an importance matrix changes nothing.
+/// 8.5 bits per weight, symmetric; an importance matrix has no effect.
 pub(super) struct Q80;
 
 impl Format for Q80 {
-    const WEIGHING: Weighing = Weighing::Ignored;
+    const IMATRIX_USE: ImatrixUse = ImatrixUse::Ignored;
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, batch: &Batch<'_>, scratch: &mut Scratch, out: &mut [u8]) {

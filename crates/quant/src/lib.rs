@@ -1,16 +1,18 @@
-//! Which type for which tensor, and rows of weights to blocks of that type, with the bytes
-//! that llama.cpp would write.
+//! Chooses a quantization type for each tensor, and encodes rows of weights to blocks of that type,
+//! with the same bytes that llama.cpp would write.
 //!
-//! [`Encoder`] is the way in. The formats in wide use have encoders of our own, ten times as fast
-//! as ggml's and compared with them bit by bit when an encoder is made; all else goes to ggml.
+//! [`Encoder`] is the entry point. This crate implements encoders for the formats in wide use, ten
+//! times as fast as ggml's, and compares their bytes with ggml's when an encoder is made. All other
+//! formats are encoded by ggml.
 //!
 //! - [`mix`]: recipes, and the types they give to tensors
-//! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its rows
-//! - `agree`: the comparison with ggml that precedes the choice
+//! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its source
+//!   rows
+//! - `agree`: the comparison with ggml's encoders
 //! - `lanes`: vectors of f32 on AVX-512, AVX2, NEON and plain Rust
-//! - `fit`: the searches, one lane per sub-block
+//! - `fit`: the searches for scales and offsets, one sub-block per lane
 //! - `k_affine`, `k_symmetric`, `legacy`, `nonlinear`: the block formats
-//! - `narrow`: to and from f32, f16 and bf16
+//! - `narrow`: conversions between f32, f16 and bf16
 //! - `ggml_ffi`: the calls into ggml
 //!
 //! ```
@@ -49,19 +51,19 @@ pub use modelve_base::isa::Isa;
 
 use modelve_gguf::GgmlType;
 
-/// How the weights of a source row are stored, little-endian.
+/// The float type of the weights of a source row, stored little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceType {
-    /// IEEE single, 4 bytes.
+    /// IEEE 754 single precision, 4 bytes.
     F32,
-    /// IEEE half, 2 bytes.
+    /// IEEE 754 half precision, 2 bytes.
     F16,
-    /// The upper half of a single, 2 bytes.
+    /// bfloat16, the upper half of an f32, 2 bytes.
     Bf16,
 }
 
 impl SourceType {
-    /// Bytes of one weight.
+    /// The size in bytes of one weight.
     pub fn bytes(self) -> usize {
         match self {
             SourceType::F32 => 4,
@@ -70,68 +72,67 @@ impl SourceType {
     }
 }
 
-/// What can go wrong between rows and blocks. Rows and columns count from 0 within the call.
+/// Errors of encoding and decoding. Rows and columns are counted from 0 within the call.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// ggml has no quantizer (or no dequantizer) for the type, or the number names no type.
     #[error("{0} is not a type that weights can be converted to or from")]
     Unsupported(GgmlType),
-    /// The type's search is meaningless without importances.
+    /// The type cannot be encoded without an importance matrix.
     #[error("{0} needs an importance matrix")]
     NeedsImatrix(GgmlType),
-    /// A row must be a whole number of blocks, and at least one.
+    /// A row is not a whole, positive number of blocks.
     #[error("a row of {weights} weights is not a whole number of {ty} blocks")]
     RowLength {
         /// The type.
         ty: GgmlType,
-        /// Weights in the row.
+        /// The number of weights in the row.
         weights: usize,
     },
-    /// A slice of another size than rows and type ask for.
+    /// A slice does not have the length that the rows and the type require.
     #[error("{what} should have length {expected}, not {actual}")]
     Length {
-        /// Which slice.
+        /// What the slice holds.
         what: &'static str,
         /// Its length.
         actual: usize,
-        /// What it should be.
+        /// The required length.
         expected: usize,
     },
     /// A weight is NaN or infinite.
     #[error("weight {value} in row {row}, column {column}")]
     NonFinite {
-        /// Row.
+        /// The row of the weight.
         row: usize,
-        /// Column.
+        /// The column of the weight.
         column: usize,
         /// The weight.
         value: f32,
     },
-    /// A block's f16 scale or offset, or an f16 weight, would be infinite. The bytes are written
-    /// all the same, as llama.cpp writes them before it refuses them.
+    /// A block's f16 scale or offset, or an f16 weight, would be infinite.
     #[error("weights in row {row} from column {column} on are too large for {ty}")]
     Overflow {
         /// The type.
         ty: GgmlType,
-        /// Row.
+        /// The row of the block.
         row: usize,
-        /// First column of the block.
+        /// The first column of the block.
         column: usize,
     },
     /// An importance is NaN, infinite or negative.
     #[error("importance {value} of column {column}")]
     Importance {
-        /// Column.
+        /// The column of the importance.
         column: usize,
         /// The importance.
         value: f32,
     },
-    /// The CPU lacks an instruction set that was asked for.
+    /// The CPU does not have the requested instruction set.
     #[error("this CPU does not have {0}")]
     Isa(Isa),
 }
 
-/// Decodes blocks of `ty` to as many weights as `dst` holds, by ggml.
+/// Decodes blocks of `ty` to `dst.len()` weights, with ggml's decoder.
 ///
 /// # Errors
 /// [`Error::Unsupported`], [`Error::RowLength`], or [`Error::Length`] if `src` is not exactly the
@@ -147,7 +148,7 @@ pub fn dequantize_rows(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), 
     ggml_ffi::dequantize(ty, src, dst)
 }
 
-/// Bytes of a row of `n` weights.
+/// The size in bytes of a row of `n` weights.
 fn row_bytes(ty: GgmlType, n: usize) -> Result<usize, Error> {
     let bytes = ty.row_bytes(n as u64).filter(|_| n > 0);
     bytes
@@ -155,7 +156,7 @@ fn row_bytes(ty: GgmlType, n: usize) -> Result<usize, Error> {
         .ok_or(Error::RowLength { ty, weights: n })
 }
 
-/// Is a slice as long as it should be?
+/// Returns an error unless a slice has the expected length.
 fn expect_length(what: &'static str, actual: usize, expected: usize) -> Result<(), Error> {
     if actual == expected {
         Ok(())

@@ -18,6 +18,8 @@ pub enum Role {
     Output,
     /// The value projection, alone or fused with query and key.
     AttentionValue,
+    /// The key projection, where it stands alone.
+    AttentionKey,
     /// Back from the heads to the residual stream.
     AttentionOutput,
     /// The last matrix of the feed-forward network.
@@ -35,6 +37,7 @@ impl Role {
             _ if name.contains("attn_qkv.weight") || name.contains("attn_v.weight") => {
                 Self::AttentionValue
             }
+            _ if name.contains("attn_k.weight") => Self::AttentionKey,
             _ if name.contains("attn_output.weight") => Self::AttentionOutput,
             _ if name.contains("ffn_down") => Self::FfnDown,
             _ => Self::Other,
@@ -217,6 +220,8 @@ pub struct Facts {
     /// Whether llama.cpp counts the model among those of 70 billion weights. Many query heads share
     /// one value head there, so value matrices are small and get more bits.
     pub is_large: bool,
+    /// Number of experts in a layer; 0 or 1 where there are none.
+    pub experts: u32,
     /// Whether an importance matrix is given.
     pub imatrix: bool,
 }
@@ -264,12 +269,13 @@ static FALLBACKS: &[(GgmlType, GgmlType)] = &[
     (T::Q6_K, T::Q8_0),
 ];
 
-/// Whether a tensor becomes anything but F32: matrices that are no norms.
+/// Whether a tensor becomes anything but F32: matrices that are no norms, routers or positions.
 fn is_quantized(name: &str, dimensions: usize) -> bool {
     dimensions >= 2
         && name.ends_with("weight")
         && !name.contains("_norm.weight")
         && !name.contains("ffn_gate_inp.weight")
+        && !matches!(name, "position_embd.weight" | "token_types.weight")
 }
 
 /// Decides the type of every tensor. `tensors` are names and shapes (GGUF order: columns first)
@@ -386,6 +392,11 @@ impl Mix<'_> {
         let mut rules = self.recipe.rules.iter();
         let rule = rules.find(|(r, when, _)| *r == role && when.applies(layer, n, self.facts));
         let by_rule = rule.map_or(base, |(_, _, ty)| *ty);
+        if self.facts.experts == EIGHT
+            && let Some(ty) = self.beside_eight_experts(role)
+        {
+            return because(ty, "attention is a small part beside eight experts".into());
+        }
         let small_values = role == AttentionValue && self.facts.is_large;
         match rule {
             _ if small_values && matches!(by_rule, T::Q3_K | T::Q4_K) => because(
@@ -394,6 +405,26 @@ impl Mix<'_> {
             ),
             Some((_, when, ty)) => because(*ty, format!("{what} {}", when.reason())),
             None => because(base, "the recipe's type".into()),
+        }
+    }
+}
+
+/// The number of experts that llama.cpp gives other types beside: Mixtral's.
+const EIGHT: u32 = 8;
+
+/// Recipes that store the output of attention in Q5_K beside eight experts.
+static BESIDE_EIGHT: &[&str] = &[
+    "Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M",
+];
+
+impl Mix<'_> {
+    /// The types of attention in a model with eight experts in each layer.
+    fn beside_eight_experts(&self, role: Role) -> Option<GgmlType> {
+        match role {
+            AttentionValue | Role::AttentionKey => Some(T::Q8_0),
+            AttentionOutput if BESIDE_EIGHT.contains(&self.recipe.name) => Some(T::Q5_K),
+            AttentionOutput => Some(self.recipe.base),
+            _ => None,
         }
     }
 }

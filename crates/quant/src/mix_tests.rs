@@ -50,6 +50,7 @@ const PLAIN: Facts = Facts {
     layers: 32,
     heads_per_kv_head: 1,
     is_large: false,
+    experts: 0,
     imatrix: false,
 };
 
@@ -102,6 +103,7 @@ fn grouped_heads_and_an_imatrix_change_what_a_recipe_does() {
         layers: 16,
         heads_per_kv_head: 4,
         is_large: false,
+        experts: 0,
         imatrix: false,
     };
     assert_eq!(count(&types("Q2_K", grouped, &tensors), T::Q4_K), 16);
@@ -121,6 +123,7 @@ fn values_of_a_large_model_get_more_bits() {
         layers: 80,
         heads_per_kv_head: 4,
         is_large: true,
+        experts: 0,
         imatrix: false,
     };
     let values: Vec<(String, Vec<u64>)> = (0..80)
@@ -190,4 +193,29 @@ fn names_are_unique_and_found_in_any_case() {
         assert!(std::ptr::eq(found, recipe), "{}", recipe.name);
     }
     assert!(Recipe::find("Q4").is_none());
+}
+
+/// `llama_tensor_get_type_impl` for `n_expert == 8`, as for Mixtral 8x7B.
+#[test]
+fn attention_beside_eight_experts_gets_more_bits() {
+    let names = ["attn_k", "attn_output", "attn_q", "attn_v", "ffn_down_exps"];
+    let tensors: Vec<(String, Vec<u64>)> = names
+        .iter()
+        .map(|name| (format!("blk.0.{name}.weight"), vec![256, 256]))
+        .collect();
+    for (experts, recipe, wanted) in [
+        (8, "Q4_K_M", [T::Q8_0, T::Q5_K, T::Q4_K, T::Q8_0, T::Q6_K]),
+        (8, "Q3_K_L", [T::Q8_0, T::Q3_K, T::Q3_K, T::Q8_0, T::Q5_K]),
+        (8, "Q4_0", [T::Q8_0, T::Q4_0, T::Q4_0, T::Q8_0, T::Q4_0]),
+        (4, "Q4_K_M", [T::Q4_K, T::Q4_K, T::Q4_K, T::Q6_K, T::Q6_K]),
+    ] {
+        let facts = Facts {
+            layers: 1,
+            experts,
+            ..PLAIN
+        };
+        let types = types(recipe, facts, &tensors);
+        let types: Vec<T> = types.into_iter().map(|(_, ty)| ty).collect();
+        assert_eq!(types, wanted, "{experts} {recipe}");
+    }
 }

@@ -1,10 +1,10 @@
-//! Rows to plain f32, f16 and bf16, and rows to f32 scratch.
+//! Conversion of source rows to f32, and of f32 to f16 and bf16.
 
 use super::SourceType;
 use super::float16::{f32_to_bf16, f32_to_f16};
 use super::lanes::{Simd, Task};
 
-/// Widens `src` to `to`; answers whether all weights are finite.
+/// Converts `src` to f32 in `to`; returns whether all weights are finite.
 pub(super) struct Widen<'a> {
     pub(super) source: SourceType,
     pub(super) src: &'a [u8],
@@ -29,7 +29,7 @@ impl Task for Widen<'_> {
     }
 }
 
-/// The first vector of bf16 or f16.
+/// Loads a vector of bf16 or f16 from the start of `from`.
 #[inline(always)]
 fn load<S: Simd, const BF16: bool>(s: S, from: &[u8]) -> S::F {
     if BF16 {
@@ -39,23 +39,23 @@ fn load<S: Simd, const BF16: bool>(s: S, from: &[u8]) -> S::F {
     }
 }
 
-/// Weights that are looked at in one go: a multiple of any vector, so that no slice is checked
-/// inside, and the vectors of one go overlap.
+/// The number of weights in one iteration: a multiple of the lanes of every instruction set, so
+/// that the inner loop has no bounds checks and the CPU overlaps its vectors.
 const STEP: usize = 64;
 
-/// The larger of `peak` and |v|, as bits: those of a NaN exceed those of infinity.
+/// The larger of `peak` and |v|, compared as bits, because those of NaN exceed those of infinity.
 #[inline(always)]
 fn peak_of<S: Simd>(s: S, peak: S::I, v: S::F) -> S::I {
     s.imax(peak, s.bits(s.abs(v)))
 }
 
-/// Is each |v| whose bits went into `peak` a number?
+/// Returns whether all values that `peak` is the maximum of are finite.
 #[inline(always)]
 fn is_finite<S: Simd>(s: S, peak: S::I) -> bool {
     s.all(s.lt(s.of_bits(peak), s.splat(f32::INFINITY)))
 }
 
-/// Widens `STEP` two-byte weights.
+/// Converts `STEP` two-byte weights to f32.
 #[inline(always)]
 fn widen_step<S: Simd, const BF16: bool>(
     s: S,
@@ -71,7 +71,7 @@ fn widen_step<S: Simd, const BF16: bool>(
     peak
 }
 
-/// Widens two-byte weights; the last few by way of a padded step.
+/// Converts two-byte weights to f32; the last few are padded to a whole `STEP`.
 #[inline(always)]
 fn widen_halves<S: Simd, const BF16: bool>(s: S, src: &[u8], to: &mut [f32]) -> bool {
     let mut peak = s.int(0);
@@ -89,6 +89,7 @@ fn widen_halves<S: Simd, const BF16: bool>(s: S, src: &[u8], to: &mut [f32]) -> 
     is_finite(s, peak)
 }
 
+/// Returns whether all of `x` are finite.
 #[inline(always)]
 fn all_finite<S: Simd>(s: S, x: &[f32]) -> bool {
     let mut peak = s.int(0);
@@ -101,7 +102,7 @@ fn all_finite<S: Simd>(s: S, x: &[f32]) -> bool {
     is_finite(s, peak) && rest.iter().all(|x| x.is_finite())
 }
 
-/// Rounds `x` to f16 (or bf16) in `out`; answers whether all results are finite.
+/// Rounds `x` to f16 or bf16 in `out`; returns whether all results are finite.
 pub(super) struct Narrow<'a> {
     pub(super) x: &'a [f32],
     pub(super) bf16: bool,

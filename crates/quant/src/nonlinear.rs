@@ -1,4 +1,4 @@
-//! IQ4_NL and IQ4_XS: 4-bit codes of levels that lie the denser the nearer they are to zero.
+//! IQ4_NL and IQ4_XS: 4-bit codes for levels that are closer to each other near zero.
 //!
 //! ```text
 //! IQ4_NL,  18 bytes, 32 weights: d f16 | codes: 16                   x ≈ d · LEVELS[code]
@@ -6,15 +6,16 @@
 //!         | codes: 128                                 x ≈ d · (scale − 32) · LEVELS[code]
 //! ```
 //!
-//! Byte i of a block's 16 holds the code of weight i low and of weight i + 16 high. In IQ4_XS each
-//! 32 weights have a scale of 6 bits; low nibbles lie two to a byte, upper bits from bit 0 on.
+//! Byte i of a block's 16 holds the code of weight i in its low half and of weight i + 16 in its
+//! high half. In IQ4_XS every 32 weights have a scale of 6 bits; the low four bits are stored two
+//! to a byte, the upper bits from bit 0 up.
 //!
-//! Encoding fits each 32 weights alone ([`fit()`], a block per lane). In IQ4_XS the scales are
-//! then divided by their largest and rounded. Last, each weight takes the level nearest to it
-//! under that scale; both divide by the scale before it is rounded to f16.
+//! Encoding fits every 32 weights by themselves ([`fit()`], one block per lane). For IQ4_XS the
+//! scales are then quantized relative to the largest. Last, each weight gets the nearest level with
+//! that scale; both formats divide by the scale before it is rounded to f16.
 
 use super::batch::{BATCH, BLOCK, Batch, Format, SUPER, Scratch};
-use super::batch::{by_lane, put_f16, super_sums, weigh};
+use super::batch::{by_lane, error_weights, put_f16, super_sums};
 use super::fit::{self, ALL_ZERO};
 use super::float16::nearest;
 use super::k_symmetric::largest;
@@ -24,21 +25,22 @@ use super::lanes::Simd;
 const LEVELS: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
-/// The lowest and the highest.
+/// The lowest and the highest level.
 const ENDS: (f32, f32) = (LEVELS[0] as f32, LEVELS[15] as f32);
-/// Weights per block in a super-block of IQ4_XS.
+/// The number of blocks of 32 weights in a super-block of IQ4_XS.
 const PER: usize = SUPER / BLOCK;
 
-/// The cells of a line: cell k holds what rounds to 8 k, k modulo 32, so from −140 to 140 all
-/// but three cells hold one interval of 8. No interval holds more than one of the midpoints
-/// between neighbouring levels, so two levels can be nearest in a cell, and the cells hold at
-/// most one level each.
+/// A lookup table for the nearest level. It divides the numbers into intervals of length 8: cell k
+/// holds the numbers that round to 8 k, with k modulo 32, so that between −140 and 140 all but
+/// three cells hold exactly one interval. No interval contains more than one of the midpoints
+/// between adjacent levels, so at most two levels can be the nearest in a cell. Each cell contains
+/// at most one level.
 struct Cells {
-    /// The lower of the two levels, or the only one.
+    /// The lower of the two levels that can be nearest, or the only one.
     lower: [i8; 32],
-    /// The upper.
+    /// The upper of these levels, or the only one.
     upper: [i8; 32],
-    /// The code of the level that lies in the cell.
+    /// The code of the level that the cell contains, if any.
     code: [i8; 32],
 }
 
@@ -53,7 +55,7 @@ const fn cells() -> Cells {
     let mut k = -16;
     while k < 16 {
         let cell = (k & 31) as usize;
-        // The three outermost hold what lies at either end of the line.
+        // The three outermost cells hold numbers from both ends.
         let outermost = k <= -15 || k == 15;
         cells.lower[cell] = LEVELS[if outermost { 0 } else { code_of(8 * k - 4) }];
         cells.upper[cell] = LEVELS[if outermost { 15 } else { code_of(8 * k + 4) }];
@@ -77,13 +79,14 @@ const fn code_of(v: i32) -> usize {
     code
 }
 
-/// The cell of v, |v| ≤ 140, in the low five bits: floats from 2²⁶ to 2²⁷ are 8 apart.
+/// The index of the cell of v, |v| ≤ 140, in the low five bits; the other bits are undefined. f32
+/// values from 2²⁶ to 2²⁷ are 8 apart, so the addition rounds to a multiple of 8.
 #[inline(always)]
 fn cell<S: Simd>(s: S, v: S::F) -> S::I {
     s.bits(v + s.splat(1.5 * 67_108_864.0))
 }
 
-/// The level nearest to v, |v| ≤ 140, the upper of two equally near.
+/// The level nearest to v, |v| ≤ 140; the upper one if two are equally near.
 #[inline(always)]
 fn nearest_level<S: Simd>(s: S, v: S::F) -> S::F {
     let cell = cell(s, v);
@@ -92,14 +95,15 @@ fn nearest_level<S: Simd>(s: S, v: S::F) -> S::F {
     s.select(s.lt(v - lower, upper - v), lower, upper)
 }
 
-/// The code of the level nearest to v, any v; of NaN that of the highest (`best_index_int8`).
+/// The code of the level nearest to v, for any v; for NaN that of the highest level (ggml:
+/// `best_index_int8`).
 #[inline(always)]
 fn nearest_code<S: Simd>(s: S, v: S::F) -> S::I {
     let v = s.max(s.min(v, s.splat(ENDS.1)), s.splat(ENDS.0));
     s.truncate(s.lookup(&CELLS.code, cell(s, nearest_level(s, v))))
 }
 
-/// Σwqx and Σwq² over the levels q under `rate`.
+/// The sums Σwqx and Σwq² over the levels q that are nearest to rate · x.
 #[inline(always)]
 fn moments<S: Simd>(s: S, x: &[S::F; BLOCK], w: &[S::F; BLOCK], rate: S::F) -> (S::F, S::F) {
     let (mut sum_qx, mut sum_q2) = (s.splat(0.0), s.splat(0.0));
@@ -114,10 +118,10 @@ fn moments<S: Simd>(s: S, x: &[S::F; BLOCK], w: &[S::F; BLOCK], rate: S::F) -> (
 
 /// Fits x ≈ scale · q with levels q to a small Σ w · (scale · q − x)²; returns the scale.
 ///
-/// With the levels fixed the best scale is Σwqx / Σwq², and it lowers the error by
-/// (Σwqx)² / Σwq². The grid tries the nearest levels under rate = 127 / extreme, then under
-/// (t − 127) / extreme for t from −7 to 7, and keeps the largest gain. (`quantize_row_iq4_nl_impl`
-/// with `ntry` 7.)
+/// For given levels the best scale is Σwqx / Σwq², and it lowers the error by (Σwqx)² / Σwq². The
+/// grid tries the levels nearest to rate · x for rate = 127 / extreme, then for (t − 127) / extreme
+/// with t from −7 to 7, and keeps those that lower the error most. (ggml:
+/// `quantize_row_iq4_nl_impl` with `ntry` 7.)
 #[inline(always)]
 fn fit<S: Simd>(s: S, x: &[S::F; BLOCK], w: &[S::F; BLOCK]) -> S::F {
     let zero = s.splat(0.0);
@@ -137,9 +141,9 @@ fn fit<S: Simd>(s: S, x: &[S::F; BLOCK], w: &[S::F; BLOCK]) -> S::F {
     s.select(s.lt(magnitude, s.splat(ALL_ZERO)), zero, scale)
 }
 
-/// Fits all blocks, their scales to `scratch`. A weight's weight is its square, or with
-/// importances importance · √(σ² + x²), σ² twice the mean square of the `N` weights around it:
-/// of the block or of the super-block.
+/// Fits all blocks and writes their scales to `scratch`. The error of a weight is weighted by its
+/// square or, with importances, by importance · √(σ² + x²), where σ² is twice the mean square of
+/// the block or super-block of `N` weights that it belongs to.
 #[inline(always)]
 fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scratch) {
     let factor = 2.0 / N as f32;
@@ -164,19 +168,19 @@ fn fit_all<S: Simd, const N: usize>(s: S, batch: &Batch<'_>, scratch: &mut Scrat
                 }
                 sum * s.splat(factor)
             };
-            weigh(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
+            error_weights(s, &importance[group * BLOCK..], sigma2, &x, &mut w);
         }
         s.store(fit(s, &x, &w), &mut scratch.scale[group..]);
     }
 }
 
-/// 1/d, or 0 where d is 0.
+/// Returns 1/d, or 0 if d is 0.
 #[inline(always)]
 fn inverse(d: f32) -> f32 {
     if d != 0.0 { 1.0 / d } else { 0.0 }
 }
 
-/// Codes of a block under `rate`.
+/// Writes the codes of the levels nearest to rate · x, for a block of 32 weights.
 #[inline(always)]
 fn put_codes<S: Simd>(s: S, x: &[f32; BLOCK], rate: f32, out: &mut [u8]) {
     let rate = s.splat(rate);
@@ -247,7 +251,7 @@ mod tests {
     use super::*;
     use modelve_base::isa::Isa;
 
-    /// The code of the level nearest to each of these, in the order of lanes of one.
+    /// Computes the code of the level nearest to each of these numbers, one at a time.
     struct Codes<'a>(&'a [f32]);
 
     impl Task for Codes<'_> {
@@ -264,7 +268,8 @@ mod tests {
         }
     }
 
-    /// The nearest level by comparison with all midpoints, the upper where two are equally near.
+    /// The code of the nearest level by comparison with all midpoints; the upper one if two are
+    /// equally near.
     fn by_midpoints(v: f32) -> u8 {
         let below = |pair: &&[i8]| v < (f32::from(pair[0]) + f32::from(pair[1])) / 2.0;
         15 - LEVELS.windows(2).filter(below).count() as u8

@@ -1,30 +1,31 @@
-//! Which backends there are, where their libraries lie, and why one is missing.
+//! The backends of ggml in this build, the libraries that they are loaded from, and the reasons why
+//! one is missing.
 //!
-//! Most builds have their backends inside. With the feature `portable` they are libraries in a
-//! folder beside the program: for the processor one per set of instructions, of which the best
-//! is taken, and any number for GPUs; what is dropped into the folder is used.
+//! Most builds are linked with their backends. With the feature `portable`, backends are libraries
+//! in a folder beside the program: one per instruction set for the CPU, of which the best is
+//! loaded, and any number for GPUs. Every library in the folder is used.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::ffi;
 
-/// A backend, or a library that should have been one.
+/// A backend, or a library in the folder of backends that does not load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// ggml's name for it, such as `CPU` or `Vulkan`; for a library that does not load, what its
-    /// file is called after.
+    /// ggml's name for it, such as `CPU` or `Vulkan`; for a library that does not load, the part of
+    /// its file name after `ggml-`.
     pub name: String,
-    /// The file it came from; none: it is part of the program.
+    /// The file it was loaded from; `None` if it is part of the program.
     pub library: Option<PathBuf>,
-    /// Devices it found, those of no use included.
+    /// The number of devices it found, including those that modelve does not use.
     pub devices: usize,
-    /// What it said about itself when it did not load or found nothing.
+    /// Why it did not load, or found no device, in its own words.
     pub problem: Option<String>,
 }
 
 impl Backend {
-    /// What would help, where that is known.
+    /// What the user can do about the problem, if that is known.
     pub fn remedy(&self) -> Option<&'static str> {
         let problem = self.problem.as_deref()?;
         REMEDIES
@@ -34,7 +35,7 @@ impl Backend {
     }
 }
 
-/// Words of a loader or a backend, and what to do about them.
+/// Words in the message of a loader or a backend, and what the user can do about that problem.
 const REMEDIES: [(&str, &str); 10] = [
     (
         "libvulkan",
@@ -44,7 +45,7 @@ const REMEDIES: [(&str, &str); 10] = [
         "No devices found",
         "install the GPU's driver (for Vulkan mesa-vulkan-drivers, or the GPU maker's)",
     ),
-    // What Vulkan's does where there is a loader but no driver.
+    // The Vulkan backend says this if there is a loader but no driver.
     (
         "returned NULL",
         "install the GPU's driver (for Vulkan mesa-vulkan-drivers, or the GPU maker's)",
@@ -76,19 +77,19 @@ const REMEDIES: [(&str, &str); 10] = [
     ),
 ];
 
-/// The backends of this program, found and loaded by the first call.
+/// The backends of this program. The first call finds and loads them.
 pub fn backends() -> &'static [Backend] {
     static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
     BACKENDS.get_or_init(find)
 }
 
-/// The library that a backend came from, if it did not come with the program.
+/// The library that a backend was loaded from; `None` if it is part of the program.
 pub(super) fn library(name: &str) -> Option<&'static Path> {
     let backend = backends().iter().find(|backend| backend.name == name)?;
     backend.library.as_deref()
 }
 
-/// Folders in which libraries are looked for: none in a build that has its backends inside.
+/// The folders that are searched for libraries; none in a build that is linked with its backends.
 pub fn folders() -> Vec<PathBuf> {
     #[cfg(feature = "portable")]
     return libraries::folders();
@@ -107,7 +108,7 @@ fn find() -> Vec<Backend> {
         devices,
     });
     let mut backends: Vec<_> = backends.collect();
-    // Vulkan's alone does not register without a driver.
+    // The Vulkan backend is the only one that does not register itself if there is no driver.
     if cfg!(feature = "vulkan") && !backends.iter().any(|backend| backend.name == "Vulkan") {
         backends.push(Backend {
             name: "Vulkan".to_owned(),
@@ -122,14 +123,14 @@ fn find() -> Vec<Backend> {
 #[cfg(feature = "portable")]
 use libraries::find;
 
-/// What was said about a backend that found no device.
+/// The message about a backend that found no device, among what ggml logged.
 fn about(said: &[String], name: &str) -> String {
     let name = name.to_lowercase();
     let line = said
         .iter()
         .find(|line| line.to_lowercase().contains(&name) && !line.contains("loaded"));
     match line {
-        // The name of the C function says nothing to a reader.
+        // The C function that the line starts with means nothing to users.
         Some(line) => match line.split_once(": ") {
             Some((function, rest)) if !function.contains(' ') => rest.to_owned(),
             _ => line.clone(),
@@ -146,8 +147,8 @@ mod libraries {
 
     use super::{Backend, about, ffi};
 
-    /// Beside the program, wherever it was unpacked, and in `lib/modelve` where it was installed
-    /// into a `bin`. Never the current folder, where anybody may have put a library.
+    /// The folder `backends` beside the program, and `lib/modelve` if the program is installed in a
+    /// `bin`. Never the current folder, where anybody may have put a library.
     pub fn folders() -> Vec<PathBuf> {
         let program = env::current_exe().and_then(fs::canonicalize);
         let Some(beside) = program
@@ -169,7 +170,7 @@ mod libraries {
         };
         let mut backends = loaded(&folder);
         for (name, path) in files(&folder) {
-            // The processor has many libraries, of which one is wanted.
+            // There are several libraries for the CPU, and ggml loads only one of them.
             let variant = name.split('-').next() == Some("cpu");
             let known = |backend: &Backend| {
                 backend.library.as_ref() == Some(&path)
@@ -182,7 +183,7 @@ mod libraries {
         backends
     }
 
-    /// Loads what can be loaded. Where from is known from what ggml says, and only from that.
+    /// Loads the backends in a folder. Only ggml's log tells from which file each was loaded.
     fn loaded(folder: &Path) -> Vec<Backend> {
         let Ok(path) = CString::new(folder.as_os_str().as_encoded_bytes()) else {
             return Vec::new();
@@ -206,7 +207,7 @@ mod libraries {
         backends.collect()
     }
 
-    /// A library that ggml passed over without a word, asked again.
+    /// Loads a library that ggml skipped silently once more, by itself, to learn the reason.
     fn unfit(name: String, path: PathBuf) -> Backend {
         let mut said = Vec::new();
         if let Ok(library) = CString::new(path.as_os_str().as_encoded_bytes()) {
@@ -226,7 +227,7 @@ mod libraries {
         }
     }
 
-    /// The libraries in a folder that are backends, by what they are called after, in its order.
+    /// The backend libraries in a folder, with the part of their names after `ggml-`, sorted.
     fn files(folder: &Path) -> Vec<(String, PathBuf)> {
         let (prefix, suffix) = match cfg!(windows) {
             true => ("ggml-", ".dll"),

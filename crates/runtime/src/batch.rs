@@ -1,11 +1,11 @@
-//! The tokens of one decode call, and what a context takes.
+//! The tokens of one decode call, and the limits of a context.
 
 use super::error::{Error, Result};
 use super::node::Row;
 use super::seq::{Position, SeqId};
 use super::token::Token;
 
-/// One decode call: parallel arrays, an entry per token.
+/// The tokens of one decode call, as parallel arrays with one entry per token.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Batch {
     pub tokens: Vec<Token>,
@@ -14,16 +14,16 @@ pub(super) struct Batch {
     pub outputs: Vec<i8>,
 }
 
-/// What a context was made for.
+/// The sizes that a context was made for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Tokens of a batch.
+    /// Maximum number of tokens in a batch.
     pub n_batch: u32,
-    /// Sequences.
+    /// Maximum number of sequences.
     pub n_seq: u32,
-    /// Tokens of a batch that may have logits.
+    /// Maximum number of tokens of a batch that have logits.
     pub n_outputs: u32,
-    /// Entries of the vocabulary.
+    /// The number of entries of the vocabulary.
     pub n_vocab: u32,
 }
 
@@ -43,7 +43,7 @@ impl Batch {
         self.outputs.push(i8::from(output));
     }
 
-    /// Whose rows the tokens are, and the rows of those with logits.
+    /// The sequence and position of every token, and of those with logits.
     pub fn rows(&self) -> (Vec<Row>, Vec<Row>) {
         let row = |(&seq, &position): (&i32, &i32)| Row {
             seq: SeqId(seq.unsigned_abs()),
@@ -65,7 +65,7 @@ impl Batch {
         self.tokens.len()
     }
 
-    /// Returns whether a context can be given this: what llama.cpp would assert on.
+    /// Checks everything that llama.cpp would assert about the batch.
     pub fn check(&self, limits: Limits) -> Result<()> {
         let n = self.len();
         let arrays = [

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag shared by whoever may ask for a stop and the work that is to stop: loading ends at
+/// A flag shared by the code that may request a stop and the work that is to stop. Loading ends at
 /// the next tensor, a computation at the next node of its graph. Clones share the flag.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
@@ -19,17 +19,17 @@ impl Cancel {
         Arc::clone(&self.0)
     }
 
-    /// Asks the work to stop.
+    /// Requests the work to stop.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Lets work go on, after it was stopped.
+    /// Clears the flag, so that new work is not stopped.
     pub fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Returns whether a stop was asked for.
+    /// Returns whether a stop was requested.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

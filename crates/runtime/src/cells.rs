@@ -1,15 +1,15 @@
-//! Which cells of a KV cache are taken, and by how many sequences.
+//! Counts which cells of a KV cache are in use, and by how many sequences.
 //!
-//! llama.cpp does not tell. A cell holds one token of one or more sequences: of several after a
-//! fork, until they part. The numbers here are names of this module's own; which cell of the
-//! cache a token lies in is llama.cpp's choice.
+//! llama.cpp has no interface for that. A cell holds one token of one or more sequences: sequences
+//! share the cells of their common prefix after a fork. The cell numbers are this module's own;
+//! llama.cpp chooses the actual cell of each token.
 
 /// The cells of a cache and the sequences in them.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
-    /// How many sequences hold each cell.
+    /// The number of sequences that hold each cell.
     holders: Vec<u32>,
-    /// Cells that nobody holds.
+    /// The cells that no sequence holds.
     free: Vec<u32>,
     /// The cells of each sequence, in the order of positions.
     of: Vec<Vec<u32>>,
@@ -23,12 +23,12 @@ impl Cells {
         }
     }
 
-    /// Cells that somebody holds.
+    /// The number of cells in use.
     pub fn taken(&self) -> usize {
         self.holders.len() - self.free.len()
     }
 
-    /// A sequence grows by a token.
+    /// Adds a cell for one more token of a sequence.
     pub fn push(&mut self, seq: usize) {
         let cell = self.free.pop().unwrap_or_else(|| {
             self.holders.push(0);
@@ -38,7 +38,7 @@ impl Cells {
         self.of[seq].push(cell);
     }
 
-    /// A sequence keeps its first `length` tokens.
+    /// Releases the cells of a sequence after its first `length` tokens.
     pub fn truncate(&mut self, seq: usize, length: usize) {
         let of = &mut self.of[seq];
         for cell in of.drain(length.min(of.len())..) {
@@ -49,7 +49,7 @@ impl Cells {
         }
     }
 
-    /// The empty sequence `to` shares the first `length` cells of `from`.
+    /// Makes the empty sequence `to` share the first `length` cells of `from`.
     pub fn share(&mut self, from: usize, to: usize, length: usize) {
         let shared = self.of[from][..length].to_vec();
         for &cell in &shared {

@@ -1,4 +1,4 @@
-//! What a completion is made from and what comes of it.
+//! The options of a completion, its result, and the events on the way.
 
 use std::time::{Duration, Instant};
 
@@ -6,25 +6,25 @@ use super::error::Error;
 use super::sampling::{Likely, Sampling};
 use super::token::Token;
 
-/// How to complete a prompt.
+/// The options of a completion.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Tokens to add, at most.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Texts that end a completion and are not part of it.
     pub stops: Vec<String>,
-    /// Never choose a token that ends a text.
+    /// Whether tokens that end a text are never chosen.
     pub ignore_end: bool,
-    /// Whether to tell each token's log-probability.
+    /// Whether to report each token's log-probability.
     pub logprobs: bool,
-    /// How many of the likeliest tokens to tell at each step.
+    /// The number of most likely tokens to report at each step.
     pub top: usize,
-    /// Whether to tell the same of the prompt's tokens. Then all of the prompt is computed, and
-    /// nothing of it is taken over from another text.
+    /// Whether to report the same for the prompt's tokens. Then all of the prompt is computed, and
+    /// no prefix is reused from another sequence.
     pub prompt_logprobs: bool,
-    /// Control tokens that the text shows by their names; others are no part of it.
+    /// Control tokens whose names are part of the text; other control tokens are left out of it.
     pub shown: Vec<Token>,
 }
 
@@ -46,11 +46,11 @@ impl Default for Options {
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it, a stop string, or a grammar that was complete.
+    /// The model ended it, a stop string appeared, or its grammar was complete.
     Stop,
-    /// It has the tokens asked for, or fills the context.
+    /// It has the maximum number of tokens, or fills the context.
     Length,
-    /// Somebody stopped it.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -59,9 +59,9 @@ pub enum Finish {
 pub struct Step {
     /// The token.
     pub token: Token,
-    /// Its log-probability before any sampler; 0 unless asked for.
+    /// Its log-probability before any sampler; 0 unless requested.
     pub logprob: f32,
-    /// The likeliest tokens at this place, as many as asked for.
+    /// The most likely tokens at this position, as many as requested.
     pub top: Vec<Likely>,
 }
 
@@ -72,26 +72,26 @@ pub struct Completion {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
-    /// Its tokens, the one that ended the text not among them.
+    /// Its tokens, without the one that ended the text.
     pub steps: Vec<Step>,
     /// The token that ended the text, if one did.
     pub end: Option<Step>,
-    /// The prompt's tokens from the second on, each judged by those before it; empty unless asked
-    /// for.
+    /// The prompt's tokens from the second on, each with its log-probability after those before
+    /// it; empty unless requested.
     pub prompt: Vec<Step>,
-    /// Tokens of the prompt.
+    /// The number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// How many of them were taken over from another text.
+    /// The number of them that were reused from another sequence instead of computed.
     pub reused: usize,
-    /// From when the prompt's turn came to its first logits.
+    /// The time from the start of the prefill to the first logits.
     pub prefill: Duration,
-    /// When the first token was there, if there was one.
+    /// When the first token was chosen, if there was one.
     pub first_token: Option<Instant>,
-    /// From the first token to the last.
+    /// The time from the first token to the last.
     pub generate: Duration,
 }
 
-/// What happens while prompts are completed.
+/// An event while prompts are completed.
 #[derive(Debug)]
 pub enum Event {
     /// A token was chosen.
@@ -100,51 +100,53 @@ pub enum Event {
         index: usize,
         /// The token.
         step: Step,
-        /// The text that is certain now; may be empty, or belong to earlier tokens.
+        /// The text that can be shown now. It may be empty, or belong to earlier tokens, because
+        /// incomplete characters and possible stop strings are held back.
         text: String,
     },
     /// A completion ended.
     Done {
         /// Which prompt, counted from 0.
         index: usize,
-        /// All of it.
+        /// The completion.
         completion: Completion,
     },
-    /// A prompt could not be completed to its end; others go on.
+    /// A completion failed; the others continue.
     Failed {
         /// Which prompt, counted from 0.
         index: usize,
-        /// Why.
+        /// The reason.
         error: Error,
     },
 }
 
-/// What it took.
+/// What completing all prompts took.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Every context made, in order.
+    /// Every context that was made, in order.
     pub contexts: Vec<ContextReport>,
-    /// Tokens of prompts computed, those computed again in a longer context included.
+    /// The number of prompt tokens computed, counting again those computed again in a longer
+    /// context.
     pub prefilled: usize,
-    /// Tokens of prompts that were taken over from another text.
+    /// The number of prompt tokens that were reused from another sequence.
     pub reused: usize,
-    /// Decode calls.
+    /// The number of decode calls.
     pub calls: usize,
 }
 
 /// One context that was used.
 #[derive(Debug, Clone)]
 pub struct ContextReport {
-    /// Tokens it holds.
+    /// The number of tokens it holds.
     pub n_ctx: usize,
-    /// Bytes of its KV cache.
+    /// The size of its KV cache in bytes.
     pub kv_bytes: u64,
-    /// Whether it has the long RoPE factors; none: the model has one set.
+    /// Whether it computes with the long RoPE factors; `None` if the model has only one set.
     pub long_rope: Option<bool>,
-    /// Sequences it keeps apart.
+    /// Maximum number of sequences in it.
     pub n_seq: u32,
-    /// How long it took to make.
+    /// The time it took to make.
     pub made_in: Duration,
-    /// Whether its KV cache lies in a device's memory.
+    /// Whether its KV cache is in a device's memory.
     pub cache_offloaded: bool,
 }

@@ -1,4 +1,4 @@
-//! How large a context is to be, and whether it fits.
+//! The memory that a context takes, and whether it fits.
 
 use super::check::Facts;
 use super::error::{Error, Refusal, Result};
@@ -6,20 +6,19 @@ use super::host;
 use super::kv::CONTEXT_STEP;
 use super::model::{Model, Weights};
 use super::settings::{KvType, Settings};
+use super::working::Working;
 
-/// Memory a context takes besides its KV cache, roughly: compute buffers and logits.
-pub const WORKING_MEMORY: u64 = 128 << 20;
-
-/// Bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
+/// The size in bytes of a KV cache of `n_ctx` tokens (keys and values of all layers).
 pub fn kv_bytes(facts: &Facts, kv_type: KvType, n_ctx: u64) -> u64 {
     let token = facts.kv.token_bytes(kv_type.gguf());
-    // Heads that are no whole blocks are refused later: four bytes a value are enough for them.
+    // Heads that are not a whole number of blocks are rejected later; until then, assume four bytes
+    // a value.
     let token = token.or_else(|| facts.kv.token_bytes(KvType::F32.gguf()));
     n_ctx.saturating_mul(token.unwrap_or(u64::MAX))
 }
 
-/// Refuses a context for which there is no room. `weights` is what of the model is yet to be
-/// brought into memory.
+/// Checks that there is enough memory for a context. `weights` is the number of bytes of the model
+/// that are not in memory yet.
 ///
 /// # Errors
 /// [`Error::Memory`].
@@ -33,11 +32,12 @@ pub fn check_fit(
     let (Some(free), true) = (free, facts.kv.exact) else {
         return Ok(());
     };
-    let room = free.saturating_sub(weights).saturating_sub(WORKING_MEMORY);
-    if kv_bytes(facts, kv_type, n_ctx) <= room {
+    let room = free.saturating_sub(weights);
+    let room = room.saturating_sub(facts.working.fixed);
+    let per_token = kv_bytes(facts, kv_type, 1).saturating_add(Working::PER_TOKEN);
+    if n_ctx.saturating_mul(per_token) <= room {
         return Ok(());
     }
-    let per_token = kv_bytes(facts, kv_type, 1);
     let step = u64::from(CONTEXT_STEP);
     let largest = room.checked_div(per_token).unwrap_or(0) / step * step;
     Err(Error::Memory(Refusal {
@@ -49,7 +49,7 @@ pub fn check_fit(
     }))
 }
 
-/// [`check_fit`] for a loaded model; on a GPU the device itself is the judge.
+/// [`check_fit`] for a loaded model; on a GPU the device itself decides.
 pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
     match model.gpu_layers() {
         0 => check_host_memory(model, settings),
@@ -57,10 +57,10 @@ pub(super) fn check_memory(model: &Model, settings: &Settings) -> Result<()> {
     }
 }
 
-/// [`check_fit`] for a cache in the host's memory, wherever the weights are.
+/// [`check_fit`] for a cache in the host's memory; the weights may be on a device.
 pub(super) fn check_host_memory(model: &Model, settings: &Settings) -> Result<()> {
-    // Mapped weights count as available until they are read; copies are taken already, and what
-    // a device holds is not here.
+    // The memory of mapped weights counts as free until they are read; that of copies no longer
+    // does, and weights on a device take none.
     let weights = match model.weights() {
         Weights::Mapped if model.gpu_layers() == 0 => model.facts().tensor_bytes,
         _ => 0,
@@ -97,23 +97,23 @@ mod tests {
 
     #[test]
     fn a_refusal_shows_its_arithmetic() {
-        let free = (21 << 30) + WORKING_MEMORY;
+        let free = 21 << 30;
         let error = check_fit(&phi3(), KvType::F16, 131_072, Some(free), 0).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a context of 131072 tokens × 384 KiB = 48.0 GiB does not fit; 21.0 GiB free; \
-             the largest that fits is 57344 tokens"
+            "a context of 131072 tokens × 387 KiB = 48.4 GiB does not fit; 21.0 GiB free; \
+             the largest that fits is 56832 tokens"
         );
-        assert!(check_fit(&phi3(), KvType::F16, 57_344, Some(free), 0).is_ok());
-        assert!(check_fit(&phi3(), KvType::F16, 57_600, Some(free), 0).is_err());
-        assert!(check_fit(&phi3(), KvType::F16, 57_344, Some(free), 1 << 30).is_err());
+        assert!(check_fit(&phi3(), KvType::F16, 56_832, Some(free), 0).is_ok());
+        assert!(check_fit(&phi3(), KvType::F16, 57_088, Some(free), 0).is_err());
+        assert!(check_fit(&phi3(), KvType::F16, 56_832, Some(free), 1 << 30).is_err());
     }
 
     #[test]
     fn nothing_is_refused_on_a_guess() {
         assert!(check_fit(&phi3(), KvType::F16, 1 << 40, None, 0).is_ok());
-        let mut sliding = phi3();
-        sliding.kv.exact = false;
-        assert!(check_fit(&sliding, KvType::F16, 1 << 40, Some(0), 0).is_ok());
+        let mut recurrent = phi3();
+        recurrent.kv.exact = false;
+        assert!(check_fit(&recurrent, KvType::F16, 1 << 40, Some(0), 0).is_ok());
     }
 }

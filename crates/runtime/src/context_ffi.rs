@@ -1,5 +1,5 @@
-//! A context of llama.cpp, and what it calls back while it computes. Unsafe code, as in `ffi.rs`;
-//! the functions here are safe to call with any arguments.
+//! A context of llama.cpp, and the callbacks it calls while it computes. The code is unsafe, as in
+//! `ffi.rs`, but its functions are safe to call with any arguments.
 
 #![allow(unsafe_code)]
 
@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use super::active_hook::{ActiveHook, Survey};
 use super::batch::{Batch, Limits};
 use super::cancel::Cancel;
 use super::error::{Error, Result, StateFault};
 use super::ffi::model_ptr;
 use super::graph::Pass;
 use super::log::{self, clear_errors, is_want_of_memory, take_errors};
-use super::looking::{Looking, Survey};
 use super::node_ffi::{Tensor, Watcher, describe};
 use super::params::ContextParams;
 use super::trace::RawNode;
@@ -28,7 +28,7 @@ use super::trace::RawNode;
 pub(super) struct Context {
     raw: NonNull<sys::llama_context>,
     watch: NonNull<Watch>,
-    /// Kept alive: the context points into it and the model.
+    /// Kept alive because the context points into it, and into the model.
     poll: Arc<Poll>,
     _model: Arc<LlamaModel>,
     limits: Limits,
@@ -36,16 +36,16 @@ pub(super) struct Context {
     outputs: Vec<bool>,
 }
 
-/// What a computation in progress looks at now and then.
+/// The flags that a computation in progress polls.
 #[derive(Default)]
 struct Poll {
     /// The caller's flag.
     cancel: Cancel,
-    /// The watcher has seen enough of this pass.
+    /// Whether the watcher ended this pass.
     stop: AtomicBool,
 }
 
-/// Where the callback finds the watcher of the decode call in progress.
+/// The state of the callback: the watcher of the decode call in progress, if any.
 #[derive(Default)]
 struct Watch {
     watcher: Option<NonNull<dyn Watcher>>,
@@ -59,7 +59,7 @@ unsafe impl Send for Context {}
 
 impl Context {
     pub fn new(model: &Arc<LlamaModel>, n_vocab: u32, params: ContextParams) -> Result<Self> {
-        // Making a context changes the model now and then, so contexts are made one at a time.
+        // Making a context may modify the model, so contexts are made one at a time.
         static MAKING: Mutex<()> = Mutex::new(());
         let _one = MAKING
             .lock()
@@ -75,8 +75,8 @@ impl Context {
             poll: Arc::clone(&poll),
             ..Watch::default()
         })));
-        // SAFETY: plain data. The two pointers in it outlive the context, which is freed in
-        // `drop` before them: the flags are held by `poll`, the box is freed after the context.
+        // SAFETY: the parameters are plain data. What its two pointers point to outlives the
+        // context: `poll` holds the flags, and `drop` frees the box after the context.
         let raw = unsafe {
             let mut p = sys::llama_context_default_params();
             params.fill(limits, &mut p);
@@ -89,7 +89,7 @@ impl Context {
             sys::llama_init_from_model(model_ptr(model), p)
         };
         let Some(raw) = NonNull::new(raw) else {
-            // SAFETY: leaked above, and nothing else points to it now.
+            // SAFETY: the box was leaked above, and nothing else points to it now.
             drop(unsafe { Box::from_raw(watch.as_ptr()) });
             let n_ctx = params.n_ctx;
             return Err(match take_errors() {
@@ -110,26 +110,27 @@ impl Context {
         })
     }
 
-    /// Tokens the context holds, after llama.cpp's padding.
+    /// The number of tokens that the context holds, after llama.cpp's padding.
     pub fn n_ctx(&self) -> u32 {
         // SAFETY: the context lives; reads a field.
         unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
     }
 
-    /// Tokens one sequence may have: what decides between RoPE factors.
+    /// Maximum number of tokens of one sequence. llama.cpp chooses RoPE factors by it.
     pub fn n_ctx_seq(&self) -> u32 {
         // SAFETY: as above.
         unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
     }
 
-    /// What it was made for.
+    /// The sizes that it was made for.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// Adds a direction to the state after each layer from `first` to `last`: `directions` has one
-    /// of `n_embd` values for each layer from 1 on. Returns whether llama.cpp took it. To be called
-    /// before the first batch: what is in the cache was computed without.
+    /// Sets a control vector: from now on, a direction is added to the state after each layer from
+    /// `first` to `last`. `directions` has one of `n_embd` values for each layer from 1 on. Returns
+    /// whether llama.cpp accepted it. Must be called before the first batch, because it does not
+    /// change what is already in the cache.
     pub fn set_control(
         &mut self,
         directions: &[f32],
@@ -138,8 +139,9 @@ impl Context {
         last: usize,
     ) -> bool {
         let int = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        // SAFETY: a live context. llama.cpp compares `n_embd` with the model's own width, copies of
-        // `directions` the rows that its length holds whole, and keeps no pointer to it.
+        // SAFETY: the context is live. llama.cpp compares `n_embd` with the model's own width,
+        // copies only the rows that are whole within the length of `directions`, and keeps no
+        // pointer to it.
         let status = unsafe {
             sys::llama_set_adapter_cvec(
                 self.raw.as_ptr(),
@@ -153,17 +155,17 @@ impl Context {
         status == 0
     }
 
-    /// Computes a batch. `looking` is told of the graph's nodes if the context was made with
-    /// hooks. Stops with [`Error::Cancelled`] soon after the cancel flag is raised.
-    pub fn decode(&mut self, batch: &mut Batch, looking: Option<Looking<'_>>) -> Result<Pass> {
+    /// Computes a batch. `hook` sees the graph's nodes if the context was made with hooks. Stops
+    /// with [`Error::Cancelled`] soon after the cancel flag is set.
+    pub fn decode(&mut self, batch: &mut Batch, hook: Option<ActiveHook<'_>>) -> Result<Pass> {
         self.check(batch)?;
-        let Some(mut looking) = looking else {
-            return self.told(batch, None);
+        let Some(mut hook) = hook else {
+            return self.decode_with(batch, None);
         };
-        let status = self.told(batch, Some(&mut looking));
-        match looking.outcome()? {
-            // ggml leaves the loop of one part of the graph only, so a pass that was stopped may
-            // well have come to its end.
+        let status = self.decode_with(batch, Some(&mut hook));
+        match hook.outcome()? {
+            // Stopping makes ggml leave only the loop over one part of the graph, so a stopped pass
+            // may still have been computed to its end.
             Pass::Stopped => {
                 self.outputs.clear();
                 Ok(Pass::Stopped)
@@ -172,12 +174,12 @@ impl Context {
         }
     }
 
-    /// The nodes of the graph that would compute the batch. Nothing of it stays in the cache
-    /// behind the beginnings of its sequences.
+    /// The nodes of the graph that would compute the batch. The cache is truncated to the start of
+    /// the batch's sequences afterwards.
     pub fn survey(&mut self, batch: &mut Batch) -> Result<Vec<RawNode>> {
         self.check(batch)?;
-        // Where all is computed on the processor, all nodes are asked about before the first is
-        // computed, and it does not come to that.
+        // Where everything is computed on the CPU, the callback sees all nodes before the first is
+        // computed, so the pass can be stopped without computing anything.
         for compute in [false, true] {
             let mut survey = Survey::default();
             self.poll.stop.store(!compute, Ordering::Relaxed);
@@ -207,7 +209,12 @@ impl Context {
         }
     }
 
-    fn told(&mut self, batch: &mut Batch, watcher: Option<&mut dyn Watcher>) -> Result<Pass> {
+    /// Decodes a batch; `watcher` sees the graph's nodes.
+    fn decode_with(
+        &mut self,
+        batch: &mut Batch,
+        watcher: Option<&mut dyn Watcher>,
+    ) -> Result<Pass> {
         clear_errors();
         let status = self.call(batch, watcher);
         self.poll.stop.store(false, Ordering::Relaxed);
@@ -218,10 +225,10 @@ impl Context {
         let n = batch.len();
         let mut counts = vec![1i32; n];
         let mut sequences: Vec<*mut i32> = batch.sequences.iter_mut().map(ptr::from_mut).collect();
-        // SAFETY: every array has n entries and outlives the call, and llama.cpp keeps none.
-        // Tokens, sequences and sizes were checked above, positions are checked by llama.cpp,
-        // which returns an error. The watcher is reachable for the callback during this call
-        // only: its lifetime is erased for the pointer's sake and the pointer removed after it.
+        // SAFETY: every array has n entries and outlives the call, and llama.cpp keeps no pointer
+        // to it. Tokens, sequences and sizes were checked above; llama.cpp checks positions and
+        // returns an error. The callback can reach the watcher only during this call: its lifetime
+        // is erased to store the pointer, and the pointer is removed after the call.
         unsafe {
             let watch = self.watch.as_ptr();
             (*watch).watcher = watcher.map(|watcher| {
@@ -242,7 +249,7 @@ impl Context {
                     logits: batch.outputs.as_mut_ptr(),
                 },
             );
-            // Also waits for devices that compute on their own.
+            // Wait for devices that compute asynchronously.
             sys::llama_synchronize(self.raw.as_ptr());
             (*watch).watcher = None;
             if let Some(panic) = (*watch).panic.take() {
@@ -275,8 +282,8 @@ impl Context {
         }
     }
 
-    /// Refuses logits that are not numbers, as damaged weights make them. A token may be ruled out
-    /// (-inf), but not all of them. What a pass that was stopped left behind is not looked at.
+    /// Rejects logits that are NaN or infinite, as damaged weights produce them. Single tokens may
+    /// be ruled out (-inf), but not all of them. The logits of a stopped pass are not checked.
     fn check_numbers(&mut self) -> Result<()> {
         if self.poll.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -294,7 +301,8 @@ impl Context {
         })
     }
 
-    /// Returns whether the model's memory is its last state, wholly or in part.
+    /// Returns whether the model's memory is recurrent, wholly or in some layers: it holds only the
+    /// last state.
     pub fn is_recurrent(&self) -> bool {
         // SAFETY: the context lives, and so does its model.
         unsafe {
@@ -304,13 +312,13 @@ impl Context {
     }
 
     /// The logits of the `i`-th token of the last batch, one per vocabulary entry; `None` if
-    /// they were not asked for.
+    /// they were not requested.
     pub fn logits(&self, i: usize) -> Option<&[f32]> {
         if !self.outputs.get(i).copied().unwrap_or(false) {
             return None;
         }
         // SAFETY: token `i` was marked as output, so llama.cpp has a row of `n_vocab` floats for
-        // it, which stays until the next decode (`&mut self`).
+        // it, which stays valid until the next decode (`&mut self`).
         unsafe {
             let row = sys::llama_get_logits_ith(self.raw.as_ptr(), i as i32);
             let n = self.limits.n_vocab as usize;
@@ -323,7 +331,8 @@ impl Context {
         unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
     }
 
-    /// Forgets the positions of `seq` from `from` on. False: this kind of memory cannot.
+    /// Removes the positions of `seq` from `from` on. Returns false if this kind of memory cannot
+    /// do that.
     pub fn truncate(&mut self, seq: u32, from: usize) -> bool {
         let memory = self.memory();
         if memory.is_null() || seq >= self.limits.n_seq {
@@ -334,9 +343,9 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(memory, seq as i32, from, -1) }
     }
 
-    /// Returns whether the memory of `seq` reaches back far enough to go on after its first
-    /// `length` tokens: what it holds begins no later than the model's sliding window then does,
-    /// and without one no later than there. A recurrent memory holds its last state only.
+    /// Returns whether the memory of `seq` still holds enough to continue after its first `length`
+    /// tokens: all positions in the model's sliding window before that point, or just that point
+    /// without a window. A recurrent memory never does, because it holds only the last state.
     pub fn holds_window_before(&self, seq: u32, length: usize) -> bool {
         let memory = self.memory();
         if memory.is_null() || seq >= self.limits.n_seq || self.is_recurrent() {
@@ -351,12 +360,12 @@ impl Context {
         first <= (length as i64 - window).max(0)
     }
 
-    /// What the memory holds of a sequence, in llama.cpp's own form.
+    /// What the memory holds of a sequence, in llama.cpp's own format.
     pub fn state(&mut self, seq: u32) -> Result<Vec<u8>> {
         clear_errors();
         let seq = seq.min(self.limits.n_seq - 1) as i32;
-        // SAFETY: a live context and a sequence within its range; llama.cpp writes no more than
-        // the bytes there are.
+        // SAFETY: the context is live and the sequence within its range; llama.cpp writes at most
+        // the given number of bytes.
         let (state, written) = unsafe {
             let size = sys::llama_state_seq_get_size(self.raw.as_ptr(), seq);
             let mut state = vec![0u8; size];
@@ -370,12 +379,12 @@ impl Context {
         }
     }
 
-    /// Puts back what [`Context::state`] gave of `length` tokens, into an empty sequence.
+    /// Restores the result of [`Context::state`] for `length` tokens into an empty sequence.
     pub fn put_state(&mut self, seq: u32, state: &[u8], length: usize) -> Result<()> {
         clear_errors();
         let seq = seq.min(self.limits.n_seq - 1) as i32;
-        // SAFETY: a live context and a sequence within its range; llama.cpp reads no more than
-        // the bytes there are, and says how many.
+        // SAFETY: the context is live and the sequence within its range; llama.cpp reads at most
+        // the given number of bytes, and returns how many it read.
         let (read, last) = unsafe {
             let (raw, at) = (self.raw.as_ptr(), state.as_ptr());
             let read = sys::llama_state_seq_set_data(raw, at, state.len(), seq);
@@ -391,7 +400,7 @@ impl Context {
         }
     }
 
-    /// Gives `to` the positions of `from`, those below `length` or all, sharing their cells.
+    /// Copies the positions of `from` below `length`, or all, to `to`, which shares their cells.
     pub fn copy(&mut self, from: u32, to: u32, length: Option<usize>) {
         let memory = self.memory();
         if !memory.is_null() && from.max(to) < self.limits.n_seq && from != to {
@@ -404,8 +413,8 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: made by `llama_init_from_model` and freed once, before the model (held by
-        // `_model`) and before the box its callback points to.
+        // SAFETY: the context was made by `llama_init_from_model` and is freed once, before the
+        // model (held by `_model`) and before the box that its callback points to.
         unsafe {
             sys::llama_free(self.raw.as_ptr());
             drop(Box::from_raw(self.watch.as_ptr()));
@@ -425,7 +434,7 @@ extern "C" fn on_poll(poll: *mut c_void) -> bool {
     poll.cancel.is_set() || poll.stop.load(Ordering::Relaxed)
 }
 
-/// Asked twice per tensor: whether it is wanted, then, computed, with its data.
+/// Called twice per tensor: first, with `ask`, whether its value is wanted, then with its value.
 extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_void) -> bool {
     // SAFETY: `watch` is the context's box and `tensor` a live node of its graph; ggml calls
     // from the decoding thread only, which holds no reference into the box.
@@ -434,8 +443,8 @@ extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_vo
         return !ask;
     };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the watcher is borrowed mutably by the decode call in progress, and by nobody
-        // else; the tensor is live, and where nobody is asked, just computed.
+        // SAFETY: only the decode call in progress borrows the watcher, mutably; the tensor is live
+        // and, unless `ask` is set, has just been computed.
         unsafe {
             match ask {
                 true => watcher.as_mut().ask(describe(tensor)),
@@ -445,11 +454,11 @@ extern "C" fn on_eval(tensor: *mut sys::ggml_tensor, ask: bool, watch: *mut c_vo
     }));
     let go_on = result.unwrap_or_else(|panic| {
         watch.panic = Some(panic);
-        // Neither wanted nor to be continued.
+        // The node is not wanted, and the pass does not continue.
         false
     });
     if watch.panic.is_some() || !ask && !go_on {
-        // Other parts of the graph would go on, and ask again.
+        // ggml would continue with other parts of the graph and call again.
         watch.watcher = None;
         watch.poll.stop.store(true, Ordering::Relaxed);
     }

@@ -1,8 +1,9 @@
 //! Control vectors: directions that are added to the residual stream while a model computes.
 //!
 //! A direction belongs to a layer and is added to the state after it, at every position. The file
-//! is llama.cpp's: a GGUF of the architecture `controlvector` with a tensor `direction.N` of F32 for
-//! each layer N, counted from 0. Layer 0 has none, as llama.cpp has no place to add one there.
+//! format is llama.cpp's: a GGUF of the architecture `controlvector` with an F32 tensor
+//! `direction.N` for each layer N, counted from 0. Layer 0 cannot have one, because llama.cpp adds
+//! none there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,14 +17,14 @@ use super::kv::MAX_LAYERS;
 use super::trace::RawNode;
 use modelve_gguf::{GgmlType, Gguf, Layout, Value};
 
-/// The architecture that a control vector's file states.
+/// The value of `general.architecture` in a control vector's file.
 pub const ARCHITECTURE: &str = "controlvector";
-/// What the name of a direction's tensor begins with.
+/// The prefix of the names of directions' tensors.
 const DIRECTION: &str = "direction.";
-/// The widest residual stream that is read, in values.
+/// Maximum width of the residual stream, in values.
 const MAX_WIDTH: u64 = 1 << 17;
 
-/// Directions by layer.
+/// A control vector: directions by layer.
 #[derive(Clone, PartialEq)]
 pub struct ControlVector {
     width: usize,
@@ -40,11 +41,11 @@ impl fmt::Debug for ControlVector {
 }
 
 impl ControlVector {
-    /// A vector of `directions`, each of `width` values, by layer.
+    /// Makes a control vector of `directions` by layer, each of `width` values.
     ///
     /// # Errors
-    /// [`Error::ControlVector`] for no direction at all, one for layer 0, one of another width, and
-    /// values that are no numbers.
+    /// [`Error::ControlVector`] if there is no direction at all, one for layer 0, one of another
+    /// width, or a value that is not finite.
     pub fn new(width: usize, directions: BTreeMap<usize, Vec<f32>>) -> Result<Self> {
         let wrong = |what: String| Err(Error::ControlVector { what });
         if directions.is_empty() {
@@ -63,7 +64,7 @@ impl ControlVector {
                 ));
             }
             if direction.iter().any(|x| !x.is_finite()) {
-                return wrong(format!("has a value for layer {layer} that is no number"));
+                return wrong(format!("has a value for layer {layer} that is not finite"));
             }
         }
         Ok(ControlVector { width, directions })
@@ -72,8 +73,8 @@ impl ControlVector {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Gguf`]; [`Error::Invalid`] for a file that llama.cpp would not take as a control
-    /// vector, or whose values are no numbers.
+    /// [`Error::Gguf`]; [`Error::Invalid`] for a file that llama.cpp would not accept as a control
+    /// vector, or whose values are not finite.
     pub fn read(path: &Path) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         read(&gguf).map_err(|what| Error::Invalid {
@@ -82,7 +83,8 @@ impl ControlVector {
         })
     }
 
-    /// The bytes of its file. `model` is the architecture it was made for.
+    /// Serializes the vector to the bytes of a GGUF file. `model` is the architecture it was made
+    /// for.
     ///
     /// # Errors
     /// [`Error::Gguf`].
@@ -117,7 +119,7 @@ impl ControlVector {
         Ok(bytes)
     }
 
-    /// Values of a direction: the width of the residual stream.
+    /// The number of values of a direction: the width of the residual stream.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -128,20 +130,20 @@ impl ControlVector {
         directions.map(|(&layer, direction)| (layer, direction.as_slice()))
     }
 
-    /// The same directions, so many times as long.
+    /// Multiplies all directions by `scale`.
     ///
     /// # Errors
-    /// [`Error::ControlVector`] if that makes values that are no numbers.
+    /// [`Error::ControlVector`] if a product is not finite.
     pub fn scaled(mut self, scale: f32) -> Result<Self> {
         let values = self.directions.values_mut().flatten();
         values.for_each(|x| *x *= scale);
         ControlVector::new(self.width, self.directions)
     }
 
-    /// The sum of two vectors: a layer that only one has a direction for keeps it.
+    /// Adds two vectors. Where only one has a direction for a layer, the sum has that direction.
     ///
     /// # Errors
-    /// [`Error::ControlVector`] if they are not of one width.
+    /// [`Error::ControlVector`] if their widths differ.
     pub fn plus(mut self, other: ControlVector) -> Result<Self> {
         if other.width != self.width {
             return Err(Error::ControlVector {
@@ -160,10 +162,10 @@ impl ControlVector {
         ControlVector::new(self.width, self.directions)
     }
 
-    /// The directions for these layers alone.
+    /// Keeps only the directions of these layers.
     ///
     /// # Errors
-    /// [`Error::ControlVector`] if there is none for one of them.
+    /// [`Error::ControlVector`] if one of them has no direction.
     pub fn only(mut self, layers: &[usize]) -> Result<Self> {
         if let Some(layer) = layers
             .iter()
@@ -176,7 +178,7 @@ impl ControlVector {
         ControlVector::new(self.width, self.directions)
     }
 
-    /// What tells it from another: SHA-256 of its layers and values.
+    /// The SHA-256 of its layers and values, which identifies it.
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for (layer, direction) in self.directions() {
@@ -187,7 +189,7 @@ impl ControlVector {
         hash.finalize().into()
     }
 
-    /// Refuses a vector for another model.
+    /// Checks that the vector fits a model.
     pub(super) fn check(&self, facts: &Facts) -> Result<()> {
         let (n_embd, n_layer) = (facts.n_embd as usize, facts.n_layer as usize);
         if self.width != n_embd {
@@ -210,8 +212,9 @@ impl ControlVector {
         }
     }
 
-    /// As llama.cpp takes it: the directions of all layers from 1 to the last that has one, side by
-    /// side, zeros where there is none; and the first and the last layer that have one.
+    /// The vector in llama.cpp's format: the directions of all layers from 1 to the last that has
+    /// one, concatenated, with zeros for layers without one; and the first and last layer that have
+    /// one.
     pub(super) fn flat(&self) -> (Vec<f32>, usize, usize) {
         let mut layers = self.directions.keys().copied();
         let first = layers.next().unwrap_or(1);
@@ -224,12 +227,14 @@ impl ControlVector {
     }
 }
 
-/// The directions in a file; the error says what is wrong with it.
+/// Reads the directions from a file; the error says what is wrong with it.
 fn read(gguf: &Gguf) -> Result<ControlVector, String> {
     if let Some(arch) = gguf.get("general.architecture").and_then(|a| a.as_str())
         && arch != ARCHITECTURE
     {
-        return Err(format!("is no control vector but says that it is {arch:?}"));
+        return Err(format!(
+            "is not a control vector: its architecture is {arch:?}"
+        ));
     }
     let mut vector: Option<ControlVector> = None;
     for tensor in gguf.tensors() {
@@ -268,13 +273,13 @@ fn read(gguf: &Gguf) -> Result<ControlVector, String> {
     vector.ok_or_else(|| format!("has no tensor {DIRECTION}N"))
 }
 
-/// The layers whose state a graph adds a direction to. llama.cpp's graphs name the state after
-/// control vectors were added, so that sum is the state itself.
+/// The layers after which a graph adds a direction. llama.cpp's graphs give the state its name
+/// after control vectors are added, so that this sum is the named state itself.
 pub(super) fn layers_added(graph: &[RawNode], n_embd: usize) -> BTreeSet<usize> {
     let layer = |node: &RawNode| {
         let layer = node.name.strip_prefix("l_out-")?.parse().ok()?;
         let with = node.inputs.get(1).filter(|_| node.op == "ADD")?;
-        // Weights have names that end so; a direction is an unnamed row.
+        // Weights have names with these endings; a direction is an unnamed row.
         let weight = with.name.ends_with(".weight") || with.name.ends_with(".bias");
         (with.leaf && !weight && with.shape == [n_embd, 1, 1, 1]).then_some(layer)
     };
@@ -353,7 +358,7 @@ mod tests {
         let graph = [
             node("l_out-0", "ADD", "ffn_out-0", false, state),
             node("l_out-1", "ADD", "leaf_7", true, row),
-            // A bias at the end of a layer is no direction.
+            // A bias at the end of a layer is not a direction.
             node("l_out-2", "ADD", "blk.2.ffn_down.bias", true, row),
             node("ffn_out-3", "ADD", "leaf_9", true, row),
         ];

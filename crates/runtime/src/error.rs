@@ -1,4 +1,4 @@
-//! What can go wrong between a model file and its text.
+//! The errors of the runtime.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use modelve_base::human::bytes;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file is no GGUF, or a damaged one.
+    /// The file is not a GGUF, or it is damaged.
     #[error(transparent)]
     Gguf(#[from] modelve_gguf::Error),
-    /// The file is a GGUF, but what it says about itself does not hold together.
+    /// The file is a GGUF, but its contents are inconsistent or unusable.
     #[error("{}: {what}", path.display())]
     Invalid {
         /// The model file.
@@ -23,7 +23,7 @@ pub enum Error {
         /// The key or tensor and what is wrong with it.
         what: String,
     },
-    /// llama.cpp declined to load a file that passed every check made here.
+    /// llama.cpp rejected a file that passed all checks of this crate.
     #[error("{}: llama.cpp cannot load it: {reason}", path.display())]
     Load {
         /// The model file.
@@ -31,10 +31,10 @@ pub enum Error {
         /// What llama.cpp logged.
         reason: String,
     },
-    /// llama.cpp declined to make a context.
+    /// llama.cpp failed to make a context.
     #[error("llama.cpp cannot make a context of {n_ctx} tokens: {reason}")]
     Context {
-        /// The size asked for, in tokens.
+        /// The requested size, in tokens.
         n_ctx: u32,
         /// What llama.cpp logged.
         reason: String,
@@ -42,181 +42,183 @@ pub enum Error {
     /// The KV cache and working memory would not fit.
     #[error("{0}")]
     Memory(Refusal),
-    /// A sequence needs more room than its context has.
+    /// A sequence has more tokens than its context holds.
     #[error("{need} tokens do not fit into a context of {n_ctx}")]
     ContextFull {
-        /// Tokens the sequence would have.
+        /// The number of tokens that the sequence would have.
         need: usize,
-        /// Tokens the context holds.
+        /// The number of tokens that the context holds.
         n_ctx: usize,
     },
-    /// A token id that the vocabulary does not have.
+    /// A token id is not in the vocabulary.
     #[error("token id {token} is outside the vocabulary of {n_vocab}")]
     TokenRange {
         /// The id.
         token: Token,
-        /// Entries of the vocabulary; ids run from 0 to one less.
+        /// The number of entries of the vocabulary; ids start at 0.
         n_vocab: u32,
     },
-    /// A text that the vocabulary cannot express.
+    /// The vocabulary cannot express a text.
     #[error("the vocabulary has no token for {what}")]
     Unencodable {
         /// The character or byte.
         what: String,
     },
-    /// No tokens at all, where at least one is needed.
+    /// There are no tokens where at least one is needed.
     #[error("the prompt is empty and the model has no token to begin a text with")]
     EmptyPrompt,
-    /// A build that loads its backends found none that it can compute with.
-    #[error("no backend: nothing that can compute on this processor in {}", folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" or "))]
+    /// A build that loads its backends from libraries found none that it can compute with.
+    #[error("found no backend for this CPU in {}", folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" or "))]
     NoBackend {
-        /// Where backends are looked for.
+        /// The folders that are searched for backends.
         folders: Vec<PathBuf>,
     },
-    /// Layers were to go on a GPU, and there is none.
+    /// Layers were requested to be on a GPU, and there is none.
     #[error("layers cannot be put on a GPU: this build or this machine has none")]
     NoGpu,
-    /// A device that this build does not have.
+    /// This build or machine has no device of the requested name.
     #[error("no device {name} in this build, which has {}", .have.join(", "))]
     NoDevice {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The names there are.
+        /// The names of the available devices.
         have: Vec<String>,
     },
-    /// A context of no tokens, or of more than llama.cpp counts.
-    #[error("a context of {n_ctx} tokens")]
+    /// A context of no tokens, or of more than llama.cpp can count.
+    #[error("a context cannot have {n_ctx} tokens")]
     ContextSize {
-        /// The size asked for.
+        /// The requested size.
         n_ctx: u32,
     },
-    /// A context for no sequences, or for more than llama.cpp keeps apart.
-    #[error("a context for {n_seq} sequences (1 to {most})")]
+    /// A context for no sequences, or for more than llama.cpp supports.
+    #[error("a context has 1 to {most} sequences, not {n_seq}")]
     Sequences {
-        /// Sequences asked for.
+        /// The requested number of sequences.
         n_seq: u32,
-        /// The most there can be.
+        /// The maximum.
         most: u32,
     },
-    /// A quantized KV cache without fused attention.
+    /// A quantized KV cache was requested without fused attention.
     #[error("a quantized KV cache needs flash attention")]
     QuantizedCacheUnfused,
-    /// A quantized KV cache for heads that are not made of whole blocks.
+    /// A quantized KV cache was requested for heads that are not a whole number of blocks.
     #[error("a quantized KV cache needs heads of a multiple of 32 values, not {k} and {v}")]
     QuantizedCacheHeads {
-        /// Values of a key head.
+        /// The number of values of a key head.
         k: u32,
-        /// Values of a value head.
+        /// The number of values of a value head.
         v: u32,
     },
-    /// A context longer than the model was trained on.
+    /// A context is longer than the texts the model was trained on.
     #[error("a context of {size} tokens is more than the {trained} the model was trained on")]
     BeyondTraining {
-        /// Tokens asked for.
+        /// The requested number of tokens.
         size: u32,
-        /// Tokens of the longest text the model was trained on.
+        /// The number of tokens of the longest text the model was trained on.
         trained: u32,
     },
-    /// A batch of no tokens, or of more than the context takes at once.
+    /// A batch of no tokens, or of more than the context computes at once.
     #[error("a batch has 1 to {most} tokens, not {n}")]
     BatchSize {
-        /// Tokens given.
+        /// The number of tokens of the batch.
         n: usize,
-        /// The most the context takes.
+        /// The maximum for the context.
         most: u32,
     },
-    /// More rows of logits than the context was made for.
-    #[error("logits of {n} tokens at once, in a context made for {most}")]
+    /// More rows of logits were requested than the context was made for.
+    #[error("the context was made for logits of at most {most} tokens at once, not {n}")]
     TooManyOutputs {
-        /// Rows asked for.
+        /// The requested number of rows.
         n: usize,
-        /// Rows there is room for.
+        /// The maximum for the context.
         most: u32,
     },
-    /// A sequence or position that the context does not have.
+    /// A sequence or position is outside the context.
     #[error("no sequence {seq} with a position {position} in a context of {n_seq} sequences")]
     NoPlace {
         /// The sequence.
         seq: i32,
         /// The position.
         position: i32,
-        /// Sequences of the context.
+        /// The number of sequences of the context.
         n_seq: u32,
     },
     /// All sequences of a session are open.
     #[error("all {n_seq} sequences of the session are open")]
     NoSequence {
-        /// Sequences of the session.
+        /// The number of sequences of the session.
         n_seq: u32,
     },
-    /// A sequence of another session.
-    #[error("the sequence is of another session")]
+    /// The sequence belongs to another session.
+    #[error("the sequence belongs to another session")]
     ForeignSequence,
-    /// A memory that cannot be taken back to where it was some tokens ago.
-    #[error("the memory of this model ({arch}) cannot be taken back from {have} to {want} tokens")]
+    /// The model's memory cannot be rolled back to an earlier token.
+    #[error("the memory of this model ({arch}) cannot be rolled back from {have} to {want} tokens")]
     CannotTakeBack {
         /// The architecture.
         arch: String,
-        /// Tokens of the sequence.
+        /// The number of tokens of the sequence.
         have: usize,
-        /// Tokens wanted of it.
+        /// The number of tokens to roll back to.
         want: usize,
     },
-    /// A saved sequence that cannot be put back.
-    #[error("the saved sequence cannot be put back: {0}")]
+    /// A saved sequence cannot be restored.
+    #[error("the saved sequence cannot be restored: {0}")]
     State(#[from] StateFault),
-    /// A look inside a step with several sequences, of a model that reorders them.
+    /// A step with a hook has several sequences, and the model is recurrent, so that its graph
+    /// reorders them.
     #[error("the memory of this model ({arch}) is recurrent: a step with a hook has one sequence")]
     HookOnSeveral {
         /// The architecture.
         arch: String,
     },
-    /// A node that no model of this architecture has, or none as it computes now.
+    /// The graph of this architecture has no node of this role, or has it only without fused
+    /// attention.
     #[error("{arch}: its graph has no {role}{}", if *.fused { ": fused attention keeps no weights" } else { "" })]
     NoRole {
         /// The architecture.
         arch: String,
-        /// What was wanted.
+        /// The requested role.
         role: Role,
-        /// Whether it would be there without fused attention.
+        /// Whether the graph would have it without fused attention.
         fused: bool,
     },
-    /// A node whose values are not floats.
-    #[error("node {node} holds {ty}, which is neither read nor written")]
+    /// The values of a node are not floats.
+    #[error("node {node} holds {ty}, which can be neither read nor written")]
     NodeType {
         /// Its name.
         node: String,
         /// The type of its values.
         ty: String,
     },
-    /// A node that was to be given more or fewer values than it has.
+    /// A hook wrote more or fewer values to a node than it has.
     #[error("node {node} has {have} values, not {given}")]
     NodeLength {
         /// Its name.
         node: String,
-        /// Values it has.
+        /// The number of values it has.
         have: usize,
-        /// Values that were given.
+        /// The number of values that were written.
         given: usize,
     },
-    /// The activations of a node that is no matrix product.
-    #[error("node {node} is no matrix product but {op}")]
+    /// Activations were requested of a node that is not a matrix product.
+    #[error("node {node} is not a matrix product but {op}")]
     NoActivations {
         /// Its name.
         node: String,
-        /// What computes it.
+        /// The operation that computes it.
         op: String,
     },
-    /// A look inside by a session that was made without hooks.
+    /// A hook was passed to a session that was made without hooks.
     #[error("the session was made without hooks")]
     NoHooks,
-    /// A control vector that does not hold together, or is of another model.
+    /// A control vector is invalid, or does not fit the model.
     #[error("the control vector {what}")]
     ControlVector {
         /// What is wrong with it.
         what: String,
     },
-    /// A control vector for an architecture whose graph adds none.
+    /// llama.cpp's graph for this architecture adds no control vector after these layers.
     #[error(
         "{arch}: its graph in llama.cpp has no place to add a control vector after layer {}",
         numbered(.layers)
@@ -224,57 +226,57 @@ pub enum Error {
     NoControl {
         /// The architecture.
         arch: String,
-        /// The layers that the vector has a direction for and the graph no place.
+        /// The layers that the vector has a direction for and after which the graph adds none.
         layers: Vec<usize>,
     },
-    /// A temperature so low that logits divided by it overflow.
+    /// The temperature is so low that logits divided by it overflow.
     #[error(
         "temperature cannot be {value}: it is 0, which takes the likeliest token, or {least} and more"
     )]
     Temperature {
-        /// The value asked for.
+        /// The requested value.
         value: f32,
-        /// The lowest above 0.
+        /// The lowest value above 0.
         least: f32,
     },
-    /// A number for a sampler that makes no sense.
+    /// A sampler's parameter is out of range.
     #[error("{name} cannot be {value}")]
     Sampling {
-        /// What it is called.
+        /// The name of the parameter.
         name: &'static str,
-        /// The number.
+        /// Its value.
         value: f32,
     },
-    /// A logit bias that is no number.
-    #[error("logit bias of {token} is no number")]
+    /// A logit bias is NaN or infinite.
+    #[error("the logit bias of token {token} is not finite")]
     LogitBias {
-        /// Whose bias it is.
+        /// The token of the bias.
         token: Token,
     },
-    /// Samplers after which there is nothing to choose.
+    /// The samplers rule out every token.
     #[error("the samplers leave no token")]
     NothingToSample,
-    /// A model without a vocabulary.
+    /// The model has no vocabulary.
     #[error("the model has no vocabulary")]
     NoVocabulary,
-    /// A device gave no memory for weights or for a context.
+    /// A device has no memory for weights or for a context.
     #[error("there is no memory for {what}: {reason}")]
     OutOfMemory {
-        /// What it was to hold.
+        /// What the memory is for.
         what: String,
         /// What llama.cpp logged.
         reason: String,
     },
-    /// A grammar or JSON schema that cannot be used.
+    /// A grammar or JSON schema is invalid or not supported.
     #[error("{0}")]
     Grammar(String),
-    /// The grammar is at its end, and the model has no token to say so.
+    /// The grammar is at its end, and the model has no token that ends a text.
     #[error("the grammar is at its end")]
     GrammarEnd,
-    /// A chat template that cannot be used.
+    /// A chat template is invalid or failed.
     #[error("chat template: {0}")]
     Template(String),
-    /// llama.cpp gave up in the middle of a computation.
+    /// llama.cpp failed during a computation.
     #[error("llama.cpp failed to compute (status {status}): {reason}")]
     Decode {
         /// What `llama_decode` returned.
@@ -282,20 +284,20 @@ pub enum Error {
         /// What llama.cpp logged.
         reason: String,
     },
-    /// A result is NaN or infinite, as damaged weights make it.
+    /// A result is NaN or infinite, as damaged weights produce it.
     #[error(
-        "what the model computes is no number ({what}): its weights are damaged, or too large for its types"
+        "the model computes values that are not finite ({what}): its weights are damaged, or too large for its types"
     )]
     NotANumber {
-        /// The tensor that was found so first.
+        /// The first tensor that was found to hold such a value.
         what: String,
     },
-    /// Somebody asked for the work to stop.
+    /// The work was cancelled.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// `1, 2, 3`.
+/// Lists layers like `1, 2, 3`.
 fn numbered(layers: &[usize]) -> String {
     let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
     layers.join(", ")
@@ -308,47 +310,47 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateFault {
-    /// It is something else.
-    #[error("it is no saved sequence")]
+    /// The bytes are not a saved sequence.
+    #[error("it is not a saved sequence")]
     NoState,
-    /// It is of another version of this library.
-    #[error("it is of version {version}")]
+    /// It has the format of another version of this library.
+    #[error("its format is version {version}, which this version of modelve does not read")]
     Version {
         /// The version.
         version: u32,
     },
-    /// Bytes are missing or not what they were.
+    /// Bytes are missing or changed.
     #[error("it is damaged or cut short")]
     Damaged,
-    /// It was saved with another file.
-    #[error("it is of another model")]
+    /// It was saved with another model file.
+    #[error("it belongs to another model")]
     OtherModel,
-    /// It was saved by a session that computes otherwise.
+    /// It was saved by a session with other settings.
     #[error("it was saved with another {what}")]
     OtherSettings {
         /// The setting.
         what: &'static str,
     },
-    /// llama.cpp declined what passed every check made here, or gave nothing to save.
-    #[error("llama.cpp declines: {reason}")]
+    /// llama.cpp rejected a state that passed all checks of this crate, or gave nothing to save.
+    #[error("llama.cpp rejects it: {reason}")]
     Declined {
         /// What llama.cpp logged.
         reason: String,
     },
 }
 
-/// The arithmetic of a context that does not fit.
+/// The sizes of a context that does not fit into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// Tokens asked for.
+    /// The requested number of tokens.
     pub n_ctx: u64,
     /// Bytes of KV cache per token.
     pub per_token: u64,
-    /// Bytes free for it.
+    /// The number of bytes that are free for it.
     pub free: u64,
     /// The largest context that fits, in tokens.
     pub largest: u64,
-    /// The type of the cache asked for.
+    /// The requested type of the cache.
     pub kv_type: KvType,
 }
 

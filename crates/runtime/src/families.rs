@@ -1,34 +1,37 @@
-//! What llama.cpp takes for granted about single architectures, as a table: a row per family.
+//! What llama.cpp assumes about single architectures without checking it, as a table with a row per
+//! family.
 //!
-//! llama.cpp reads most keys without looking at their values and finds out in the middle of a
-//! computation, by a division by zero, a loop without end or a write past the end of a buffer. What
-//! is known of that stands here, and `check` reads it. Families whose loading and computing is checked
-//! in full are `covered`; a program that is given a file of any other should first try it in a process
-//! of its own, see [`Facts::covered`](super::Facts::covered).
+//! llama.cpp reads most keys without checking their values, and bad ones cause a division by zero,
+//! an endless loop or a write past the end of a buffer in the middle of a computation. This table
+//! has the known cases, which `check` looks for. Families for which loading and computing are fully
+//! checked are `covered`; a program that is given a file of any other family should first try it in
+//! a process of its own, see [`Facts::covered`](super::Facts::covered).
 
-/// Architectures that share what they take for granted.
+/// Architectures about which llama.cpp makes the same assumptions.
 pub(super) struct Family {
     /// Values of `general.architecture`.
     pub names: &'static [&'static str],
-    /// Whether nothing is known that passes the checks and ends the process.
+    /// Whether no file is known that passes the checks and still ends the process.
     pub covered: bool,
     /// Keys `{arch}.{key}` and what their numbers must be.
     pub keys: &'static [(&'static str, Need)],
-    /// Tensors `blk.N.{name}.weight` that the loader takes as optional and the graph does not: of
-    /// these alternatives every layer has one whole.
+    /// Tensors `blk.N.{name}.weight` that the loader treats as optional and the graph does not:
+    /// every layer must have all tensors of one of the alternatives.
     pub tensors: &'static [&'static [&'static str]],
-    /// Whether keys and values are of one size, and the heads together as wide as the state.
+    /// Whether keys and values must have the same size, and all heads together the width of the
+    /// state.
     pub heads_fill_width: bool,
-    /// Whether llama.cpp lets every token attend to all before it, whatever window the file states.
-    pub ignores_window: bool,
+    /// The number of layers, from the first, that have their own KV cache, where llama.cpp does not
+    /// take it from the file.
+    pub layers_with_kv: Option<u64>,
 }
 
 /// What a number must be.
 #[derive(Clone, Copy)]
 pub(super) enum Need {
-    /// There, and not 0.
+    /// Present, and not 0.
     Positive,
-    /// Not 0 if it is there: the loader computes it where it is not.
+    /// Not 0 if present; the loader computes it otherwise.
     PositiveIfAny,
     /// A divisor of the width, `embedding_length`, and a multiple of this.
     DividesWidth { multiple: u64 },
@@ -36,18 +39,18 @@ pub(super) enum Need {
 
 use Need::{DividesWidth, Positive, PositiveIfAny};
 
-/// Queries, keys and values in heads, with rotary positions: `ggml_rope` of no dimension at all
-/// never ends, and the size of a head is the width over the number of heads.
+/// Attention with heads and rotary positions. `ggml_rope` with no dimension loops forever, and the
+/// size of a head is the width divided by the number of heads.
 const ATTENTION: &[(&str, Need)] = &[
     ("attention.head_count", Positive),
     ("attention.head_count_kv", PositiveIfAny),
     ("rope.dimension_count", PositiveIfAny),
 ];
 
-/// Queries, keys and values in one matrix, or each in its own.
+/// The projections of queries, keys and values, in one matrix or in one each.
 const PROJECTIONS: &[&[&str]] = &[&["attn_qkv"], &["attn_q", "attn_k", "attn_v"]];
 
-/// The five mixes of RWKV 6 in one tensor, or each in its own.
+/// The five token-shift mixes of RWKV 6, in one tensor or in one each.
 const MIXES: &[&[&str]] = &[
     &["time_mix_lerp_fused"],
     &[
@@ -59,7 +62,8 @@ const MIXES: &[&[&str]] = &[
     ],
 ];
 
-/// The kernel of RWKV 7 steps through a head by 64 values with AVX-512, past its end if need be.
+/// With AVX-512, ggml's RWKV 7 kernel processes a head in steps of 64 values, and reads past its
+/// end if the size is not a multiple of that.
 const RWKV7_STEP: u64 = 64;
 
 static FAMILIES: &[Family] = &[
@@ -69,7 +73,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: PROJECTIONS,
         heads_fill_width: true,
-        ignores_window: true,
+        layers_with_kv: None,
     },
     Family {
         names: &[
@@ -91,7 +95,7 @@ static FAMILIES: &[Family] = &[
         keys: ATTENTION,
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv6", "rwkv6qwen2"],
@@ -99,7 +103,7 @@ static FAMILIES: &[Family] = &[
         keys: &[("wkv.head_size", DividesWidth { multiple: 1 })],
         tensors: MIXES,
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
     },
     Family {
         names: &["rwkv7", "arwkv7"],
@@ -112,11 +116,19 @@ static FAMILIES: &[Family] = &[
         )],
         tensors: &[],
         heads_fill_width: false,
-        ignores_window: false,
+        layers_with_kv: None,
+    },
+    Family {
+        names: &["gemma3n"],
+        covered: false,
+        keys: &[],
+        tensors: &[],
+        heads_fill_width: false,
+        layers_with_kv: Some(20),
     },
 ];
 
-/// What is known of an architecture, if anything.
+/// The row of an architecture; `None` if nothing is known about it.
 pub(super) fn family(arch: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.names.contains(&arch))
 }

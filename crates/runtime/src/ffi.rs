@@ -1,7 +1,8 @@
-//! Calls into llama.cpp and ggml but those of a context (`context_ffi.rs`), and what they call
-//! back.
-//! The functions here are safe to call with any arguments; what llama.cpp would assert on is
-//! checked before it is called.
+//! Calls into llama.cpp and ggml, except those on a context (`context_ffi.rs`), and their
+//! callbacks.
+//!
+//! The functions here are safe to call with any arguments: everything that llama.cpp would assert
+//! is checked before it is called.
 
 #![allow(unsafe_code)]
 
@@ -20,21 +21,21 @@ use super::log::{self, clear_errors, is_want_of_memory, take_errors};
 use super::params::LoadParams;
 use modelve_gguf::Gguf;
 
-/// A copy of a string of C, lossy; empty for none.
+/// Copies a C string, replacing invalid UTF-8; a null pointer gives an empty string.
 ///
 /// # Safety
 /// `text` is null or points to a zero-terminated string that lives during the call.
 pub(super) unsafe fn copy(text: *const c_char) -> String {
     match text.is_null() {
         true => String::new(),
-        // SAFETY: the caller's promise.
+        // SAFETY: by the contract of this function.
         false => unsafe { CStr::from_ptr(text) }
             .to_string_lossy()
             .into_owned(),
     }
 }
 
-/// Sends llama.cpp's log to [`log`].
+/// Redirects llama.cpp's log to [`log`].
 pub(super) fn send_log() {
     extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
         // SAFETY: llama.cpp passes a zero-terminated string that lives during the call.
@@ -48,10 +49,10 @@ pub(super) fn send_log() {
     }
 }
 
-/// What ggml says while `work` runs, a message each, debugging left out.
+/// Returns the messages that ggml logs while `work` runs, without debug messages.
 ///
-/// ggml's log is a setting of the process: this is for the start, before anything computes, and
-/// whoever starts llama.cpp sends the log elsewhere afterwards.
+/// ggml has one log callback per process, so this is only for the start, before anything computes;
+/// the start of llama.cpp sets the callback again afterwards.
 pub(super) fn listen(work: impl FnOnce()) -> Vec<String> {
     static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let said = || SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -73,20 +74,20 @@ pub(super) fn listen(work: impl FnOnce()) -> Vec<String> {
     std::mem::take(&mut *said())
 }
 
-/// What is called when llama.cpp is about to abort the process.
+/// The function to call when llama.cpp is about to abort the process.
 static ABORT_HOOK: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Calls `hook` with llama.cpp's message when it is about to abort the process over an
-/// assertion that no check here foresaw. The process ends when the hook returns, so a program
-/// that wants a tidy message and exit code ends it there itself. The first hook set stays; without
-/// one the message goes to standard error.
+/// Sets a function to call with llama.cpp's message when it is about to abort the process, because
+/// of an assertion that no check of this crate prevented. The process aborts when the hook returns,
+/// so a program that wants its own message and exit code should exit in the hook. Only the first
+/// hook counts; without one the message goes to standard error.
 pub fn on_abort(hook: fn(&str)) {
     let _ = ABORT_HOOK.set(hook);
     catch_aborts();
 }
 
-/// Sees to it that no abort starts a debugger and none goes without a word. Part of the start of
-/// llama.cpp, so that it holds for every use.
+/// Makes aborts report their message and start no debugger. Part of the start of llama.cpp, so that
+/// it always applies.
 pub(super) fn catch_aborts() {
     extern "C" fn call(message: *const c_char) {
         // SAFETY: ggml passes a zero-terminated string that lives during the call.
@@ -96,7 +97,7 @@ pub(super) fn catch_aborts() {
     // SAFETY: `call` has the signature ggml wants and lives as long as the program.
     unsafe { sys::ggml_set_abort_callback(Some(call)) };
 
-    // An exception that nobody catches ends the process, too; ggml would print a stack trace.
+    // An uncaught C++ exception ends the process, too, after ggml prints a stack trace.
     #[cfg(unix)]
     {
         extern "C" fn terminated() {
@@ -114,7 +115,7 @@ pub(super) fn catch_aborts() {
     }
 }
 
-/// Says that llama.cpp ends the process.
+/// Reports that llama.cpp ends the process.
 fn give_up(message: &str) {
     match ABORT_HOOK.get() {
         Some(hook) => hook(message),
@@ -125,7 +126,7 @@ fn give_up(message: &str) {
     }
 }
 
-/// Asks for huge pages behind a block's capacity.
+/// Asks the kernel for huge pages for the capacity of a block.
 pub(super) fn in_huge_pages(block: &mut Vec<u8>) {
     #[cfg(target_os = "linux")]
     {
@@ -135,8 +136,8 @@ pub(super) fn in_huge_pages(block: &mut Vec<u8>) {
         let Some(size) = block.capacity().checked_sub(skip) else {
             return;
         };
-        // SAFETY: from `skip` to the end of the block; the advice changes no byte. A kernel
-        // without huge pages declines it, and nothing is lost.
+        // SAFETY: the range is from `skip` to the end of the block, and the advice changes no byte.
+        // A kernel without huge pages returns an error, which does no harm.
         let _ = unsafe {
             let pages = start.add(skip).cast();
             let advice = rustix::mm::Advice::LinuxHugepage;
@@ -147,17 +148,17 @@ pub(super) fn in_huge_pages(block: &mut Vec<u8>) {
     let _ = block;
 }
 
-/// Proof that llama.cpp has started, its log and aborts in our hands. Only `start` makes one.
+/// Proof that llama.cpp has started, with its log and aborts redirected. Only `start` makes one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Started {
-    /// Whether products are computed by our own kernels.
+    /// Whether matrix products are computed by modelve's own kernels.
     pub own_kernels: bool,
 }
 
-/// The devices this build can use, as ggml lists them.
+/// The devices that this build can use, in ggml's order.
 pub(super) fn devices(_: Started) -> Vec<Device> {
-    // SAFETY: the backend registry is initialized by the first call and then only read; indices
-    // are below the count, and names are zero-terminated strings that live as long as it.
+    // SAFETY: the first call initializes the backend registry, which is then only read; indices
+    // are below the count, and names are zero-terminated strings that live as long as the registry.
     unsafe {
         (0..sys::ggml_backend_dev_count())
             .map(|i| {
@@ -178,10 +179,10 @@ pub(super) fn devices(_: Started) -> Vec<Device> {
     }
 }
 
-/// The backends that ggml knows and the number of their devices, those that are part of the
-/// program first.
+/// The backends that ggml knows and the number of devices of each, starting with those that are
+/// part of the program.
 pub(super) fn registered() -> Vec<(String, usize)> {
-    // SAFETY: the registry is made by the first call; indices are below its count, and names are
+    // SAFETY: the first call makes the registry; indices are below its count, and names are
     // zero-terminated strings that live as long as their backend, which is never unloaded.
     unsafe {
         (0..sys::ggml_backend_reg_count())
@@ -194,35 +195,36 @@ pub(super) fn registered() -> Vec<(String, usize)> {
     }
 }
 
-/// Loads every backend that has a library in `folder`; of a backend's variants the one that suits
-/// this processor best.
+/// Loads every backend that has a library in `folder`, and of a backend's variants the best for
+/// this CPU.
 #[cfg(feature = "portable")]
 pub(super) fn load_folder(folder: &CStr) {
-    // SAFETY: a zero-terminated path; ggml opens the libraries in it and keeps nothing of it.
+    // SAFETY: the path is zero-terminated; ggml opens the libraries in it and keeps no pointer to
+    // it.
     unsafe { sys::ggml_backend_load_all_from_path(folder.as_ptr()) };
 }
 
-/// Loads one library, and unlike [`load_folder`] says what is wrong with it.
+/// Loads one library; unlike for [`load_folder`], ggml logs what is wrong with it.
 #[cfg(feature = "portable")]
 pub(super) fn load_one(library: &CStr) {
     // SAFETY: as above.
     unsafe { sys::ggml_backend_load(library.as_ptr()) };
 }
 
-/// What each backend of this build makes use of, in llama.cpp's words:
+/// The features that each backend of this build uses, in llama.cpp's format:
 /// `CPU : AVX2 = 1 | FMA = 1 | …`.
 pub(super) fn system_info(_: Started) -> String {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock();
-    // SAFETY: the function fills a string of its own and returns its zero-terminated bytes,
-    // which stay until the next call; the lock keeps other threads from making one.
+    // SAFETY: the function fills a static string and returns its zero-terminated bytes, which stay
+    // valid until the next call; the lock keeps other threads from calling it.
     unsafe { copy(sys::llama_print_system_info()) }
 }
 
-/// Loads what `gguf` was read from; `path` is what errors call it.
+/// Loads the file that `gguf` was read from; errors name it `path`.
 ///
 /// # Errors
-/// [`Error::Load`]: llama.cpp declined, or `progress` stopped it.
+/// [`Error::Load`] if llama.cpp rejects it, or `progress` stopped it.
 pub(super) fn load_model(
     _: Started,
     path: &Path,
@@ -242,8 +244,8 @@ pub(super) fn load_model(
     clear_errors();
 
     extern "C" fn on_progress(done: f32, data: *mut c_void) -> bool {
-        // SAFETY: `data` is `params.progress`, borrowed for the whole load, and llama.cpp
-        // calls from the loading thread only.
+        // SAFETY: `data` is `params.progress`, which is borrowed for the whole load, and llama.cpp
+        // calls this from the loading thread only.
         let progress = unsafe { &mut *data.cast::<&mut dyn FnMut(f32) -> bool>() };
         catch_unwind(AssertUnwindSafe(|| progress(done))).unwrap_or(false)
     }
@@ -258,7 +260,7 @@ pub(super) fn load_model(
         p.kv_overrides = overrides.as_ptr();
         p.progress_callback = Some(on_progress);
         p.progress_callback_user_data = (&raw mut params.progress).cast();
-        // A list that ends at once keeps GPUs out of it altogether.
+        // An empty list of devices keeps llama.cpp from using any GPU.
         let mut devices = [ptr::null_mut(); 2];
         match params.device.and_then(|name| CString::new(name).ok()) {
             _ if params.gpu_layers == 0 => p.devices = devices.as_mut_ptr(),
@@ -288,7 +290,7 @@ pub(super) fn load_model(
     })
 }
 
-/// What a model is to llama.cpp.
+/// The pointer to llama.cpp's model.
 pub(super) fn model_ptr(model: &LlamaModel) -> *mut sys::llama_model {
     // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null `llama_model *`.
     unsafe { ptr::from_ref(model).cast::<*mut sys::llama_model>().read() }

@@ -1,9 +1,9 @@
-//! Looking into a pass, and changing it: hooks on the nodes of the graph as they are computed.
+//! Hooks, which read and change the nodes of the graph during a forward pass.
 //!
-//! A [`Hook`] is asked for every node whether it wants it, and gets those it wants right after
-//! they were computed and before anything that follows from them is: what it [writes](Node::write)
-//! is what the model goes on with. [`NodeInfo::role`] tells what a node is in every architecture,
-//! and [`NodeInfo::rows`] which sequence and position each of its rows belongs to.
+//! A [`Hook`] chooses the nodes that it wants. It gets each right after it is computed, before any
+//! node that depends on it, so that the pass continues with the values that the hook
+//! [writes](Node::write). [`NodeInfo::role`] identifies nodes independently of the architecture,
+//! and [`NodeInfo::rows`] says which sequence and position each row belongs to.
 
 use std::ops::ControlFlow;
 
@@ -13,20 +13,19 @@ pub use super::node_ffi::Node;
 pub use super::role::Role;
 pub use super::roles::Roles;
 
-/// Looks at nodes and changes them while a session computes. Needs
-/// [`Settings::hooks`](super::Settings).
+/// Reads and changes nodes while a session computes. Needs [`Settings::hooks`](super::Settings).
 ///
-/// What is fed in several batches is several passes, and the hook sees each.
+/// If tokens are fed in several batches, each is a pass of its own, and the hook sees all of them.
 pub trait Hook {
-    /// Returns whether the node is wanted. Each one wanted costs a pause of the threads.
+    /// Returns whether the node is wanted. All threads pause for each wanted node.
     fn wants(&mut self, node: &NodeInfo<'_>) -> bool;
 
-    /// A wanted node, computed. `Break` ends the pass: the hook is not asked again, no logits
-    /// are given, what was computed of the pass is removed from the cache, and the session tells
-    /// [`Pass::Stopped`].
+    /// Called with a wanted node after it was computed. `Break` ends the pass: the hook is not
+    /// called again, there are no logits, the pass's tokens are removed from the cache, and the
+    /// session returns [`Pass::Stopped`].
     ///
     /// # Errors
-    /// An error ends the pass likewise, and is the session's answer.
+    /// An error also ends the pass, and the session returns it.
     fn node(&mut self, node: &mut Node<'_>) -> Result<ControlFlow<()>>;
 }
 
@@ -36,6 +35,6 @@ pub trait Hook {
 pub enum Pass {
     /// It was computed to the end.
     Complete,
-    /// The hook said `Break`: the sequences are as they were before the pass.
+    /// The hook returned `Break`: the sequences are as they were before the pass.
     Stopped,
 }

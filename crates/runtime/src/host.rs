@@ -1,32 +1,32 @@
-//! What this machine lets the process use: cores and memory, limits of containers included.
+//! The cores and the memory that this process may use, including the limits of containers.
 
 use std::path::Path;
 use std::time::Duration;
 
 use modelve_base::memory::Memory;
 
-/// Threads worth starting: cores this process may run on, a container's quota included
-/// (at least 1).
+/// The number of threads worth starting: the cores that this process may run on, limited by a
+/// container's quota, and at least 1.
 pub fn threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
-/// Returns whether others keep the cores busy: the kernel counts as running, besides this thread,
-/// at least a quarter as many as there are cores, not only for a moment. `false` where the system
-/// does not say.
+/// Returns whether other processes keep the cores busy: besides this thread, the number of running
+/// threads is at least a quarter of the number of cores, in several samples. Returns false if the
+/// system does not report it.
 pub fn is_busy() -> bool {
     let busy = || {
         let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         crowded(&text)
     };
-    // Three looks: who started this process may have been running still.
+    // Three samples, because the parent process may still have been running in the first.
     (0..3).all(|look| {
         std::thread::sleep(Duration::from_micros(500 * look));
         busy()
     })
 }
 
-/// The same of one reading of `/proc/stat`.
+/// [`is_busy`] for one sample of `/proc/stat`.
 fn crowded(stat: &str) -> bool {
     let is_core = |line: &&str| {
         let number = line.strip_prefix("cpu");
@@ -37,13 +37,13 @@ fn crowded(stat: &str) -> bool {
     running.saturating_sub(1) >= cores.div_ceil(4).max(1)
 }
 
-/// Bytes of memory that can still be taken without swapping, limits of containers included;
-/// `None` where the system does not say.
+/// The number of bytes of memory that can still be allocated without swapping, within the limits of
+/// containers; `None` if the system does not report it.
 pub fn free_memory() -> Option<u64> {
     Memory::of_this_machine().map(|memory| memory.available)
 }
 
-/// Bytes of memory this process holds now, mapped files included, and the most it ever held.
+/// The bytes of memory that this process holds now, including mapped files, and its peak.
 pub fn resident() -> Option<(u64, u64)> {
     let status = Path::new("/proc/self/status");
     Some((
@@ -52,7 +52,7 @@ pub fn resident() -> Option<(u64, u64)> {
     ))
 }
 
-/// The number after `name` at the beginning of a line.
+/// The number after `name` at the start of a line of a file.
 fn read_field(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     field(&text, name)

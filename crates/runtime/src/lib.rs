@@ -1,11 +1,10 @@
-//! llama.cpp as a library: load a model, tokenize, compute, sample, and watch it do so.
+//! A safe interface to llama.cpp: load a model, tokenize, compute, sample, and look inside.
 //!
 //! - [`Model`]: a GGUF file's weights and vocabulary, loaded once and shared by threads.
-//! - [`Session`]: one context of a model: a KV cache, the logits of what was fed, and, for who
-//!   wants to look inside, [hooks](graph) on its graph.
-//!
-//! - [`Engine`]: texts from prompts that come and go, many at once; [`complete`] for prompts that
-//!   are known beforehand.
+//! - [`Session`]: one context of a model: a KV cache, the logits of the tokens that were fed, and
+//!   [hooks](graph) on the graph, to look inside.
+//! - [`Engine`]: completes many prompts at once, which may arrive at any time; [`complete`] does so
+//!   for prompts that are all known beforehand.
 //!
 //! Unsafe code is in `ffi.rs` and `*_ffi.rs` only; files are checked before llama.cpp sees them.
 //!
@@ -32,7 +31,7 @@
 //!         ControlFlow::Continue(())
 //!     })?;
 //!
-//!     // What the model expects at every place of the prompt.
+//!     // The most likely next tokens at every position of the prompt.
 //!     let mut session = Session::new(&model, &Settings { n_ctx: 256, ..Settings::default() })?;
 //!     let seq = session.open()?;
 //!     session.feed(&seq, &prompt, Want::All, &mut |i, logits| {
@@ -42,6 +41,7 @@
 //! }
 //! ```
 
+mod active_hook;
 pub mod backends;
 mod batch;
 mod cancel;
@@ -62,7 +62,6 @@ pub mod graph;
 pub mod host;
 pub mod kv;
 mod log;
-mod looking;
 mod model;
 mod node;
 mod node_ffi;
@@ -83,6 +82,7 @@ mod trace;
 mod values;
 mod vocab;
 pub mod weights;
+pub mod working;
 
 pub use cancel::Cancel;
 pub use check::{Facts, StopTokens, is_weight_type};

@@ -1,4 +1,4 @@
-//! What llama.cpp says: to `tracing`, and its errors to whoever called it.
+//! Forwards llama.cpp's log to `tracing`, and its errors to the caller of llama.cpp.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -6,16 +6,16 @@ use std::cell::{Cell, RefCell};
 use llama_cpp_sys_2 as sys;
 
 thread_local! {
-    /// Errors llama.cpp logged on this thread since [`take_errors`] was last called.
+    /// The errors that llama.cpp logged on this thread since [`take_errors`] was last called.
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 thread_local! {
-    /// Whether what llama.cpp says on this thread is expected, and of no interest.
+    /// Whether llama.cpp's messages on this thread are expected and ignored.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work`, of which llama.cpp's complaints are expected.
+/// Runs `work` and ignores what llama.cpp logs meanwhile.
 pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     QUIET.set(true);
     let done = work();
@@ -23,7 +23,7 @@ pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// A message of llama.cpp's.
+/// Receives a message of llama.cpp's log.
 pub(super) fn note(level: sys::ggml_log_level, text: &str) {
     if QUIET.get() {
         return;
@@ -43,8 +43,8 @@ pub(super) fn note(level: sys::ggml_log_level, text: &str) {
     }
 }
 
-/// A message of llama.cpp's without the folders it was compiled in, which are those of another
-/// machine: `llama-vocab.cpp:3241: …`.
+/// Removes from a message of llama.cpp the folders that it was compiled in, which may be those of
+/// another machine: `llama-vocab.cpp:3241: …`.
 pub(super) fn without_paths(text: &str) -> Cow<'_, str> {
     let is_built = |word: &str| word.contains("/llama.cpp/") || word.contains("\\llama.cpp\\");
     if !is_built(text) {
@@ -57,27 +57,27 @@ pub(super) fn without_paths(text: &str) -> Cow<'_, str> {
     Cow::Owned(words.collect::<Vec<_>>().join(" "))
 }
 
-/// Forgets what was logged so far.
+/// Discards the errors that were logged so far.
 pub(super) fn clear_errors() {
     ERRORS.with_borrow_mut(Vec::clear);
 }
 
-/// What llama.cpp logged as an error on this thread since the last call: the first is the
-/// cause, those after it only pass it on.
+/// The first error that llama.cpp logged on this thread since the last call. It is the cause; those
+/// after it only pass it on.
 pub(super) fn take_error() -> Option<String> {
     let first = ERRORS.with_borrow_mut(|errors| errors.drain(..).next())?;
-    // The name of the C++ function says nothing to a reader.
+    // The C++ function that the message starts with means nothing to users.
     let told = first.split_once(": error loading model: ");
     Some(told.map_or(first.as_str(), |(_, reason)| reason).to_owned())
 }
 
-/// [`take_error`], for a place that must say something.
+/// [`take_error`], with a replacement if there is none.
 pub(super) fn take_errors() -> String {
     take_error().unwrap_or_else(|| "no reason given".to_owned())
 }
 
-/// Returns whether an error that llama.cpp logged is that a device gave no memory. Its words are
-/// all that tells; they are looked at here and nowhere else.
+/// Returns whether an error that llama.cpp logged means that a device has no memory left. Only the
+/// wording tells, and only this function depends on it.
 pub(super) fn is_want_of_memory(reason: &str) -> bool {
     reason.contains("allocate") || reason.contains("out of memory")
 }

@@ -18,17 +18,18 @@ use super::start::{self, start};
 use super::vocab::Vocab;
 use modelve_gguf::Gguf;
 
-/// Where weights lie while they are used.
+/// Where the weights are in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
-    /// In the mapped file, as they are: nothing to do at load.
+    /// In the mapped file, in its layout: loading takes no time.
     #[default]
     Mapped,
-    /// In a copy rearranged for the CPU's kernels: seconds at load, faster for some types.
+    /// In a copy that is repacked for the CPU's kernels: loading takes seconds, and computing is
+    /// faster for some types.
     Repacked,
 }
 
-/// How many layers go to a GPU.
+/// How many layers are put on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GpuLayers {
     /// As many as fit, if this build has a GPU backend and the machine a GPU.
@@ -45,17 +46,17 @@ pub enum GpuLayers {
 pub struct LoadOptions {
     /// Whether to repack weights.
     pub weights: Weights,
-    /// Layers for the GPU.
+    /// How many layers are put on a GPU.
     pub gpu_layers: GpuLayers,
-    /// The device to use, by name; none: the first choice of llama.cpp.
+    /// The name of the device to use; `None` lets llama.cpp choose.
     pub device: Option<String>,
     /// Bytes to leave free on a GPU for the KV cache when `gpu_layers` is `Auto`.
     pub gpu_reserve: u64,
-    /// Stops the load.
+    /// The flag that stops the load.
     pub cancel: Cancel,
 }
 
-/// A loaded model. Clones share it, and threads may: each makes its own
+/// A loaded model. Clones share it. Threads can share it, too, each with its own
 /// [`Session`](super::Session).
 #[derive(Clone)]
 pub struct Model {
@@ -66,7 +67,7 @@ pub(super) struct Inner {
     pub raw: Arc<LlamaModel>,
     vocab: Vocab,
     path: PathBuf,
-    /// The file as it was when it was loaded, whatever lies at its path by now.
+    /// The file as it was when it was loaded, even if its path names another file by now.
     gguf: Gguf,
     facts: Facts,
     rope: Option<Rope>,
@@ -74,9 +75,9 @@ pub(super) struct Inner {
     gpu_layers: u32,
     device: String,
     load_time: Duration,
-    /// Computed once.
+    /// Computed by the first call of [`Model::fingerprint`].
     pub fingerprint: OnceLock<[u8; 32]>,
-    /// What nodes of its graph are, found once.
+    /// The roles of its graph's nodes, found once for each kind of attention.
     pub roles: FoundRoles,
 }
 
@@ -89,11 +90,11 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Reads and checks the header of a GGUF file: what [`Model::load_checked`] goes by, and
-    /// what a context will cost, before anything is loaded.
+    /// Reads and checks the header of a GGUF file, for [`Model::load_checked`] and for the memory
+    /// needs of a context, before anything is loaded.
     ///
     /// # Errors
-    /// The file is no GGUF, or llama.cpp would fail on it.
+    /// The file is not a GGUF, or llama.cpp would fail on it.
     pub fn inspect(path: &Path) -> Result<Checked> {
         let gguf = Gguf::open(path)?;
         let facts = check::model(path, &gguf)?;
@@ -121,8 +122,9 @@ impl Model {
         let Checked { path, gguf, facts } = checked;
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
         let rope = facts.rope_boundary.map(Rope::new);
-        // llama.cpp compares the boundary with the padded size of the context: a boundary
-        // between two steps is moved up to the next, and sessions stop at the true one.
+        // llama.cpp compares the boundary between RoPE factors with the padded size of the context.
+        // A boundary that is not a multiple of the padding is moved up to the next one, and
+        // sessions stop at the original boundary.
         let overrides: Vec<(String, i64)> = rope
             .filter(|rope| rope.short_context != rope.original)
             .map(|rope| {
@@ -146,7 +148,8 @@ impl Model {
                     progress: &mut |_| !cancel.is_set(),
                 },
             );
-            // What a device calls free it may not give: then half as many layers are tried.
+            // A device may fail to allocate memory that it reports as free. If so, try half as
+            // many layers.
             match &raw {
                 Err(error) if gpu_layers > 0 && fewer_may_do(options, error) => {
                     tracing::warn!("{gpu_layers} layers do not fit on {device}: {error}");
@@ -187,27 +190,27 @@ impl Model {
         &self.inner.vocab
     }
 
-    /// What the file says about the model.
+    /// The properties of the model, from the header of its file.
     pub fn facts(&self) -> &Facts {
         &self.inner.facts
     }
 
-    /// The file's header and data, mapped.
+    /// The mapped file.
     pub fn gguf(&self) -> &Gguf {
         &self.inner.gguf
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// Where the RoPE factors change, if they do.
+    /// The boundary between the model's two sets of RoPE factors, if it has two.
     pub fn rope(&self) -> Option<Rope> {
         self.inner.rope
     }
 
-    /// The factors for a text of so many tokens.
+    /// The RoPE factors for a text of `tokens` tokens.
     pub fn regime(&self, tokens: usize) -> Regime {
         match self.rope() {
             Some(rope) if tokens > rope.original as usize => Regime::Long,
@@ -215,7 +218,7 @@ impl Model {
         }
     }
 
-    /// The longest text for these factors, in tokens.
+    /// The longest text for these RoPE factors, in tokens.
     pub fn reach(&self, regime: Regime) -> usize {
         match (self.rope(), regime) {
             (Some(rope), Regime::Short) => rope.original as usize,
@@ -223,39 +226,39 @@ impl Model {
         }
     }
 
-    /// The size of a context for `tokens` cells that computes with these factors.
+    /// The size of a context for `tokens` cells that computes with these RoPE factors.
     pub fn context_for(&self, regime: Regime, tokens: usize) -> u32 {
         let tokens = u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
         match (self.rope(), regime) {
-            // llama.cpp takes the long factors only in a context beyond the boundary.
+            // llama.cpp uses the long factors only in a context larger than the boundary.
             (Some(rope), Regime::Long) => tokens.max(rope.short_context + 1),
             (Some(rope), Regime::Short) => tokens.min(rope.short_context),
             (None, _) => tokens,
         }
     }
 
-    /// Where the weights lie.
+    /// Where the weights are in memory.
     pub fn weights(&self) -> Weights {
         self.inner.weights
     }
 
-    /// Layers on a GPU.
+    /// The number of layers on a GPU.
     pub fn gpu_layers(&self) -> u32 {
         self.inner.gpu_layers
     }
 
-    /// The device that computes, by name.
+    /// The name of the device that computes.
     pub fn device(&self) -> &str {
         &self.inner.device
     }
 
-    /// How long the load took.
+    /// The time that loading took.
     pub fn load_time(&self) -> Duration {
         self.inner.load_time
     }
 }
 
-/// A GGUF file whose header was read and found sound.
+/// A GGUF file whose header was read and checked.
 #[derive(Debug)]
 pub struct Checked {
     path: PathBuf,
@@ -264,8 +267,8 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Lets llama.cpp read the whole header: metadata, vocabulary, and every tensor it wants,
-    /// which must have the shape it wants. The weights are neither read nor mapped.
+    /// Lets llama.cpp read the whole header: metadata, vocabulary, and every tensor that it needs,
+    /// whose shapes it checks. The weights are neither read nor mapped.
     ///
     /// # Errors
     /// [`Error::Load`] with llama.cpp's reason.
@@ -286,21 +289,22 @@ impl Checked {
         .map(drop)
     }
 
-    /// What the file says about the model.
+    /// The properties of the model, from the header of its file.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// How many layers would go to a GPU, and the name of the device that would compute.
+    /// The number of layers that would be put on a GPU, and the name of the device that would
+    /// compute.
     ///
     /// # Errors
-    /// A device that is not there; no device at all.
+    /// The device does not exist, or there is no device at all.
     pub fn place(&self, options: &LoadOptions) -> Result<(u32, String)> {
         place_layers(&self.facts, &self.gguf, options)
     }
 }
 
-/// Layers for the GPU and the name of the device that computes.
+/// The number of layers to put on a GPU, and the name of the device that computes.
 fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u32, String)> {
     let devices = start::devices();
     if devices.iter().all(|device| device.gpu) {
@@ -335,8 +339,8 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
                 .filter_map(|t| t.bytes)
                 .max()
                 .unwrap_or(0);
-            // Room for the compute buffers, which no header tells: the logits' matrix is the
-            // largest thing in them.
+            // The size of the compute buffers is not in the header. The output matrix is the
+            // largest thing that they hold.
             let room = device
                 .free
                 .saturating_sub(options.gpu_reserve + largest + (256 << 20));
@@ -351,8 +355,8 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
     Ok((count, name))
 }
 
-/// Returns whether a load failed for want of a device's memory, and how much of it to use is left
-/// open.
+/// Returns whether fewer layers may be tried: a load failed because a device had not enough memory,
+/// and the number of layers is automatic.
 fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
     options.gpu_layers == GpuLayers::Auto
         && !options.cancel.is_set()

@@ -1,5 +1,5 @@
-//! The nodes of a pass as ggml has them: what they say of themselves, their values read and written.
-//! Unsafe code, as in `ffi.rs`.
+//! Access to ggml's nodes during a pass: their description, and reading and writing their values.
+//! The code is unsafe, as in `ffi.rs`.
 
 #![allow(unsafe_code)]
 
@@ -14,21 +14,23 @@ use super::trace::{RawInput, RawNode};
 use super::values::Layout;
 use modelve_gguf::GgmlType;
 
-/// Who is told of the nodes of a pass.
+/// Receives the nodes of a pass.
 pub(super) trait Watcher {
-    /// A node that is going to be computed; whether it is wanted then.
+    /// Called before a node is computed. Returns whether its value is wanted.
     fn ask(&mut self, node: RawNode) -> bool;
-    /// The node last asked about, computed. `Break` ends the pass.
+    /// Called with the node of the last call of `ask` once it is computed. `Break` ends the pass.
     fn computed(&mut self, tensor: Tensor<'_>) -> ControlFlow<()>;
 }
 
-/// A live node of the graph, computed.
+/// A live node of the graph that has been computed.
 #[derive(Clone, Copy)]
 pub(super) struct Tensor<'a>(&'a sys::ggml_tensor);
 
 impl<'a> Tensor<'a> {
+    /// Wraps a computed node.
+    ///
     /// # Safety
-    /// ggml has just computed the tensor, and computes no other while `'a` lasts.
+    /// ggml has just computed the tensor, and computes nothing else during `'a`.
     pub unsafe fn new(tensor: &'a sys::ggml_tensor) -> Self {
         Tensor(tensor)
     }
@@ -42,8 +44,8 @@ impl<'a> Tensor<'a> {
     }
 
     fn fetch(self, bytes: &mut Vec<u8>) {
-        // SAFETY: a computed tensor, or one that a computed tensor was made from, has a buffer
-        // with `ggml_nbytes` bytes behind it, strides included; `bytes` is made as long.
+        // SAFETY: a computed tensor, or an input of one, has a buffer of `ggml_nbytes` bytes, which
+        // accounts for its strides; `bytes` is made as long.
         unsafe {
             bytes.resize(sys::ggml_nbytes(self.0), 0);
             if !bytes.is_empty() {
@@ -53,8 +55,8 @@ impl<'a> Tensor<'a> {
     }
 
     fn store(self, bytes: &[u8]) {
-        // SAFETY: as in `fetch`; the bytes are as many as were fetched. ggml changes the tensor's
-        // values through this pointer, and nothing else refers to them while it waits for us.
+        // SAFETY: as in `fetch`; there are as many bytes as were fetched. ggml changes the tensor's
+        // values through this pointer, and nothing else accesses them during the callback.
         unsafe {
             if !bytes.is_empty() {
                 let tensor = std::ptr::from_ref(self.0).cast_mut();
@@ -71,7 +73,8 @@ fn lengths(tensor: &sys::ggml_tensor) -> [usize; 4] {
     }
 }
 
-/// `blk.0.attn_q.weight` of `CUDA0#blk.0.attn_q.weight#0`: copies for a backend are renamed.
+/// The original name of a tensor. ggml renames copies for a backend: `blk.0.attn_q.weight` becomes
+/// `CUDA0#blk.0.attn_q.weight#0`.
 fn own_name(name: String) -> String {
     let mut parts = name.split('#');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -80,13 +83,13 @@ fn own_name(name: String) -> String {
     }
 }
 
-/// What a node says of itself.
+/// Describes a node.
 ///
 /// # Safety
 /// `tensor` is a live node of a graph.
 pub(super) unsafe fn describe(tensor: &sys::ggml_tensor) -> RawNode {
-    // SAFETY: names are fixed arrays that ggml keeps zero-terminated, the operation's name is
-    // static, inputs are null or live as long as the graph.
+    // SAFETY: names are fixed-size arrays that ggml keeps zero-terminated; the operation's name is
+    // static; inputs are null or live as long as the graph.
     unsafe {
         let inputs = tensor.src.iter().filter_map(|input| input.as_ref());
         let inputs = inputs.map(|input| RawInput {
@@ -102,7 +105,7 @@ pub(super) unsafe fn describe(tensor: &sys::ggml_tensor) -> RawNode {
             op: copy(sys::ggml_op_name(tensor.op)),
             op_params: [a, b, c, d],
             shape: lengths(tensor),
-            // C's enumerations are signed on Windows.
+            // C enumerations are signed on Windows.
             #[allow(clippy::unnecessary_cast)]
             ty: GgmlType(tensor.type_ as u32),
             inputs: inputs.collect(),
@@ -110,14 +113,14 @@ pub(super) unsafe fn describe(tensor: &sys::ggml_tensor) -> RawNode {
     }
 }
 
-/// A node that was computed, and what it may be asked and told.
+/// A node that was computed, whose values a hook can read and write.
 pub struct Node<'a> {
     info: NodeInfo<'a>,
     tensor: Tensor<'a>,
     scratch: &'a mut Scratch,
 }
 
-/// Room for the values of a node, used again for the next.
+/// Buffers for the values of a node, reused for the next.
 #[derive(Default)]
 pub(super) struct Scratch {
     bytes: Vec<u8>,
@@ -133,12 +136,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What it is.
+    /// The description of the node.
     pub fn info(&self) -> NodeInfo<'a> {
         self.info
     }
 
-    /// Its values, in the order of its shape.
+    /// Reads its values, in the order of its shape.
     ///
     /// # Errors
     /// [`Error::NodeType`] for values that are not F32, F16 or BF16.
@@ -146,7 +149,7 @@ impl<'a> Node<'a> {
         self.values(self.tensor)
     }
 
-    /// Replaces its values, given in the order of its shape: the pass goes on with them.
+    /// Replaces its values, in the order of its shape; the pass continues with them.
     ///
     /// # Errors
     /// [`Error::NodeType`]; [`Error::NodeLength`] for another number of values.
@@ -165,16 +168,16 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// The values that a matrix product (`MUL_MAT`, `MUL_MAT_ID`) multiplied its weights with,
-    /// and their shape. Other inputs of nodes may have been overwritten by now; weights are read
-    /// from the file.
+    /// Reads the values that a matrix product (`MUL_MAT`, `MUL_MAT_ID`) multiplied its weights
+    /// with; returns them and their shape. Other inputs cannot be read: ggml may have overwritten
+    /// them by now, and weights are in the file.
     ///
     /// # Errors
     /// [`Error::NoActivations`] for another operation, [`Error::NodeType`].
     pub fn read_activations(&mut self) -> Result<(&[f32], [usize; 4])> {
         let raw = self.tensor.0;
         // SAFETY: inputs of a live node are null or live; those of a matrix product are not
-        // overwritten before it is computed, which it has just been.
+        // overwritten before it is computed, and it has only just been computed.
         let input = unsafe { raw.src[1].as_ref() };
         let product = [sys::GGML_OP_MUL_MAT, sys::GGML_OP_MUL_MAT_ID].contains(&raw.op);
         match input.filter(|_| product) {

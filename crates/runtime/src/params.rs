@@ -1,4 +1,4 @@
-//! How models are read and contexts are made, for the calls that do so.
+//! The parameters for loading models and making contexts, and their conversion to llama.cpp's.
 
 use llama_cpp_sys_2 as sys;
 
@@ -6,46 +6,46 @@ use super::batch::Limits;
 use super::cancel::Cancel;
 use super::settings::{FlashAttention, KvType, MAX_SEQ};
 
-/// How much of a model is read.
+/// The parts of a model that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     /// The vocabulary.
     Vocabulary,
-    /// All that the header tells: metadata, vocabulary, and a place of the right shape for
+    /// The whole header: metadata, vocabulary, and a tensor of the right shape, without values, for
     /// every tensor.
     Header,
     /// The weights, too.
     Everything,
 }
 
-/// How a model is read.
+/// The parameters for loading a model.
 pub(super) struct LoadParams<'a> {
     pub extent: Extent,
-    /// Whether weights are rearranged for the CPU's kernels while loading.
+    /// Whether weights are repacked for the CPU's kernels while loading.
     pub repack: bool,
     pub gpu_layers: u32,
-    /// The one device to put layers on; none: all GPUs.
+    /// The only device to put layers on; `None` for all GPUs.
     pub device: Option<&'a str>,
     /// Integers that replace the file's own.
     pub overrides: &'a [(String, i64)],
-    /// Told how much is loaded, 0 to 1; false stops.
+    /// Called with the loaded fraction, from 0 to 1; returning false stops the load.
     pub progress: &'a mut dyn FnMut(f32) -> bool,
 }
 
 impl LoadParams<'_> {
-    /// All but the pointers.
+    /// Sets all fields of `p` but the pointers.
     pub fn fill(&self, p: &mut sys::llama_model_params) {
         p.vocab_only = self.extent == Extent::Vocabulary;
         if self.extent == Extent::Header {
             p.no_alloc = true;
-            // It asserts that what is not to be read is not mapped either.
+            // llama.cpp asserts that a file is not mapped if its tensors are not read.
             p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         }
         p.use_extra_bufts = self.repack;
         p.n_gpu_layers = i32::try_from(self.gpu_layers).unwrap_or(i32::MAX);
     }
 
-    /// The overrides as llama.cpp reads them: up to an entry whose key is empty.
+    /// The overrides in llama.cpp's format, terminated by an entry with an empty key.
     pub fn overrides(&self) -> Vec<sys::llama_model_kv_override> {
         let entry = |key: &str, val_i64| {
             let mut entry = sys::llama_model_kv_override {
@@ -64,7 +64,7 @@ impl LoadParams<'_> {
     }
 }
 
-/// How a context is made.
+/// The parameters for making a context.
 pub(super) struct ContextParams {
     pub n_ctx: u32,
     pub n_batch: u32,
@@ -74,27 +74,27 @@ pub(super) struct ContextParams {
     pub threads_batch: u32,
     pub kv_type: KvType,
     pub flash_attention: FlashAttention,
-    /// Whether anybody will look at nodes.
+    /// Whether hooks will see nodes.
     pub watched: bool,
     pub offload: bool,
     pub cancel: Cancel,
 }
 
 impl ContextParams {
-    /// What a context made so takes.
+    /// The limits of a context that is made with these parameters.
     pub fn limits(&self, n_vocab: u32) -> Limits {
         let n_seq = self.n_seq.clamp(1, MAX_SEQ);
         let n_batch = self.n_batch.clamp(1, self.n_ctx.max(1));
         Limits {
             n_batch,
             n_seq,
-            // llama.cpp keeps a row for each sequence at least.
+            // llama.cpp keeps at least one row for each sequence.
             n_outputs: self.n_outputs.min(n_batch).max(n_seq),
             n_vocab,
         }
     }
 
-    /// All but the pointers.
+    /// Sets all fields of `p` but the pointers.
     pub fn fill(&self, limits: Limits, p: &mut sys::llama_context_params) {
         p.n_ctx = self.n_ctx;
         p.n_batch = limits.n_batch;

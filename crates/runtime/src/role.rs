@@ -1,25 +1,26 @@
-//! The parts that the graph of every architecture has.
+//! The roles that nodes have in the graphs of all architectures.
 
 use std::fmt;
 
-/// What a node is. Layers are counted from 0.
+/// The role of a node, with its shape. Layers are counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// What enters the first block: a row of the token table for each token, scaled and with its
-    /// position added where the model does so. `[width, tokens]`.
+    /// The input of the first block: the token embeddings, scaled, and with position embeddings
+    /// added if the model does so. `[width, tokens]`.
     Embedding,
     /// The residual stream after a block. `[width, tokens]`.
     Residual(usize),
-    /// The outputs of a block's heads side by side, before the output matrix.
+    /// The concatenated outputs of a block's heads, before the output projection.
     /// `[heads · values, tokens]`.
     HeadOutput(usize),
     /// What a block's attention adds to the residual stream. `[width, tokens]`.
     Attention(usize),
     /// What a block's MLP, or its experts, add to the residual stream. `[width, tokens]`.
     Mlp(usize),
-    /// A block's attention weights, kept only without fused attention. `[cells, tokens, heads]`.
+    /// A block's attention weights, which exist only without fused attention.
+    /// `[cells, tokens, heads]`.
     Pattern(usize),
-    /// The normed last state, which the output matrix turns into logits. `[width, outputs]`.
+    /// The normalized last state, which the output matrix maps to logits. `[width, outputs]`.
     FinalNorm,
 }
 

@@ -1,8 +1,8 @@
-//! What the nodes of a graph are, whatever an architecture calls them.
+//! Finds the roles of a graph's nodes, independently of their names in an architecture.
 //!
-//! [`RULES`] is the table: for each role the ways a node can be told that has it, the first that
-//! fits counts. It is held against the graph of a pass over two tokens when a session with hooks
-//! is made; a model that lacks a role is told so when somebody asks for it.
+//! The table [`RULES`] has, for each role, the rules that identify its node; the first that matches
+//! counts. They are applied to the graph of a pass over two tokens when a session with hooks is
+//! made. A role that the model lacks causes an error only when it is requested.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,25 +12,25 @@ use super::role::Role;
 use super::settings::FlashAttention;
 use super::trace::RawNode;
 
-/// A way to tell a node; `{}` stands for the layer.
+/// A rule that identifies a node; `{}` stands for the layer.
 enum Rule {
-    /// By its name, the first of that name.
+    /// The first node of this name.
     Name(&'static str),
-    /// By a name without a layer: the first of that name is layer 0's, the next layer 1's.
+    /// A node of a name without a layer: the first of that name is layer 0's, the next layer 1's.
     InTurn(&'static str),
     /// The product with this matrix.
     Product(&'static str),
     /// The sum with this bias.
     Sum(&'static str),
-    /// The rows of this table.
+    /// The lookup of rows in this table.
     Lookup(&'static str),
 }
 
-/// A role, given its layer, and the ways its node can be told.
+/// A role as a function of its layer, and the rules that identify its node.
 type RoleRules = (fn(usize) -> Role, &'static [Rule]);
 
-/// The roles of each block, or of the whole graph (`{}` does not occur then). Names are llama.cpp's.
-/// Gemma and OLMo 2 norm what a block adds once more, GPT-2 and Phi-2 add a bias after the matrix.
+/// The roles of each block, or of the whole graph if `{}` does not occur. Names are llama.cpp's.
+/// Gemma and OLMo 2 normalize again what a block adds; GPT-2 and Phi-2 add a bias after the matrix.
 const RULES: [RoleRules; 7] = {
     use Rule::{InTurn, Lookup, Name, Product, Sum};
     [
@@ -57,7 +57,8 @@ const RULES: [RoleRules; 7] = {
             &[
                 Name("ffn_post_norm-{}"),
                 InTurn("ffn_post_norm"),
-                // Of a mixture with a shared expert their sum, else the MLP itself.
+                // For a mixture of experts with a shared expert this is their sum, otherwise the
+                // MLP.
                 Name("ffn_out-{}"),
                 Name("ffn_moe_out-{}"),
                 Sum("blk.{}.ffn_down.bias"),
@@ -69,23 +70,23 @@ const RULES: [RoleRules; 7] = {
     ]
 };
 
-/// How a node is known again in a later pass.
+/// How a node is recognized in a later pass.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    /// A name and which of those that have it, from 0.
+    /// A name, and the index among the nodes of that name.
     Name(String, usize),
-    /// An operation and the weights it computes with, the first such node.
+    /// The first node of an operation with these weights.
     With(&'static str, String),
 }
 
-/// The nodes of a pass so far.
+/// The nodes of a pass that were seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     names: HashMap<String, usize>,
     weights: HashSet<(&'static str, String)>,
 }
 
-/// The keys of the next node.
+/// The keys that the next node of a pass may be recognized by.
 fn keys(node: &RawNode, seen: &mut Seen) -> Vec<Key> {
     let count = seen.names.entry(node.name.clone()).or_insert(0);
     let mut keys = vec![Key::Name(node.name.clone(), *count)];
@@ -128,7 +129,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// Holds the table against the graph of a pass over `n_tokens`, all of which get logits.
+    /// Applies the table to the graph of a pass over `n_tokens` tokens with logits for all of them.
     pub(super) fn find(
         arch: &str,
         fused: bool,
@@ -148,7 +149,8 @@ impl Roles {
                 uses.entry(input.id).or_default().push(node);
             }
         }
-        // What is added to the residual stream is an input of a sum, at most picked from first.
+        // What is added to the residual stream is an input of a sum, either directly or after rows
+        // were selected from it.
         let is_added = |node: &RawNode| {
             let of = |node: &RawNode| uses.get(&node.id).cloned().unwrap_or_default();
             of(node).iter().any(|user| match user.op.as_str() {
@@ -196,8 +198,10 @@ impl Roles {
         self.present.contains(&role)
     }
 
+    /// Checks that the graph has a node of this role.
+    ///
     /// # Errors
-    /// [`Error::NoRole`] for a role that no node of this model's graph has.
+    /// [`Error::NoRole`] if it has not.
     pub fn require(&self, role: Role) -> Result<()> {
         if self.has(role) {
             return Ok(());

@@ -1,19 +1,19 @@
-//! Which of a model's RoPE factors a text is computed with.
+//! The choice between a model's RoPE factors for a text.
 //!
 //! A model with two sets (Phi-3 with a long context) was trained with the short factors on texts
-//! of up to a boundary and with the long ones on longer texts. llama.cpp chooses by the size of
-//! the context, so a text needs a session that is of the right size for its length.
+//! up to a certain length and with the long ones on longer texts. llama.cpp chooses by the size of
+//! the context, so a text needs a session whose size fits its length.
 
 use super::kv::CONTEXT_STEP;
 
-/// A model with two sets of RoPE factors: the short ones are for texts of up to `original`
+/// The boundary between two sets of RoPE factors: the short ones are for texts of up to `original`
 /// tokens, the long ones for longer texts. llama.cpp chooses by the size of the context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rope {
     /// The longest text for the short factors, in tokens.
     pub original: u32,
-    /// The largest context that llama.cpp computes with the short factors: `original` rounded
-    /// up to the 256 tokens contexts come in.
+    /// The largest context that llama.cpp computes with the short factors: `original` rounded up to
+    /// a multiple of 256 tokens, as for all contexts.
     pub short_context: u32,
 }
 
@@ -27,21 +27,21 @@ impl Rope {
     }
 }
 
-/// The factors a text is computed with.
+/// A set of RoPE factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Regime {
-    /// The short ones, or the only ones of a model with one set.
+    /// The short factors, or the only ones of a model with one set.
     Short,
-    /// The long ones.
+    /// The long factors.
     Long,
 }
 
 impl Regime {
-    /// Both.
+    /// Both sets.
     pub const ALL: [Regime; 2] = [Regime::Short, Regime::Long];
 }
 
-/// One of a thing for each set of factors.
+/// A value for each set of factors.
 #[derive(Debug, Default, Clone)]
 pub(super) struct PerRegime<T> {
     short: T,
@@ -53,7 +53,7 @@ impl<T> PerRegime<T> {
         PerRegime { short, long }
     }
 
-    /// That of `regime` and the other.
+    /// The value for `regime`, and the one for the other set.
     pub fn both(&mut self, regime: Regime) -> (&mut T, &mut T) {
         match regime {
             Regime::Short => (&mut self.short, &mut self.long),

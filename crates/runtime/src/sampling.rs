@@ -1,4 +1,4 @@
-//! From logits to a token, by llama.cpp's samplers.
+//! Chooses a token from logits, with llama.cpp's samplers.
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
@@ -11,36 +11,36 @@ use super::grammar::{Follower, Grammar};
 use super::token::Token;
 use super::vocab::Vocab;
 
-/// Tokens that the penalties look back on, as in llama.cpp.
+/// The number of last tokens that the penalties consider; llama.cpp's default.
 const PENALTY_WINDOW: i32 = 64;
 
-/// The lowest temperature above 0. Far above it already only the likeliest token is drawn.
+/// The lowest temperature above 0. Much higher ones already draw only the most likely token.
 const LEAST_TEMPERATURE: f32 = 1e-6;
 
-/// How tokens are chosen. The default is greedy: always the likeliest.
+/// How tokens are chosen. The default is greedy: always the most likely token.
 #[derive(Debug, Clone)]
 pub struct Sampling {
-    /// 0 takes the likeliest token; 1 draws from the model's own distribution; lower is more
-    /// cautious, higher bolder.
+    /// The divisor of the logits. 0 takes the most likely token; 1 draws from the model's own
+    /// distribution; lower values concentrate it, higher ones flatten it.
     pub temperature: f32,
-    /// Draw from the k likeliest only (0: all).
+    /// Draw from the k most likely tokens only (0: all).
     pub top_k: u32,
     /// Draw from the fewest tokens that together have this probability (1: all).
     pub top_p: f32,
-    /// Draw from tokens at least this many times as likely as the likeliest (0: all).
+    /// Draw from tokens at least this many times as likely as the most likely one (0: all).
     pub min_p: f32,
     /// Draw from the tokens of most typical surprise that together have this probability
     /// (1: all).
     pub typical_p: f32,
     /// Divides the logits of the last 64 tokens (1: off).
     pub repeat_penalty: f32,
-    /// Taken off the logits of tokens that occurred (0: off).
+    /// Subtracted from the logits of tokens that occurred among the last 64 (0: off).
     pub presence_penalty: f32,
-    /// Taken off the logits of tokens, times their occurrences (0: off).
+    /// Subtracted from the logits of tokens, times their occurrences among the last 64 (0: off).
     pub frequency_penalty: f32,
-    /// Added to single tokens' logits.
+    /// Added to the logits of single tokens.
     pub logit_bias: Vec<(Token, f32)>,
-    /// What the text must follow.
+    /// The grammar that the text must follow.
     pub grammar: Option<Grammar>,
 }
 
@@ -62,10 +62,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Returns whether the numbers make sense together with a vocabulary.
+    /// Checks that all parameters are in range, and that the tokens are in the vocabulary.
     ///
     /// # Errors
-    /// The first that does not.
+    /// Names the first parameter that is not.
     pub fn check(&self, vocab: &Vocab) -> Result<()> {
         let finite = [
             ("temperature", self.temperature, 0.0, f32::MAX),
@@ -91,7 +91,7 @@ impl Sampling {
                 f32::MAX,
             ),
         ];
-        // Logits are divided by it, and quotients that overflow are no distribution.
+        // Logits are divided by the temperature, and must not overflow.
         if self.temperature != 0.0 && self.temperature < LEAST_TEMPERATURE {
             return Err(Error::Temperature {
                 value: self.temperature,
@@ -122,15 +122,15 @@ impl Sampling {
 
 /// Chooses the tokens of one sequence.
 pub(super) struct Sampler {
-    /// llama.cpp's chain; `None`: the likeliest token as the model has it.
+    /// llama.cpp's chain of samplers; `None` takes the model's most likely token.
     chain: Option<LlamaSampler>,
     grammar: Option<Follower>,
     candidates: Vec<LlamaTokenData>,
 }
 
 impl Sampler {
-    /// `seed` is where random numbers begin, `prompt` what the penalties see before the first
-    /// token; `banned` are never chosen.
+    /// `seed` starts the random numbers, the penalties count the tokens of `prompt`, too, and
+    /// tokens in `banned` are never chosen.
     pub fn new(
         sampling: &Sampling,
         seed: u32,
@@ -193,15 +193,15 @@ impl Sampler {
         })
     }
 
-    /// The next token, given the logits after the last one.
+    /// Chooses the next token, given the logits after the last one.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Token> {
         let likeliest = argmax(logits)?;
         if self.chain.is_none() {
             return Ok(likeliest);
         }
         let token = self.draw(logits, false)?;
-        // Most tokens follow the grammar by themselves: asking about one is far cheaper than
-        // asking about all.
+        // Most sampled tokens follow the grammar anyway, and checking one token is far cheaper than
+        // checking all.
         let allowed = match &mut self.grammar {
             Some(grammar) => grammar.allows(token)?,
             None => true,
@@ -235,7 +235,7 @@ impl Sampler {
         if let Some(chain) = &mut self.chain {
             chain.apply(&mut array);
         }
-        // Where everything is ruled out, the samplers still point at something.
+        // The samplers select a token even if all of them are ruled out.
         let selected = array.selected.and_then(|at| array.data.get(at));
         let token = selected
             .filter(|candidate| candidate.logit() > f32::NEG_INFINITY)
@@ -244,7 +244,7 @@ impl Sampler {
         token.ok_or(Error::NothingToSample)
     }
 
-    /// Takes note of the token that was chosen.
+    /// Records the token that was chosen, for the penalties and the grammar.
     pub fn accept(&mut self, token: Token) -> Result<()> {
         if let Some(chain) = &mut self.chain {
             chain.accept(LlamaToken(token.0));
@@ -256,10 +256,10 @@ impl Sampler {
     }
 }
 
-/// The likeliest token, the first among equals.
+/// The most likely token; the first of several.
 ///
 /// # Errors
-/// The logits are not numbers: damaged weights.
+/// The logits are not finite, because of damaged weights.
 pub(super) fn argmax(logits: &[f32]) -> Result<Token> {
     let mut best = 0;
     let mut most = f32::NEG_INFINITY;
@@ -279,16 +279,16 @@ pub(super) fn argmax(logits: &[f32]) -> Result<Token> {
     Ok(Token::at(best))
 }
 
-/// A token and how likely the model finds it.
+/// A token and its log-probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Likely {
     /// The token.
     pub token: Token,
-    /// Natural logarithm of its probability, before temperature and any other sampler.
+    /// The natural logarithm of its probability, before temperature and any other sampler.
     pub logprob: f32,
 }
 
-/// The natural logarithm of the sum of all exponentials: subtracted from a logit it gives the
+/// The natural logarithm of the sum of the logits' exponentials. A logit minus this is the
 /// logarithm of the token's probability.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -299,7 +299,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     most + sum.ln() as f32
 }
 
-/// The `n` likeliest tokens, likeliest first; among equals the lower id first.
+/// The `n` most likely tokens, most likely first; equally likely ones by id.
 pub fn likeliest(logits: &[f32], n: usize) -> Vec<Likely> {
     let n = n.min(logits.len());
     if n == 0 {

@@ -1,46 +1,46 @@
-//! Sequences of a session: handed out, given back when closed or dropped.
+//! Handles to the sequences of a session, which close them when dropped.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A sequence of tokens in a session's KV cache: handed out by
-/// [`Session::open`](super::Session::open) and [`Session::fork`](super::Session::fork), valid for
-/// that session only. Dropping it closes it: the session takes its cells back before it does
-/// anything else.
+/// A handle to a sequence of tokens in a session's KV cache, returned by
+/// [`Session::open`](super::Session::open) and [`Session::fork`](super::Session::fork) and valid
+/// for that session only. Dropping it closes the sequence: the session frees its cells before its
+/// next operation.
 pub struct Seq {
     slot: u32,
     home: Arc<Home>,
 }
 
-/// The name of a sequence, for who is told of its rows while a session computes. Two sequences
-/// that are open at the same time have different names; names are used again.
+/// The id of a sequence, which tells a hook whose rows it sees. Sequences that are open at the same
+/// time have different ids; ids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeqId(pub(super) u32);
 
-/// The place of a token in its sequence, from 0.
+/// The position of a token in its sequence, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u32);
 
 impl Position {
-    /// The place number `index`.
+    /// The position `index`.
     pub fn new(index: usize) -> Self {
         Position(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Its number, from 0.
+    /// The position as an index, from 0.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// What a session and its sequences share: the list of those that were given back.
+/// What a session and its handles share: the list of closed sequences.
 #[derive(Default)]
 pub(super) struct Home {
     returned: Mutex<Vec<u32>>,
 }
 
 impl Home {
-    /// The slots given back since the last call.
+    /// The slots of the sequences that were closed since the last call.
     pub fn take_returned(&self) -> Vec<u32> {
         std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -54,12 +54,12 @@ impl Seq {
         }
     }
 
-    /// Its name.
+    /// The id of the sequence.
     pub fn id(&self) -> SeqId {
         SeqId(self.slot)
     }
 
-    /// Its slot, if it is of the session with this home.
+    /// Its slot, if it belongs to the session with this `home`.
     pub(super) fn slot_in(&self, home: &Arc<Home>) -> Option<u32> {
         Arc::ptr_eq(&self.home, home).then_some(self.slot)
     }

@@ -1,4 +1,4 @@
-//! The sessions that texts of several lengths need: one for each set of RoPE factors.
+//! The sessions that texts of different lengths need: one for each set of RoPE factors.
 
 use super::error::Result;
 use super::model::Model;
@@ -6,9 +6,9 @@ use super::rope::PerRegime;
 use super::session::Session;
 use super::settings::Settings;
 
-/// Sessions of a model for texts of several lengths, made when they are needed: one for those
-/// that are computed with its short RoPE factors, one for those with the long ones. So a text
-/// gets the same answer alone and beside a longer one.
+/// Sessions of a model for texts of different lengths, made when they are needed: one for texts
+/// that are computed with the short RoPE factors, one for those with the long ones. This way the
+/// result for a text does not depend on longer texts beside it.
 #[derive(Debug)]
 pub struct Sessions {
     model: Model,
@@ -18,7 +18,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions that compute as `settings` say, sizes aside.
+    /// Sessions with these settings, except for their sizes.
     pub fn new(model: &Model, settings: Settings) -> Self {
         Sessions {
             model: model.clone(),
@@ -28,14 +28,14 @@ impl Sessions {
         }
     }
 
-    /// Says beforehand that a text will need `room` tokens, so that one session serves all.
+    /// Announces that a text will need `room` tokens, so that one session is made for all texts.
     pub fn reserve(&mut self, room: usize) {
         let most = self.rooms.get_mut(self.model.regime(room));
         *most = room.max(*most);
     }
 
-    /// The session for a text that needs `room` tokens. One that is too small is made anew, and
-    /// what was open in it is gone.
+    /// The session for a text that needs `room` tokens. If the existing one is too small, it is
+    /// replaced, and the sequences that were open in it are lost.
     ///
     /// # Errors
     /// See [`Session::new`].

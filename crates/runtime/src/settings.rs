@@ -1,4 +1,4 @@
-//! How a context computes: sizes, types, threads.
+//! The settings of a session: sizes, types, threads.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use super::cancel::Cancel;
 use super::control::ControlVector;
 use modelve_gguf::GgmlType;
 
-/// The most sequences llama.cpp keeps apart (`LLAMA_MAX_SEQ`).
+/// Maximum number of sequences in a context (`LLAMA_MAX_SEQ`).
 pub(super) const MAX_SEQ: u32 = 256;
 
-/// The type keys and values are cached in.
+/// The type of the keys and values in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvType {
     /// 32 bits a value.
@@ -35,7 +35,7 @@ impl KvType {
     }
 
     /// Returns whether values are stored in blocks that share a scale, which only fused attention
-    /// reads.
+    /// can read.
     pub fn is_quantized(self) -> bool {
         matches!(self, KvType::Q8_0 | KvType::Q4_0)
     }
@@ -44,40 +44,42 @@ impl KvType {
 /// Whether attention is computed in one fused operation, which keeps no attention weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlashAttention {
-    /// Where the device has it, which a CPU does.
+    /// If the device supports it, as CPUs do.
     #[default]
     Auto,
     /// Always.
     On,
-    /// Never: [`Hook`](super::graph::Hook)s see the weights, and results are nearest to the reference.
+    /// Never: [`Hook`](super::graph::Hook)s see the attention weights, and results are closest to
+    /// the reference.
     Off,
 }
 
-/// How a session computes.
+/// The settings of a session.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Tokens the KV cache holds, all sequences together; rounded up to 256. Also what decides
-    /// between the RoPE factors of a model that has two sets, see [`Model::rope`](super::Model::rope).
+    /// The number of tokens that the KV cache holds, for all sequences together; rounded up to a
+    /// multiple of 256. It also decides between the RoPE factors of a model that has two sets, see
+    /// [`Model::rope`](super::Model::rope).
     pub n_ctx: u32,
-    /// Sequences kept apart, at most 256.
+    /// Maximum number of sequences, at most 256.
     pub n_seq: u32,
-    /// Tokens computed at once; longer feeds are split.
+    /// Maximum number of tokens that are computed at once; longer feeds are split.
     pub n_batch: u32,
-    /// Rows of logits computed at once, at most: sizes the compute buffer (one row of the
-    /// vocabulary in f32 each). Feeds that want more are split.
+    /// Maximum number of rows of logits that are computed at once; feeds that request more are
+    /// split. The compute buffer has one row of the vocabulary in f32 for each.
     pub n_outputs: u32,
-    /// Threads; none: as many as the process may use.
+    /// The number of threads; `None` for as many as the process may use.
     pub threads: Option<u32>,
-    /// What keys and values are cached in.
+    /// The type of the keys and values in the cache.
     pub kv_type: KvType,
-    /// Fused attention.
+    /// Whether attention is fused.
     pub flash_attention: FlashAttention,
-    /// Whether [`Hook`](super::graph::Hook)s will look at passes.
+    /// Whether passes may have [`Hook`](super::graph::Hook)s.
     pub hooks: bool,
-    /// What is added to the residual stream. It belongs to the whole life of a session, because
-    /// what the cache holds depends on it: another vector needs another session.
+    /// The control vector, which is added to the residual stream. It cannot change during the life
+    /// of a session, because the contents of the cache depend on it.
     pub control: Option<Arc<ControlVector>>,
-    /// Stops a computation.
+    /// The flag that stops a computation.
     pub cancel: Cancel,
 }
 

@@ -1,4 +1,4 @@
-//! The start of llama.cpp, once per process.
+//! Starts llama.cpp, once per process.
 
 use std::sync::{Once, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -10,17 +10,17 @@ use super::ffi::Started;
 use super::{backends, ffi};
 use modelve_gguf::GgmlType;
 
-/// Starts llama.cpp on another thread, while this one reads a file. Whoever needs it waits until
-/// it has started; nobody has to call this.
+/// Starts llama.cpp on another thread, while this one does something else. Functions that need it
+/// wait until it has started, and start it themselves if this was not called.
 pub fn start_ahead() -> Starting {
     prepare();
-    // Without a thread the start comes when it is needed.
+    // If no thread can be started, llama.cpp starts when it is first needed.
     Starting(thread::Builder::new().spawn(start).ok())
 }
 
-/// A start on its way. Dropping it waits for the end of it: a program that ended in the middle
-/// would take apart what is being made.
-#[must_use = "dropped at once, it is waited for at once"]
+/// A start in progress. Dropping it waits for the end of the start, because a program that exits
+/// meanwhile would destroy static objects that are being made.
+#[must_use = "dropping it waits for the start at once"]
 pub struct Starting(Option<JoinHandle<Started>>);
 
 impl Drop for Starting {
@@ -31,36 +31,36 @@ impl Drop for Starting {
     }
 }
 
-/// What the start needs of the thread whose heap models are read into.
+/// The part of the start that must run on the thread that will load models.
 fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(widen_heap);
 }
 
-/// Makes room on the heap in huge pages: llama.cpp keeps a vocabulary in a hundred thousand
-/// small blocks, and a page fault for every 4 KiB of them is a fifteenth of reading it.
+/// Grows the heap with huge pages. llama.cpp keeps a vocabulary in a hundred thousand small blocks,
+/// and a page fault for every 4 KiB of them takes a fifteenth of the time to read it.
 fn widen_heap() {
     if cfg!(all(target_os = "linux", target_env = "gnu")) {
         const ROOM: usize = 16 << 20;
-        // glibc maps a block of this size apart, but the next one no longer, once the first is
-        // freed; freed itself, that one stays part of the heap.
+        // glibc allocates the first block of this size by mmap. Freeing it raises glibc's
+        // threshold, so that the second one is part of the heap, and stays so after it is freed.
         drop(std::hint::black_box(Vec::<u8>::with_capacity(ROOM)));
         ffi::in_huge_pages(&mut Vec::with_capacity(ROOM));
     }
 }
 
-/// The types of weights that this program's own kernels multiply, see [`modelve_matmul`].
+/// The types of weights that are multiplied by modelve's own kernels, see [`modelve_matmul`].
 pub fn own_kernels() -> impl Iterator<Item = GgmlType> {
     let Started { own_kernels } = start();
     modelve_matmul::types().filter(move |_| own_kernels)
 }
 
-/// The devices this build can use, as ggml lists them.
+/// The devices that this build can use, in ggml's order.
 pub fn devices() -> Vec<Device> {
     ffi::devices(start())
 }
 
-/// What each backend of this build makes use of, in llama.cpp's words:
+/// The features that each backend of this build uses, in llama.cpp's format:
 /// `CPU : AVX2 = 1 | FMA = 1 | …`.
 pub fn system_info() -> String {
     ffi::system_info(start())
@@ -74,8 +74,9 @@ pub(super) fn start() -> Started {
         let none = backends::backends().is_empty();
         ffi::send_log();
         ffi::catch_aborts();
-        // Without any backend llama.cpp would look for one where it was built and in the current
-        // folder. An error means that other code of this process has started it: as good for us.
+        // Without any backend llama.cpp would search the folder it was built in and the current
+        // folder. An error means that other code of this process has already started it, which is
+        // fine.
         let (backend, own_kernels) = match none {
             true => (None, false),
             false => {

@@ -1,6 +1,6 @@
-//! Sequences as bytes, to be put back later: in another session, in another process.
+//! Saves sequences as bytes, to be restored in another session or another process.
 //!
-//! What is saved says what it belongs to, and is checked before llama.cpp sees any of it:
+//! A saved sequence records what it belongs to, and is checked before llama.cpp sees any of it:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,14 +9,14 @@
 //! | 32 | [`Model::fingerprint`] |
 //! | 4 | type of the cache, RoPE factors, whether attention is fused, whether a control vector is added |
 //! | 32 or 0 | SHA-256 of that control vector |
-//! | 4 | tokens |
+//! | 4 | number of tokens |
 //! | 4 each | the tokens |
-//! | 8 | bytes of llama.cpp's state |
+//! | 8 | size of llama.cpp's state in bytes |
 //! | … | that state |
-//! | 32 | SHA-256 of all before |
+//! | 32 | SHA-256 of everything before |
 //!
-//! Numbers are little-endian. A checksum tells damage, not malice: bytes that somebody else may
-//! have written are no more to be trusted than a library that they gave.
+//! Numbers are little-endian. The checksum detects damage, not malice: do not restore bytes from
+//! sources whose libraries you would not load.
 
 use sha2::{Digest, Sha256};
 
@@ -32,13 +32,13 @@ use modelve_gguf::Gguf;
 const MAGIC: &[u8; 8] = b"MODELVEQ";
 const VERSION: u32 = 1;
 const DIGEST: usize = 32;
-/// Bytes of each tensor that tell it from another of the same name.
+/// The number of bytes at the start and the end of each tensor that enter the fingerprint.
 const SAMPLE: usize = 4096;
 
 impl Model {
-    /// What tells this model's file from others: SHA-256 of the names, types and shapes of its
-    /// tensors, its architecture's numbers, and the first and last 4 KiB of every tensor. Computed
-    /// once.
+    /// A fingerprint that identifies the model's file: SHA-256 of the names, types and shapes of
+    /// its tensors, its metadata except lists and the tokenizer's, and the first and last 4 KiB of
+    /// every tensor. Computed once.
     pub fn fingerprint(&self) -> [u8; DIGEST] {
         *self
             .inner
@@ -50,7 +50,7 @@ impl Model {
 fn fingerprint(gguf: &Gguf) -> [u8; DIGEST] {
     let mut hash = Sha256::new();
     for (key, value) in gguf.metadata() {
-        // The vocabulary decides nothing about a cache of token ids.
+        // The vocabulary does not matter for a cache of token ids.
         if !key.starts_with("tokenizer.") && value.as_array().is_none() {
             hash.update(format!("{key}={value:?}\n"));
         }
@@ -67,7 +67,7 @@ fn fingerprint(gguf: &Gguf) -> [u8; DIGEST] {
     hash.finalize().into()
 }
 
-/// What of a session's settings a state depends on.
+/// The settings of a session that a state depends on.
 fn kind(session: &Session) -> [u8; 4] {
     let settings = session.settings();
     let cache = match settings.kv_type {
@@ -84,13 +84,13 @@ fn kind(session: &Session) -> [u8; 4] {
     [cache, regime, fused, u8::from(settings.control.is_some())]
 }
 
-/// What tells the control vector of a session from others; nothing where it has none.
+/// The digest of a session's control vector; empty if it has none.
 fn control(session: &Session) -> Vec<u8> {
     let control = session.settings().control.as_ref();
     control.map_or(Vec::new(), |control| control.digest().to_vec())
 }
 
-/// Reads a state from its beginning.
+/// Reads the bytes of a saved sequence from the start.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Session {
-    /// A sequence as bytes: its tokens and what the model's memory holds of them.
+    /// Saves a sequence as bytes: its tokens and what the model's memory holds of them.
     ///
     /// # Errors
     /// [`Error::ForeignSequence`]; [`Error::State`] if llama.cpp gives nothing.
@@ -129,13 +129,13 @@ impl Session {
         Ok(bytes)
     }
 
-    /// Opens a sequence with what was [saved](Session::save). Logits after it are those of the
-    /// sequence that was saved, up to the order of sums where the cache's cells lie otherwise.
+    /// Opens a sequence from [saved](Session::save) bytes. Its next logits are those of the saved
+    /// sequence, except for rounding where the cells of the cache are in another order.
     ///
     /// # Errors
-    /// [`Error::State`] for bytes that are damaged, cut short, of another model, or saved by a
-    /// session with other settings; [`Error::ContextFull`], [`Error::NoSequence`]. Nothing is
-    /// changed then.
+    /// [`Error::State`] for bytes that are damaged, truncated, from another model, or saved by a
+    /// session with other settings; [`Error::ContextFull`]; [`Error::NoSequence`]. The session is
+    /// unchanged then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<Seq> {
         let (tokens, state) = self.check_state(bytes)?;
         for &token in &tokens {
@@ -153,7 +153,7 @@ impl Session {
         Ok(seq)
     }
 
-    /// The tokens and llama.cpp's part of a state that belongs here.
+    /// Checks a saved sequence; returns its tokens and llama.cpp's state.
     fn check_state<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Token>, &'a [u8])> {
         let fault = |fault| Err(Error::State(fault));
         if bytes.get(..MAGIC.len()) != Some(MAGIC) {

@@ -1,7 +1,7 @@
-//! Bytes of tokens into text for people: whole characters, and nothing of a stop string.
+//! Assembles text from the bytes of tokens: whole characters, and nothing of a stop string.
 
-/// Assembles a text from pieces that end anywhere. What may still turn out to be part of a stop
-/// string or of a character is held back until the next piece decides.
+/// Assembles a text from pieces, which may end inside a character. Bytes that may be part of a stop
+/// string or of an incomplete character are held back until later pieces decide.
 #[derive(Debug, Clone, Default)]
 pub struct Assembler {
     stops: Vec<Vec<u8>>,
@@ -9,7 +9,8 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Ends the text before the first of `stops` to appear. Empty ones are ignored.
+    /// Makes an assembler that ends the text before the first of `stops` to appear. Empty stops are
+    /// ignored.
     pub fn new<S: AsRef<str>>(stops: &[S]) -> Self {
         let stops = stops.iter().map(|stop| stop.as_ref().as_bytes().to_vec());
         Assembler {
@@ -18,7 +19,7 @@ impl Assembler {
         }
     }
 
-    /// Adds a piece. The text that is now certain, and whether a stop string ended it.
+    /// Adds a piece. Returns the text that is now certain, and whether a stop string ended it.
     pub fn push(&mut self, piece: &[u8]) -> (String, bool) {
         self.held.extend_from_slice(piece);
         let found = self
@@ -43,7 +44,7 @@ impl Assembler {
         (text, false)
     }
 
-    /// What was held back, when no more pieces come.
+    /// Returns what was held back, when no more pieces follow.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.held).into_owned();
         self.held.clear();
@@ -56,7 +57,7 @@ fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
         .position(|window| window == pattern)
 }
 
-/// The longest end of `text` that is the beginning of `stop`.
+/// The length of the longest suffix of `text` that is a proper prefix of `stop`.
 fn overlap(text: &[u8], stop: &[u8]) -> usize {
     let longest = text.len().min(stop.len() - 1);
     (1..=longest)
@@ -65,10 +66,10 @@ fn overlap(text: &[u8], stop: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
-/// Bytes at the end of `text` that begin a character and do not finish it.
+/// The number of bytes at the end of `text` that are an incomplete character.
 fn unfinished(text: &[u8]) -> usize {
     let tail = &text[text.len().saturating_sub(3)..];
-    // A character's first byte tells its length; the bytes after it begin with 10.
+    // The first byte of a character determines its length; the bytes after it start with bits 10.
     for (i, &byte) in tail.iter().enumerate().rev() {
         let length = match byte {
             0x80..=0xBF => continue,
@@ -117,7 +118,7 @@ mod tests {
         let (out, _) = run(&[], &[b"a\xFF", b"b\xE2\x82", b"c", b"\xE2"]);
         assert_eq!(out.concat(), "a\u{FFFD}b\u{FFFD}c\u{FFFD}");
         assert_eq!(out[0], "a\u{FFFD}");
-        // 0xC0 and 0xF5 begin nothing.
+        // No character starts with 0xC0 or 0xF5.
         assert_eq!(run(&[], &[b"\xC0", b"\xF5"]).0[0], "\u{FFFD}");
     }
 
@@ -140,7 +141,7 @@ mod tests {
         let (out, stopped) = run(&["cd", "b"], &[b"abcd"]);
         assert!(stopped);
         assert_eq!(out, ["a"]);
-        // "aab" after "aa": the overlap slides.
+        // "aab" after "aa": the overlap moves.
         assert_eq!(run(&["aab"], &[b"aa", b"a", b"b"]).0.concat(), "a");
     }
 

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An entry of a model's vocabulary, by its number from 0. A type of its own, so that it is not
-/// taken for a position, a count or the index of a prompt. A number that came from outside may be
-/// none of the vocabulary's: [`Vocab::check`](super::Vocab::check) tells.
+/// The id of an entry of a model's vocabulary, from 0. It has a type of its own, so that it cannot
+/// be confused with a position, a count or an index. An id from outside may not be in the
+/// vocabulary; [`Vocab::check`](super::Vocab::check) checks that.
 ///
 /// Serializes as the number alone.
 #[derive(
@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 pub struct Token(pub i32);
 
 impl Token {
-    /// The token that a row of logits has at `index`.
+    /// The token at `index` of a row of logits.
     pub fn at(index: usize) -> Self {
         Token(i32::try_from(index).unwrap_or(i32::MAX))
     }
 
-    /// Its place in a row of logits. A negative number, which no vocabulary has, is past the end
-    /// of every row.
+    /// Its index in a row of logits. For a negative id, which no vocabulary has, this is past the
+    /// end of every row.
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

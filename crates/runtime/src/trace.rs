@@ -1,11 +1,11 @@
-//! Which tokens the rows of a node belong to. ggml's graph does not say; it is worked out here
-//! from the operations, starting where tokens are looked up in the token table.
+//! Finds the tokens that the rows of a node belong to. ggml's graph does not record them, so they
+//! are derived from the operations, starting at the lookup of token embeddings.
 
 use std::collections::HashMap;
 
 use modelve_gguf::GgmlType;
 
-/// A node as ggml has it, without its values.
+/// ggml's description of a node, without its values.
 #[derive(Debug, Clone)]
 pub(super) struct RawNode {
     /// Unique within a pass.
@@ -18,33 +18,33 @@ pub(super) struct RawNode {
     pub inputs: Vec<RawInput>,
 }
 
-/// What a node is computed from.
+/// An input of a node.
 #[derive(Debug, Clone)]
 pub(super) struct RawInput {
     pub id: usize,
     pub name: String,
-    /// Whether nothing computes it: weights, the cache, and what a pass is given.
+    /// Whether the graph does not compute it: weights, the cache, and the inputs of a pass.
     pub leaf: bool,
     pub shape: [usize; 4],
 }
 
-/// Whose rows they are.
+/// The tokens that rows belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
     /// All tokens of the batch.
     Tokens,
-    /// Those whose logits are wanted.
+    /// The tokens whose logits are requested.
     Outputs,
 }
 
-/// Along which dimension a node counts which tokens.
+/// The dimension of a node that counts tokens, and which tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Along {
     pub whose: Whose,
     pub dimension: usize,
 }
 
-/// What is known of the nodes of a pass so far.
+/// The tokens of the nodes of a pass so far.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     n_tokens: usize,
@@ -53,7 +53,7 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// For a pass over so many tokens, of which so many get logits.
+    /// Starts a pass over `n_tokens` tokens, of which `n_outputs` get logits.
     pub fn new(n_tokens: usize, n_outputs: usize) -> Self {
         Trace {
             n_tokens,
@@ -69,13 +69,13 @@ impl Trace {
         }
     }
 
-    /// Takes note of the next node of the graph, in the order they are computed.
+    /// Adds the next node of the graph, in the order of computation, and returns its tokens.
     pub fn note(&mut self, node: &RawNode) -> Option<Along> {
         let along = self.work_out(node);
         let along = along.filter(|a| node.shape[a.dimension] == self.count(a.whose));
         match along {
             Some(along) => self.known.insert(node.id, along),
-            // ggml may put another node where one that is forgotten was.
+            // ggml may reuse the id of an earlier node that is no longer needed.
             None => self.known.remove(&node.id),
         };
         along
@@ -95,11 +95,11 @@ impl Trace {
                     (false, true) => Whose::Outputs,
                     _ => return None,
                 };
-                // The table of types or positions has a row for each token, too.
+                // A lookup in a table of token types or positions also gives a row for each token.
                 let dimension = 1;
                 Some(Along { whose, dimension })
             }
-            // Columns of the second times rows of the first.
+            // The columns of the product are those of the second input.
             "MUL_MAT" => of(1).filter(|along| along.dimension > 0),
             "MUL_MAT_ID" => of(1).map(|along| Along {
                 dimension: 2,
@@ -127,7 +127,7 @@ impl Trace {
                 let along = of(0)?;
                 self.reshaped(along, first.shape, node.shape)
             }
-            // Value by value or row by row.
+            // Other operations work on single values or rows.
             _ => [of(0), of(1)]
                 .into_iter()
                 .zip(&node.inputs)
@@ -136,7 +136,8 @@ impl Trace {
         }
     }
 
-    /// Where the tokens are in a tensor of another shape: as many values lie before them.
+    /// The dimension of the tokens after a reshape: the one with the same number of values before
+    /// it.
     fn reshaped(&self, along: Along, from: [usize; 4], to: [usize; 4]) -> Option<Along> {
         let n = self.count(along.whose);
         if to[along.dimension] == n && from[1..] == to[1..] {
@@ -144,7 +145,8 @@ impl Trace {
         }
         let before: usize = from[..along.dimension].iter().product();
         let dimension = (1..4).find(|&d| to[d] == n && to[..d].iter().product::<usize>() == before);
-        // A view of a part of each row, such as the queries of a joined product.
+        // Otherwise it is a view of a part of each row, such as the queries in a joint projection
+        // of queries, keys and values.
         let dimension =
             dimension.or_else(|| (1..4).rev().find(|&d| to[d] == n && d >= along.dimension));
         dimension.map(|dimension| Along { dimension, ..along })
@@ -178,7 +180,7 @@ mod tests {
         }
     }
 
-    /// Heads as many as tokens: lengths alone would not tell.
+    /// There are as many heads as tokens, so that lengths alone do not identify the dimension.
     #[test]
     fn rows_are_followed_through_an_attention_block() {
         let mut trace = Trace::new(4, 2);
@@ -216,7 +218,7 @@ mod tests {
             &[(7, picked, false), (905, [64, 1, 1, 1], true)],
         );
         assert_eq!(along(&sum), Some((Whose::Outputs, 1)));
-        // Experts are looked up by what is computed: no tokens.
+        // A lookup by computed indices, as of experts, gives no rows of tokens.
         let looked_up = node(
             9,
             "GET_ROWS",

@@ -1,18 +1,18 @@
-//! Values of a tensor as 32-bit floats, in the order of its shape, from and into its bytes.
+//! Converts between the bytes of a tensor and its values as f32, in the order of its shape.
 
 use llama_cpp_sys_2 as sys;
 
-/// How a tensor lies in memory.
+/// The layout of a tensor in memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     pub ty: sys::ggml_type,
     pub shape: [usize; 4],
-    /// Bytes from one value to the next along each dimension.
+    /// The distance in bytes from one value to the next along each dimension.
     pub strides: [usize; 4],
 }
 
 impl Layout {
-    /// Bytes of a value; none for types other than F32, F16 and BF16.
+    /// The size of a value in bytes; `None` for types other than F32, F16 and BF16.
     pub fn size(&self) -> Option<usize> {
         match self.ty {
             sys::GGML_TYPE_F32 => Some(4),
@@ -21,7 +21,7 @@ impl Layout {
         }
     }
 
-    /// Where each row begins (the first dimension runs within a row), in order.
+    /// The byte offset of each row, in order. A row is the first dimension.
     fn rows(&self) -> impl Iterator<Item = usize> {
         let ([_, n1, n2, n3], strides) = (self.shape, self.strides);
         (0..n3).flat_map(move |i3| {
@@ -31,7 +31,8 @@ impl Layout {
         })
     }
 
-    /// Reads all values. None for another type, or for fewer bytes than the layout reaches.
+    /// Reads all values. Returns `None` for an unsupported type, or if the layout extends past the
+    /// end of `bytes`.
     pub fn read(&self, bytes: &[u8], floats: &mut Vec<f32>) -> Option<()> {
         let size = self.size()?;
         floats.clear();
@@ -56,8 +57,8 @@ impl Layout {
         Some(())
     }
 
-    /// Writes all values. None for another type, for fewer bytes than the layout reaches, or for
-    /// another number of values.
+    /// Writes all values. Returns `None` for an unsupported type, if the layout extends past the
+    /// end of `bytes`, or for another number of values.
     pub fn write(&self, floats: &[f32], bytes: &mut [u8]) -> Option<()> {
         let size = self.size()?;
         if floats.len() != self.shape.iter().product::<usize>() {
@@ -93,7 +94,7 @@ mod tests {
             (sys::GGML_TYPE_F16, 2),
             (sys::GGML_TYPE_BF16, 2),
         ] {
-            // Rows one after the other, columns one after the other, rows with a gap.
+            // Contiguous rows, transposed rows, and rows with a gap between them.
             for strides in [
                 [size, 3 * size, 6 * size, 12 * size],
                 [2 * size, size, 6 * size, 12 * size],

@@ -1,4 +1,4 @@
-//! Text to tokens and back, by llama.cpp's tokenizers.
+//! Converts text to tokens and back, with llama.cpp's tokenizers.
 
 use std::fmt;
 use std::path::Path;
@@ -29,20 +29,20 @@ pub struct Vocab {
 /// How [`Vocab::tokenize`] reads a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reading {
-    /// A prompt, as `tokenizer(text)` reads it in transformers: what the model wants around a
-    /// text is added (the BOS token, if it wants one), and control tokens written out in it,
-    /// such as `<|user|>`, are those tokens.
+    /// A prompt, as `tokenizer(text)` reads it in transformers: the model's special tokens are
+    /// added around it (a BOS token, for example), and the names of control tokens in it, such as
+    /// `<|user|>`, become those tokens.
     Prompt,
-    /// A text of which every character is plain text, with what the model wants around it.
+    /// A text in which every character is plain text; special tokens are added around it.
     Text,
-    /// A part of a prompt: nothing is added, control tokens written out are those tokens.
+    /// A part of a prompt: nothing is added, and names of control tokens become those tokens.
     PromptPart,
-    /// A part of a text: nothing is added, every character is plain text.
+    /// A part of a text: nothing is added, and every character is plain text.
     TextPart,
 }
 
 impl Reading {
-    /// The same for a part, to which nothing is added.
+    /// The same reading for a part, to which nothing is added.
     pub fn part(self) -> Self {
         match self {
             Reading::Prompt | Reading::PromptPart => Reading::PromptPart,
@@ -50,7 +50,7 @@ impl Reading {
         }
     }
 
-    /// The same with every character as plain text.
+    /// The same reading with every character as plain text.
     pub fn plain(self) -> Self {
         match self {
             Reading::Prompt | Reading::Text => Reading::Text,
@@ -76,15 +76,15 @@ impl fmt::Debug for Vocab {
 }
 
 impl Vocab {
-    /// Reads the vocabulary of a GGUF file and none of its weights.
+    /// Reads the vocabulary of a GGUF file without its weights.
     ///
     /// # Errors
-    /// The file is no GGUF, is damaged, or has no vocabulary that llama.cpp knows.
+    /// The file is not a GGUF, is damaged, or has no vocabulary that llama.cpp supports.
     pub fn load(path: &Path) -> Result<Vocab> {
         Vocab::of(path, &Gguf::open(path)?)
     }
 
-    /// [`Vocab::load`] of a file whose header was read.
+    /// [`Vocab::load`] for a file whose header has already been read.
     ///
     /// # Errors
     /// See [`Vocab::load`].
@@ -106,8 +106,9 @@ impl Vocab {
         Ok(Vocab::new(Arc::new(raw), &facts))
     }
 
-    /// Returns whether all that could end llama.cpp in a vocabulary of this file's kind is checked
-    /// when it is loaded. Where it is not, the file should be tried in a process of its own first.
+    /// Returns whether everything in a vocabulary of this file's kind that could make llama.cpp end
+    /// the process is checked when it is loaded. If not, the file should first be tried in a
+    /// process of its own.
     pub fn is_covered(gguf: &Gguf) -> bool {
         check::covers_vocabulary(gguf)
     }
@@ -131,17 +132,17 @@ impl Vocab {
         &self.raw
     }
 
-    /// Entries of the vocabulary.
+    /// The number of entries of the vocabulary.
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Every token, in their order.
+    /// All tokens, in order.
     pub fn all(&self) -> impl Iterator<Item = Token> + use<> {
         (0..self.len as usize).map(Token::at)
     }
 
-    /// Returns whether there is no vocabulary at all.
+    /// Returns whether the vocabulary has no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -151,7 +152,7 @@ impl Vocab {
         self.raw.vocab().should_add_bos() && self.bos().is_some()
     }
 
-    /// The token that begins a text.
+    /// The token that starts a text.
     pub fn bos(&self) -> Option<Token> {
         self.known(self.raw.vocab().bos())
     }
@@ -161,7 +162,7 @@ impl Vocab {
         self.known(self.raw.vocab().eos())
     }
 
-    /// Returns whether the token ends a text or a turn (`<|endoftext|>`, `<|end|>` and their kin).
+    /// Returns whether the token ends a text or a turn, such as `<|endoftext|>` and `<|end|>`.
     pub fn is_end(&self, token: Token) -> bool {
         match &*self.stops {
             StopTokens::Exactly(stops) => stops.contains(&token),
@@ -181,7 +182,7 @@ impl Vocab {
             .map(|_| Token(token.0))
     }
 
-    /// The tokens of a text, read as `reading` says.
+    /// Converts a text to tokens, read as `reading` says.
     ///
     /// # Errors
     /// A character that the vocabulary cannot express, or a text of more than 512 MiB.
@@ -190,7 +191,7 @@ impl Vocab {
         if self.len == 0 {
             return Err(Error::NoVocabulary);
         }
-        // The tokenizer writes lengths in 32 bits, and a space as three bytes.
+        // The tokenizer has 32-bit lengths, and replaces a space by three bytes.
         if text.len() > i32::MAX as usize / 4 {
             return Err(Error::Unencodable {
                 what: format!("a text of {} bytes", text.len()),
@@ -201,7 +202,7 @@ impl Vocab {
             return Err(Error::Unencodable { what });
         }
         let vocab = self.raw.vocab();
-        // llama.cpp asserts that a token it is to add exists.
+        // llama.cpp asserts that the special tokens that it adds exist.
         let lacks = |wanted: bool, token: LlamaToken| wanted && self.known(token).is_none();
         let add_special = reading.is_whole()
             && !lacks(vocab.should_add_bos(), vocab.bos())
@@ -212,8 +213,8 @@ impl Vocab {
         Ok(tokens.into_iter().map(|token| Token(token.0)).collect())
     }
 
-    /// The bytes a token stands for; a character can span tokens. Control tokens are empty
-    /// unless `special` asks for their names.
+    /// The bytes of a token; a character can extend over several tokens. Control tokens have none,
+    /// unless `special` requests their names.
     ///
     /// # Errors
     /// [`Error::TokenRange`].
@@ -240,8 +241,10 @@ impl Vocab {
         Ok(self.raw.vocab().detokenize(&tokens, false, special))
     }
 
+    /// Checks that the vocabulary has this token.
+    ///
     /// # Errors
-    /// [`Error::TokenRange`] if the vocabulary does not have this token.
+    /// [`Error::TokenRange`] if it has not.
     pub fn check(&self, token: Token) -> Result<()> {
         if token.index() < self.len as usize {
             return Ok(());

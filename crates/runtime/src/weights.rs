@@ -1,32 +1,32 @@
-//! Whether rearranging the weights for the CPU is worth the time it takes.
+//! Decides whether repacking the weights for the CPU is worth the time it takes.
 //!
-//! Repacking copies every matrix at load. Passes are then faster for some types and sizes and
-//! slower for others, so the choice depends on the work ahead, unless the kernels of this program
-//! ([`modelve_matmul`]) multiply the weights where they are. The table has the seconds of one
-//! decode call of n tokens, measured on a 2.3 GB model with two AVX-512 cores; as load and
-//! passes all grow with the size of the model, only their ratios matter here. One token at a time
-//! is the rate of a long generation.
+//! Repacking copies every matrix when the model is loaded. Passes are then faster for some types
+//! and sizes and slower for others, so the choice depends on the work ahead, unless modelve's own
+//! kernels ([`modelve_matmul`]) multiply the weights in place. The tables have the seconds of one
+//! decode call of n tokens, measured on a 2.3 GB model with two AVX-512 cores. Both loading and
+//! passes scale with the size of the model, so only the ratios matter. The entry for one token is
+//! measured during a long generation.
 
 use super::check::Facts;
 use super::model::Weights;
 use super::start::own_kernels;
 use modelve_gguf::GgmlType;
 
-/// The work a request asks for.
+/// The amount of work that lies ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Tokens of all prompts together.
+    /// The number of tokens of all prompts together.
     pub prompt_tokens: usize,
-    /// Tokens to generate for each prompt.
+    /// The number of tokens to generate for each prompt.
     pub max_tokens: usize,
-    /// Prompts.
+    /// The number of prompts.
     pub prompts: usize,
-    /// Prompts computed at once.
+    /// The number of prompts that are computed at once.
     pub parallel: usize,
 }
 
 impl Work {
-    /// One prompt of so many tokens, and so many to generate.
+    /// One prompt of `prompt_tokens` tokens, and `max_tokens` tokens to generate.
     pub fn one(prompt_tokens: usize, max_tokens: usize) -> Self {
         Work {
             prompt_tokens,
@@ -37,7 +37,7 @@ impl Work {
     }
 }
 
-/// Tokens in a decode call.
+/// The measured numbers of tokens in a decode call.
 const SIZES: [f64; 11] = [1., 2., 4., 6., 8., 16., 32., 64., 128., 256., 512.];
 
 struct Costs {
@@ -63,13 +63,13 @@ const Q4_0: Costs = Costs {
     ],
 };
 
-/// Seconds it takes to repack, on the scale of the tables.
+/// The seconds that repacking takes, for the model of the tables.
 const REPACKING: f64 = 3.0;
 
-/// The choice that ends the work sooner. `free` is the memory there is for a copy.
+/// The choice that finishes the work sooner. `free` is the memory available for a copy.
 pub fn choose(facts: &Facts, work: Work, free: Option<u64>) -> Weights {
     match facts.weights.first() {
-        // Its kernels read the file's blocks as fast as memory gives them.
+        // modelve's kernels read the file's blocks at memory bandwidth.
         Some((ty, _)) if own_kernels().any(|own| own == *ty) => Weights::Mapped,
         Some(&(ty, _)) => by_cost(ty, facts, work, free),
         None => Weights::Mapped,
@@ -81,7 +81,8 @@ fn by_cost(ty: GgmlType, facts: &Facts, work: Work, free: Option<u64>) -> Weight
     let costs = match ty {
         GgmlType::Q4_0 | GgmlType::IQ4_NL => &Q4_0,
         GgmlType::Q4_K => &Q4_K,
-        // Not repacked by ggml on every CPU, or not measured: the start is certain, the gain not.
+        // Not repacked by ggml on every CPU, or not measured: the cost of loading is certain, the
+        // gain is not.
         _ => return Weights::Mapped,
     };
     let copy = facts.tensor_bytes + facts.tensor_bytes / 8;
@@ -107,7 +108,7 @@ fn seconds(costs: &[f64; 11], work: Work) -> f64 {
     prefill + rounds * steps * one_call(costs, parallel)
 }
 
-/// Seconds of a call of `n` tokens, between the measured sizes on a straight line.
+/// The seconds of a call of `n` tokens, interpolated linearly between the measured sizes.
 fn one_call(costs: &[f64; 11], n: f64) -> f64 {
     if n <= 0.0 {
         return 0.0;
@@ -159,7 +160,7 @@ mod tests {
         let ty = GgmlType::Q4_0;
         assert_eq!(cheaper(ty, Work::one(6, 256), None), Weights::Repacked);
         assert_eq!(cheaper(ty, Work::one(440, 16), None), Weights::Repacked);
-        // Unless there is no room for the copy.
+        // Not if there is no memory for the copy.
         assert_eq!(
             cheaper(ty, Work::one(440, 16), Some(1 << 30)),
             Weights::Mapped

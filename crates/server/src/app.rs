@@ -1,22 +1,24 @@
 //! What all requests share, and which path leads where.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request as HttpRequest, State};
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
-use modelve_runtime::Model;
+use modelve_runtime::{ControlVector, Model, Request};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::config::Config;
-use crate::engine_thread::{Handle, Shared};
+use crate::engine_thread::{Control, Handle, Shared, Told};
 use crate::error::{ApiError, Result};
 use crate::metrics::Counters;
 use crate::probe_thread::Probes;
-use crate::{body, experiments, guard, llama, openai, openapi, probes, status};
+use crate::{body, experiments, explore, guard, llama, openai, openapi, probes, status};
 
 /// What all requests share.
 pub struct App {
@@ -32,20 +34,64 @@ pub struct App {
     pub shared: Arc<Shared>,
 }
 
-/// A model that answers.
-pub struct Ready {
+/// What a request is read with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Means {
     /// The model.
     pub model: Model,
     /// The chat template, if there is one.
     pub template: Option<Arc<str>>,
     /// The longest text, in tokens.
     pub limit: usize,
+    /// Tokens of an answer whose request does not say how many.
+    pub max_tokens: usize,
+    /// Control vectors by the names that whoever started the server gave them.
+    pub vectors: Arc<BTreeMap<String, ControlVector>>,
+}
+
+/// A model that answers.
+pub struct Ready {
+    /// What requests are read with.
+    pub means: Means,
+    /// Tokens that stand for no text.
+    pub control_tokens: Vec<u32>,
     /// Texts computed at once.
     pub parallel: usize,
     /// The way to the engine.
     pub engine: Handle,
     /// The way to the probes.
     pub probes: Probes,
+}
+
+impl Ready {
+    /// Reads a request with `prepare`, apart from those who wait for bytes.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    pub async fn read<P: Send + 'static>(
+        &self,
+        bytes: Bytes,
+        prepare: fn(&Bytes, &Means) -> Result<P>,
+    ) -> Result<P> {
+        let means = self.means.clone();
+        apart(move || prepare(&bytes, &means)).await
+    }
+
+    /// Submits completions that belong together. `count` names the field that says how many, `text`
+    /// the one that says of what.
+    ///
+    /// # Errors
+    /// What the engine refuses, of `text`; more than there is room for, of `count`.
+    pub async fn submit(
+        &self,
+        requests: Vec<Request>,
+        control: Option<Control>,
+        (count, text): (&str, &str),
+    ) -> Result<UnboundedReceiver<(usize, Told)>> {
+        let room = self.engine.room(requests.len(), count)?;
+        let told = self.engine.submit(requests, control, room).await;
+        told.map_err(|error| error.about(text))
+    }
 }
 
 impl App {
@@ -108,7 +154,7 @@ pub struct Read(pub Bytes);
 impl FromRequest<Arc<App>> for Read {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
+    async fn from_request(request: HttpRequest, app: &Arc<App>) -> Result<Self> {
         body::read(request.into_body(), &app.config.limits)
             .await
             .map(Read)
@@ -117,8 +163,15 @@ impl FromRequest<Arc<App>> for Read {
 
 /// All paths.
 pub fn router(app: Arc<App>) -> Router {
+    let exploring = app.config.explore.is_some();
     let guarded = middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
-    Router::new()
+    let router = match exploring {
+        true => Router::new()
+            .route(explore::PATH, get(explore::page))
+            .route("/explore/page", post(explore::keep)),
+        false => Router::new(),
+    };
+    router
         .route("/health", get(status::health))
         // The same under the names that llama.cpp's server has for them.
         .route("/v1/health", get(status::health))
@@ -142,10 +195,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/completion", post(llama::completion))
         .route("/v1/modelve/next", post(probes::next))
         .route("/v1/modelve/score", post(probes::score))
+        .route("/v1/modelve/live", post(probes::live))
         .route("/v1/modelve/lens", post(probes::lens))
         .route("/v1/modelve/attention", post(probes::attention))
         .route("/v1/modelve/why", post(experiments::why))
         .route("/v1/modelve/patch", post(experiments::patch))
+        .route("/v1/modelve/ablate", post(experiments::ablate))
+        .route("/v1/modelve/heads", post(experiments::heads))
+        .route("/v1/modelve/steer", post(experiments::steer))
         .fallback(nowhere)
         .method_not_allowed_fallback(otherwise)
         .layer(guarded)

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use modelve_runtime::ControlVector;
+
 /// How a server behaves towards those who ask.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -12,6 +14,8 @@ pub struct Config {
     pub model: String,
     /// The chat template; none: the model's own.
     pub template: Option<String>,
+    /// Control vectors that requests may ask for, by name.
+    pub vectors: Vec<(String, ControlVector)>,
     /// Keys of which a request must show one; none: nobody is asked.
     pub keys: Vec<String>,
     /// Origins whose pages may use the server, such as `https://example.org`; `*` is all.
@@ -24,6 +28,17 @@ pub struct Config {
     pub max_tokens: usize,
     /// What is read and waited for, at most.
     pub limits: Limits,
+    /// The page for a person with a browser, if there is to be one.
+    pub explore: Option<Explore>,
+}
+
+/// The page for a person with a browser.
+#[derive(Debug, Clone)]
+pub struct Explore {
+    /// What its address ends with, `?token=`; the page shows it as one of the keys.
+    pub token: String,
+    /// What names the model on a command line, for commands that the page proposes.
+    pub model: Option<String>,
 }
 
 /// What is read and waited for, at most.

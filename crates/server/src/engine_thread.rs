@@ -2,14 +2,20 @@
 //! channel of its own.
 //!
 //! Whoever no longer listens has hung up: before each decode such requests are cancelled.
+//!
+//! llama.cpp adds a control vector to all that a context computes. So requests with one are computed
+//! by an engine of their own, beside the one without: those with the same vector together, those
+//! with another when it is done. Neither waits for the other's texts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use modelve_runtime::Step;
 use modelve_runtime::engine::{self, State};
-use modelve_runtime::{Completion, Engine, Error as RuntimeError, Request, RequestId};
+use modelve_runtime::{
+    Completion, ControlVector, Engine, Error as RuntimeError, Request, RequestId, Settings, Setup,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -32,9 +38,27 @@ pub enum Told {
 /// Where completions that belong together are told of, each by its place among them.
 type Listener = UnboundedSender<(usize, Told)>;
 
+/// What is added to a text's states, and what tells it from other such.
+#[derive(Debug, Clone)]
+pub struct Control {
+    vector: Arc<ControlVector>,
+    digest: [u8; 32],
+}
+
+impl Control {
+    /// That of a vector.
+    pub fn new(vector: ControlVector) -> Self {
+        Control {
+            digest: vector.digest(),
+            vector: Arc::new(vector),
+        }
+    }
+}
+
 /// Completions that belong together, on their way to the engine.
 struct Submission {
     requests: Vec<Request>,
+    control: Option<Control>,
     permits: Vec<OwnedSemaphorePermit>,
     to: Listener,
     accepted: oneshot::Sender<Result<()>>,
@@ -124,20 +148,22 @@ impl Handle {
         permits.collect::<Result<_>>().map(Room)
     }
 
-    /// Submits completions, as many as there is room for. Each is told of by its place among
-    /// them. Dropping the receiver cancels what is not done.
+    /// Submits completions, as many as there is room for, all with the same control vector or none.
+    /// Each is told of by its place among them. Dropping the receiver cancels what is not done.
     ///
     /// # Errors
     /// What the engine refuses.
     pub async fn submit(
         &self,
         requests: Vec<Request>,
+        control: Option<Control>,
         room: Room,
     ) -> Result<UnboundedReceiver<(usize, Told)>> {
         let (to, told) = unbounded_channel();
         let (accepted, answer) = oneshot::channel();
         let submission = Submission {
             requests,
+            control,
             permits: room.0,
             to,
             accepted,
@@ -154,8 +180,9 @@ impl Handle {
     }
 }
 
-/// A request in the engine.
+/// A request in an engine.
 struct Live {
+    number: usize,
     index: usize,
     to: Listener,
     n_prompt: usize,
@@ -163,173 +190,271 @@ struct Live {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Computes what comes until nobody can ask any more.
-pub fn run(mut engine: Engine, inbox: Inbox, shared: &Shared) {
+/// An engine and who is computed by it.
+struct Desk {
+    engine: Engine,
+    live: HashMap<RequestId, Live>,
+    busy: bool,
+}
+
+/// Computes what comes until nobody can ask any more. `setup` is how texts with a control vector
+/// are computed, the vector aside.
+pub fn run(engine: Engine, setup: Setup, inbox: Inbox, shared: &Shared) {
     let Inbox(mut inbox) = inbox;
-    let mut live: HashMap<RequestId, Live> = HashMap::new();
-    let mut events = Vec::new();
-    let mut busy = false;
+    let mut hall = Hall {
+        plain: Desk::new(engine),
+        steered: None,
+        waiting: VecDeque::new(),
+        setup,
+        next: 0,
+        shared,
+    };
     loop {
-        if !busy {
-            publish(&engine, &live, shared);
+        if !hall.is_busy() {
+            hall.publish();
             match inbox.blocking_recv() {
-                Some(submission) => submit(&mut engine, &mut live, submission, shared),
+                Some(submission) => hall.take(submission),
                 None => return,
             }
         }
         while let Ok(submission) = inbox.try_recv() {
-            submit(&mut engine, &mut live, submission, shared);
+            hall.take(submission);
         }
-        live.retain(|&id, request| {
+        hall.admit();
+        hall.step();
+    }
+}
+
+/// All who are computed or wait.
+struct Hall<'a> {
+    plain: Desk,
+    /// The desk of those with a control vector, and which it is.
+    steered: Option<([u8; 32], Desk)>,
+    /// Those with another.
+    waiting: VecDeque<(Control, Submission)>,
+    setup: Setup,
+    /// Requests so far.
+    next: usize,
+    shared: &'a Shared,
+}
+
+impl Hall<'_> {
+    fn is_busy(&self) -> bool {
+        let steered = self.steered.as_ref().is_some_and(|(_, desk)| desk.busy);
+        self.plain.busy || steered || !self.waiting.is_empty()
+    }
+
+    fn take(&mut self, mut submission: Submission) {
+        match submission.control.take() {
+            None => self.plain.submit(submission, &mut self.next, self.shared),
+            Some(control) => self.waiting.push_back((control, submission)),
+        }
+    }
+
+    /// Submits those who wait for the desk with a control vector, in their order.
+    fn admit(&mut self) {
+        self.waiting
+            .retain(|(_, submission)| !submission.to.is_closed());
+        while let Some((control, _)) = self.waiting.front() {
+            match &self.steered {
+                Some((digest, _)) if *digest == control.digest => {}
+                Some((_, desk)) if !desk.live.is_empty() => return,
+                _ => {
+                    // One context at most: what was kept for another vector goes.
+                    self.steered = None;
+                    let settings = Settings {
+                        control: Some(Arc::clone(&control.vector)),
+                        ..self.setup.settings.clone()
+                    };
+                    let setup = Setup {
+                        settings,
+                        ..self.setup.clone()
+                    };
+                    let digest = control.digest;
+                    match Engine::new(self.plain.engine.model(), setup) {
+                        Ok(engine) => self.steered = Some((digest, Desk::new(engine))),
+                        Err(error) => {
+                            if let Some((_, submission)) = self.waiting.pop_front() {
+                                drop(submission.accepted.send(Err(error.into())));
+                            }
+                            continue;
+                        }
+                    }
+                }
+            }
+            if let (Some((_, desk)), Some((_, submission))) =
+                (&mut self.steered, self.waiting.pop_front())
+            {
+                desk.submit(submission, &mut self.next, self.shared);
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let mut told = Vec::new();
+        self.plain.step(self.shared, &mut told);
+        if let Some((_, desk)) = &mut self.steered {
+            desk.step(self.shared, &mut told);
+        }
+        // Who has an answer finds the server as it is after it.
+        self.publish();
+        for (to, index, told) in told {
+            // Who hung up meanwhile is found before the next decode.
+            drop(to.send((index, told)));
+        }
+    }
+
+    fn publish(&self) {
+        let mut snapshot = Snapshot::default();
+        let steered = self.steered.as_ref().map(|(_, desk)| desk);
+        for desk in std::iter::once(&self.plain).chain(steered) {
+            let load = desk.engine.load();
+            snapshot.active += load.active;
+            snapshot.waiting += load.waiting;
+            snapshot
+                .tasks
+                .extend(desk.live.values().map(|request| Task {
+                    id: request.number,
+                    n_prompt: request.n_prompt,
+                    n_decoded: request.n_decoded,
+                }));
+        }
+        let waiting = self.waiting.iter();
+        snapshot.waiting += waiting.map(|(_, s)| s.requests.len()).sum::<usize>();
+        snapshot.tasks.sort_unstable_by_key(|task| task.id);
+        *self
+            .shared
+            .snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}
+
+impl Desk {
+    fn new(engine: Engine) -> Self {
+        Desk {
+            engine,
+            live: HashMap::new(),
+            busy: false,
+        }
+    }
+
+    fn submit(&mut self, submission: Submission, next: &mut usize, shared: &Shared) {
+        let mut permits = submission.permits.into_iter();
+        let mut ids = Vec::with_capacity(submission.requests.len());
+        for (index, request) in submission.requests.into_iter().enumerate() {
+            let n_prompt = request.prompt.len();
+            match self.engine.submit(request) {
+                Ok(id) => {
+                    ids.push(id);
+                    let request = Live {
+                        number: *next,
+                        index,
+                        to: submission.to.clone(),
+                        n_prompt,
+                        n_decoded: 0,
+                        _permit: permits.next(),
+                    };
+                    *next += 1;
+                    self.live.insert(id, request);
+                }
+                Err(error) => {
+                    // All or none.
+                    for id in ids {
+                        self.engine.cancel(id);
+                        self.live.remove(&id);
+                    }
+                    drop(submission.accepted.send(Err(error.into())));
+                    return;
+                }
+            }
+        }
+        self.busy = true;
+        shared.counters.completions.add(ids.len() as u64);
+        // Whoever hung up meanwhile has dropped the receiver, too.
+        drop(submission.accepted.send(Ok(())));
+    }
+
+    /// Computes one decode for those who still listen.
+    fn step(&mut self, shared: &Shared, told: &mut Vec<(Listener, usize, Told)>) {
+        if !self.busy {
+            return;
+        }
+        self.live.retain(|&id, request| {
             let hung_up = request.to.is_closed();
-            if hung_up && engine.cancel(id).is_some() {
+            if hung_up && self.engine.cancel(id).is_some() {
                 shared.counters.cancelled.add(1);
             }
             !hung_up
         });
         let before = Instant::now();
-        let calls = engine.report().calls;
-        let result = engine.step(&mut events);
-        shared
-            .counters
+        let calls = self.engine.report().calls;
+        let mut events = Vec::new();
+        let result = self.engine.step(&mut events);
+        let counters = &shared.counters;
+        counters
             .busy_micros
             .add(before.elapsed().as_micros() as u64);
-        shared
-            .counters
-            .decodes
-            .add((engine.report().calls - calls) as u64);
-        let told: Vec<_> = events
-            .drain(..)
-            .filter_map(|(id, event)| told(&mut live, id, event, shared))
-            .collect();
-        // Who has an answer finds the server as it is after it.
-        publish(&engine, &live, shared);
-        for (to, index, told) in told {
-            // Who hung up meanwhile is found before the next decode.
-            drop(to.send((index, told)));
-        }
-        busy = match result {
+        let calls = self.engine.report().calls - calls;
+        counters.decodes.add(calls as u64);
+        let events = events.into_iter();
+        told.extend(events.filter_map(|(id, event)| self.told(id, event, shared)));
+        self.busy = match result {
             Ok(state) => state == State::Busy,
             Err(error) => {
-                fail_all(&mut engine, &mut live, &error);
+                self.fail_all(&error);
                 false
             }
         };
     }
-}
 
-fn submit(
-    engine: &mut Engine,
-    live: &mut HashMap<RequestId, Live>,
-    submission: Submission,
-    shared: &Shared,
-) {
-    let Submission {
-        requests,
-        permits,
-        to,
-        accepted,
-    } = submission;
-    let mut permits = permits.into_iter();
-    let mut ids = Vec::with_capacity(requests.len());
-    for (index, request) in requests.into_iter().enumerate() {
-        let n_prompt = request.prompt.len();
-        match engine.submit(request) {
-            Ok(id) => {
-                ids.push(id);
-                let request = Live {
-                    index,
-                    to: to.clone(),
-                    n_prompt,
-                    n_decoded: 0,
-                    _permit: permits.next(),
-                };
-                live.insert(id, request);
-            }
-            Err(error) => {
-                // All or none.
-                for id in ids {
-                    engine.cancel(id);
-                    live.remove(&id);
+    /// What a request is told of an event, and the way to it.
+    fn told(
+        &mut self,
+        id: RequestId,
+        event: engine::Event,
+        shared: &Shared,
+    ) -> Option<(Listener, usize, Told)> {
+        let told = match event {
+            engine::Event::Prompt(steps) => Told::Prompt(steps),
+            engine::Event::Token { step, text } => {
+                if let Some(request) = self.live.get_mut(&id) {
+                    request.n_decoded += 1;
                 }
-                drop(accepted.send(Err(error.into())));
-                return;
+                shared.counters.generated.add(1);
+                Told::Token { step, text }
             }
+            engine::Event::Done(completion) => {
+                let counters = &shared.counters;
+                counters.prompt.add(completion.prompt_tokens as u64);
+                counters.reused.add(completion.reused as u64);
+                Told::Done(Box::new(completion))
+            }
+            engine::Event::Failed(error) => Told::Failed(error.into()),
+            // The engine may learn to tell more.
+            _ => return None,
+        };
+        let live = &mut self.live;
+        let (to, index) = match told {
+            Told::Done(_) | Told::Failed(_) => {
+                live.remove(&id).map(|live| (live.to, live.index))?
+            }
+            _ => live.get(&id).map(|live| (live.to.clone(), live.index))?,
+        };
+        Some((to, index, told))
+    }
+
+    /// What is wrong with all of it ends all of it.
+    fn fail_all(&mut self, error: &RuntimeError) {
+        tracing::error!("a step failed: {error}");
+        let failure = match error {
+            RuntimeError::Cancelled => ApiError::unavailable("the server is shutting down"),
+            error => ApiError::internal(error.to_string()),
+        };
+        self.engine.cancel_all();
+        for (_, request) in self.live.drain() {
+            let failed = Told::Failed(failure.clone());
+            drop(request.to.send((request.index, failed)));
         }
     }
-    shared.counters.completions.add(ids.len() as u64);
-    // Whoever hung up meanwhile has dropped the receiver, too.
-    drop(accepted.send(Ok(())));
-}
-
-/// What a request is told of an event, and the way to it.
-fn told(
-    live: &mut HashMap<RequestId, Live>,
-    id: RequestId,
-    event: engine::Event,
-    shared: &Shared,
-) -> Option<(Listener, usize, Told)> {
-    let told = match event {
-        engine::Event::Prompt(steps) => Told::Prompt(steps),
-        engine::Event::Token { step, text } => {
-            if let Some(request) = live.get_mut(&id) {
-                request.n_decoded += 1;
-            }
-            shared.counters.generated.add(1);
-            Told::Token { step, text }
-        }
-        engine::Event::Done(completion) => {
-            let counters = &shared.counters;
-            counters.prompt.add(completion.prompt_tokens as u64);
-            counters.reused.add(completion.reused as u64);
-            Told::Done(Box::new(completion))
-        }
-        engine::Event::Failed(error) => Told::Failed(error.into()),
-        // The engine may learn to tell more.
-        _ => return None,
-    };
-    let (to, index) = match told {
-        Told::Done(_) | Told::Failed(_) => live.remove(&id).map(|live| (live.to, live.index))?,
-        _ => live.get(&id).map(|live| (live.to.clone(), live.index))?,
-    };
-    Some((to, index, told))
-}
-
-/// What is wrong with all of it ends all of it.
-fn fail_all(engine: &mut Engine, live: &mut HashMap<RequestId, Live>, error: &RuntimeError) {
-    tracing::error!("a step failed: {error}");
-    let failure = match error {
-        RuntimeError::Cancelled => ApiError::unavailable("the server is shutting down"),
-        error => ApiError::internal(error.to_string()),
-    };
-    engine.cancel_all();
-    for (_, request) in live.drain() {
-        drop(
-            request
-                .to
-                .send((request.index, Told::Failed(failure.clone()))),
-        );
-    }
-}
-
-fn publish(engine: &Engine, live: &HashMap<RequestId, Live>, shared: &Shared) {
-    let load = engine.load();
-    let mut tasks: Vec<Task> = live
-        .iter()
-        .map(|(id, request)| Task {
-            id: id.index(),
-            n_prompt: request.n_prompt,
-            n_decoded: request.n_decoded,
-        })
-        .collect();
-    tasks.sort_unstable_by_key(|task| task.id);
-    let snapshot = Snapshot {
-        active: load.active,
-        waiting: load.waiting,
-        tasks,
-    };
-    *shared
-        .snapshot
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = snapshot;
 }

@@ -1,18 +1,25 @@
-//! Experiments over HTTP: what the commands `why` and `patch` tell with `--json`.
+//! Experiments over HTTP: what the commands `why`, `patch`, `ablate`, `heads` and `steer run` tell
+//! with `--json`.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use modelve_experiment::ablate;
+use modelve_experiment::detect;
 use modelve_experiment::measure::{Asked, Name};
 use modelve_experiment::patch::{self, Corrupt, What};
-use modelve_experiment::{Error as ExperimentError, room, settings, why};
-use modelve_runtime::{Session, Token};
+use modelve_experiment::removal::{Kind, With};
+use modelve_experiment::steer::{self, Run, Source, Steered};
+use modelve_experiment::{Error as ExperimentError, Spot, exact, room, settings, why};
+use modelve_probe::Subject;
+use modelve_runtime::{Error as RuntimeError, Session, Settings, Token};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::app::{App, Read};
 use crate::error::{ApiError, Result};
+use crate::knobs::{Share, sum};
 use crate::probe_thread::Bench;
 use crate::probes::{Named, answer, numbers, told as probe_told, value};
 
@@ -57,6 +64,40 @@ pub struct PatchAsked {
     together: bool,
 }
 
+/// What `ablate` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct AblateAsked {
+    /// The answer to explain, by word or id; the likeliest if it is not said.
+    token: Option<Named>,
+    /// The answer it is held against; the second likeliest if none is said, with `token` the mean
+    /// of all.
+    against: Option<Named>,
+    /// Parts to take out together, such as `5.3`, `attn.5`, `mlp.5`, `layer.5`, `embed`, `mlp.5@-1`.
+    #[serde(default)]
+    parts: Vec<String>,
+    /// In place of parts: `heads`, `attn`, `mlp` or `layers`, each of which is taken out once.
+    all: Option<String>,
+    /// What takes their place: `zero` if it is not said, or `mean`.
+    with: Option<String>,
+    /// How many tokens to tell of each distribution; 10 if it is not said.
+    top: Option<usize>,
+    /// How many tokens to write with and without the parts; none if it is not said.
+    max_tokens: Option<usize>,
+}
+
+/// What `heads` is asked; it needs no `prompt`.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct HeadsAsked {
+    /// How many tokens to tell of what each head writes; 5 if it is not said.
+    top: Option<usize>,
+    /// Random tokens before they repeat; 50 if it is not said.
+    length: Option<usize>,
+    /// How often tokens are drawn; 2 if it is not said.
+    draws: Option<usize>,
+    /// Where the random numbers begin; 0 if it is not said.
+    seed: Option<u64>,
+}
+
 /// What an experiment measures.
 fn measure(token: Option<&Named>, against: Option<&Named>) -> Asked {
     let name = |named: &Named| match named {
@@ -81,7 +122,10 @@ fn told(error: ExperimentError) -> ApiError {
         ExperimentError::EmptyName { .. } | ExperimentError::SameTokens { .. } => {
             ApiError::wrong("token", message)
         }
-        ExperimentError::NoPart { .. } => ApiError::bad(message),
+        ExperimentError::NoPart { .. }
+        | ExperimentError::NotAPart { .. }
+        | ExperimentError::NotRemovable { .. } => ApiError::wrong("parts", message),
+        ExperimentError::Unsupported { .. } => ApiError::bad(message),
         _ => ApiError::internal(message),
     }
 }
@@ -132,6 +176,190 @@ pub async fn patch(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
             let corrupt = Corrupt::Prompt(corrupt);
             let found = patch::patch(&mut session, &clean, &corrupt, &options, progress);
             value(found.map_err(told)?)
+        };
+        Ok(work)
+    })
+    .await
+}
+
+/// The most tokens that are written without parts of a model.
+const MOST_WRITTEN: usize = 1000;
+/// The most draws of random tokens.
+const MOST_DRAWS: usize = 100;
+
+/// `/v1/modelve/ablate`.
+pub async fn ablate(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |to, asking, asked: AblateAsked| {
+        let prompt = asking.prompt(to)?;
+        let kind = asked.all.as_deref().map(kind).transpose()?;
+        if asked.parts.is_empty() == kind.is_none() {
+            let message = "parts to take out, or all of a kind one by one";
+            return Err(ApiError::wrong("parts", message));
+        }
+        let parts = asked.parts.iter().map(|part| part.trim().parse::<Spot>());
+        let options = ablate::Options {
+            asked: measure(asked.token.as_ref(), asked.against.as_ref()),
+            spots: parts.collect::<Result<_, _>>().map_err(told)?,
+            with: match asked.with.as_deref() {
+                None | Some("zero") => With::Zero,
+                Some("mean") => With::Mean,
+                Some(other) => {
+                    let message = format!("{other:?} is not zero or mean");
+                    return Err(ApiError::wrong("with", message));
+                }
+            },
+            top: asked.top.unwrap_or(10).min(MOST_TOP),
+            max_tokens: asked.max_tokens.unwrap_or(0).min(MOST_WRITTEN),
+        };
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
+            let room = prompt.ids.len() + options.max_tokens;
+            let mut session = session(bench, room)?;
+            match kind {
+                None => {
+                    value(ablate::ablate(&mut session, &prompt, &options, progress).map_err(told)?)
+                }
+                Some(kind) => value(
+                    ablate::rank(&mut session, &prompt, kind, &options, progress).map_err(told)?,
+                ),
+            }
+        };
+        Ok(work)
+    })
+    .await
+}
+
+fn kind(name: &str) -> Result<Kind> {
+    Ok(match name {
+        "heads" => Kind::Heads,
+        "attn" => Kind::Attention,
+        "mlp" => Kind::Mlps,
+        "layers" => Kind::Layers,
+        other => {
+            let message = format!("{other:?} is not heads, attn, mlp or layers");
+            return Err(ApiError::wrong("all", message));
+        }
+    })
+}
+
+/// `/v1/modelve/heads`.
+pub async fn heads(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |to, asking, asked: HeadsAsked| {
+        let prompt = match asking.has_prompt() {
+            true => Some(asking.prompt(to)?),
+            false => None,
+        };
+        let given = detect::Options::default();
+        let options = detect::Options {
+            seed: asked.seed.unwrap_or(given.seed),
+            length: asked.length.unwrap_or(given.length),
+            draws: asked.draws.unwrap_or(given.draws),
+            top: asked.top.unwrap_or(given.top).min(MOST_TOP),
+        };
+        if !(2..=1 << 20).contains(&options.length) {
+            let message = format!("from 2 random tokens, not {}", options.length);
+            return Err(ApiError::wrong("length", message));
+        }
+        if !(1..=MOST_DRAWS).contains(&options.draws) {
+            let message = format!("1 to {MOST_DRAWS} draws, not {}", options.draws);
+            return Err(ApiError::wrong("draws", message));
+        }
+        let longest = options.longest(&to.model, prompt.as_ref());
+        let total = options.total(&to.model, prompt.as_ref());
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
+            let base = bench.unfused()?;
+            let settings = detect::settings(&bench.model, longest, base);
+            let mut session = bench.own(longest, settings)?;
+            let mut on_progress = |done: usize| progress(done, total);
+            let found = detect::heads(&mut session, prompt.as_ref(), &options, &mut on_progress);
+            value(found.map_err(told)?)
+        };
+        Ok(work)
+    })
+    .await
+}
+
+/// What `steer` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct SteerAsked {
+    /// Control vectors that are added up, of those that whoever started the server named.
+    #[serde(default)]
+    control_vectors: Vec<Share>,
+    /// How many times their sum is added, an answer for each; once if it is not said.
+    scale: Option<Vec<f32>>,
+    /// The layers whose directions are added; all that have one if it is not said.
+    layers: Option<Vec<i64>>,
+    /// How many tokens to tell of each distribution; 8 if it is not said.
+    top: Option<usize>,
+    /// How many tokens each answer goes on with; 32 if it is not said.
+    max_tokens: Option<usize>,
+}
+
+/// The most scales of one request.
+const MOST_SCALES: usize = 16;
+
+/// `/v1/modelve/steer`.
+pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |to, asking, asked: SteerAsked| {
+        let prompt = asking.prompt(to)?;
+        let Some(vector) = sum(&asked.control_vectors, to)? else {
+            let message = "a control vector to add, by its name";
+            return Err(ApiError::wrong("control_vectors", message));
+        };
+        let n_layer = to.model.facts().n_layer as usize;
+        let vector = match numbers(asked.layers.as_deref(), n_layer, "layers")? {
+            Some(layers) => vector.only(&layers),
+            None => Ok(vector),
+        };
+        let vector = vector.map_err(|error| ApiError::wrong("layers", error.to_string()))?;
+        let scales = asked.scale.unwrap_or_else(|| vec![1.0]);
+        if !(1..=MOST_SCALES).contains(&scales.len()) {
+            let message = format!("1 to {MOST_SCALES} scales, not {}", scales.len());
+            return Err(ApiError::wrong("scale", message));
+        }
+        // What each answer is given, beginning with nothing.
+        let mut given = vec![(0.0, None)];
+        for scale in scales {
+            let scaled = vector.clone().scaled(scale);
+            let scaled = scaled.map_err(|error| ApiError::wrong("scale", error.to_string()))?;
+            given.push((scale, Some(Arc::new(scaled))));
+        }
+        let options = steer::Options {
+            top: asked.top.unwrap_or(8).min(MOST_TOP),
+            max_tokens: asked.max_tokens.unwrap_or(32).min(MOST_WRITTEN),
+            ctx_size: u32::try_from(to.limit).ok(),
+        };
+        let files = asked.control_vectors.into_iter().map(|share| Source {
+            scale: share.scale.unwrap_or(1.0),
+            file: share.name,
+        });
+        let files = files.collect();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
+            let model = bench.model.clone();
+            let total = given.len();
+            let mut runs: Vec<Run> = Vec::with_capacity(total);
+            for (scale, control) in given {
+                let settings = Settings {
+                    control,
+                    ..exact(bench.base.clone())
+                };
+                let session = bench.own(prompt.ids.len(), settings)?;
+                let answer = steer::answer(session, &prompt, options).map_err(told)?;
+                let (next, text) = answer.ok_or(RuntimeError::Cancelled)?;
+                let plain = runs.first().map(|run| &run.next);
+                let run = Run::new(model.vocab(), plain, scale, next, text);
+                runs.push(run);
+                progress(runs.len(), total);
+            }
+            modelve_probe::next::beside(model.vocab(), runs.iter_mut().map(|run| &mut run.next));
+            value(Steered {
+                model: Subject::of(&model),
+                prompt: prompt.text,
+                ids: prompt.ids,
+                files,
+                layers: vector.directions().map(|(layer, _)| layer).collect(),
+                runs,
+                complete: true,
+            })
         };
         Ok(work)
     })

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use modelve_runtime::{Grammar, Options, Sampling, Token, Vocab};
+use modelve_runtime::{ControlVector, Grammar, Options, Sampling, Token, Vocab};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::app::Means;
+use crate::engine_thread::Control;
 use crate::error::{ApiError, Result};
 
 /// The most texts that end a completion, and the longest of them.
@@ -49,6 +51,52 @@ pub struct Knobs {
     pub grammar: Option<String>,
     /// A JSON schema that the answer fits.
     pub json_schema: Option<Value>,
+    /// Control vectors to add, of those that whoever started the server named.
+    #[serde(default)]
+    pub control_vectors: Vec<Share>,
+}
+
+/// How much of a control vector.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct Share {
+    /// Its name.
+    pub name: String,
+    /// What its directions are multiplied with; 1 if it is not said.
+    pub scale: Option<f32>,
+}
+
+/// The most control vectors of one request.
+const MOST_VECTORS: usize = 16;
+
+/// The sum of control vectors, `None` of none.
+///
+/// # Errors
+/// Names that are not known; scales that make values that are no numbers.
+pub fn sum(shares: &[Share], means: &Means) -> Result<Option<ControlVector>> {
+    let wrong = |message: String| ApiError::wrong("control_vectors", message);
+    if shares.len() > MOST_VECTORS {
+        return Err(wrong(format!(
+            "at most {MOST_VECTORS}, not {}",
+            shares.len()
+        )));
+    }
+    let mut sum: Option<ControlVector> = None;
+    for Share { name, scale } in shares {
+        let Some(vector) = means.vectors.get(name) else {
+            let names: Vec<&str> = means.vectors.keys().map(String::as_str).collect();
+            return Err(wrong(match names.is_empty() {
+                true => "this server was started without --control-vector".to_owned(),
+                false => format!("no {name:?}; there are {}", names.join(", ")),
+            }));
+        };
+        let added = vector.clone().scaled(scale.unwrap_or(1.0));
+        let added = added.and_then(|vector| match sum.take() {
+            Some(sum) => sum.plus(vector),
+            None => Ok(vector),
+        });
+        sum = Some(added.map_err(|error| wrong(error.to_string()))?);
+    }
+    Ok(sum)
 }
 
 /// One text or several.
@@ -117,6 +165,14 @@ pub const LLAMA: Defaults = Defaults {
 };
 
 impl Knobs {
+    /// What is added to the states of the text.
+    ///
+    /// # Errors
+    /// See [`sum`].
+    pub fn control(&self, means: &Means) -> Result<Option<Control>> {
+        Ok(sum(&self.control_vectors, means)?.map(Control::new))
+    }
+
     /// The options of a completion, the number of tokens and what is told of them aside. A schema
     /// or grammar that stands elsewhere in the request comes as `follows`.
     ///

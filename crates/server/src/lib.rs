@@ -14,6 +14,7 @@
 //! | `llama` | the same as llama.cpp's server has it, where it means the same |
 //! | `probes` | what the commands `next`, `score`, `lens` and `attention` tell, over HTTP |
 //! | `experiments` | the same of `why` and `patch` |
+//! | `explore` | the page for a person with a browser |
 //! | `tools`, `reasoning` | calls and thoughts in what a model writes |
 //!
 //! Nothing here prints, parses arguments or ends the program.
@@ -24,6 +25,7 @@ mod config;
 mod engine_thread;
 mod error;
 mod experiments;
+mod explore;
 mod guard;
 mod knobs;
 mod listen;
@@ -43,10 +45,11 @@ mod tools;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use modelve_gguf::vocab::{Kind, Vocabulary};
 use modelve_runtime::{Engine, Model, Setup, engine};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Explore, Limits};
 pub use stop::Stop;
 
 /// Why a server does not serve.
@@ -64,6 +67,18 @@ pub enum Error {
     /// The system gives no thread.
     #[error("no thread to serve connections on")]
     Thread(#[source] std::io::Error),
+    /// A control vector that is not for this model.
+    #[error(
+        "the control vector {name:?} has {width} values a layer, and the model's states have {needed}"
+    )]
+    Vector {
+        /// What it is called.
+        name: String,
+        /// Its values.
+        width: usize,
+        /// The model's.
+        needed: usize,
+    },
     /// The runtime's own.
     #[error(transparent)]
     Runtime(#[from] modelve_runtime::Error),
@@ -144,12 +159,11 @@ impl Server {
                 })
                 .map_err(Error::Thread)?
         };
-        let template = app.config.template.as_deref().map(Arc::from);
-        let prepared = load().and_then(|loaded| Ok(prepare(loaded, template, handle)?));
-        let (engine, probes) = match prepared {
-            Ok((engine, probe_thread, ready)) => {
+        let prepared = load().and_then(|loaded| Ok(prepare(loaded, &app.config, handle)?));
+        let (engine, steered, probes) = match prepared {
+            Ok((engine, steered, probe_thread, ready)) => {
                 app.set_ready(ready);
-                (engine, probe_thread)
+                (engine, steered, probe_thread)
             }
             Err(error) => {
                 stop.begin();
@@ -164,19 +178,19 @@ impl Server {
             .name("probes".to_owned())
             .spawn(move || probes.run())
             .map_err(Error::Thread)?;
-        engine_thread::run(engine, inbox, &shared);
+        engine_thread::run(engine, steered, inbox, &shared);
         drop(serving.join());
         drop(probing.join());
         Ok(())
     }
 }
 
-type Prepared = (Engine, probe_thread::ProbeThread, app::Ready);
+type Prepared = (Engine, Setup, probe_thread::ProbeThread, app::Ready);
 
-/// The engine, and what requests need to reach it.
+/// The engine, how texts with a control vector are computed, and what requests need to reach both.
 fn prepare(
     loaded: Loaded,
-    template: Option<Arc<str>>,
+    config: &Config,
     handle: engine_thread::Handle,
 ) -> Result<Prepared, Error> {
     let Loaded { model, setup } = loaded;
@@ -186,17 +200,48 @@ fn prepare(
     let limit = capacity.map_or(limit, |capacity| limit.min(capacity.cells as usize));
     let parallel = setup.parallel.unwrap_or(engine::PARALLEL) as usize;
     let (probes, probe_thread) = probe_thread::pair(&model, &setup.settings, limit);
+    let width = model.facts().n_embd as usize;
+    for (name, vector) in &config.vectors {
+        if vector.width() != width {
+            return Err(Error::Vector {
+                name: name.clone(),
+                width: vector.width(),
+                needed: width,
+            });
+        }
+    }
+    // Their context is made when one is asked for, as large as it must be.
+    let steered = Setup {
+        ctx_size: u32::try_from(limit).ok(),
+        capacity: None,
+        ..setup.clone()
+    };
     let engine = Engine::new(&model, setup)?;
-    let own = model.facts().chat_template.as_deref().map(Arc::from);
+    let own = model.facts().chat_template.as_deref();
     let ready = app::Ready {
-        template: template.or(own),
-        model,
-        limit,
+        control_tokens: control_tokens(&model),
         parallel,
         engine: handle,
         probes,
+        means: app::Means {
+            template: config.template.as_deref().or(own).map(Arc::from),
+            limit,
+            max_tokens: config.max_tokens,
+            vectors: Arc::new(config.vectors.iter().cloned().collect()),
+            model,
+        },
     };
-    Ok((engine, probe_thread, ready))
+    Ok((engine, steered, probe_thread, ready))
+}
+
+/// The tokens that stand for no text.
+fn control_tokens(model: &Model) -> Vec<u32> {
+    // What was loaded has a vocabulary that can be read.
+    let Ok(vocab) = Vocabulary::new(model.gguf()) else {
+        return Vec::new();
+    };
+    let ids = 0..u32::try_from(vocab.len()).unwrap_or(u32::MAX);
+    ids.filter(|&id| vocab.kind(id) == Kind::Control).collect()
 }
 
 /// Seconds since 1970.

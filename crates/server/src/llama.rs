@@ -7,15 +7,15 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use modelve_runtime::{Completion, Finish, Model, Reading, Request, Step, Token, Vocab};
+use modelve_runtime::{Completion, Finish, Reading, Request, Step, Token, Vocab};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 use utoipa::ToSchema;
 
-use crate::app::{App, Read, apart};
+use crate::app::{App, Means, Read, apart};
 use crate::body;
-use crate::engine_thread::Told;
+use crate::engine_thread::{Control, Told};
 use crate::error::{ApiError, Result};
 use crate::knobs::{self, Knobs};
 use crate::logprobs::{bytes_of, finite};
@@ -110,17 +110,23 @@ pub struct TemplateRequest {
     tools: Option<Vec<Tool>>,
     /// What the template is told besides.
     chat_template_kwargs: Option<Map<String, Value>>,
+    /// Whether to tell the tokens that the model reads, each with its text.
+    with_pieces: Option<bool>,
 }
 
 /// A conversation in the model's template.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Templated {
     prompt: String,
+    /// The tokens, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    tokens: Option<Value>,
 }
 
 /// `/tokenize`.
 pub async fn tokenize(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Json<Value>> {
-    let model = app.ready()?.model.clone();
+    let model = app.ready()?.means.model.clone();
     apart(move || {
         let asked: TokenizeRequest = body::parse(&body::json(&bytes)?)?;
         let vocab = model.vocab();
@@ -136,16 +142,21 @@ pub async fn tokenize(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<
         if !asked.with_pieces.unwrap_or(false) {
             return Ok(Json(json!({"tokens": tokens})));
         }
-        let pieces = tokens.into_iter().map(|id| {
-            let piece = match String::from_utf8(bytes_of(vocab, id)) {
-                Ok(text) => Value::String(text),
-                Err(error) => json!(error.into_bytes()),
-            };
-            json!({"id": id, "piece": piece})
-        });
-        Ok(Json(json!({"tokens": pieces.collect::<Vec<_>>()})))
+        Ok(Json(json!({"tokens": pieces(vocab, tokens)})))
     })
     .await
+}
+
+/// Tokens with their texts; bytes that are no text by themselves as numbers.
+fn pieces(vocab: &Vocab, tokens: Vec<Token>) -> Value {
+    let pieces = tokens.into_iter().map(|id| {
+        let piece = match String::from_utf8(bytes_of(vocab, id)) {
+            Ok(text) => Value::String(text),
+            Err(error) => json!(error.into_bytes()),
+        };
+        json!({"id": id, "piece": piece})
+    });
+    pieces.collect()
 }
 
 /// `/detokenize`.
@@ -153,7 +164,7 @@ pub async fn detokenize(
     State(app): State<Arc<App>>,
     Read(bytes): Read,
 ) -> Result<Json<Detokenized>> {
-    let model = app.ready()?.model.clone();
+    let model = app.ready()?.means.model.clone();
     apart(move || {
         let asked: DetokenizeRequest = body::parse(&body::json(&bytes)?)?;
         let text = model.vocab().detokenize(&asked.tokens, true);
@@ -170,7 +181,7 @@ pub async fn apply_template(
     Read(bytes): Read,
 ) -> Result<Json<Templated>> {
     let ready = app.ready()?;
-    let (model, template) = (ready.model.clone(), ready.template.clone());
+    let (model, template) = (ready.means.model.clone(), ready.means.template.clone());
     apart(move || {
         let asked: TemplateRequest = body::parse(&body::json(&bytes)?)?;
         let conversation = Asked {
@@ -179,14 +190,19 @@ pub async fn apply_template(
             variables: asked.chat_template_kwargs.unwrap_or_default(),
             ..Asked::default()
         };
-        let prompt = conversation.read(&model, template.as_deref())?.text;
-        Ok(Json(Templated { prompt }))
+        let read = conversation.read(&model, template.as_deref())?;
+        let tokens = asked.with_pieces.unwrap_or(false);
+        Ok(Json(Templated {
+            prompt: read.text,
+            tokens: tokens.then(|| pieces(model.vocab(), read.ids)),
+        }))
     })
     .await
 }
 
 struct Prepared {
     requests: Vec<Request>,
+    control: Option<Control>,
     /// Whether a list was asked for.
     listed: bool,
     asked: LlamaRequest,
@@ -196,18 +212,19 @@ struct Prepared {
 /// `/completion`.
 pub async fn completion(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, limit, most) = (ready.model.clone(), ready.limit, app.config.max_tokens);
-    let mut prepared = apart(move || prepare(&bytes, &model, limit, most)).await?;
+    let mut prepared = ready.read(bytes, prepare).await?;
     let requests = std::mem::take(&mut prepared.requests);
     let lengths: Vec<usize> = requests
         .iter()
         .map(|request| request.prompt.len())
         .collect();
-    let room = ready.engine.room(requests.len(), "prompt")?;
-    let told = ready.engine.submit(requests, room).await?;
+    let control = prepared.control.take();
+    let told = ready
+        .submit(requests, control, ("prompt", "prompt"))
+        .await?;
     let telling = Telling {
         model: app.config.model.clone(),
-        vocab: ready.model.vocab().clone(),
+        vocab: ready.means.model.vocab().clone(),
         prepared,
         lengths,
     };
@@ -226,7 +243,8 @@ pub async fn completion(State(app): State<Arc<App>>, Read(bytes): Read) -> Resul
 }
 
 /// Reads what is asked.
-fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Prepared> {
+fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
+    let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
     let asked: LlamaRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -241,7 +259,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
     }
     let mut options = knobs.options(knobs::LLAMA, vocab, None)?;
     let asked_for = asked.n_predict.and_then(|n| usize::try_from(n).ok());
-    options.max_tokens = asked_for.unwrap_or(most);
+    options.max_tokens = asked_for.unwrap_or(means.max_tokens);
     options.logprobs = probs > 0;
     options.top = probs;
     let settings = json!({
@@ -278,6 +296,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize, most: usize) -> Result<Pr
     }
     Ok(Prepared {
         requests,
+        control: knobs.control(means)?,
         listed,
         asked,
         settings,

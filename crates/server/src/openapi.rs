@@ -14,7 +14,10 @@ use crate::{error, experiments, knobs, llama, openai, probes, status};
 #[derive(OpenApi)]
 #[openapi(components(schemas(
     error::ErrorBody,
+    experiments::AblateAsked,
+    experiments::HeadsAsked,
     experiments::PatchAsked,
+    experiments::SteerAsked,
     experiments::WhyAsked,
     knobs::Knobs,
     llama::DetokenizeRequest,
@@ -34,6 +37,7 @@ use crate::{error, experiments, knobs, llama, openai, probes, status};
     probes::Asking,
     probes::AttentionAsked,
     probes::LensAsked,
+    probes::LiveAsked,
     probes::NextAsked,
     probes::ScoreAsked,
     status::Health,
@@ -146,6 +150,12 @@ const PATHS: &[Path] = &[
         None,
     )),
     streamed(post(
+        "/v1/modelve/live",
+        "What comes next in a text that somebody is writing, and how likely each token was",
+        &["Asking", "LiveAsked"],
+        None,
+    )),
+    streamed(post(
         "/v1/modelve/lens",
         "What the model would say if it stopped after a layer",
         &["Asking", "LensAsked"],
@@ -167,6 +177,24 @@ const PATHS: &[Path] = &[
         "/v1/modelve/patch",
         "Where what tells two prompts apart lies",
         &["Asking", "PatchAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/ablate",
+        "What the model says without parts of itself, and which of them matter",
+        &["Asking", "AblateAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/heads",
+        "Which head does what",
+        &["Asking", "HeadsAsked"],
+        None,
+    )),
+    streamed(post(
+        "/v1/modelve/steer",
+        "What the model says with a control vector",
+        &["Asking", "SteerAsked"],
         None,
     )),
 ];

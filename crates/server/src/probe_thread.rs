@@ -4,13 +4,16 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use modelve_runtime::{Cancel, Model, Session, Sessions, Settings};
+use modelve_probe::live;
+use modelve_runtime::{Cancel, FlashAttention, Model, Session, Sessions, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{ApiError, Result};
 
 /// Probes that wait, at most.
 const QUEUE: usize = 32;
+/// Tokens for which there is room in the session of texts that somebody is writing, at least.
+const LIVE: usize = 512;
 /// Bytes of rows of logits that a probe computes at once.
 const ROWS: usize = 64 << 20;
 
@@ -42,6 +45,8 @@ pub struct Bench {
     pub limit: usize,
     plain: Sessions,
     lens: Sessions,
+    live: Sessions,
+    texts: live::Texts,
 }
 
 /// The thread's end of it.
@@ -91,11 +96,14 @@ pub fn pair(model: &Model, settings: &Settings, limit: usize) -> (Probes, ProbeT
         ..base.clone()
     };
     let lens = modelve_probe::lens::settings(model, base.clone());
+    let live = live::settings(base.clone(), rows);
     let bench = Bench {
         model: model.clone(),
         limit,
         plain: Sessions::new(model, plain),
         lens: Sessions::new(model, lens),
+        live: Sessions::new(model, live),
+        texts: live::Texts::default(),
         base,
     };
     let probes = Probes {
@@ -185,6 +193,20 @@ impl Bench {
         Ok(self.lens.of(room)?)
     }
 
+    /// The session in which texts that somebody is writing stay, and those texts, with room for one
+    /// of `n` tokens.
+    ///
+    /// # Errors
+    /// See [`Bench::plain`].
+    pub fn live(&mut self, n: usize) -> Result<(&mut Session, &mut live::Texts)> {
+        self.check(n)?;
+        // A text that grows does not need another session at once, with which all would be gone.
+        let ample = (2 * n).next_power_of_two().max(LIVE).min(self.limit);
+        let alike = self.model.regime(ample) == self.model.regime(n);
+        let session = self.live.of(if alike { ample } else { n })?;
+        Ok((session, &mut self.texts))
+    }
+
     /// A session of its own for a text of `room` tokens.
     ///
     /// # Errors
@@ -193,6 +215,21 @@ impl Bench {
         self.check(room)?;
         let n_ctx = self.model.context_for(self.model.regime(room), room);
         Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
+    }
+
+    /// How sessions compute whose weights of attention are looked at.
+    ///
+    /// # Errors
+    /// A quantized cache, which needs fused attention.
+    pub fn unfused(&self) -> Result<Settings> {
+        if self.base.kv_type.is_quantized() {
+            let message = "a quantized KV cache keeps no weights of attention to show";
+            return Err(ApiError::bad(message));
+        }
+        Ok(Settings {
+            flash_attention: FlashAttention::Off,
+            ..self.base.clone()
+        })
     }
 
     /// A session of its own for a text of `tokens`, with so many cells for others beside it where

@@ -11,16 +11,17 @@ use axum::response::{IntoResponse, Response};
 use modelve_probe::next::{candidate_ids, moved, one_token};
 use modelve_probe::score::Windows;
 use modelve_probe::tree::Shape;
-use modelve_probe::{Error as ProbeError, Prompt, attention, lens, next, score, text_of};
+use modelve_probe::{Error as ProbeError, Prompt, attention, lens, live, next, score, text_of};
 use modelve_runtime::chat::{self, Conversation, Message};
-use modelve_runtime::{FlashAttention, Model, Reading, Settings, Token, host};
+use modelve_runtime::{Model, Reading, Settings, Token, host};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use crate::app::{App, Read, apart};
+use crate::app::{App, Means, Read, apart};
 use crate::body;
 use crate::error::{ApiError, Result};
+use crate::openai::completions::Prompts;
 use crate::probe_thread::{Asked, Bench};
 use crate::sse;
 
@@ -32,8 +33,8 @@ const MOST_TOP: usize = 1000;
 /// A text and how it is read.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Asking {
-    /// The text; a list of several for `next` and `score`; token ids.
-    prompt: Texts,
+    /// The text, or its token ids; lists of several for `next` and `score`. Only `heads` does without.
+    prompt: Option<Prompts>,
     /// Whether it is put into the model's chat template.
     #[serde(default)]
     chat: bool,
@@ -45,21 +46,6 @@ pub struct Asking {
     /// Whether to tell of the progress as server-sent events.
     #[serde(default)]
     stream: bool,
-}
-
-/// Texts in the ways in which they are given.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "a string, a list of strings, or a list of token ids"
-)]
-pub enum Texts {
-    /// One text.
-    One(String),
-    /// Several texts.
-    Several(Vec<String>),
-    /// The tokens of one text.
-    Ids(Vec<i32>),
 }
 
 /// What `next` is asked.
@@ -101,6 +87,16 @@ pub struct ScoreAsked {
     window: Option<usize>,
     /// Tokens a window moves by; half the window if it is not said.
     stride: Option<usize>,
+}
+
+/// What `live` is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LiveAsked {
+    /// How many tokens to tell; 10 if it is not said.
+    top: Option<usize>,
+    /// Tokens to tell the probability of wherever they rank, by text or id.
+    #[serde(default)]
+    also: Vec<Named>,
 }
 
 /// What `lens` is asked.
@@ -176,42 +172,43 @@ pub fn told(error: ProbeError) -> ApiError {
     }
 }
 
-/// Who reads texts: a model and a template.
-pub struct Reader {
-    /// The model.
-    pub model: Model,
-    template: Option<Arc<str>>,
-}
-
 impl Asking {
     /// The texts as the model reads them, and whether they were asked for as a list.
     ///
     /// # Errors
     /// What the tokenizer or the template refuses; too many texts.
-    pub fn prompts(&self, to: &Reader, special: bool) -> Result<(Vec<Prompt>, bool)> {
+    pub fn prompts(&self, to: &Means, special: bool) -> Result<(Vec<Prompt>, bool)> {
         let vocab = to.model.vocab();
-        let texts = match &self.prompt {
-            Texts::One(text) => std::slice::from_ref(text),
-            Texts::Several(texts) => texts,
-            Texts::Ids(ids) => {
-                let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
-                for &id in &ids {
-                    vocab.check(id)?;
-                }
-                if ids.is_empty() {
-                    return Err(told(ProbeError::EmptyPrompt));
-                }
-                let text = text_of(vocab, &ids);
-                return Ok((vec![Prompt { text, ids }], false));
-            }
+        let Some(given) = &self.prompt else {
+            return Err(ApiError::wrong("prompt", "missing field `prompt`"));
         };
-        if texts.is_empty() || texts.len() > MOST_TEXTS {
-            let message = format!("1 to {MOST_TEXTS} texts, not {}", texts.len());
+        let read = |text: &String| self.read(to, text, special);
+        let of_ids = |ids: &Vec<i32>| -> Result<Prompt> {
+            let ids: Vec<Token> = ids.iter().copied().map(Token).collect();
+            for &id in &ids {
+                vocab.check(id)?;
+            }
+            if ids.is_empty() {
+                return Err(told(ProbeError::EmptyPrompt));
+            }
+            let text = text_of(vocab, &ids);
+            Ok(Prompt { text, ids })
+        };
+        let count = match given {
+            Prompts::Text(_) | Prompts::Ids(_) => 1,
+            Prompts::Texts(texts) => texts.len(),
+            Prompts::Lists(lists) => lists.len(),
+        };
+        if !(1..=MOST_TEXTS).contains(&count) {
+            let message = format!("1 to {MOST_TEXTS} texts, not {count}");
             return Err(ApiError::wrong("prompt", message));
         }
-        let read = |text: &String| self.read(to, text, special);
-        let prompts = texts.iter().map(read).collect::<Result<_>>()?;
-        Ok((prompts, matches!(self.prompt, Texts::Several(_))))
+        Ok(match given {
+            Prompts::Text(text) => (vec![read(text)?], false),
+            Prompts::Ids(ids) => (vec![of_ids(ids)?], false),
+            Prompts::Texts(texts) => (texts.iter().map(read).collect::<Result<_>>()?, true),
+            Prompts::Lists(lists) => (lists.iter().map(of_ids).collect::<Result<_>>()?, true),
+        })
     }
 
     /// A text as the model reads it; `special` says whether control tokens written out in it are
@@ -219,7 +216,7 @@ impl Asking {
     ///
     /// # Errors
     /// What the tokenizer or the template refuses; no token at all.
-    pub fn read(&self, to: &Reader, text: &str, special: bool) -> Result<Prompt> {
+    pub fn read(&self, to: &Means, text: &str, special: bool) -> Result<Prompt> {
         let vocab = to.model.vocab();
         if self.chat || self.system.is_some() {
             let system = self.system.iter();
@@ -246,11 +243,16 @@ impl Asking {
         Ok(Prompt { text, ids })
     }
 
+    /// Whether there is a text.
+    pub fn has_prompt(&self) -> bool {
+        self.prompt.is_some()
+    }
+
     /// The one text, for probes that take one.
     ///
     /// # Errors
     /// Several; see [`Asking::prompts`].
-    pub fn prompt(&self, to: &Reader) -> Result<Prompt> {
+    pub fn prompt(&self, to: &Means) -> Result<Prompt> {
         let (mut prompts, _) = self.prompts(to, true)?;
         match prompts.len() {
             1 => Ok(prompts.remove(0)),
@@ -357,6 +359,30 @@ pub async fn score(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
     .await
 }
 
+/// `/v1/modelve/live`.
+pub async fn live(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
+    answer(&app, bytes, |to, asking, asked: LiveAsked| {
+        let prompt = asking.prompt(to)?;
+        if asked.also.len() > MOST_TOP {
+            let message = format!("at most {MOST_TOP} tokens, not {}", asked.also.len());
+            return Err(ApiError::wrong("also", message));
+        }
+        let also = asked.also.iter().map(|token| token.token(&to.model));
+        let also = also.collect::<Result<Vec<_>>>();
+        let also = also.map_err(|error| error.about("also"))?;
+        let top = asked.top.unwrap_or(10).min(MOST_TOP);
+        let n = prompt.ids.len();
+        let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
+            let (session, texts) = bench.live(n)?;
+            let options = live::Options { top, also: &also };
+            let found = texts.read(session, &prompt, options, &mut |done| progress(done, n));
+            value(found.map_err(told)?)
+        };
+        Ok(work)
+    })
+    .await
+}
+
 /// `/v1/modelve/lens`.
 pub async fn lens(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     answer(&app, bytes, |to, asking, asked: LensAsked| {
@@ -410,14 +436,7 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
             return Err(ApiError::wrong("prompt", message));
         }
         let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
-            if bench.base.kv_type.is_quantized() {
-                let message = "a quantized KV cache keeps no weights of attention to show";
-                return Err(ApiError::bad(message));
-            }
-            let base = Settings {
-                flash_attention: FlashAttention::Off,
-                ..bench.base.clone()
-            };
+            let base = bench.unfused()?;
             let mut session = bench.own(n, attention::settings(&bench.model, n, base))?;
             let found = attention::attention(&mut session, &prompt, options, &mut |done| {
                 progress(done, n);
@@ -453,17 +472,14 @@ fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
 pub async fn answer<A, W>(
     app: &App,
     bytes: axum::body::Bytes,
-    read: impl FnOnce(&Reader, &Asking, A) -> Result<W> + Send + 'static,
+    read: impl FnOnce(&Means, &Asking, A) -> Result<W> + Send + 'static,
 ) -> Result<Response>
 where
     A: serde::de::DeserializeOwned,
     W: FnOnce(&mut Bench, &mut dyn FnMut(usize, usize)) -> Result<Written> + Send + 'static,
 {
     let ready = app.ready()?;
-    let to = Reader {
-        model: ready.model.clone(),
-        template: ready.template.clone(),
-    };
+    let to = ready.means.clone();
     let (asking, work) = apart(move || {
         let body = body::json(&bytes)?;
         let asking: Asking = body::parse(&body)?;

@@ -74,8 +74,8 @@ pub async fn slots(State(app): State<Arc<App>>) -> Result<Json<Vec<Slot>>> {
 /// `/props`: what the model is.
 pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
     let ready = app.ready()?;
-    let vocab = ready.model.vocab();
-    let facts = ready.model.facts();
+    let vocab = ready.means.model.vocab();
+    let facts = ready.means.model.facts();
     let name = |token: Option<modelve_runtime::Token>| {
         let piece = token.and_then(|token| vocab.piece(token, true).ok());
         piece.map(|piece| String::from_utf8_lossy(&piece).into_owned())
@@ -86,13 +86,16 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
         "architecture": facts.arch,
         "n_vocab": vocab.len(),
         "n_layer": facts.n_layer,
+        "n_head": facts.n_head,
         "n_embd": facts.n_embd,
         "n_ctx_train": facts.n_ctx_train,
         "total_slots": ready.parallel,
-        "default_generation_settings": {"n_ctx": ready.limit},
+        "default_generation_settings": {"n_ctx": ready.means.limit},
         "bos_token": name(vocab.bos()),
         "eos_token": name(vocab.eos()),
-        "chat_template": ready.template.as_deref(),
+        "control_vectors": ready.means.vectors.keys().collect::<Vec<_>>(),
+        "control_tokens": ready.control_tokens,
+        "chat_template": ready.means.template.as_deref(),
         "modalities": {"vision": false, "audio": false},
     })))
 }

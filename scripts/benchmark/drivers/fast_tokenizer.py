@@ -1,4 +1,4 @@
-"""Writes the tokenizer.json that other programs want, from a checkpoint's tokenizer files.
+"""Writes the tokenizer.json that other programs need, from a checkpoint's tokenizer files.
 
     python fast_tokenizer.py CHECKPOINT OUTPUT
 """

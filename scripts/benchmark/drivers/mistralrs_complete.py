@@ -1,4 +1,4 @@
-"""mistral.rs on a GGUF file of this disk, greedy.
+"""Completes a prompt with mistral.rs and a local GGUF file, greedily.
 
     python mistralrs_complete.py MODEL.gguf TOKENS PROMPT
 """

@@ -1,4 +1,4 @@
-"""The article's way: transformers, weights quantized to int4 by quanto while they load, on the CPU.
+"""Completes a prompt with transformers on the CPU, with weights that quanto quantizes to int4 while they load.
 
     python quanto_complete.py CHECKPOINT TOKENS PROMPT
 """

@@ -1,7 +1,7 @@
 //! Prompts typed at a terminal, one after another, with the model kept loaded.
 //!
-//! With `--chat` they are one conversation: what was said before is before every new question.
-//! Without it each line is a prompt of its own.
+//! With `--chat` they are one conversation: the model sees all earlier turns before a new question.
+//! Without it, each line is a prompt of its own.
 
 use std::io::IsTerminal as _;
 use std::mem;
@@ -22,11 +22,11 @@ use crate::output::{self, Output};
 use crate::runtime::chat::{self, Message};
 use crate::runtime::{Engine, Result, Token};
 
-/// Asks, completes, asks again; Ctrl-C stops an answer, Ctrl-D ends.
+/// Reads prompts and completes them in turn; Ctrl-C stops an answer, Ctrl-D ends.
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
     let mut config = Config::builder();
     if !std::io::stdout().is_terminal() {
-        // Questions belong on the terminal, wherever the answers go.
+        // The prompt is shown on the terminal even if standard output goes elsewhere.
         config = config.behavior(Behavior::PreferTerm);
     }
     let config = config.auto_add_history(true).build();
@@ -35,11 +35,11 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
         .ok()
         .map(|store| store.root().join("history"));
     if let Some(path) = &file {
-        // There is none the first time.
+        // The first time there is no history.
         let _ = history.load(path);
     }
     let mut conversation = Conversation::default();
-    // A conversation's next question begins with all that was said before.
+    // A conversation's next question starts with the same tokens, so sequences are kept.
     let mut engine = job.engine(false)?;
     loop {
         let line = match ask(&config, &mut history)? {
@@ -56,7 +56,7 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
     }
     if let Some(path) = &file {
         let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        // History is a convenience: a full or read-only disk is no reason to fail.
+        // History is a convenience, so a failure to save it is ignored.
         if saved.is_ok() {
             let _ = history.save(path);
         }
@@ -64,8 +64,8 @@ pub(super) fn run(job: &Job<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line from the terminal. The editor lives only as long as that takes: while it does, SIGINT
-/// is its own and would not stop an answer.
+/// Reads a line from the terminal. The editor handles SIGINT itself, so it exists only during the
+/// call; otherwise Ctrl-C would not stop an answer.
 fn ask(
     config: &Config,
     history: &mut FileHistory,
@@ -78,7 +78,7 @@ fn ask(
     Ok(line)
 }
 
-/// What was said so far, where the model is to remember it.
+/// The messages of the conversation so far; empty without `--chat`.
 #[derive(Debug, Default)]
 struct Conversation {
     messages: Vec<Message>,
@@ -98,17 +98,17 @@ impl Conversation {
         chat::tokenize_chat(&job.model, &self.messages)
     }
 
-    /// Adds the answer to what was asked last.
+    /// Adds the answer to the last question.
     fn answered(&mut self, text: &str) {
         if !self.messages.is_empty() {
             self.messages.push(Message::new("assistant", text));
         }
     }
 
-    /// Takes back what was asked last and got no answer.
-    fn take_back(&mut self) {
+    /// Removes the last question, which got no answer.
+    fn remove_question(&mut self) {
         self.messages.pop();
-        // A system message alone is begun with again.
+        // If only the system message is left, the next question adds it again.
         if self.messages.len() < 2 {
             self.messages.clear();
         }
@@ -125,7 +125,7 @@ fn answer(
     let tokens = match conversation.tokens(job, &prompt) {
         Ok(tokens) => tokens,
         Err(error) => {
-            conversation.take_back();
+            conversation.remove_question();
             tell(&explain(error));
             return Ok(());
         }
@@ -142,7 +142,7 @@ fn answer(
         }
         // The next prompt may fit.
         Err(error) => {
-            conversation.take_back();
+            conversation.remove_question();
             tell(&error);
         }
     }

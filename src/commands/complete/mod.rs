@@ -1,4 +1,4 @@
-//! `modelve complete`: text from prompts.
+//! `modelve complete`: completes prompts.
 
 mod interactive;
 mod render;
@@ -43,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     prompts: PromptArgs,
 
-    /// Tokens to add, at most
+    /// Maximum number of tokens to add
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
 
@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// With --json: tell the N likeliest tokens at each step
+    /// With --json: report the N likeliest tokens at each step
     #[arg(long, value_name = "N", requires = "json", default_value_t = 0)]
     top: usize,
 
@@ -63,7 +63,8 @@ pub struct Args {
     #[arg(long)]
     stats: bool,
 
-    /// 0 takes the likeliest token, 1 draws as the model believes [default: 0, or 1 with another sampling flag]
+    /// 0 takes the likeliest token, 1 draws as the model believes [default: 0, or 1 with another
+    /// sampling flag]
     #[arg(long, value_name = "T", help_heading = "Sampling", value_parser = temperature)]
     temp: Option<f32>,
 
@@ -93,7 +94,7 @@ pub struct Args {
     )]
     repeat_penalty: f32,
 
-    /// Take off the logits of tokens that occurred
+    /// Subtract from the logits of tokens that occurred
     #[arg(
         long,
         value_name = "X",
@@ -103,7 +104,7 @@ pub struct Args {
     )]
     presence_penalty: f32,
 
-    /// Take off the logits of tokens for each time they occurred
+    /// Subtract from the logits of tokens for each time they occurred
     #[arg(
         long,
         value_name = "X",
@@ -113,7 +114,7 @@ pub struct Args {
     )]
     frequency_penalty: f32,
 
-    /// Begin the random numbers here [default: by the clock; see --stats]
+    /// Seed of the random numbers [default: by the clock; see --stats]
     #[arg(long, value_name = "N", help_heading = "Sampling")]
     seed: Option<u32>,
 
@@ -150,7 +151,7 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// A finite number for which `fits` holds; else `what` says what is wanted.
+/// Parses a finite number for which `fits` holds; otherwise the error says that `what` is needed.
 fn number(text: &str, what: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
     let number = text
         .parse()
@@ -271,16 +272,16 @@ impl Args {
         }
     }
 
-    /// What lies ahead, before there is a tokenizer to tell exactly.
+    /// An estimate of the work ahead, before a tokenizer is loaded.
     fn work(&self, prompts: &[Text], interactive: bool) -> Work {
         if interactive {
-            // Several questions are likely, and nobody waits for the first one's tokens yet.
+            // Several questions are likely, and the user has not typed the first one yet.
             return Work::one(64, self.max_tokens.saturating_mul(4));
         }
         let system = self.prompts.manner.system.as_ref().map_or(0, String::len);
         let bytes: usize = prompts.iter().map(|p| p.text.len() + system).sum();
         Work {
-            // English has about four bytes to a token.
+            // English text has about four bytes per token.
             prompt_tokens: bytes / 4 + prompts.len(),
             max_tokens: self.max_tokens,
             prompts: prompts.len(),
@@ -294,13 +295,13 @@ fn clock_seed() -> u32 {
     now.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32)
 }
 
-/// A loaded model and how to complete with it.
+/// A loaded model and the options to complete with it.
 struct Job<'a> {
     args: &'a Args,
     model: Model,
     options: Arc<Options>,
     setup: Setup,
-    /// Where the first prompt's random numbers begin; the next prompt's at the next number.
+    /// The seed of the first prompt; each following prompt has the next number.
     seed: u32,
     cancel: Cancel,
     start: Instant,
@@ -322,7 +323,7 @@ impl Job<'_> {
             });
         }
         let mut renderer = Renderer::new(self, Output::stdout(), prompts);
-        // All are here: nobody comes later who would begin with what has ended.
+        // All prompts are known, so no later one could reuse an ended sequence.
         let mut engine = self.engine(true)?;
         let (report, cancelled) = self.run(&mut engine, tokens, &mut renderer)?;
         renderer.finish()?;
@@ -336,7 +337,7 @@ impl Job<'_> {
         }
     }
 
-    /// An engine for prompts. What ended is kept for prompts that begin with it, or leaves.
+    /// Makes an engine. Ended sequences are kept for reuse unless `forget_ended`.
     fn engine(&self, forget_ended: bool) -> anyhow::Result<Engine> {
         let setup = Setup {
             forget_ended,
@@ -345,7 +346,8 @@ impl Job<'_> {
         Engine::new(&self.model, setup).map_err(explain)
     }
 
-    /// Completes tokenized prompts and renders what comes; whether it was cancelled.
+    /// Completes tokenized prompts and prints the results. Returns the report, and whether it was
+    /// cancelled.
     fn run(
         &self,
         engine: &mut Engine,
@@ -364,7 +366,7 @@ impl Job<'_> {
         let requests = requests.collect();
         let report = engine.complete(requests, &mut |event| {
             let rendered = match event {
-                // The one prompt's error is the command's.
+                // The error of a single prompt is the command's error.
                 Event::Failed { error, .. } if alone => {
                     failed = Some(error);
                     Ok(())

@@ -1,4 +1,4 @@
-//! Completions as text or JSON, in the order of their prompts.
+//! Prints completions as text or JSON, in the order of their prompts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,19 +16,20 @@ use crate::runtime::{
     self, Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
 };
 
-/// Prints what comes: one prompt's text as it comes, several when it is their turn.
+/// Prints completions: the text of a single prompt as it is generated, those of several prompts
+/// when they are complete, in order.
 pub(super) struct Renderer<'a> {
     job: &'a Job<'a>,
     out: Output,
     prompts: Vec<Text>,
-    /// What ended and waits for those before it.
+    /// The completions that ended and wait for those before them.
     waiting: BTreeMap<usize, Result<Completion, runtime::Error>>,
     next: usize,
-    /// Prompts that were not completed.
+    /// The number of prompts that were not completed.
     pub failed: usize,
-    /// Bytes of the one text printed as they came.
+    /// The number of bytes of the single text that were printed so far.
     streamed: usize,
-    /// What `--stats` sums up.
+    /// The totals for `--stats`.
     pub totals: Totals,
     /// The text that was completed last.
     pub last_text: String,
@@ -145,7 +146,7 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    /// Prints what ended, once all before it are printed.
+    /// Prints the result of a prompt once all before it are printed.
     fn ended(&mut self, index: usize, how: Result<Completion, runtime::Error>) -> io::Result<()> {
         self.waiting.insert(index, how);
         while let Some(how) = self.waiting.remove(&self.next) {
@@ -164,7 +165,7 @@ impl<'a> Renderer<'a> {
         self.out.flush()
     }
 
-    /// Says in a prompt's place why there is no completion of it.
+    /// Reports, in place of a completion, why the prompt was not completed.
     fn refuse(&mut self, index: usize, error: &runtime::Error) -> io::Result<()> {
         self.out.flush()?;
         output::note(&format!("error: prompt {}: {error}", index + 1));
@@ -184,7 +185,7 @@ impl<'a> Renderer<'a> {
             return self.out.json_line(&object);
         }
         if self.streams() {
-            // All but what was held back until the end has been printed.
+            // Everything has been printed except what was held back until the end.
             if self.totals.first_token.is_none() && self.job.args.echo {
                 self.out.text(self.prompts[0].text.as_bytes())?;
             }
@@ -249,7 +250,7 @@ fn object<'a>(
     }
 }
 
-/// A token's bytes, which need not be whole characters.
+/// The bytes of a token, which may not be whole characters.
 struct Piece(Vec<u8>);
 
 impl Serialize for Piece {
@@ -277,7 +278,7 @@ fn token_object(vocab: &Vocab, step: &Step) -> TokenObject {
     }
 }
 
-/// What `--stats` tells, on standard error.
+/// Prints `--stats` on standard error.
 pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
     let (model, totals) = (&job.model, &renderer.totals);
     let facts = model.facts();
@@ -351,7 +352,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
                 "1 of {tokens} tokens{kept}, {prefill:.2} s to the first token ({:.1} tokens/s)",
                 rate(tokens, totals.prefill)
             ),
-            // They were taken in a few at a time, each between the tokens of others.
+            // Their prefills were spread over several decode calls, among the tokens of others.
             n => {
                 format!(
                     "{n} of {tokens} tokens{kept}, {prefill:.2} s at most to the first token of one"

@@ -1,10 +1,9 @@
-//! `modelve convert`: from a checkpoint, here or on the Hub, to a quantized GGUF.
+//! `modelve convert`: converts a checkpoint, local or on the Hub, to a quantized GGUF.
 
 mod report;
 mod source;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use regex::Regex;
 
 use crate::base::{human, outfile};
 use crate::commands::again::quote;
-use crate::commands::engine::cancel_on_ctrl_c;
+use crate::commands::fetching::cancel_on_signals;
 use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
@@ -83,10 +82,6 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Use only what is on this machine
-    #[arg(long)]
-    pub offline: bool,
-
     /// Threads that encode [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<u32>,
@@ -108,15 +103,15 @@ pub struct Args {
     pub token_embedding_type: Option<String>,
 }
 
-/// Does what the flags say.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+/// Runs the command; `offline` keeps it off the network.
+pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let model = args.model.as_deref().or(args.positional.as_deref());
     let place = Place::parse(model, args.quant.as_deref())?;
     if args.list_quants {
-        return list_quants(args, &place);
+        return list_quants(args, &place, offline);
     }
     if let Some(label) = place.quant().filter(|label| Recipe::find(label).is_none()) {
-        return fetch_gguf(args, &place, label);
+        return fetch_gguf(args, &place, label, offline);
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
     let overrides = overrides(args)?;
@@ -127,7 +122,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
 
-    // What would stop the conversion is said before gigabytes are fetched for it.
+    // Errors that would stop the conversion are reported before gigabytes are fetched for it.
     let known_output = place.output(args.output.as_deref(), recipe, None)?;
     if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run) {
         if args.output.is_some() {
@@ -141,7 +136,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => Wanted::Description,
         false => Wanted::Any,
     };
-    let found = place.find(args.offline, wanted, progress.as_ref(), &cancel)?;
+    let found = place.find(offline, wanted, progress.as_ref(), &cancel)?;
     if let Some(gguf) = &found.gguf {
         return fetched(args, gguf);
     }
@@ -217,26 +212,26 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     report::done(&mut Output::stdout(), &done, args.json)
 }
 
-/// Fetches the GGUF file of a repository whose label is none of the types that are made here.
-fn fetch_gguf(args: &Args, place: &Place, label: &str) -> anyhow::Result<()> {
+/// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write.
+fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow::Result<()> {
     if args.dry_run {
-        let why = "is no type that is made here, so there is nothing to plan";
+        let why = "is not a type that modelve converts to, so there is nothing to plan";
         return Err(Usage(format!("--dry-run: `{label}` {why}")).into());
     }
     let progress = progress::stderr(false);
     let cancel = cancel_on_signals()?;
-    let found = place.find(args.offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
+    let found = place.find(offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
     match &found.gguf {
         Some(gguf) => fetched(args, gguf),
         None => Err(no_type(label)),
     }
 }
 
-/// Says where a GGUF file is that was fetched as it is.
+/// Reports the path of a GGUF file that was fetched unchanged.
 fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     if let Some(output) = &args.output {
         let error = anyhow!(
-            "a GGUF file is fetched as it is, into the Hub's cache; -o is for what is made here"
+            "a GGUF file is fetched unchanged into the Hub's cache; -o applies to conversions only"
         );
         let paths = [gguf, output.as_path()].map(|path| quote(&path.to_string_lossy()));
         let hint = format!("copy it: cp {}", paths.join(" "));
@@ -245,7 +240,7 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     report::gguf(&mut Output::stdout(), gguf, args.json)
 }
 
-/// Opens the checkpoint; where only its description is here, its tensors are assumed.
+/// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.
 fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     if found.complete {
         return Ok(Checkpoint::open(&found.folder)?);
@@ -253,12 +248,21 @@ fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
     let described = Checkpoint::open_description(&found.folder)?;
     let description = arch::describe(described.config())?;
     let weights = description.weights.iter().filter(|weight| !weight.optional);
-    let tensors = weights.map(|weight| (weight.source.as_str(), weight.shape.as_slice()));
+    let tensors: Vec<(&str, Vec<u64>)> = weights
+        .flat_map(|weight| {
+            let shape = weight.source_shape();
+            let sources = weight.sources.iter();
+            sources.map(move |source| (source.as_str(), shape.clone()))
+        })
+        .collect();
+    let tensors = tensors
+        .iter()
+        .map(|(name, shape)| (*name, shape.as_slice()));
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
-/// Lets llama.cpp load all of the file but the weights, which were compared one by one: so
-/// verifying takes no more memory than converting.
+/// Lets llama.cpp load everything of the file but the weights. The weights were compared one by
+/// one, so that verifying takes no more memory than converting.
 fn load(path: &Path) -> anyhow::Result<Loaded> {
     let started = Instant::now();
     Model::inspect(path)
@@ -329,7 +333,8 @@ fn open_imatrix(path: &Path) -> anyhow::Result<Imatrix> {
     })
 }
 
-/// Folders of the store are made; those that a user names must be there.
+/// Returns an error if the folder of an output that the user named does not exist. Folders of the
+/// store are made when needed.
 fn expect_folder(output: &Path) -> anyhow::Result<()> {
     match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
@@ -341,17 +346,7 @@ fn expect_folder(output: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Ctrl-C and termination set the flag. A file that grows past the limit of the process is an
-/// error of the write, not the end of the process.
-fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let cancel = cancel_on_ctrl_c()?.flag();
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&cancel))?;
-    #[cfg(unix)]
-    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
-    Ok(cancel)
-}
-
-/// An interrupted conversion is an interruption for the exit code too.
+/// Converts the error of an interrupted conversion to [`Interrupted`], for its exit code.
 fn interrupted<T>(result: Result<T, convert::Error>) -> anyhow::Result<T> {
     match result {
         Err(convert::Error::Interrupted) => {
@@ -373,7 +368,7 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
                     quote(&output.to_string_lossy())
                 ),
                 Err(_) => {
-                    "it is no GGUF file: give the output a name of its own, -o FILE.gguf".to_owned()
+                    "that file is not a GGUF: give the output a name of its own, -o FILE.gguf".to_owned()
                 }
             },
             outfile::Error::IsInput { .. } | outfile::Error::NotAFile { .. } => {
@@ -385,21 +380,16 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
     })
 }
 
-fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {
+fn list_quants(args: &Args, place: &Place, offline: bool) -> anyhow::Result<()> {
     let cancel = AtomicBool::new(false);
     let progress = progress::stderr(false);
-    let found = place.find(
-        args.offline,
-        Wanted::Description,
-        progress.as_ref(),
-        &cancel,
-    );
+    let found = place.find(offline, Wanted::Description, progress.as_ref(), &cancel);
     let (description, name) = match found {
         Ok(found) => {
             let checkpoint = Checkpoint::open_description(&found.folder)?;
             (arch::describe(checkpoint.config())?, place.to_string())
         }
-        // The list is worth having without the model, too.
+        // The list is useful without the model, too.
         Err(_) if place.is_on_hub() => (source::phi3_mini()?, "a Phi-3-mini".to_owned()),
         Err(error) => return Err(error),
     };
@@ -416,7 +406,7 @@ fn list_quants(args: &Args, place: &Place) -> anyhow::Result<()> {
     report::quants(&mut Output::stdout(), &rows, &name, args.json)
 }
 
-/// `2.23 GiB (4.86 bits per weight)`.
+/// Formats a size like `2.23 GiB (4.86 bits per weight)`.
 fn size(bytes: u64, bits: f64) -> String {
     format!("{} ({bits:.2} bits per weight)", human::bytes(bytes))
 }

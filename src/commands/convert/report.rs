@@ -1,6 +1,6 @@
-//! What `convert` prints: the plan, the list of types, the result.
+//! The output of `convert`: the plan, the list of types, the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -117,7 +117,10 @@ pub(super) fn plan(
     fact("memory needed", human::bytes(memory));
     out.write_all(facts.lines().as_bytes())?;
     if !complete {
-        let note = "The weights are not here yet: planned from config.json.";
+        let note = format!(
+            "The weights are not here yet: planned from config.json; converting would fetch {}.",
+            human::bytes(plan.source_bytes())
+        );
         writeln!(out, "\n{}", out.paint(WARN, note))?;
     }
     for note in plan.notes() {
@@ -126,7 +129,7 @@ pub(super) fn plan(
     Ok(out.flush()?)
 }
 
-/// Says that there was nothing to convert.
+/// Reports that a GGUF was fetched and nothing converted.
 pub(super) fn gguf(out: &mut Output, path: &Path, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         out.json(&json!({"output": path, "fetched": true}))?;
@@ -140,7 +143,7 @@ pub(super) fn gguf(out: &mut Output, path: &Path, as_json: bool) -> anyhow::Resu
     Ok(out.flush()?)
 }
 
-/// What llama.cpp said to the file.
+/// The result of letting llama.cpp load the file.
 pub(super) struct Loaded {
     pub(super) seconds: f64,
 }
@@ -150,7 +153,7 @@ pub(super) struct Done<'a> {
     pub(super) plan: &'a Plan,
     pub(super) recipe: &'a Recipe,
     pub(super) output: &'a Path,
-    /// What to give to the other commands as MODEL.
+    /// The argument MODEL for the other commands.
     pub(super) reference: String,
     pub(super) seconds: f64,
     pub(super) threads: usize,
@@ -237,7 +240,7 @@ fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyh
     Ok(())
 }
 
-/// `97 Q4_K, 67 F32, 33 Q6_K`.
+/// Counts the tensors of each type: `97 Q4_K, 67 F32, 33 Q6_K`.
 fn type_counts(plan: &Plan) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for tensor in plan.tensors() {
@@ -254,14 +257,24 @@ fn type_counts(plan: &Plan) -> String {
 
 fn source_type(tensor: &PlannedTensor) -> String {
     match &tensor.source {
-        Source::Checkpoint(source, _) => format!("{:?}", source.dtype),
+        Source::Checkpoint(parts, _) => {
+            let types = parts.iter().map(|part| format!("{:?}", part.dtype));
+            types
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
         Source::Computed(_) => "config".to_owned(),
     }
 }
 
 fn tensor_json(tensor: &PlannedTensor) -> Json {
     let source = match &tensor.source {
-        Source::Checkpoint(source, _) => Json::from(source.name.as_str()),
+        Source::Checkpoint(parts, _) => match parts.as_slice() {
+            [one] => Json::from(one.name.as_str()),
+            parts => parts.iter().map(|part| part.name.as_str()).collect(),
+        },
         Source::Computed(_) => Json::Null,
     };
     json!({
@@ -285,7 +298,7 @@ fn deviation_json(deviation: &Deviation) -> Json {
     })
 }
 
-/// The metadata, long lists as their length.
+/// The metadata as JSON, with long lists replaced by their length.
 fn metadata_json(plan: &Plan) -> Json {
     let entries = plan.metadata().iter().map(|(key, value)| {
         let value = match value {

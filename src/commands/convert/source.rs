@@ -1,4 +1,4 @@
-//! MODEL → a checkpoint folder on this machine, and where its GGUF belongs.
+//! Finds or fetches the checkpoint that MODEL names, and decides where its GGUF is written.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,17 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::commands::fetching;
 use crate::convert::Provenance;
 use crate::convert::arch::{self, Description};
-use crate::hint::{Interrupted, Usage, hinted};
-use crate::hub::locate::{self, ModelRef};
+use crate::hint::{Usage, hinted};
+use crate::hub::locate::ModelRef;
 use crate::hub::store::store_path;
 use crate::hub::{self, FetchOptions, HubId, Wanted};
 use crate::progress::Progress;
 use crate::quant::mix::Recipe;
 
-/// What MODEL names.
+/// The meaning of MODEL.
 pub(super) enum Place {
     Folder(PathBuf),
     Hub(HubId),
@@ -26,14 +27,14 @@ pub(super) enum Place {
 pub(super) struct Found {
     pub(super) folder: PathBuf,
     pub(super) provenance: Provenance,
-    /// Whether the weights are here too.
+    /// Whether the weights are on this machine, too.
     pub(super) complete: bool,
-    /// The GGUF file of a repository that holds no checkpoint.
+    /// The GGUF file of a repository without a checkpoint.
     pub(super) gguf: Option<PathBuf>,
 }
 
 impl Place {
-    /// Reads MODEL. A type asked for apart from it counts before the one in a Hub id.
+    /// Parses MODEL. A type in `quant` takes precedence over one in a Hub id.
     pub(super) fn parse(model: Option<&str>, quant: Option<&str>) -> anyhow::Result<Self> {
         match ModelRef::parse_or_default(model) {
             ModelRef::Hub(id) => Ok(Self::Hub(match quant {
@@ -47,7 +48,10 @@ impl Place {
                 };
                 let error = Usage(format!("{} {what}", path.display()));
                 let hint = "name a checkpoint folder, or a Hub id such as org/name";
-                Err(hinted(error, or_like(&path.to_string_lossy(), hint)))
+                Err(hinted(
+                    error,
+                    fetching::or_like(&path.to_string_lossy(), hint),
+                ))
             }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
@@ -56,7 +60,7 @@ impl Place {
         }
     }
 
-    /// What is asked for in a Hub id: `org/name:Q4_0`.
+    /// The type in a Hub id: `Q4_0` in `org/name:Q4_0`.
     pub(super) fn quant(&self) -> Option<&str> {
         match self {
             Self::Hub(id) => id.quant.as_deref(),
@@ -68,8 +72,8 @@ impl Place {
         matches!(self, Self::Hub(_))
     }
 
-    /// Where to write: as asked for, else in the store for a Hub id and under `name` in this
-    /// folder for a checkpoint folder; `None` while that name is not known yet.
+    /// The path to write: `asked` if given, else a file in the store for a Hub id, or `name` in the
+    /// current folder for a checkpoint folder; `None` while that name is not known yet.
     pub(super) fn output(
         &self,
         asked: Option<&Path>,
@@ -89,7 +93,8 @@ impl Place {
         }
     }
 
-    /// Folders of the store are made; those that a user names must be there.
+    /// Makes the folder of the output if it is in the store. A folder that the user named must
+    /// exist.
     pub(super) fn make_folder(&self, output: &Path) -> anyhow::Result<()> {
         let folder = output
             .parent()
@@ -101,7 +106,7 @@ impl Place {
         }
     }
 
-    /// What to give to the other commands as MODEL.
+    /// The argument MODEL for the other commands.
     pub(super) fn reference(&self, output: &Path, recipe: &Recipe, chosen: bool) -> String {
         match self {
             Self::Hub(id) if !chosen => format!("{}:{}", id.without_quant(), recipe.name),
@@ -109,8 +114,8 @@ impl Place {
         }
     }
 
-    /// Finds or fetches the checkpoint or GGUF file; of a checkpoint on the Hub only the small
-    /// files when those will do ([`Wanted::Description`]) and the weights are not here anyway.
+    /// Finds or fetches the checkpoint or GGUF file. With [`Wanted::Description`], only the small
+    /// files of a checkpoint on the Hub are fetched, unless the weights are already here.
     pub(super) fn find(
         &self,
         offline: bool,
@@ -129,11 +134,10 @@ impl Place {
             }
             Self::Hub(id) => id,
         };
-        let mut options = FetchOptions::from_env();
-        options.offline |= offline;
+        let options = fetching::options(offline);
         let mut complete = true;
         let fetched = match wanted {
-            // What is here already tells more than a description.
+            // A checkpoint that is already here has more information than a description.
             Wanted::Description => {
                 let here = FetchOptions {
                     offline: true,
@@ -146,27 +150,9 @@ impl Place {
             }
             wanted => hub::fetch(id, wanted, &options, progress, cancel),
         };
-        let fetched = fetched.map_err(|error| {
-            if let (Wanted::Gguf, hub::Error::NothingThere { .. }, Some(label)) =
-                (wanted, &error, &id.quant)
-            {
-                return super::no_type(label);
-            }
-            let hint = error.hint();
-            let (said, hint) = match &error {
-                hub::Error::Interrupted { .. } => (
-                    anyhow::Error::new(Interrupted).context(error.to_string()),
-                    hint,
-                ),
-                _ => (
-                    anyhow::Error::new(error).context(format!("cannot fetch {id}")),
-                    hint.map(|hint| or_like(&id.repo, &hint)),
-                ),
-            };
-            match hint {
-                Some(hint) => hinted(said, hint),
-                None => said,
-            }
+        let fetched = fetched.map_err(|error| match (wanted, &error, &id.quant) {
+            (Wanted::Gguf, hub::Error::NothingThere { .. }, Some(label)) => super::no_type(label),
+            _ => fetching::refused(id, error),
         })?;
         Ok(Found {
             complete,
@@ -180,14 +166,6 @@ impl Place {
     }
 }
 
-/// A hint, and before it the folders that may have been meant.
-fn or_like(text: &str, hint: &str) -> String {
-    match locate::paths_like(text).as_slice() {
-        [] => hint.to_owned(),
-        near => format!("did you mean {}? otherwise {hint}", near.join(" or ")),
-    }
-}
-
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -197,7 +175,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// The shape of Phi-3-mini, for sizes when no model is at hand.
+/// The shape of Phi-3-mini, to compute sizes when no model is available.
 pub(super) fn phi3_mini() -> anyhow::Result<Description> {
     let config = json!({
         "architectures": ["Phi3ForCausalLM"], "hidden_size": 3072, "intermediate_size": 8192,

@@ -1,4 +1,4 @@
-//! What `auto` would choose for the default model, and why.
+//! What the automatic settings would choose for the default model, and why.
 
 use serde::Serialize;
 
@@ -10,18 +10,18 @@ use crate::runtime::{
     Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host, own_kernels,
 };
 
-/// The choices for a model that is here.
+/// The choices for a model on this machine.
 #[derive(Debug, Serialize)]
 pub struct Auto {
     /// The file.
     pub path: String,
-    /// Layers for a GPU, and the device that computes.
+    /// The number of layers on a GPU.
     pub gpu_layers: u32,
-    /// Layers there are, the output included.
+    /// The number of layers, including the output.
     pub layers: u32,
     pub device: String,
     pub gpu_why: String,
-    /// Tokens of an answer from which on the weights are repacked; none: never.
+    /// The length of an answer, in tokens, from which the weights are repacked; `None` for never.
     pub repacked_from_tokens: Option<usize>,
     pub weights_why: String,
     /// The longest text that fits the memory, in tokens.
@@ -30,7 +30,7 @@ pub struct Auto {
 }
 
 impl Auto {
-    /// For the model that commands take when they are not told one; else why not.
+    /// The choices for the default model; the error says why there are none.
     pub fn of_default() -> Result<Self, String> {
         let path = match find::locate(None).map_err(|error| error.to_string())? {
             Located::Gguf(path) => path,
@@ -82,10 +82,11 @@ fn layers(checked: &Checked) -> (u32, String, String) {
     }
 }
 
-/// The short prompt that answers are thought of after, in tokens.
+/// The number of tokens of the prompt that the choices assume.
 const PROMPT: usize = 8;
 
-/// From how many tokens on a lone prompt's answer is worth repacking for.
+/// The length of a single prompt's answer, in tokens, from which repacking pays off, and the
+/// reason.
 fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
     let chosen = |max_tokens, free| {
         weights::choose(facts, Work::one(PROMPT, max_tokens), free) == Weights::Repacked
@@ -98,12 +99,12 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
     const MOST: usize = 1 << 16;
     if !chosen(MOST, free) {
         let why = match chosen(MOST, None) {
-            true => "there is no memory for a rearranged copy",
-            false => "a copy rearranged for the processor is not known to pay for this type",
+            true => "there is no memory for a repacked copy",
+            false => "repacking is not known to pay off for this type",
         };
         return (None, why.to_owned());
     }
-    // The longer the answer, the more a faster pass is worth.
+    // Repacking pays off more for longer answers, so a binary search finds the length.
     let (mut never, mut always) = (0, MOST);
     while always - never > 1 {
         let middle = (never + always) / 2;

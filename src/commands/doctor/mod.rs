@@ -27,7 +27,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Everything that matters when something is slow or missing.
+/// The report.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
@@ -58,7 +58,7 @@ struct Device {
     total_bytes: Option<u64>,
 }
 
-/// A backend that is a library of its own, or one that did not find what it needs.
+/// A backend that is a separate library, or that has a problem.
 #[derive(Debug, Serialize)]
 struct Library {
     backend: String,
@@ -68,7 +68,7 @@ struct Library {
     remedy: Option<&'static str>,
 }
 
-/// What one backend makes use of.
+/// The features that a backend uses.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Features {
     backend: String,
@@ -93,7 +93,7 @@ fn report() -> Report {
         name: device.name,
         description: device.description,
         gpu: device.gpu,
-        // What ggml calls the processor's free memory is all of it.
+        // For the CPU, ggml reports all memory as free.
         free_bytes: match device.gpu {
             true => Some(device.free),
             false => memory.map(|memory| memory.available),
@@ -133,7 +133,7 @@ fn report() -> Report {
     }
 }
 
-/// Backends worth a line: what was loaded, and what has a problem.
+/// The backends to report: those that were loaded from libraries or have a problem.
 fn libraries() -> Vec<Library> {
     backends::backends()
         .iter()
@@ -151,7 +151,7 @@ fn libraries() -> Vec<Library> {
         .collect()
 }
 
-/// Which of the processor's libraries was loaded: `haswell` of `libggml-cpu-haswell.so`.
+/// The variant of the CPU backend that was loaded: `haswell` for `libggml-cpu-haswell.so`.
 fn cpu_variant() -> Option<String> {
     let cpu = backends::backends()
         .iter()
@@ -160,7 +160,7 @@ fn cpu_variant() -> Option<String> {
     Some(stem.split_once("ggml-cpu-")?.1.to_owned())
 }
 
-/// What was compiled in, or built as a library beside the program.
+/// The backends that were compiled in or built as libraries.
 fn compiled() -> Vec<&'static str> {
     let compiled = [
         ("cpu", true),
@@ -173,7 +173,7 @@ fn compiled() -> Vec<&'static str> {
     on.map(|(name, _)| name).collect()
 }
 
-/// Takes llama.cpp's line apart: `CPU : AVX2 = 1 | FMA = 0 | CUDA : ARCHS = 900 | `.
+/// Parses llama.cpp's line of features: `CPU : AVX2 = 1 | FMA = 0 | CUDA : ARCHS = 900 | `.
 fn features(line: &str) -> Vec<Features> {
     let mut found: Vec<Features> = Vec::new();
     for part in line
@@ -226,7 +226,7 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
         add("library", cell(human::escape(line.as_bytes()), WARN));
     }
     for device in &report.devices {
-        // The processor's has a line of its own.
+        // The memory of the CPU is on a line of its own.
         let memory = match (device.free_bytes, device.total_bytes) {
             (Some(free), Some(total)) if device.gpu => {
                 format!(", {} free of {}", human::bytes(free), human::bytes(total))

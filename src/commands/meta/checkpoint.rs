@@ -6,7 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::Place;
 use super::lists::{Show, Sort, natural};
+use super::remote::Remote;
 use super::sizing::Sizing;
 use super::subject::{Fact, Facts, Identity, Subject, Tensor};
 use crate::base::human;
@@ -58,13 +60,23 @@ impl Source {
     /// The checkpoint's tensors under their GGUF names.
     pub fn subject(&self) -> anyhow::Result<Subject<'_>> {
         let mut tensors = Vec::new();
-        for (source, name) in self.named() {
+        for weight in &self.description.weights {
+            let sources = weight.sources.iter();
+            let mut parts =
+                sources.filter_map(|name| self.description.find(&self.checkpoint, name));
+            let Some(first) = parts.next() else {
+                continue;
+            };
+            // Experts are joined to one tensor.
+            let slices = weight.sources.len() as u64;
+            let mut shape: Vec<u64> = first.shape.iter().rev().copied().collect();
+            shape.extend((slices > 1).then_some(slices));
             tensors.push(Tensor {
-                name: name.to_owned(),
-                shape: source.shape.iter().rev().copied().collect(),
-                ty: ggml_type(source.dtype)
-                    .with_context(|| format!("{} has type {:?}", source.name, source.dtype))?,
-                bytes: Some(source.bytes),
+                name: weight.name.clone(),
+                shape,
+                ty: ggml_type(first.dtype)
+                    .with_context(|| format!("{} has type {:?}", first.name, first.dtype))?,
+                bytes: Some(first.bytes + parts.map(|part| part.bytes).sum::<u64>()),
             });
         }
         let mut size = 0;
@@ -80,9 +92,11 @@ impl Source {
     /// What the architecture knows, in its order; what the checkpoint lacks is left out.
     fn named(&self) -> impl Iterator<Item = (&SourceTensor, &str)> {
         let weights = self.description.weights.iter();
-        weights.filter_map(|weight| {
-            let source = self.checkpoint.tensor(&weight.source)?;
-            Some((source, weight.name.as_str()))
+        weights.flat_map(|weight| {
+            let sources = weight.sources.iter();
+            let sources =
+                sources.filter_map(|source| self.description.find(&self.checkpoint, source));
+            sources.map(|source| (source, weight.name.as_str()))
         })
     }
 
@@ -133,6 +147,7 @@ impl Source {
     /// The object that docs/json.md describes for checkpoints.
     pub fn print_json(
         &self,
+        place: &Place<'_>,
         show: &Show<'_>,
         identity: &Identity,
         sizing: &Sizing,
@@ -152,7 +167,8 @@ impl Source {
                 shard: source.shard + 1,
             });
         Ok(out.json(&Json {
-            folder: self.checkpoint.folder().to_string_lossy().into_owned(),
+            folder: place.shown(place.path).to_string_lossy().into_owned(),
+            remote: place.remote,
             size_bytes: identity.size_bytes,
             n_params: identity.n_params,
             summary: identity,
@@ -187,6 +203,8 @@ impl Facts for Source {
 #[derive(Serialize)]
 struct Json<'a> {
     folder: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<&'a Remote>,
     size_bytes: u64,
     n_params: u64,
     summary: &'a Identity,

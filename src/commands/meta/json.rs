@@ -1,9 +1,8 @@
 //! `--json`: everything, streamed, so that a long array is never held twice.
 
-use std::path::Path;
-
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
 
+use super::Place;
 use super::lists::Show;
 use super::sizing::Sizing;
 use super::subject::Identity;
@@ -14,7 +13,7 @@ use crate::output::Output;
 
 /// Prints the object that docs/json.md describes.
 pub fn print(
-    path: &Path,
+    place: &Place<'_>,
     gguf: &Gguf,
     show: &Show<'_>,
     identity: &Identity,
@@ -22,7 +21,7 @@ pub fn print(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let report = Report {
-        path,
+        place,
         gguf,
         show,
         identity,
@@ -32,7 +31,7 @@ pub fn print(
 }
 
 struct Report<'a> {
-    path: &'a Path,
+    place: &'a Place<'a>,
     gguf: &'a Gguf,
     show: &'a Show<'a>,
     identity: &'a Identity,
@@ -42,9 +41,17 @@ struct Report<'a> {
 impl Serialize for Report<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_map(None)?;
-        object.serialize_entry("file", &self.path.to_string_lossy())?;
+        let place = self.place;
+        object.serialize_entry("file", &place.shown(place.path).to_string_lossy())?;
+        if let Some(remote) = place.remote {
+            object.serialize_entry("remote", remote)?;
+        }
         if self.gguf.paths().len() > 1 {
-            let parts: Vec<_> = self.gguf.paths().map(Path::to_string_lossy).collect();
+            let paths = self
+                .gguf
+                .paths()
+                .map(|path| place.shown(path).to_string_lossy());
+            let parts: Vec<_> = paths.collect();
             object.serialize_entry("parts", &parts)?;
         }
         let kind = Kind::of(self.gguf).map_or("model", Kind::name);

@@ -4,6 +4,8 @@ mod activation;
 mod checkpoint;
 mod json;
 mod lists;
+mod offers;
+mod remote;
 mod sizing;
 mod subject;
 mod summary;
@@ -14,13 +16,14 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::find::{locate, open};
+use super::fetching;
+use super::find::{explain, open};
 use super::flags;
 use super::kind::Kind;
 use crate::base::human;
 use crate::base::memory::Memory;
-use crate::hint::Usage;
-use crate::hub::locate::Located;
+use crate::hint::{Usage, WithHint};
+use crate::hub::locate::{self, Located};
 use crate::output::Output;
 use lists::Show;
 use sizing::Sizing;
@@ -35,6 +38,8 @@ use subject::{Identity, Subject};
   modelve meta model.gguf --tensors --filter 'blk\\.0\\.'
   modelve meta model.gguf --kv --full        all metadata, nothing cut
   modelve meta model.gguf --json | jq .n_params
+  modelve meta org/name-GGUF                 before it is here: all files, and which one fits
+  modelve meta org/name-GGUF:Q4_K_M          one of them, read from its header alone
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
@@ -74,16 +79,53 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Prints the summary, or the lists that were asked for.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+/// A model, and how its files are named where they are shown.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The file or folder to open.
+    path: &'a Path,
+    /// The part of paths that is left out.
+    root: &'a Path,
+    /// Where it is on the Hub, if it is not here.
+    remote: Option<&'a remote::Remote>,
+}
+
+impl<'a> Place<'a> {
+    fn here(path: &'a Path) -> Self {
+        Self {
+            path,
+            root: Path::new(""),
+            remote: None,
+        }
+    }
+
+    fn shown<'p>(&self, path: &'p Path) -> &'p Path {
+        path.strip_prefix(self.root).unwrap_or(path)
+    }
+}
+
+/// Prints the summary, or the lists that were asked for. What is not here is looked at on the Hub,
+/// unless `offline`.
+pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let filter = match &args.filter {
         Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
         None => None,
     };
     let mut out = Output::stdout();
-    match locate(args.subject.name())? {
-        Located::Gguf(path) => of_gguf(args, filter.as_ref(), &path, &mut out)?,
-        Located::Checkpoint(folder) => of_checkpoint(args, filter.as_ref(), &folder, &mut out)?,
+    let (model, filter) = (args.subject.name(), filter.as_ref());
+    match locate::locate(model) {
+        Ok(Located::Gguf(path)) => of_gguf(args, filter, &Place::here(&path), &mut out)?,
+        Ok(Located::Checkpoint(path)) => {
+            of_checkpoint(args, filter, &Place::here(&path), &mut out)?
+        }
+        Err(error) => match remote::id_of(model, &error) {
+            None => return Err(explain(error, model)),
+            Some(_) if fetching::options(offline).offline => {
+                let hint = remote::offline_hint(&error);
+                return Err(error).with_hint(|| hint);
+            }
+            Some(id) => remote::print(args, filter, &id, &mut out)?,
+        },
     }
     out.flush()?;
     Ok(())
@@ -115,10 +157,10 @@ impl Args {
 fn of_gguf(
     args: &Args,
     filter: Option<&Regex>,
-    path: &Path,
+    place: &Place<'_>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let gguf = open(path)?;
+    let gguf = open(place.path)?;
     let show = args.show(filter);
     if !args.json && (args.wants_tensors() || args.wants_kv()) {
         if args.wants_kv() {
@@ -136,11 +178,19 @@ fn of_gguf(
     let identity = Identity::of(&subject);
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
-        true => json::print(path, &gguf, &show, &identity, &sizing, out),
+        true => json::print(place, &gguf, &show, &identity, &sizing, out),
         false => {
             // The summary says of a vocabulary that it is one.
             let kind = Kind::of(&gguf).filter(|&kind| kind != Kind::Vocabulary);
-            summary::print(path, kind, &subject, &identity, &sizing, args, out)
+            summary::print(
+                place.shown(place.path),
+                kind,
+                &subject,
+                &identity,
+                &sizing,
+                args,
+                out,
+            )
         }
     }
 }
@@ -149,14 +199,14 @@ fn of_gguf(
 fn of_checkpoint(
     args: &Args,
     filter: Option<&Regex>,
-    folder: &Path,
+    place: &Place<'_>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     if args.kv || (args.full && !args.json) {
         let message = "a checkpoint has no metadata to list: see its config.json, or --json";
         return Err(Usage(message.to_owned()).into());
     }
-    let source = checkpoint::Source::open(folder)?;
+    let source = checkpoint::Source::open(place.path)?;
     let show = args.show(filter);
     if !args.json && args.wants_tensors() {
         return source.print_tensors(&show, out);
@@ -165,7 +215,15 @@ fn of_checkpoint(
     let identity = Identity::of(&subject);
     let sizing = Sizing::of(&subject, args.memory());
     match args.json {
-        true => source.print_json(&show, &identity, &sizing, out),
-        false => summary::print(folder, None, &subject, &identity, &sizing, args, out),
+        true => source.print_json(place, &show, &identity, &sizing, out),
+        false => summary::print(
+            place.shown(place.path),
+            None,
+            &subject,
+            &identity,
+            &sizing,
+            args,
+            out,
+        ),
     }
 }

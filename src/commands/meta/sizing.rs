@@ -7,8 +7,8 @@ use crate::base::memory::Memory;
 use crate::convert::arch::{self, names};
 use crate::gguf::GgmlType;
 use crate::quant::mix::{self, Overrides, Recipe};
-use crate::runtime::context::WORKING_MEMORY;
 use crate::runtime::kv::{CONTEXT_STEP, Header, KvShape};
+use crate::runtime::working::Working;
 
 /// The quantizations to compare.
 const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
@@ -23,8 +23,10 @@ pub struct Sizing {
     pub kv_cache: Option<KvCache>,
     /// Bytes of weights to be held in memory.
     pub weight_bytes: u64,
-    /// Bytes that a pass needs besides weights and KV cache, roughly.
+    /// Bytes that a pass needs besides weights and KV cache.
     pub working_bytes: u64,
+    /// Bytes that each token of the context adds to them.
+    pub working_bytes_per_token: u64,
     /// What memory there is.
     pub memory: Option<Memory>,
     /// The largest context that fits into it.
@@ -45,7 +47,7 @@ pub struct Quantized {
 pub struct KvCache {
     /// For one token.
     pub per_token: KvBytes,
-    /// Whether this is the most it can be: some layers keep less than the whole context.
+    /// Whether this is the most it can be: some layers keep a state in place of tokens.
     pub upper_bound: bool,
     /// For some contexts, the last of them the model's own.
     pub contexts: Vec<Context>,
@@ -83,34 +85,45 @@ impl Sizing {
     /// What the model would take, in `memory`.
     pub fn of(subject: &Subject<'_>, memory: Option<Memory>) -> Self {
         let weight_bytes = subject.tensor_bytes();
+        let working = Working::of(subject);
         let kv_cache = kv_cache(subject);
         let largest_context = kv_cache.as_ref().zip(memory).map(|(cache, memory)| {
-            let free = memory
-                .available
-                .saturating_sub(weight_bytes)
-                .saturating_sub(WORKING_MEMORY);
-            let most = subject.number("context_length").unwrap_or(u64::MAX);
-            let step = u64::from(CONTEXT_STEP);
-            let fits = |per_token: Option<u64>| match per_token? {
-                0 => Some(most),
-                per_token => {
-                    let whole = free / per_token / step * step;
-                    Some(whole.min(most))
-                }
-            };
-            LargestContext {
-                f16: fits(cache.per_token.f16),
-                q8_0: fits(cache.per_token.q8_0),
-            }
+            let free = room(weight_bytes, working, memory);
+            largest_context(cache, free, subject.number("context_length"))
         });
         Self {
             quantizations: quantizations(subject),
             kv_cache,
             weight_bytes,
-            working_bytes: WORKING_MEMORY,
+            working_bytes: working.fixed,
+            working_bytes_per_token: Working::PER_TOKEN,
             memory,
             largest_context,
         }
+    }
+}
+
+/// Bytes that are left for a KV cache.
+pub fn room(weight_bytes: u64, working: Working, memory: Memory) -> u64 {
+    let free = memory.available.saturating_sub(weight_bytes);
+    free.saturating_sub(working.fixed)
+}
+
+/// The largest context that fits into so many bytes; `full` is the model's own.
+pub fn largest_context(cache: &KvCache, free: u64, full: Option<u64>) -> LargestContext {
+    let most = full.unwrap_or(u64::MAX);
+    let step = u64::from(CONTEXT_STEP);
+    let fits = |per_token: Option<u64>| match per_token? {
+        0 => Some(most),
+        per_token => {
+            let per_token = per_token.saturating_add(Working::PER_TOKEN);
+            let whole = free / per_token / step * step;
+            Some(whole.min(most))
+        }
+    };
+    LargestContext {
+        f16: fits(cache.per_token.f16),
+        q8_0: fits(cache.per_token.q8_0),
     }
 }
 
@@ -135,6 +148,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
         layers: u32::try_from(layers).ok()?,
         heads_per_kv_head: u32::try_from(heads / kv_heads).ok()?,
         is_large: arch::is_large(subject.architecture(), layers, heads, kv_heads),
+        experts: u32::try_from(subject.number("expert_count").unwrap_or(0)).ok()?,
         imatrix: false,
     };
     let mut tensors: Vec<(&str, &[u64])> = subject
@@ -170,6 +184,19 @@ impl Header for Subject<'_> {
 
     fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
         Subject::per_layer(self, key, layers)
+    }
+
+    fn entries(&self, key: &str) -> Option<u64> {
+        self.len(key).or_else(|| {
+            let embedding = self.tensors.iter().find(|t| t.name == "token_embd.weight");
+            let rows = embedding.and_then(|tensor| tensor.shape.get(1).copied());
+            // Of a checkpoint, whose tokenizer is not read: most have one merge for each token.
+            rows.filter(|_| !self.has_vocabulary() && key.starts_with("tokenizer.ggml."))
+        })
+    }
+
+    fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        Subject::flags(self, key, layers)
     }
 
     fn is_recurrent(&self) -> bool {
@@ -273,8 +300,9 @@ mod tests {
     fn the_largest_context_fits_and_the_next_does_not() {
         let subject = Subject::new(phi3(), 0, &Phi3);
         let weights = subject.tensor_bytes();
-        let free = 1000 * (384 << 10);
-        let memory = Memory::of_size(weights + WORKING_MEMORY + free);
+        let working = Working::of(&subject).fixed;
+        let free = 1000 * (387 << 10);
+        let memory = Memory::of_size(weights + working + free);
         let largest = Sizing::of(&subject, Some(memory)).largest_context.unwrap();
         assert_eq!(largest.f16, Some(768));
         assert_eq!(largest.q8_0, Some(1792));

@@ -1,7 +1,5 @@
 //! What is looked at, whatever it comes from: names, shapes and types, and the facts beside them.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
 use super::activation;
@@ -36,7 +34,7 @@ pub enum Fact {
     Text(String),
     /// Any integer that is not negative.
     Integer(u64),
-    /// An array: its integers, or as many nothings as it has entries.
+    /// An array: its integers, truth values among them, or as many nothings as it has entries.
     Array(Vec<Option<u64>>),
 }
 
@@ -52,10 +50,17 @@ impl Facts for Gguf {
         match value {
             ValueRef::String(_) => value.as_str().map(|text| Fact::Text(text.into_owned())),
             ValueRef::Array(array) => Some(Fact::Array(
-                array.iter().map(|item| item.as_u64()).collect(),
+                array.iter().map(|item| number(&item)).collect(),
             )),
             _ => value.as_u64().map(Fact::Integer),
         }
+    }
+}
+
+fn number(value: &ValueRef<'_>) -> Option<u64> {
+    match value {
+        ValueRef::Bool(flag) => Some(u64::from(*flag)),
+        _ => value.as_u64(),
     }
 }
 
@@ -125,6 +130,21 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// A truth value of the architecture for each of `layers` layers.
+    pub fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        match self.facts.fact(&format!("{}.{key}", self.architecture))? {
+            Fact::Array(flags) if flags.len() as u64 == layers => {
+                flags.into_iter().map(|flag| Some(flag? != 0)).collect()
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether the facts hold a vocabulary, as those of a GGUF file do.
+    pub fn has_vocabulary(&self) -> bool {
+        self.facts.fact("tokenizer.ggml.tokens").is_some()
+    }
+
     /// Entries of an array.
     pub fn len(&self, key: &str) -> Option<u64> {
         match self.facts.fact(key)? {
@@ -188,9 +208,11 @@ pub struct Identity {
     /// `general.architecture`.
     pub architecture: Option<String>,
     /// The class that transformers has for it.
-    pub class: Option<Cow<'static, str>>,
+    pub class: Option<&'static str>,
     /// Weights.
     pub n_params: u64,
+    /// Of a model with experts, the weights that a token goes through.
+    pub n_active_params: Option<u64>,
     /// Bytes of everything.
     pub size_bytes: u64,
     /// Bits of tensor data per weight.
@@ -248,6 +270,7 @@ impl Identity {
             architecture: architecture.filter(|name| !name.is_empty()),
             class: names::class(subject.architecture()),
             n_params,
+            n_active_params: active_params(subject),
             size_bytes: subject.size_bytes,
             bits_per_weight: (known && n_params > 0).then_some(bits),
             quantization: quantization(subject),
@@ -302,4 +325,50 @@ fn quantization(subject: &Subject<'_>) -> Option<String> {
     let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
     let stated = subject.file_type().and_then(mix::file_type_name);
     Some(stated.map_or_else(|| most.to_string(), str::to_owned))
+}
+
+/// The share of the weights, in bytes, that are read for a token: of experts those that it goes through, of
+/// an embedding that is not the output matrix, too, a single row.
+pub fn active_share(subject: &Subject<'_>) -> f64 {
+    let tied = subject.tied_output().map(|tensor| tensor.name.as_str());
+    let used = used_experts(subject);
+    let mut read = 0.0;
+    let mut all = 0.0;
+    for tensor in &subject.tensors {
+        let bytes = tensor.bytes.unwrap_or(0) as f64;
+        all += bytes;
+        read += match tensor.name.as_str() {
+            name @ "token_embd.weight" if tied != Some(name) => 0.0,
+            "per_layer_token_embd.weight" => 0.0,
+            name if is_of_experts(name) => bytes * used,
+            _ => bytes,
+        };
+    }
+    if all > 0.0 { read / all } else { 1.0 }
+}
+
+/// The share of experts that a token goes through; 1 where there are none.
+fn used_experts(subject: &Subject<'_>) -> f64 {
+    let all = subject.number("expert_count").filter(|&n| n > 0);
+    let used = all.zip(subject.number("expert_used_count"));
+    used.map_or(1.0, |(all, used)| used.min(all) as f64 / all as f64)
+}
+
+/// Returns whether a tensor holds the matrices of all experts of a layer.
+fn is_of_experts(name: &str) -> bool {
+    name.contains("_exps.")
+}
+
+/// Weights that a token goes through, of a model with experts.
+fn active_params(subject: &Subject<'_>) -> Option<u64> {
+    subject.number("expert_count").filter(|&n| n > 0)?;
+    let used = used_experts(subject);
+    let each = subject
+        .tensors
+        .iter()
+        .map(|tensor| match is_of_experts(&tensor.name) {
+            true => (tensor.n_elements() as f64 * used) as u64,
+            false => tensor.n_elements(),
+        });
+    Some(each.fold(0, u64::saturating_add))
 }

@@ -63,6 +63,9 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
             .map(|name| human::escape(name.as_bytes())),
         (identity.n_params > 0)
             .then(|| format!("{} parameters", human::quantity(identity.n_params))),
+        identity
+            .n_active_params
+            .map(|n| format!("{} of them for a token", human::quantity(n))),
         Some(human::bytes(identity.size_bytes)),
         identity
             .quantization
@@ -317,7 +320,7 @@ fn print_sizes(identity: &Identity, sizing: &Sizing, out: &mut Output) -> anyhow
     add("q8_0", |bytes| bytes.q8_0);
     write!(out, "\n{}", rows.lines())?;
     if cache.upper_bound {
-        let note = "at most: some layers keep less than the whole context";
+        let note = "at most: some layers keep a state instead of the tokens";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
     Ok(())

@@ -75,7 +75,7 @@ pub fn build(subject: &Subject<'_>) -> Node {
         ..Node::default()
     };
     for p in &placed {
-        insert(&mut root, p, &runs, family);
+        insert(&mut root, p, &runs, names::layers(architecture), family);
     }
     if let Some(embedding) = subject.tied_output() {
         let lm_head = child(&mut root, "lm_head", || None);
@@ -141,7 +141,7 @@ fn runs(subject: &Subject<'_>) -> Vec<Run> {
     runs
 }
 
-fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], family: Option<&str>) {
+fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], layers: &str, family: Option<&str>) {
     let hub = match p.name {
         Some(name) if p.tensor.name.ends_with(".bias") => format!("{}.bias", name.hub),
         Some(name) => name.hub.to_owned(),
@@ -151,17 +151,18 @@ fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], family: Option<&str>) {
     if p.layer.is_some() {
         let run = &runs[p.run];
         let count = run.last - run.first + 1;
+        let (outer, inner) = layers.rsplit_once('.').unwrap_or(("", layers));
         let (name, gguf) = match count {
             1 => (
-                format!("layers ({})", run.first),
+                format!("{inner} ({})", run.first),
                 format!("blk.{}", run.first),
             ),
             _ => (
-                format!("layers ({}–{}): {count} ×", run.first, run.last),
+                format!("{inner} ({}–{}): {count} ×", run.first, run.last),
                 format!("blk.{}–{}", run.first, run.last),
             ),
         };
-        node = child(node, "model", || class_of("model", family));
+        node = child(node, outer, || class_of(outer, family));
         node = child(node, &name, || class_of("layers", family));
         node.gguf = gguf;
     }

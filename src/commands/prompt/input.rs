@@ -1,4 +1,4 @@
-//! Texts from files and standard input: decoded, without a byte order mark, cut into prompts.
+//! Reads texts from files and standard input, decodes them, and splits them into prompts.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,30 +11,30 @@ use crate::base::infile;
 use crate::commands::again::{Again, quote};
 use crate::hint::{WithHint, hinted};
 
-/// What standard input is called in messages.
+/// The name of standard input in messages.
 const STDIN: &str = "standard input";
 
 /// Reads the bytes of a file, or of standard input for `-`.
 ///
 /// # Errors
-/// A file that cannot be read, a folder, more than [`infile::MOST_TEXT`] bytes.
+/// The file cannot be read, is a folder, or has more than [`infile::MAX_TEXT_BYTES`] bytes.
 pub fn read_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     let read = match path == Path::new("-") {
-        true => infile::bounded(std::io::stdin().lock(), infile::MOST_TEXT),
-        false => File::open(path).and_then(|file| infile::bounded(file, infile::MOST_TEXT)),
+        true => infile::bounded(std::io::stdin().lock(), infile::MAX_TEXT_BYTES),
+        false => File::open(path).and_then(|file| infile::bounded(file, infile::MAX_TEXT_BYTES)),
     };
     read.with_context(|| format!("cannot read {}", name(path)))
 }
 
-/// Reads the text in a file, or on standard input for `-`. A byte order mark is dropped, and a
-/// text that begins with UTF-16's is decoded.
+/// Reads the text of a file, or of standard input for `-`. A byte order mark is removed, and a text
+/// that starts with UTF-16's is decoded.
 ///
 /// # Errors
-/// Those of [`read_bytes`]; a file that is not text.
+/// Those of [`read_bytes`]; the file is not text.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     decode(read_bytes(path)?).map_err(|at| {
         let error = anyhow!(
-            "{} is not UTF-8 text: byte {at} begins no character",
+            "{} is not UTF-8 text: byte {at} is not the start of a character",
             name(path)
         );
         match path == Path::new("-") {
@@ -48,8 +48,8 @@ pub fn read_text(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-/// UTF-8, or UTF-16 that says so by its byte order mark, without that mark; else where the first
-/// byte is that fits neither.
+/// Decodes UTF-8, or UTF-16 with a byte order mark, and removes the mark. The error is the position
+/// of the first invalid byte.
 fn decode(bytes: Vec<u8>) -> Result<String, usize> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes[2..]
@@ -76,9 +76,9 @@ fn decode(bytes: Vec<u8>) -> Result<String, usize> {
     }
 }
 
-/// The texts that a file or standard input holds. With `lines` each line that is not blank is
-/// one. Otherwise JSON lines are what their objects say, and anything else is one text, of which
-/// the line end at its end is no part.
+/// The texts of a file or standard input. With `lines`, each line that is not blank is a text.
+/// Otherwise, JSON lines contain a text each, and anything else is one text, without the line break
+/// at its end.
 pub(super) fn texts(path: &Path, lines: bool) -> anyhow::Result<Vec<Text>> {
     let content = read_text(path)?;
     let name = name(path);
@@ -115,14 +115,14 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|ext| ext == wanted)
 }
 
-/// Returns whether the first line begins like an object of one line, `{"`. JSON that is laid out
-/// over several lines, code in braces and templates do not.
+/// Returns whether the first line starts like a JSON object on one line, `{"`. JSON that is
+/// formatted over several lines, code in braces, and templates do not.
 fn is_json_lines(content: &str) -> bool {
     let first = content.trim_start().strip_prefix('{');
     first.is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with('"'))
 }
 
-/// A line of JSON: the text, or an object that holds it.
+/// A line of JSON: the text as a string, or an object with the text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {

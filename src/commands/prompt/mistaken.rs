@@ -1,4 +1,4 @@
-//! Arguments that are models or files where texts are asked for.
+//! Detects arguments that are models or files where texts are expected.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use crate::commands::again::{Again, quote};
 use crate::hint::{Usage, hinted};
 use crate::hub::locate::{self, ModelRef};
 
-/// What people call files of text; a prompt rarely ends so without a space in it.
+/// Extensions of text files. A prompt without white space rarely ends like that.
 const TEXT_FILES: [&str; 9] = [
     "txt", "md", "json", "jsonl", "csv", "tsv", "log", "html", "xml",
 ];
 
-/// Refuses arguments that can only be meant as a model or as a file.
+/// Returns an error for arguments that can only be meant as a model or a file.
 pub(super) fn check(arguments: &[String], input: &Input, names_model: bool) -> anyhow::Result<()> {
     for (at, argument) in arguments.iter().enumerate() {
         let first_of_several = at == 0 && (arguments.len() > 1 || input.is_given());
@@ -50,8 +50,8 @@ fn shown(argument: &str) -> String {
     human::escape(argument.as_bytes())
 }
 
-/// Returns whether an argument is a GGUF file, or names, as the first of several, a model that is
-/// on this machine.
+/// Returns whether an argument is a GGUF file or, if it is the first of several, names a model on
+/// this machine.
 fn is_model(argument: &str, first_of_several: bool) -> bool {
     let path = Path::new(argument);
     let is_gguf = path
@@ -70,8 +70,8 @@ fn is_model(argument: &str, first_of_several: bool) -> bool {
     }
 }
 
-/// Returns whether an argument without white space is the path of a file that is there, or ends
-/// as names of text files do.
+/// Returns whether an argument without white space is the path of an existing file, or has the
+/// extension of a text file.
 fn looks_like_a_file(argument: &str) -> bool {
     if argument.is_empty() || argument.contains(char::is_whitespace) {
         return false;

@@ -1,14 +1,13 @@
-//! Texts on the command line: where they come from and which tokens they become.
+//! Texts on the command line: their sources and their conversion to tokens.
 //!
-//! Every command that takes text goes through here, so that the same text is the same tokens in
-//! all of them. `docs/prompts.md` describes it for users.
+//! All commands that take text use this module, so that the same text becomes the same tokens
+//! everywhere. `docs/prompts.md` describes it for users.
 //!
-//! - Arguments are texts as they stand. `-`, or no argument where standard input is no terminal,
-//!   reads standard input; `--file` reads a file ([`input`] says how both are cut into texts).
-//! - A prompt becomes what `tokenizer(text)` makes of it in transformers: special tokens written
-//!   out in it are those tokens, unless `--no-special`. A text to be scored is plain, unless
-//!   `--special`.
-//! - `--chat` and `--system` put a prompt into the model's template; there it is always plain.
+//! - Arguments are texts, unchanged. `-`, or no argument if standard input is not a terminal, reads
+//!   standard input; `--file` reads a file ([`input`] splits both into texts).
+//! - A prompt is tokenized like `tokenizer(text)` in transformers: names of special tokens in it
+//!   become those tokens, unless `--no-special`. A text to be scored is plain, unless `--special`.
+//! - `--chat` and `--system` put a prompt into the model's chat template; there it is always plain.
 
 pub mod input;
 mod mistaken;
@@ -21,18 +20,18 @@ use crate::probe;
 use crate::runtime::chat::{self, Message};
 use crate::runtime::{Model, Reading, Result, Token, Vocab};
 
-/// A text as it was given.
+/// A text from the command line, a file, or standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
     /// The text.
     pub text: String,
-    /// What the model is told before it, if the line it comes from says so.
+    /// The system message, if the line of the file has one.
     pub system: Option<String>,
-    /// Where it comes from.
+    /// The source of the text.
     pub origin: Origin,
 }
 
-/// Where a text comes from.
+/// The source of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The command line.
@@ -44,7 +43,7 @@ pub enum Origin {
 }
 
 impl Text {
-    /// A text of the command line, or one that was typed.
+    /// A text from the command line, or one that was typed.
     pub fn argument(text: impl Into<String>) -> Self {
         Text {
             text: text.into(),
@@ -54,7 +53,7 @@ impl Text {
     }
 }
 
-/// Flags that say what is read besides arguments.
+/// The flags for texts that are not arguments.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Input {
     /// Read a text from a file, `-` for standard input; {"prompt": "…"} lines are one each
@@ -71,11 +70,12 @@ impl Input {
         !self.file.is_empty()
     }
 
-    /// All texts, in order: arguments, then files. `None` where there is none and a person sits
-    /// at the terminal. `names_model` says that `-m` names the model.
+    /// All texts, in order: arguments, then files. `None` if there is none and standard input is a
+    /// terminal. `names_model` is whether `-m` names the model.
     ///
     /// # Errors
-    /// What cannot be read; standard input twice or empty; arguments that are models or files.
+    /// A file cannot be read, standard input is empty or named twice, or an argument is a model or
+    /// a file.
     pub fn texts(
         &self,
         arguments: &[String],
@@ -110,7 +110,7 @@ impl Input {
     }
 }
 
-/// Prompts, and how they become tokens.
+/// The arguments for prompts.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct PromptArgs {
     /// The prompt; `-` reads standard input
@@ -126,7 +126,7 @@ pub struct PromptArgs {
     pub manner: Manner,
 }
 
-/// How a prompt becomes tokens, wherever it comes from.
+/// The flags that say how prompts become tokens.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Manner {
     /// Put the prompt into the model's chat template
@@ -147,7 +147,7 @@ pub struct Manner {
 }
 
 impl PromptArgs {
-    /// All prompts; `None` where none was given and a person sits at the terminal.
+    /// All prompts; `None` if none was given and standard input is a terminal.
     ///
     /// # Errors
     /// See [`Input::texts`].
@@ -155,10 +155,10 @@ impl PromptArgs {
         self.input.texts(&self.prompts, names_model)
     }
 
-    /// All prompts of a command that cannot do without.
+    /// All prompts of a command that needs at least one.
     ///
     /// # Errors
-    /// See [`Input::texts`]; no prompt.
+    /// See [`Input::texts`]; there is no prompt.
     pub fn some(&self, command: &str, names_model: bool) -> anyhow::Result<Vec<Text>> {
         match self.texts(names_model)? {
             Some(texts) if !texts.is_empty() => Ok(texts),
@@ -166,10 +166,10 @@ impl PromptArgs {
         }
     }
 
-    /// The prompt of a command that takes one.
+    /// The prompt of a command that takes exactly one.
     ///
     /// # Errors
-    /// See [`PromptArgs::some`]; several prompts.
+    /// See [`PromptArgs::some`]; there are several prompts.
     pub fn one(&self, command: &str, names_model: bool) -> anyhow::Result<Text> {
         let mut texts = self.some(command, names_model)?;
         if texts.len() > 1 {
@@ -237,8 +237,8 @@ impl Manner {
         tokens(model.vocab(), &text.text, !self.no_special)
     }
 
-    /// A prompt for a probe. In a conversation its text is all that the model reads, the
-    /// template included.
+    /// A prompt for a probe. In a conversation its text is everything that the model reads,
+    /// including the template.
     ///
     /// # Errors
     /// See [`Manner::tokens`]; no token at all.
@@ -255,11 +255,11 @@ impl Manner {
     }
 }
 
-/// The tokens of a text with what the model wants around it; `special` says whether control
-/// tokens written out in it are those tokens.
+/// The tokens of a text, including the special tokens that the model needs around it. With
+/// `special`, names of control tokens in the text become those tokens.
 ///
 /// # Errors
-/// What the tokenizer refuses.
+/// The errors of the tokenizer.
 pub fn tokens(vocab: &Vocab, text: &str, special: bool) -> Result<Vec<Token>> {
     let reading = match special {
         true => Reading::Prompt,
@@ -268,7 +268,7 @@ pub fn tokens(vocab: &Vocab, text: &str, special: bool) -> Result<Vec<Token>> {
     vocab.tokenize(text, reading)
 }
 
-/// The error where a command was given no text.
+/// The error of a command that was given no text.
 pub fn missing(command: &str, what: &str) -> anyhow::Error {
     let example = super::again::Again::of([command, "Today is"]);
     hinted(

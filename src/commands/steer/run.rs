@@ -1,28 +1,25 @@
 //! `modelve steer run`: what the model says without and with a control vector.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::human;
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
-use crate::commands::experiments::partial;
+use crate::commands::experiments::{partial, told};
 use crate::commands::flags::Layers;
 use crate::commands::probing::{self, clip, columns, interrupted, pad, percent, quoted, session};
 use crate::commands::prompt::PromptArgs;
 use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
-use crate::experiment::steer::{Run, Source, Steered};
+use crate::experiment::steer::{self, Run, Source, Steered};
 use crate::experiment::{self, html::STEER};
 use crate::hint::Usage;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::{Prompt, Subject, next};
 use crate::progress::{self, Unit};
 use crate::runtime::weights::Work;
-use crate::runtime::{
-    self, Cancel, ControlVector, Event, Finish, Model, Options, Request, Settings, Setup,
-};
+use crate::runtime::{Cancel, ControlVector, Model, Settings};
 
 /// Flags of `modelve steer run`.
 #[derive(Debug, clap::Args)]
@@ -168,42 +165,13 @@ fn answer(
         control,
         ..experiment::exact(args.engine.settings(cancel))
     };
-    let mut session = session(&args.engine, model, prompt.ids.len(), settings.clone())?;
-    let options = next::Options {
+    let session = session(&args.engine, model, prompt.ids.len(), settings)?;
+    let options = steer::Options {
         top: args.top,
-        ..next::Options::default()
-    };
-    let next = next::next(&mut session, prompt, &options, &mut |_| {});
-    let next = next.map_err(probing::told)?;
-    drop(session);
-    if args.max_tokens == 0 {
-        return Ok(Some((next, String::new())));
-    }
-    let request = Request {
-        prompt: prompt.ids.clone(),
-        seed: 0,
-        options: Options {
-            max_tokens: args.max_tokens,
-            ..Options::default()
-        }
-        .into(),
-    };
-    let setup = Setup {
-        settings,
+        max_tokens: args.max_tokens,
         ctx_size: args.engine.ctx_size,
-        ..Setup::default()
     };
-    let mut text = None;
-    runtime::complete(model, vec![request], setup, &mut |event| {
-        if let Event::Done { completion, .. } = event
-            && completion.finish != Finish::Cancelled
-        {
-            text = Some(completion.text);
-        }
-        ControlFlow::Continue(())
-    })
-    .map_err(explain)?;
-    Ok(text.map(|text| (next, text)))
+    steer::answer(session, prompt, options).map_err(told)
 }
 
 /// `none`, `+1`, `-0.5`.

@@ -1,4 +1,4 @@
-//! Text to tokens and back, by llama.cpp's tokenizer; pieces come from the file.
+//! Converts text to tokens and back, with llama.cpp's tokenizer; pieces are read from the file.
 
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
@@ -24,7 +24,7 @@ struct Json<'a> {
     pieces: Vec<JsonText<'a>>,
 }
 
-/// The bytes to cut: those of the argument, of a file, or of standard input for `-`.
+/// The bytes to tokenize: those of the argument, of a file, or of standard input for `-`.
 pub(super) fn text(args: &Args) -> anyhow::Result<Vec<u8>> {
     let stdin = || prompt::input::read_bytes(Path::new("-"));
     match (&args.encode, &args.file) {
@@ -35,7 +35,7 @@ pub(super) fn text(args: &Args) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Cuts `text` into tokens.
+/// Tokenizes `text` and prints the tokens.
 pub(super) fn encode(
     args: &Args,
     text: &[u8],
@@ -59,8 +59,8 @@ pub(super) fn encode(
     print(text, &ids, args.json, vocabulary, out)
 }
 
-/// llama.cpp's tokenizer, for `text`. It is never dropped: taking its tables apart, token by token, would
-/// be a tenth of the work of a program that ends right after it.
+/// llama.cpp's tokenizer, to tokenize `text`. It is never dropped, because freeing its tables token
+/// by token would take a tenth of the program's time, and the program ends right after it.
 fn load(
     path: &Path,
     vocabulary: &Vocabulary<'_>,
@@ -94,7 +94,7 @@ fn print(
         for (index, token) in tokens.iter().enumerate() {
             let style = segment(index, token.kind.is_special());
             let piece = out.paint(style, human::escape(&token.piece));
-            // A line feed is shown and also done, so that a page of text stays one.
+            // A line feed is shown escaped and also written, to keep the layout of the text.
             writeln_if(out, &piece, token.piece.ends_with(b"\n"))?;
         }
         writeln!(out)?;
@@ -124,7 +124,7 @@ fn writeln_if(out: &mut Output, text: &str, line_feed: bool) -> io::Result<()> {
     }
 }
 
-/// Neighbours differ, and special tokens differ from all others.
+/// The style of a token: adjacent tokens differ, and special tokens differ from all others.
 fn segment(index: usize, special: bool) -> Style {
     const BACKGROUNDS: [AnsiColor; 4] = [
         AnsiColor::Blue,
@@ -139,7 +139,8 @@ fn segment(index: usize, special: bool) -> Style {
     AnsiColor::Black.on(colour)
 }
 
-/// Puts tokens together: the bytes as they are, controls escaped on a terminal only.
+/// Decodes tokens and prints their bytes unchanged, with control characters escaped only on a
+/// terminal.
 pub(super) fn decode(
     ids: &[u32],
     json: bool,

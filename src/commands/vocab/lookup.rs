@@ -1,4 +1,4 @@
-//! Tokens by id, text or pattern.
+//! Looks up tokens by id, text or pattern.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -15,10 +15,10 @@ use crate::hint::hinted;
 use crate::output::{ACCENT, DIM, Output};
 use crate::table::{Columns, cell, plain};
 
-/// How many tokens to suggest for one that does not exist.
+/// The number of tokens to suggest for one that does not exist.
 const SUGGESTIONS: usize = 5;
 
-/// Ids, each of them in range.
+/// Parses ids and checks that each is in range.
 pub(super) fn ids(arguments: &[String], vocabulary: &Vocabulary<'_>) -> anyhow::Result<Vec<u32>> {
     let parse = |argument: &String| match argument.parse::<i128>() {
         Ok(id) => in_range(id, vocabulary),
@@ -27,7 +27,8 @@ pub(super) fn ids(arguments: &[String], vocabulary: &Vocabulary<'_>) -> anyhow::
     arguments.iter().map(parse).collect()
 }
 
-/// The ids that arguments mean: numbers are ids, all else is a token's text or piece.
+/// The ids of the tokens that arguments name: numbers are ids, anything else is a token's text or
+/// piece.
 pub(super) fn resolve(
     arguments: &[String],
     vocabulary: &Vocabulary<'_>,
@@ -66,7 +67,7 @@ fn in_range(id: i128, vocabulary: &Vocabulary<'_>) -> anyhow::Result<u32> {
     }
 }
 
-/// Prints the tokens whose text or piece `pattern` matches.
+/// Prints the tokens whose text or piece matches `pattern`.
 pub(super) fn search(
     pattern: &Regex,
     limit: Option<NonZeroUsize>,
@@ -88,7 +89,7 @@ pub(super) fn search(
     print(&ids, json, vocabulary, out)
 }
 
-/// Prints tokens: one row each, or a JSON array.
+/// Prints tokens, one row each, or as a JSON array.
 pub(super) fn print(
     ids: &[u32],
     json: bool,

@@ -1,4 +1,4 @@
-//! `modelve vocab`: what is in the vocabulary, what a token is, how a text is cut into tokens.
+//! `modelve vocab`: what is in the vocabulary, what a token is, and how a text is tokenized.
 
 mod encode;
 mod lookup;
@@ -76,9 +76,9 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Looks up, encodes or decodes, as the flags say.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    // What can be refused without the file is.
+    // Errors that do not depend on the file are reported first.
     let pattern = match &args.search {
         Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
         None => None,

@@ -1,4 +1,4 @@
-//! The vocabulary as a whole: its kind, its special tokens, its chat template.
+//! Prints an overview of the vocabulary: its kind, its special tokens, its chat template.
 
 use std::io::Write;
 
@@ -11,10 +11,10 @@ use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output};
 use crate::table::{Columns, cell, plain};
 
-/// Special tokens in the overview, at most; some vocabularies have thousands.
+/// Maximum number of special tokens in the overview; some vocabularies have thousands.
 const SHOWN: usize = 64;
 
-/// `--json` without anything to look up.
+/// The overview as JSON.
 #[derive(Serialize)]
 struct Json<'a> {
     #[serde(rename = "type")]
@@ -56,7 +56,7 @@ fn special<'a>(vocabulary: &Vocabulary<'a>) -> Vec<Special<'a>> {
             kind: token.kind.name(),
             rstrip: strips.right,
             lstrip: strips.left,
-            // llama.cpp knows neither: special tokens are found as they stand, anywhere.
+            // llama.cpp has neither: it finds special tokens verbatim, anywhere.
             single_word: false,
             normalized: false,
             special: token.kind != crate::gguf::vocab::Kind::UserDefined,
@@ -65,7 +65,7 @@ fn special<'a>(vocabulary: &Vocabulary<'a>) -> Vec<Special<'a>> {
     .collect()
 }
 
-/// Prints the overview, or with `--special` the special tokens alone.
+/// Prints the overview, or only the special tokens with `--special`.
 pub(super) fn print(
     args: &Args,
     vocabulary: &Vocabulary<'_>,
@@ -150,7 +150,8 @@ fn print_text(vocabulary: &Vocabulary<'_>, out: &mut Output) -> anyhow::Result<(
     Ok(())
 }
 
-/// The flags are those of Hugging Face's `AddedToken`, so that the two can be compared.
+/// Prints the special tokens with the flags of Hugging Face's `AddedToken`, so that the two can be
+/// compared.
 fn print_special(vocabulary: &Vocabulary<'_>, most: usize, out: &mut Output) -> anyhow::Result<()> {
     let header = [
         "id>",

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod dense;
 mod ends;
+mod families;
 mod refusal;
 
 use crate::support::hub_server;

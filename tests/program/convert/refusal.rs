@@ -40,7 +40,10 @@ fn a_file_of_another_kind_is_not_offered_for_replacement() {
     fs::write(bench.path("notes.txt"), "mine").unwrap();
     let said = bench.bad(&["in", "-o", "notes.txt"], 1);
     assert!(said.contains("notes.txt exists"), "{said}");
-    assert!(said.contains("no GGUF file: give the output"), "{said}");
+    assert!(
+        said.contains("that file is not a GGUF: give the output"),
+        "{said}"
+    );
     assert_eq!(fs::read(bench.path("notes.txt")).unwrap(), b"mine");
 }
 
@@ -173,7 +176,7 @@ fn rejects_tensors_that_are_not_those_of_the_architecture() {
     );
     other(
         toy::config(|c| c["architectures"] = json!(["Gemma"])),
-        "supported: LlamaForCausalLM, MistralForCausalLM",
+        "supported: Gemma2ForCausalLM, Gemma3ForCausalLM",
     );
     other(
         toy::config(|c| c["vocab_size"] = json!(4)),

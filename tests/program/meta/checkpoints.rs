@@ -26,8 +26,8 @@ fn checkpoint(shards: usize) -> tempfile::TempDir {
                 let bytes = shape.iter().product::<usize>() * 2;
                 let ty = safetensors::Dtype::BF16;
                 let view = safetensors::tensor::TensorView::new(ty, shape, &zeros[..bytes]);
-                map.insert(weight.source.clone(), file.clone().into());
-                (weight.source.clone(), view.unwrap())
+                map.insert(weight.sources[0].clone(), file.clone().into());
+                (weight.sources[0].clone(), view.unwrap())
             })
             .collect();
         let path = dir.path().join(&file);

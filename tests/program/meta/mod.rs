@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::support::tiny_gguf::{Parts, Tiny};
 use assert_cmd::Command;
-use modelve::gguf::{GgmlType, Gguf, Value};
+use modelve::gguf::{Array, GgmlType, Gguf, Value};
 use serde_json::Value as Json;
 
 mod checkpoints;
 mod lists;
+mod memory;
 
 fn write(parts: &Parts) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -228,7 +229,8 @@ fn the_cache_and_the_largest_context_are_those_of_the_arithmetic() {
     // Room for 1000 tokens, so for three steps of 256.
     let weights = sizing["weight_bytes"].as_u64().unwrap();
     let working = sizing["working_bytes"].as_u64().unwrap();
-    let room = weights + working + 1000 * per_token;
+    let each = per_token + sizing["working_bytes_per_token"].as_u64().unwrap();
+    let room = weights + working + 1000 * each;
     let report = json(meta(&model).args(["--memory", &room.to_string()]));
     assert_eq!(report["sizing"]["largest_context"]["f16"], 768);
     let text = stdout(meta(&model).args(["--memory", &room.to_string()]));
@@ -258,6 +260,50 @@ fn an_output_matrix_that_is_the_embedding_is_shown_as_such() {
         "{text}"
     );
     assert!(text.contains("window 128"), "{text}");
+}
+
+#[test]
+fn of_experts_those_count_that_a_token_goes_through() {
+    let mut parts = Tiny::default().parts();
+    parts.set("phi3.expert_count", Value::U32(4));
+    parts.set("phi3.expert_used_count", Value::U32(1));
+    let name = "blk.0.ffn_up_exps.weight".to_owned();
+    let (shape, bytes) = (vec![64, 32, 4], vec![0; 64 * 32 * 4 * 4]);
+    parts.tensors.push((name, shape, GgmlType::F32, bytes));
+    let (_dir, model) = write(&parts);
+    let summary = &json(&mut meta(&model))["summary"];
+    let all = summary["n_params"].as_u64().unwrap();
+    assert_eq!(summary["n_active_params"], all - 3 * 64 * 32);
+    assert_eq!(summary["experts"], serde_json::json!([4, 1]));
+    let text = stdout(&mut meta(&model));
+    assert!(text.contains("of them for a token"), "{text}");
+    let (_dir, model) = write(&Tiny::default().parts());
+    assert!(json(&mut meta(&model))["summary"]["n_active_params"].is_null());
+}
+
+#[test]
+fn layers_that_slide_have_a_cache_as_long_as_the_others() {
+    let mut parts = Tiny::default().parts();
+    let per_token = |parts: &_| {
+        let (_dir, model) = write(parts);
+        let cache = json(&mut meta(&model))["sizing"]["kv_cache"].clone();
+        assert_eq!(cache["upper_bound"], false);
+        cache["per_token"]["f16"].as_u64().unwrap()
+    };
+    // Two layers of two heads for keys and values, 16 numbers each.
+    assert_eq!(per_token(&parts), 2 * 2 * 2 * 16 * 2);
+    parts.set("phi3.attention.sliding_window", Value::U32(128));
+    assert_eq!(per_token(&parts), 2 * 2 * 2 * 16 * 2);
+    let pattern = Array::Bool(vec![true, false]);
+    parts.set(
+        "phi3.attention.sliding_window_pattern",
+        Value::Array(pattern),
+    );
+    parts.set("phi3.attention.key_length_swa", Value::U32(8));
+    parts.set("phi3.attention.value_length_swa", Value::U32(8));
+    assert_eq!(per_token(&parts), 2 * (2 * 16 + 2 * 32));
+    parts.set("phi3.attention.shared_kv_layers", Value::U32(1));
+    assert_eq!(per_token(&parts), 2 * 2 * 16);
 }
 
 #[test]

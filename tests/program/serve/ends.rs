@@ -74,7 +74,8 @@ fn a_signal_finishes_what_runs_and_refuses_what_comes() {
         let mut server = Server::tiny();
         let mut body = long();
         body["stream"] = true.into();
-        body["n"] = 4.into();
+        body["max_tokens"] = 400.into();
+        body["n"] = 2.into();
         let mut running = server.begin("/v1/completions", &body);
         server.wait_until("it runs", |server| server.metric("completions_active") > 0);
         signal(&server, which);

@@ -4,9 +4,11 @@ mod chat;
 mod completions;
 #[cfg(unix)]
 mod ends;
+mod explore;
 mod guard;
 mod llama;
 mod probes;
+mod steering;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

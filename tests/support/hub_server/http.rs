@@ -265,27 +265,31 @@ fn send(
 ) -> io::Result<()> {
     let mut status = answer.status;
     let mut headers = answer.headers;
-    let (mut from, end) = match &answer.body {
-        Body::Text(text) => (0, text.len() as u64),
-        Body::File(file) => (0, file.size),
+    let size = match &answer.body {
+        Body::Text(text) => text.len() as u64,
+        Body::File(file) => file.size,
     };
+    let (mut from, mut end) = (0, size);
     let ranges = !matches!(fault, Some(Fault::NoRanges)) && matches!(answer.body, Body::File(_));
+    // `bytes=FROM-` or `bytes=FROM-LAST`.
     let asked = request.header("range").and_then(|range| {
-        range
-            .strip_prefix("bytes=")?
-            .strip_suffix('-')?
-            .parse()
-            .ok()
+        let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let last: Option<u64> = match last {
+            "" => None,
+            last => Some(last.parse().ok()?),
+        };
+        Some((from.parse::<u64>().ok()?, last))
     });
-    if let (Some(start), true) = (asked, ranges) {
+    if let (Some((start, last)), true) = (asked, ranges) {
         from = start;
-        if from >= end {
+        if from >= size {
             status = 416;
-            headers.push(("Content-Range", format!("bytes */{end}")));
-            from = end;
+            headers.push(("Content-Range", format!("bytes */{size}")));
+            from = size;
         } else {
             status = 206;
-            headers.push(("Content-Range", format!("bytes {from}-{}/{end}", end - 1)));
+            end = last.map_or(size, |last| size.min(last + 1));
+            headers.push(("Content-Range", format!("bytes {from}-{}/{size}", end - 1)));
         }
     }
     let (mut length, mut stop) = (end - from, u64::MAX);

@@ -7,15 +7,14 @@
 
 use serde_json::Value as Json;
 
-use super::{
-    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
-};
+use super::names::Name;
+use super::rope::Rope;
+use super::{Architecture, Arrangement, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{optional, required, within, wrong};
 use modelve_gguf::Value;
 
-/// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
-const MOST_LAYERS: u32 = 512;
-/// Maximum number of rows or columns of a matrix, so that no size overflows 64 bits.
-const MOST_ROWS: u64 = 1 << 24;
+/// Maximum number of experts of all layers, for the same reason as [`MOST_LAYERS`].
+const MOST_EXPERTS: u64 = 1 << 16;
 
 /// Where the norms of a layer are applied, which decides the names of their tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +23,8 @@ pub(super) enum Norms {
     Before,
     /// To the output of both, as in OLMo 2.
     After,
+    /// To the input and to the output of both, as in Gemma 2.
+    Around,
 }
 
 /// How queries and keys are normed before attention.
@@ -37,7 +38,19 @@ pub(super) enum QueryKeyNorm {
     Whole,
 }
 
-/// What sets one architecture of dense decoders apart.
+/// Experts in place of one feed-forward network; each token goes through a few of them.
+#[derive(Clone, Copy)]
+pub(super) struct Experts {
+    /// The key of the configuration that has the rows of an expert's matrices.
+    pub(super) width_key: &'static str,
+    /// Whether that number is written apart from `feed_forward_length`.
+    pub(super) writes_width: bool,
+    /// The key that says whether the shares of the chosen experts are scaled to make one, as llama.cpp
+    /// does; `None` where they always are.
+    pub(super) share_key: Option<&'static str>,
+}
+
+/// What sets one architecture of decoders apart.
 pub(super) struct Dense {
     /// `general.architecture`.
     pub(super) architecture: &'static str,
@@ -52,6 +65,19 @@ pub(super) struct Dense {
     /// Whether `attention_bias` and `mlp_bias` of the configuration are supported.
     pub(super) allows_bias: bool,
     pub(super) norms: Norms,
+    /// What transformers adds to the weights of norms before it multiplies by them. llama.cpp adds
+    /// nothing, so the GGUF holds the sums.
+    pub(super) norm_offset: f32,
+    /// The key of the configuration that names the activation of the feed-forward network.
+    pub(super) activation_key: &'static str,
+    /// Names of the activation that llama.cpp computes, the plainest first.
+    pub(super) activations: &'static [&'static str],
+    /// Whether llama.cpp attends to a window where the configuration has one.
+    pub(super) has_window: bool,
+    /// See [`Architecture::names`].
+    pub(super) names: &'static [Name],
+    /// Whether there are experts.
+    pub(super) experts: Option<Experts>,
     pub(super) query_key_norm: QueryKeyNorm,
     /// The size of a head where the configuration has no `head_dim`. `None`: the hidden size divided
     /// by the number of heads.
@@ -72,29 +98,16 @@ pub(super) struct Dense {
 }
 
 /// The sizes that everything else follows from.
-struct Sizes {
-    hidden: u64,
-    ffn: u64,
-    layers: u32,
-    heads: u64,
-    kv_heads: u64,
-    head: u64,
-    vocab: u64,
-}
-
-fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
-    Error::Value {
-        key,
-        value: value.to_string(),
-        expected: expected.into(),
-    }
-}
-
-fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
-    match value {
-        1.. if value <= most => Ok(value),
-        _ => Err(wrong(key, value, format!("1 to {most} are possible"))),
-    }
+pub(super) struct Sizes {
+    pub(super) hidden: u64,
+    pub(super) ffn: u64,
+    pub(super) layers: u32,
+    pub(super) heads: u64,
+    pub(super) kv_heads: u64,
+    pub(super) head: u64,
+    pub(super) vocab: u64,
+    /// Number of experts in a layer, and the rows of their matrices.
+    pub(super) experts: Option<(u64, u64)>,
 }
 
 impl Architecture for Dense {
@@ -106,12 +119,16 @@ impl Architecture for Dense {
         self.architecture
     }
 
+    fn names(&self) -> &'static [Name] {
+        self.names
+    }
+
     fn is_large(&self, layers: u64, heads: u64, kv_heads: u64) -> bool {
         (self.is_large)(layers, heads, kv_heads)
     }
 
     fn describe(&self, config: &Json) -> Result<Description, Error> {
-        check_activation(config)?;
+        self.check_activation(config)?;
         let sizes = self.sizes(config)?;
         let context: u64 = optional(config, "max_position_embeddings")?.unwrap_or(2048);
         let context = within("max_position_embeddings", context, u64::from(u32::MAX))?;
@@ -136,6 +153,15 @@ impl Architecture for Dense {
             keys.push(("attention.key_length", number(sizes.head)));
             keys.push(("attention.value_length", number(sizes.head)));
         }
+        if let (Some(experts), Some((count, width))) = (&self.experts, sizes.experts) {
+            let used: u64 = required(config, "num_experts_per_tok")?;
+            let used = within("num_experts_per_tok", used, count)?;
+            keys.push(("expert_count", number(count)));
+            keys.push(("expert_used_count", number(used)));
+            if experts.writes_width {
+                keys.push(("expert_feed_forward_length", number(width)));
+            }
+        }
         if self.writes_llama_keys {
             keys.push(("vocab_size", number(sizes.vocab)));
             keys.push(("rope.dimension_count", number(sizes.head)));
@@ -154,13 +180,51 @@ impl Architecture for Dense {
             is_large: self.is_large(sizes.layers.into(), sizes.heads, sizes.kv_heads),
             states_space_prefix: self.writes_llama_keys,
             vocab_size: sizes.vocab,
-            notes: unused_window(config, context)?.into_iter().collect(),
+            experts: sizes.experts.map_or(0, |(count, _)| count as u32),
+            notes: match self.has_window {
+                true => Vec::new(),
+                false => unused_window(config, context)?.into_iter().collect(),
+            },
+            ..Description::default()
         })
     }
 }
 
+impl Experts {
+    /// The number of experts in a layer, and the rows of their matrices.
+    fn sizes(&self, config: &Json, layers: u32) -> Result<(u64, u64), Error> {
+        const COUNT: &str = "num_local_experts";
+        if let Some(key) = self.share_key
+            && !optional(config, key)?.unwrap_or(false)
+        {
+            let expected = "llama.cpp scales the shares of the chosen experts to make one";
+            return Err(wrong(key, false, expected));
+        }
+        let count: Option<u64> = optional(config, COUNT)?;
+        let count = match count.or(optional(config, "num_experts")?) {
+            Some(count) => within(COUNT, count, MOST_EXPERTS / u64::from(layers))?,
+            None => return Err(Error::Missing { key: COUNT }),
+        };
+        let width = required(config, self.width_key)?;
+        Ok((count, within(self.width_key, width, MOST_ROWS)?))
+    }
+}
+
 impl Dense {
-    fn sizes(&self, config: &Json) -> Result<Sizes, Error> {
+    /// llama.cpp would compute any other activation wrongly without a word.
+    fn check_activation(&self, config: &Json) -> Result<(), Error> {
+        let activation: Option<String> = optional(config, self.activation_key)?;
+        match activation {
+            Some(other) if !self.activations.contains(&other.as_str()) => {
+                let known = self.activations[0];
+                let expected = format!("llama.cpp computes {known} for this architecture");
+                Err(wrong(self.activation_key, other, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn sizes(&self, config: &Json) -> Result<Sizes, Error> {
         let size = |key| within(key, required(config, key)?, MOST_ROWS);
         let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
         let kv_heads: u64 = optional(config, "num_key_value_heads")?.unwrap_or(heads);
@@ -192,6 +256,10 @@ impl Dense {
             kv_heads,
             head,
             vocab: size("vocab_size")?,
+            experts: match &self.experts {
+                Some(experts) => Some(experts.sizes(config, layers)?),
+                None => None,
+            },
         })
     }
 
@@ -211,28 +279,49 @@ impl Dense {
         let qkv_bias = self.has_qkv_bias || attention_bias;
         let tied = optional(config, "tie_word_embeddings")?.unwrap_or(self.ties_embeddings);
 
-        let weight = |name: String, shape: &[u64]| Weight {
-            source: names::in_checkpoint(self.architecture, &name),
-            name,
-            shape: shape.to_vec(),
-            optional: false,
-            arrangement: Arrangement::AsIs,
-        };
-        let (hidden, ffn) = (sizes.hidden, sizes.ffn);
+        let weight = |name: String, shape: &[u64]| Weight::new(self.architecture, name, shape);
+        let hidden = sizes.hidden;
         let (query, key) = (sizes.heads * sizes.head, sizes.kv_heads * sizes.head);
+        let norm = match self.norm_offset {
+            0.0 => Arrangement::AsIs,
+            offset => Arrangement::Add(offset),
+        };
         let mut weights = vec![
             weight("token_embd.weight".into(), &[sizes.vocab, hidden]),
-            weight("output_norm.weight".into(), &[hidden]),
+            Weight {
+                arrangement: norm,
+                ..weight("output_norm.weight".into(), &[hidden])
+            },
             Weight {
                 optional: tied,
                 ..weight("output.weight".into(), &[sizes.vocab, hidden])
             },
         ];
+        let ffn: &[_] = match sizes.experts {
+            Some(_) => &[],
+            None => &[
+                ("ffn_gate", sizes.ffn, hidden, mlp_bias, Arrangement::AsIs),
+                ("ffn_up", sizes.ffn, hidden, mlp_bias, Arrangement::AsIs),
+                ("ffn_down", hidden, sizes.ffn, mlp_bias, Arrangement::AsIs),
+            ],
+        };
         let reordered = |heads| match self.interleaved_rope {
             true => Arrangement::InterleaveHalves { heads },
             false => Arrangement::AsIs,
         };
         for layer in 0..sizes.layers {
+            if let Some((count, width)) = sizes.experts {
+                let name = |name: &str| format!("blk.{layer}.{name}.weight");
+                weights.push(weight(name("ffn_gate_inp"), &[count, hidden]));
+                for (part, shape) in [
+                    ("ffn_gate_exps", [width, hidden]),
+                    ("ffn_up_exps", [width, hidden]),
+                    ("ffn_down_exps", [hidden, width]),
+                ] {
+                    let joined = Weight::of_experts(self.architecture, name(part), count, &shape);
+                    weights.push(joined);
+                }
+            }
             let mut add = |name: &str, shape: &[u64], arrangement| {
                 let name = format!("blk.{layer}.{name}");
                 weights.push(Weight {
@@ -251,21 +340,26 @@ impl Dense {
                     attention_bias,
                     Arrangement::AsIs,
                 ),
-                ("ffn_gate", ffn, hidden, mlp_bias, Arrangement::AsIs),
-                ("ffn_up", ffn, hidden, mlp_bias, Arrangement::AsIs),
-                ("ffn_down", hidden, ffn, mlp_bias, Arrangement::AsIs),
-            ] {
+            ]
+            .into_iter()
+            .chain(ffn.iter().copied())
+            {
                 add(&format!("{name}.weight"), &[rows, columns], arrangement);
                 if bias {
                     add(&format!("{name}.bias"), &[rows], arrangement);
                 }
             }
+            let (before, after) = (
+                ["attn_norm", "ffn_norm"].as_slice(),
+                ["post_attention_norm", "post_ffw_norm"].as_slice(),
+            );
             let norms = match self.norms {
-                Norms::Before => ["attn_norm", "ffn_norm"],
-                Norms::After => ["post_attention_norm", "post_ffw_norm"],
+                Norms::Before => [before, &[]],
+                Norms::After => [&[], after],
+                Norms::Around => [before, after],
             };
-            for name in norms {
-                add(&format!("{name}.weight"), &[hidden], Arrangement::AsIs);
+            for name in norms.concat() {
+                add(&format!("{name}.weight"), &[hidden], norm);
             }
             let normed = match self.query_key_norm {
                 QueryKeyNorm::None => None,
@@ -273,25 +367,11 @@ impl Dense {
                 QueryKeyNorm::Whole => Some((query, key)),
             };
             if let Some((query, key)) = normed {
-                add("attn_q_norm.weight", &[query], Arrangement::AsIs);
-                add("attn_k_norm.weight", &[key], Arrangement::AsIs);
+                add("attn_q_norm.weight", &[query], norm);
+                add("attn_k_norm.weight", &[key], norm);
             }
         }
         Ok(weights)
-    }
-}
-
-/// The gated feed-forward network of these graphs uses SiLU; llama.cpp would compute any other
-/// activation wrongly without a word.
-fn check_activation(config: &Json) -> Result<(), Error> {
-    let activation: Option<String> = optional(config, "hidden_act")?;
-    match activation.as_deref() {
-        None | Some("silu" | "swish") => Ok(()),
-        Some(other) => Err(wrong(
-            "hidden_act",
-            other,
-            "llama.cpp computes silu for this architecture",
-        )),
     }
 }
 
@@ -305,127 +385,6 @@ fn unused_window(config: &Json, context: u64) -> Result<Option<String>, Error> {
              tokens are attended to as a whole"
         )
     }))
-}
-
-/// The rotary position embedding.
-struct Rope {
-    theta: f64,
-    /// Metadata of the scaling, without the prefix of the architecture.
-    keys: Vec<(&'static str, Value)>,
-    llama3: Option<Llama3>,
-}
-
-/// The scaling of Llama 3.1: long wavelengths are multiplied by a factor, short ones stay, and
-/// those between are interpolated.
-struct Llama3 {
-    factor: f32,
-    low: f32,
-    high: f32,
-    original: f32,
-}
-
-impl Rope {
-    fn read(config: &Json, default_theta: f64, context: u64) -> Result<Self, Error> {
-        const KIND: &str = "rope_scaling.rope_type";
-        let new = &config["rope_parameters"];
-        let scaling = match new.is_null() {
-            true => &config["rope_scaling"],
-            false => new,
-        };
-        let theta: Option<f64> = optional(scaling, "rope_theta")?;
-        let theta = match theta {
-            Some(theta) => theta,
-            None => optional(config, "rope_theta")?.unwrap_or(default_theta),
-        };
-        if !(theta.is_finite() && theta > 0.0) {
-            return Err(wrong("rope_theta", theta, "a positive number is needed"));
-        }
-        let mut rope = Self {
-            theta,
-            keys: Vec::new(),
-            llama3: None,
-        };
-        let kind: Option<String> = optional(scaling, "rope_type")?.or(optional(scaling, "type")?);
-        let number = |key| -> Result<Option<f64>, Error> {
-            match optional::<f64>(scaling, key)? {
-                Some(value) if !(value.is_finite() && value > 0.0) => {
-                    Err(wrong(key, value, "a positive number is needed"))
-                }
-                value => Ok(value),
-            }
-        };
-        let factor = number("factor")?;
-        let needed = || factor.ok_or(wrong(KIND, "without a factor", "`factor` is needed"));
-        let original = number("original_max_position_embeddings")?;
-        let mut add = |key, value| rope.keys.push((key, value));
-        let float = |value: f64| Value::F32(value as f32);
-        match kind.as_deref().unwrap_or("default") {
-            "default" => {}
-            "linear" => {
-                add("rope.scaling.type", Value::String("linear".into()));
-                add("rope.scaling.factor", float(needed()?));
-            }
-            "yarn" => {
-                add("rope.scaling.type", Value::String("yarn".into()));
-                add("rope.scaling.factor", float(needed()?));
-                let original = original.unwrap_or(context as f64) as u32;
-                add("rope.scaling.original_context_length", Value::U32(original));
-                for (source, key) in [
-                    ("extrapolation_factor", "rope.scaling.yarn_ext_factor"),
-                    ("attention_factor", "rope.scaling.yarn_attn_factor"),
-                    ("beta_fast", "rope.scaling.yarn_beta_fast"),
-                    ("beta_slow", "rope.scaling.yarn_beta_slow"),
-                ] {
-                    if let Some(value) = number(source)? {
-                        add(key, float(value));
-                    }
-                }
-            }
-            "llama3" => {
-                let value = |key, default| Ok::<f32, Error>(number(key)?.unwrap_or(default) as f32);
-                let scaling = Llama3 {
-                    factor: factor.unwrap_or(8.0) as f32,
-                    low: value("low_freq_factor", 1.0)?,
-                    high: value("high_freq_factor", 4.0)?,
-                    original: original.unwrap_or(8192.0) as f32,
-                };
-                if scaling.high <= scaling.low {
-                    let expected = "it must be larger than low_freq_factor";
-                    return Err(wrong("high_freq_factor", scaling.high, expected));
-                }
-                rope.llama3 = Some(scaling);
-            }
-            other => {
-                let expected = "supported: default, linear, yarn, llama3";
-                return Err(wrong(KIND, other, expected));
-            }
-        }
-        Ok(rope)
-    }
-
-    /// The factors on the frequencies, one for each pair of components of a head. Computed in 32
-    /// bits, as the converter does.
-    fn constant(&self, head: u64) -> Option<Constant> {
-        let scaling = self.llama3.as_ref()?;
-        let factor_of = |pair: u64| {
-            let power = (2 * pair) as f32 / head as f32;
-            let frequency = 1.0 / (self.theta as f32).powf(power);
-            let wavelength = std::f32::consts::TAU / frequency;
-            if wavelength < scaling.original / scaling.high {
-                1.0
-            } else if wavelength > scaling.original / scaling.low {
-                scaling.factor
-            } else {
-                let smooth =
-                    (scaling.original / wavelength - scaling.low) / (scaling.high - scaling.low);
-                1.0 / ((1.0 - smooth) / scaling.factor + smooth)
-            }
-        };
-        Some(Constant {
-            name: "rope_freqs.weight",
-            values: (0..head / 2).map(factor_of).collect(),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -450,16 +409,6 @@ mod tests {
 
     fn has(description: &Description, name: &str) -> bool {
         description.weights.iter().any(|weight| weight.name == name)
-    }
-
-    /// `reshape(heads, 2, rows / heads / 2).swapaxes(1, 2)` of two heads of six rows.
-    #[test]
-    fn the_halves_of_a_head_are_interleaved() {
-        let pairs = Arrangement::InterleaveHalves { heads: 2 };
-        let mut rows: Vec<u8> = (0..12).collect();
-        assert_eq!(pairs.group(12), 6);
-        pairs.apply(&mut rows, 6, 1, &mut Vec::new());
-        assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
     }
 
     #[test]

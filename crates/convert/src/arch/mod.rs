@@ -5,23 +5,56 @@
 //! [`ARCHITECTURES`].
 
 mod dense;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_oss;
 mod llama;
+mod mixtral;
 pub mod names;
 mod olmo2;
+mod phi2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
+mod rope;
+mod smollm3;
+mod weight;
+mod window;
+
+pub(crate) use weight::interleave;
+pub use weight::{Arrangement, Weight};
+
+use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::checkpoint::{Checkpoint, SourceTensor};
+use modelve_quant::mix::Facts;
+use names::Name;
+
+/// Maximum number of layers. Bounds the list of tensors that a damaged configuration asks for.
+const MOST_LAYERS: u32 = 512;
+/// Maximum number of rows or columns of a matrix, so that no size overflows 64 bits.
+const MOST_ROWS: u64 = 1 << 24;
+
 /// Every architecture that can be converted.
 pub static ARCHITECTURES: &[&dyn Architecture] = &[
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &gpt2::Gpt2,
+    &gpt_oss::GptOss,
     &llama::Llama,
+    &mixtral::MIXTRAL,
     &olmo2::OLMO2,
+    &phi2::Phi2,
     &phi3::Phi3,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &qwen3moe::Qwen3Moe,
+    &smollm3::SmolLm3,
 ];
 
 /// One architecture.
@@ -31,6 +64,16 @@ pub trait Architecture: Sync {
 
     /// Its name in `general.architecture` of a GGUF.
     fn gguf_name(&self) -> &'static str;
+
+    /// Names of tensors that are another in its checkpoints than in the tables of [`names`].
+    fn names(&self) -> &'static [Name] {
+        &[]
+    }
+
+    /// Where its checkpoints have the layers: before their number.
+    fn layers(&self) -> &'static str {
+        "model.layers"
+    }
 
     /// Returns whether llama.cpp counts a model of these sizes among those of 70 billion weights.
     /// Many query heads share one value head there, so recipes of 3 and 4 bits store value matrices
@@ -47,7 +90,7 @@ pub trait Architecture: Sync {
 }
 
 /// What a configuration asks for: pure facts, no weights.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Description {
     /// `general.architecture`.
     pub architecture: &'static str,
@@ -59,12 +102,18 @@ pub struct Description {
     pub constants: Vec<Constant>,
     /// Endings of names that a checkpoint may hold and that no GGUF needs.
     pub ignored: &'static [&'static str],
+    /// Beginnings of names that some checkpoints have, and what stands for them in [`Weight::sources`].
+    pub prefixes: &'static [(&'static str, &'static str)],
+    /// Beginnings of the names of what is no part of the text model: what sees pictures.
+    pub left_out: &'static [&'static str],
     /// Number of layers.
     pub layers: u32,
     /// Query heads per key and value head.
     pub heads_per_kv_head: u32,
     /// See [`Architecture::is_large`].
     pub is_large: bool,
+    /// Number of experts in a layer; 0 where there are none.
+    pub experts: u32,
     /// Whether `add_prefix_space` of `tokenizer_config.json` becomes
     /// `tokenizer.ggml.add_space_prefix`.
     pub states_space_prefix: bool,
@@ -74,61 +123,37 @@ pub struct Description {
     pub notes: Vec<String>,
 }
 
-/// A tensor that the checkpoint must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weight {
-    /// Name in the checkpoint.
-    pub source: String,
-    /// Name in the GGUF.
-    pub name: String,
-    /// Shape, slowest dimension first: `[rows, columns]`.
-    pub shape: Vec<u64>,
-    /// Whether the checkpoint may do without it.
-    pub optional: bool,
-    /// The order of its rows in the GGUF.
-    pub arrangement: Arrangement,
-}
-
-/// The order of a tensor's rows in the GGUF, relative to the checkpoint. Writing and verifying apply
-/// the same description, to pieces of a tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Arrangement {
-    /// The checkpoint's order.
-    #[default]
-    AsIs,
-    /// Within each head, row `i` of the first half is followed by row `i` of the second half. A
-    /// rotary embedding then rotates adjacent rows, where transformers rotates rows half a head apart.
-    InterleaveHalves {
-        /// Number of heads, all of the same even number of rows.
-        heads: u64,
-    },
-}
-
-impl Arrangement {
-    /// The number of rows that are reordered together, of a tensor of `rows` rows. A piece of a tensor
-    /// must hold a whole number of such groups.
-    pub fn group(self, rows: u64) -> u64 {
-        match self {
-            Self::AsIs => 1,
-            Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),
+impl Description {
+    /// What recipes ask about a model.
+    pub(crate) fn facts(&self, imatrix: bool) -> Facts {
+        Facts {
+            layers: self.layers,
+            heads_per_kv_head: self.heads_per_kv_head,
+            is_large: self.is_large,
+            experts: self.experts,
+            imatrix,
         }
     }
 
-    /// Reorders rows in place. `bytes` holds whole groups of `group` rows of `row_bytes` each;
-    /// `spare` is scratch memory.
-    pub fn apply(self, bytes: &mut [u8], group: u64, row_bytes: usize, spare: &mut Vec<u8>) {
-        let half = group as usize / 2;
-        if self == Self::AsIs || half == 0 || row_bytes == 0 {
-            return;
-        }
-        for head in bytes.chunks_exact_mut(2 * half * row_bytes) {
-            spare.clear();
-            spare.extend_from_slice(head);
-            for (to, row) in head.chunks_exact_mut(row_bytes).enumerate() {
-                let from = (to % 2 * half + to / 2) * row_bytes;
-                row.copy_from_slice(&spare[from..from + row_bytes]);
-            }
-        }
+    /// Finds a tensor of [`Weight::sources`] in a checkpoint, whichever beginning its name has there.
+    pub fn find<'a>(&self, checkpoint: &'a Checkpoint, name: &str) -> Option<&'a SourceTensor> {
+        let renamed = || {
+            let mut prefixes = self.prefixes.iter();
+            prefixes.find_map(|(there, here)| {
+                let rest = name.strip_prefix(here)?;
+                checkpoint.tensor(&format!("{there}{rest}"))
+            })
+        };
+        checkpoint.tensor(name).or_else(renamed)
+    }
+
+    /// The names that a tensor of a checkpoint may have in [`Weight::sources`].
+    pub(crate) fn meant<'a>(&self, tensor: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        let renamed = self.prefixes.iter().filter_map(move |(there, here)| {
+            let rest = tensor.strip_prefix(there)?;
+            Some(Cow::Owned(format!("{here}{rest}")))
+        });
+        std::iter::once(Cow::Borrowed(tensor)).chain(renamed)
     }
 }
 
@@ -209,4 +234,21 @@ fn optional<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<Op
 /// A value without which a configuration means nothing.
 fn required<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<T, Error> {
     optional(config, key)?.ok_or(Error::Missing { key })
+}
+
+/// A value that means nothing, or nothing that can be converted.
+fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
+    Error::Value {
+        key,
+        value: value.to_string(),
+        expected: expected.into(),
+    }
+}
+
+/// A size, if it is one of those that are possible.
+fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
+    match value {
+        1.. if value <= most => Ok(value),
+        _ => Err(wrong(key, value, format!("1 to {most} are possible"))),
+    }
 }

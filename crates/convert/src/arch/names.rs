@@ -3,7 +3,7 @@
 //! Sources: llama.cpp's src/llama-arch.cpp for the names, transformers' modeling files for
 //! theirs. A name that stands in no table is taken as it is.
 
-use std::borrow::Cow;
+use super::ARCHITECTURES;
 
 /// What a module does to its input, in PyTorch's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,13 @@ pub struct Name {
     pub about: &'static str,
 }
 
-const fn name(gguf: &'static str, hub: &'static str, module: Module, about: &'static str) -> Name {
+/// A row of these tables, or of [`super::Architecture::names`].
+pub(super) const fn name(
+    gguf: &'static str,
+    hub: &'static str,
+    module: Module,
+    about: &'static str,
+) -> Name {
     Name {
         gguf,
         hub,
@@ -101,15 +107,6 @@ pub static INSIDE: &[Name] = &[
     name("layer_output_norm", "output_layernorm", Norm, "evens out the layer's result"),
 ];
 
-/// Names that mean something else in some architectures.
-#[rustfmt::skip]
-static EXCEPTIONS: &[(&[&str], Name)] = &[
-    (&["phi3"], name("ffn_up", "mlp.gate_up_proj", Linear,
-        "gate and up in one matrix: widens the vector into features, and says which are let through")),
-    (&["gemma2", "gemma3", "gemma4"], name("ffn_norm", "pre_feedforward_layernorm", Norm,
-        "evens out the vectors' sizes before the feed-forward network")),
-];
-
 /// `blk.7.attn_q.weight` → (7, `attn_q.weight`).
 pub fn layer(tensor: &str) -> Option<(u64, &str)> {
     let (number, rest) = tensor.strip_prefix("blk.")?.split_once('.')?;
@@ -122,17 +119,19 @@ pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'
     let bare = bare(rest);
     let table = if in_layer { INSIDE } else { OUTSIDE };
     let index = table.iter().position(|name| name.gguf == bare)?;
-    let exception = EXCEPTIONS
+    let mut own = ARCHITECTURES
         .iter()
-        .find(|(of, name)| in_layer && name.gguf == bare && of.contains(&architecture));
-    Some((index, exception.map_or(&table[index], |(_, name)| name)))
+        .filter(|known| known.gguf_name() == architecture)
+        .flat_map(|known| known.names());
+    let own = own.find(|name| name.gguf == bare);
+    Some((index, own.unwrap_or(&table[index])))
 }
 
 /// What a tensor of a GGUF is called in the checkpoint: `blk.7.attn_q.weight` is
 /// `model.layers.7.self_attn.q_proj.weight`.
 pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
     let (before, rest) = match layer(tensor) {
-        Some((layer, rest)) => (format!("model.layers.{layer}."), rest),
+        Some((layer, rest)) => (format!("{}.{layer}.", layers(architecture)), rest),
         None => (String::new(), tensor),
     };
     let parameter = &rest[bare(rest).len()..];
@@ -140,6 +139,13 @@ pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
         Some((_, name)) => format!("{before}{}{parameter}", name.hub),
         None => tensor.to_owned(),
     }
+}
+
+/// Where checkpoints of an architecture have the layers: `model.layers`.
+pub fn layers(architecture: &str) -> &'static str {
+    let mut known = ARCHITECTURES.iter();
+    let known = known.find(|known| known.gguf_name() == architecture);
+    known.map_or("model.layers", |known| known.layers())
 }
 
 /// A name without the parameter at its end.
@@ -152,30 +158,31 @@ pub fn bare(name: &str) -> &str {
 
 /// What transformers calls the family of an architecture: `Phi3` of `Phi3ForCausalLM`.
 pub fn family(architecture: &str) -> Option<&'static str> {
-    Some(match architecture {
-        "phi3" => "Phi3",
-        "phimoe" => "PhiMoE",
-        "llama" => "Llama",
-        "llama4" => "Llama4",
-        "qwen2" => "Qwen2",
-        "qwen2moe" => "Qwen2Moe",
-        "qwen3" => "Qwen3",
-        "qwen3moe" => "Qwen3Moe",
-        "gemma" => "Gemma",
-        "gemma2" => "Gemma2",
-        "gemma3" => "Gemma3",
-        "deepseek2" => "DeepseekV3",
-        "gpt-oss" => "GptOss",
-        "olmo2" => "Olmo2",
-        "granite" => "Granite",
-        "smollm3" => "SmolLM3",
-        _ => return None,
-    })
+    let class = class(architecture)?;
+    class
+        .strip_suffix(CLASS)
+        .or(class.strip_suffix("LMHeadModel"))
 }
 
-/// `Phi3ForCausalLM`.
-pub fn class(architecture: &str) -> Option<Cow<'static, str>> {
-    family(architecture).map(|family| Cow::Owned(format!("{family}ForCausalLM")))
+/// What the class of a family's language models ends with.
+const CLASS: &str = "ForCausalLM";
+
+/// `Phi3ForCausalLM`: of architectures that can be converted their first class, of others that
+/// llama.cpp runs the best known one.
+pub fn class(architecture: &str) -> Option<&'static str> {
+    let mut known = ARCHITECTURES.iter();
+    if let Some(known) = known.find(|known| known.gguf_name() == architecture) {
+        return known.hub_names().first().copied();
+    }
+    Some(match architecture {
+        "phimoe" => "PhiMoEForCausalLM",
+        "llama4" => "Llama4ForCausalLM",
+        "qwen2moe" => "Qwen2MoeForCausalLM",
+        "gemma" => "GemmaForCausalLM",
+        "deepseek2" => "DeepseekV3ForCausalLM",
+        "granite" => "GraniteForCausalLM",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::{
-    Architecture, Arrangement, Constant, Description, Error, Weight, names, optional, required,
-};
+use super::names::{Module, Name, name};
+use super::{Architecture, Constant, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{optional, required, wrong};
 use modelve_gguf::Value;
 
 /// `Phi3ForCausalLM`.
@@ -17,6 +17,14 @@ pub(super) struct Phi3;
 
 /// GGUF's name for it.
 const ARCHITECTURE: &str = "phi3";
+
+/// What the tables of names lack.
+static NAMES: &[Name] = &[name(
+    "ffn_up",
+    "mlp.gate_up_proj",
+    Module::Linear,
+    "gate and up in one matrix: widens the vector into features, and says which are let through",
+)];
 
 /// The keys of `config.json` that matter, with transformers' defaults.
 struct Config {
@@ -47,11 +55,6 @@ struct Rope {
 /// Positions of a model that does not say how many it has.
 const DEFAULT_CONTEXT: u64 = 4096;
 
-/// More than any model has; bounds what a damaged configuration makes us list.
-const MOST_LAYERS: u32 = 512;
-/// Likewise for the sides of its matrices; with it no size of a model overflows 64 bits.
-const MOST_ROWS: u64 = 1 << 24;
-
 impl Architecture for Phi3 {
     fn hub_names(&self) -> &'static [&'static str] {
         &["Phi3ForCausalLM"]
@@ -61,16 +64,12 @@ impl Architecture for Phi3 {
         "phi3"
     }
 
+    fn names(&self) -> &'static [Name] {
+        NAMES
+    }
+
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         Config::read(config)?.describe()
-    }
-}
-
-fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
-    Error::Value {
-        key,
-        value: value.to_string(),
-        expected: expected.into(),
     }
 }
 
@@ -227,6 +226,7 @@ impl Config {
             states_space_prefix: false,
             vocab_size: self.vocab_size,
             notes: self.note.iter().cloned().collect(),
+            ..Description::default()
         })
     }
 
@@ -296,13 +296,7 @@ impl Config {
     fn weights(&self, kv_heads: u64) -> Vec<Weight> {
         let (hidden, vocab) = (self.hidden_size, self.vocab_size);
         let head = hidden / self.num_attention_heads;
-        let weight = |name: String, shape: &[u64]| Weight {
-            source: names::in_checkpoint(ARCHITECTURE, &name),
-            name,
-            shape: shape.to_vec(),
-            optional: false,
-            arrangement: Arrangement::AsIs,
-        };
+        let weight = |name: String, shape: &[u64]| Weight::new(ARCHITECTURE, name, shape);
         let mut weights = vec![
             weight("token_embd.weight".into(), &[vocab, hidden]),
             weight("output_norm.weight".into(), &[hidden]),

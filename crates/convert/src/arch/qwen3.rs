@@ -6,7 +6,7 @@ use super::dense::{Dense, QueryKeyNorm};
 use super::llama;
 
 /// What differs from Llama.
-pub(super) static QWEN3: Dense = Dense {
+pub(super) const DENSE: Dense = Dense {
     architecture: "qwen3",
     hub_names: &["Qwen3ForCausalLM"],
     interleaved_rope: false,
@@ -18,3 +18,6 @@ pub(super) static QWEN3: Dense = Dense {
     is_large: |_, _, _| false,
     ..llama::DENSE
 };
+
+/// `Qwen3ForCausalLM`.
+pub(super) static QWEN3: Dense = DENSE;

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const heads = data.heads, columns = heads || data.positions;
 const n = data.pairs.length;
 const WHAT = { residual: "the residual stream after a layer", attention: "what a layer\u2019s attention adds", mlp: "what a layer\u2019s MLP adds", head: "what one head gives, at all positions" }[data.what];
@@ -22,10 +23,10 @@ const rows = data.layers.map((_, i) => i).reverse().map((i) => el("tr", {}, el("
   // What may as well be nothing is faint.
   const unsure = data.interval[i] && data.interval[i][j] != null && Math.abs(s) < data.interval[i][j];
   if (unsure) td.style.opacity = ".55";
-  return linked("column " + j, s == null ? td : tint(td, sides, s));
+  return twin("column " + j, s == null ? td : tint(td, sides, s));
 })));
 const frame = el("div", { class: "scroll", role: "group", "aria-label": "layers by columns; arrow keys walk" }, el("table", { class: "cells" },
-  el("thead", {}, el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((c, j) => linked("column " + j, el("th", { scope: "col" }, heads ? String(c) : el("code", {}, shown(data.pieces[j]))))))), el("tbody", {}, rows)));
+  el("thead", {}, el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((c, j) => twin("column " + j, el("th", { scope: "col" }, heads ? String(c) : el("code", {}, shown(data.pieces[j]))))))), el("tbody", {}, rows)));
 walk(frame, cells.map((c) => c.td), (k) => {
   const { i, j, s } = cells[k];
   const half = data.interval[i] ? data.interval[i][j] : null;

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
 const WHAT = {
@@ -15,13 +16,14 @@ if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end:
 
 // The two prompts, token under token, what differs marked.
 const clean = new Map(data.positions.map((at, i) => [at, data.clean_positions[i]]));
+const tellOthers = linked((position) => { if (!heads) data.positions.forEach((_, c) => mark("column " + c, data.clean_positions[c] === position)); });
 const columnOf = new Map(data.positions.map((at, i) => [at, i]));
 const columnOfClean = new Map(data.clean_positions.map((at, i) => [at, i]));
 function sentence(pieces, text, column, differs) {
   return el("div", { class: "text marks", style: "max-height:6em" }, pieces.map((piece, t) => {
     const c = column.get(t);
     const node = el("span", { class: differs(t) ? "differs" : null }, written(piece, t, text));
-    return c === undefined || heads ? node : linked("column " + c, node);
+    return c === undefined || heads ? node : twin("column " + c, node);
   }));
 }
 const differsAt = (at) => !clean.has(at) || data.clean_ids[clean.get(at)] !== data.corrupt_ids[at];
@@ -55,10 +57,10 @@ const cells = [];
 const title = (j) => heads ? String(heads[j]) : null;
 const headRow = (name, pieces, at, differs) => el("tr", {}, el("th", { scope: "row" }, name), columns.map((_, j) => {
   const th = el("th", { scope: "col", class: differs(j) ? "differs" : null, title: spelled(pieces[at(j)]) }, el("code", {}, shown(pieces[at(j)])));
-  return linked("column " + j, th);
+  return twin("column " + j, th);
 }), data.together ? el("th", { scope: "col" }, name === "corrupt" ? "all" : "") : null);
 const thead = el("thead", {}, heads
-  ? el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((_, j) => linked("column " + j, el("th", { scope: "col" }, title(j)))), data.together ? el("th", { scope: "col" }, "all") : null)
+  ? el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((_, j) => twin("column " + j, el("th", { scope: "col" }, title(j)))), data.together ? el("th", { scope: "col" }, "all") : null)
   : [data.noise ? null : headRow("clean", data.clean_pieces, (j) => data.clean_positions[j], (j) => differsAt(data.positions[j])),
     headRow("corrupt", data.corrupt_pieces, (j) => data.positions[j], (j) => data.noise ? noisy.has(data.positions[j]) : differsAt(data.positions[j]))]);
 const order = data.layers.map((_, i) => i).reverse();
@@ -67,7 +69,7 @@ const tbody = el("tbody", {}, order.map((i) => el("tr", {}, el("th", { scope: "r
     const s = data.recovered[i][j];
     const td = el("td", { "data-i": String(cells.length) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
     cells.push({ td, i, j });
-    return linked("column " + j, s == null ? td : tint(td, sides, s));
+    return twin("column " + j, s == null ? td : tint(td, sides, s));
   }),
   data.together ? tint(el("td", { style: "cursor:default" }, share(data.together[i])), sides, data.together[i]) : null)));
 const frame = el("div", { class: "scroll", role: "group", "aria-label": "layers by " + (heads ? "heads" : "tokens") + "; arrow keys walk, Enter pins" }, el("table", { class: "cells" }, thead, tbody));
@@ -82,8 +84,9 @@ function describe(k) {
     el("div", { class: "soft" }, "before"), shortBars(data.corrupt_top.slice(0, 3), most), el("div", { class: "soft" }, "with the clean value"), shortBars(data.top[i][j].slice(0, 3), most)];
 }
 let pinned = null;
-function pin(k) {
+function pin(k, told) {
   const { i, j, td } = cells[k];
+  if (!heads && !told) tellOthers(data.clean_positions[j]);
   if (pinned) pinned.classList.remove("pinned");
   pinned = td;
   td.classList.add("pinned");
@@ -104,7 +107,7 @@ function pin(k) {
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,
   el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, " layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
-if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j));
+if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j), true);
 
 const against = U ? ["--against-id", String(data.against.id)] : [];
 const measure = ["--token-id", String(data.token.id), ...against];

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
 
@@ -30,20 +31,21 @@ if (words.length) {
     // Without a word that speaks for the answer the measure falls.
     const span = el("span", { "data-i": i }, written(words[i].text, t, data.prompt));
     tint(span, sides, -words[i].change / most);
-    linked("word " + i, span);
+    twin("word " + i, span);
     spans.push([i, span]);
     text.append(span);
   }
   spans.sort((a, b) => a[0] - b[0]);
+  const tellOthers = linked((position) => spans.forEach(([i, span]) => span.classList.toggle("marked", words[i].from <= position && position < words[i].to)));
   const describe = (i) => {
     const w = words[i];
     return [el("b", {}, shown(w.text)), el("div", {}, "speaks " + (w.change < 0 ? "for " + T : "for " + rival) + ": without it " + signed(w.without) + " in place of " + signed(data.value)),
       el("div", {}, "the model then says " + shown(w.says.piece) + " (" + percent(w.says.prob) + ")")];
   };
-  walk(text, spans.map((s) => s[1]), describe);
+  walk(text, spans.map((s) => s[1]), describe, (i) => tellOthers(words[i].to - 1));
   const order = words.map((_, i) => i).sort((a, b) => Math.abs(words[b].change) - Math.abs(words[a].change)).slice(0, 12).sort((a, b) => a - b);
   const list = signedList(order.map((i) => ({ name: shown(words[i].text), value: -words[i].change })), "words by what they do", (k) => describe(order[k]));
-  order.forEach((i, k) => linked("word " + i, list.children[k]));
+  order.forEach((i, k) => twin("word " + i, list.children[k]));
   main.append(el("h2", {}, "The words it hangs on"),
     reading("Each word is left out once, with the blank before it, and the model reads the rest. Blue words speak for " + T + ", orange ones for " + rival + "; the bars tell by how many logits.",
       "Here: without " + shown(strongest.text) + " the measure is " + signed(strongest.without, 2) + " in place of " + signed(data.value, 2) + ", and the model would say " + shown(strongest.says.piece) + " (" + percent(strongest.says.prob) + "). Leaving a word out also makes a text that nobody would write: what changes is not the word\u2019s meaning alone."),

@@ -9,6 +9,7 @@ mod hub_server;
 mod answers;
 mod choice;
 mod place;
+mod preview;
 mod refusal;
 mod transfer;
 
@@ -110,7 +111,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let options = FetchOptions {
             endpoint: server.endpoint(),
-            cache: Cache::at(dir.path().join("hub")),
+            cache: Cache::in_folder(dir.path().join("hub")),
             token: None,
             offline: false,
             verify: false,

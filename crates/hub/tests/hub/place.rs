@@ -192,7 +192,7 @@ fn child() {
         return;
     };
     let mut options = FetchOptions::from_env();
-    options.cache = Cache::at(cache);
+    options.cache = Cache::in_folder(cache);
     options.free_space = |_| None;
     let told = Told::default();
     let fetched = fetch(

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const n = data.ids.length;
 // The heads of the layer shown; those of others come with the page where they are not too many.
 let layer = data.layer;
@@ -64,8 +65,8 @@ function image(i) {
 // The column whose token is under the mouse.
 let column = null;
 const spans = data.pieces.map((piece, i) => {
-  linked("token " + i, (on) => { column = on ? i : null; draw(); });
-  return linked("token " + i, el("span", { "data-i": i }, written(piece, i, data.prompt)));
+  twin("token " + i, (on) => { column = on ? i : null; draw(); });
+  return twin("token " + i, el("span", { "data-i": i }, written(piece, i, data.prompt)));
 });
 const text = el("div", { class: "text", role: "group", "aria-label": "tokens; arrow keys walk, Enter asks where a token looks" }, spans);
 const looks = el("p", { class: "soft", id: "looks" });
@@ -160,7 +161,8 @@ function choose(i) {
   draw();
   tell();
 }
-function ask(q) { query = q; draw(); tell(); }
+const tellOthers = linked((position) => { if (position >= 0 && position < n) ask(position, true); });
+function ask(q, told) { query = q; draw(); tell(); if (!told) tellOthers(q); }
 
 walk(text, spans, (i) => [el("b", {}, shown(data.pieces[i])), el("div", {}, "position " + i),
   el("div", {}, i > query ? "comes later" : percent(weightsOf(current)[query][i]) + " of what " + shown(data.pieces[query]) + " looks at")], ask);

@@ -1,7 +1,5 @@
-const data = JSON.parse(document.getElementById("data").textContent);
-const about = JSON.parse(document.getElementById("about").textContent);
-const main = document.getElementById("main");
-const tip = document.getElementById("tip");
+// What every view is drawn with. It stands behind a script that defines `tip`, `about`, `dark` and
+// `linked`: `page.js` on a page of its own.
 
 // An element: attributes whose names begin with "on" are listeners, children are nodes or text.
 function el(name, attributes, ...children) {
@@ -14,8 +12,6 @@ function el(name, attributes, ...children) {
   node.append(...children.flat().filter((child) => child != null));
   return node;
 }
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function percent(p) {
   const v = 100 * p;
@@ -181,21 +177,24 @@ function walk(box, items, describe, choose, wide = 1) {
   });
 }
 
-// Nodes that show the same token, word or column: the mouse over one marks them all, and so does a
-// function that is told of a mark, for what is drawn on a canvas.
-const alike = new Map();
-function mark(key, on) {
-  for (const one of alike.get(key) || []) { if (one instanceof Node) one.classList.toggle("marked", on); else one(on); }
-}
-function linked(key, one) {
-  if (!alike.has(key)) alike.set(key, []);
-  alike.get(key).push(one);
-  if (one instanceof Node) {
-    one.dataset.mark = key;
-    one.addEventListener("mouseenter", () => mark(key, true));
-    one.addEventListener("mouseleave", () => mark(key, false));
-  }
-  return one;
+// Nodes of a view that show the same token, word or column, by a key: the mouse over one marks them
+// all, and so does a function that is told of a mark, for what is drawn on a canvas.
+function twins() {
+  const alike = new Map();
+  const mark = (key, on) => {
+    for (const one of alike.get(key) || []) { if (one instanceof Node) one.classList.toggle("marked", on); else one(on); }
+  };
+  const twin = (key, one) => {
+    if (!alike.has(key)) alike.set(key, []);
+    alike.get(key).push(one);
+    if (one instanceof Node) {
+      one.dataset.mark = key;
+      one.addEventListener("mouseenter", () => mark(key, true));
+      one.addEventListener("mouseleave", () => mark(key, false));
+    }
+    return one;
+  };
+  return { mark, twin };
 }
 
 function table(head, rows) {
@@ -261,16 +260,4 @@ function fileNames(paths) {
     const different = new Set(paths).size === new Set(short).size;
     if (different || parts > 32) return short;
   }
-}
-
-// What the page is of: its title names the prompt, its first line the model and how it was made.
-{
-  const first = (Array.isArray(data) ? data[0] : data) || {};
-  const text = first.prompt || first.clean || first.text || "";
-  const name = document.title.replace(/^modelve /, "");
-  if (text) document.title = (text.length > 60 ? "\u2026" + text.slice(-60) : text) + " \u00b7 modelve " + name;
-  const models = about.models.map((m) => m.name + (m.quantization ? " (" + m.quantization + ")" : "")).join(" and ");
-  document.getElementById("head").append(
-    el("span", {}, el("b", {}, "modelve " + name), models ? " \u00b7 " + models : "", about.date ? " \u00b7 " + about.date : ""),
-    about.command ? el("code", { title: about.command }, about.command) : "");
 }

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 // One prompt, or two that are laid over each other.
 const lenses = Array.isArray(data) ? data : [data];
 const two = lenses.length > 1;
@@ -248,7 +249,8 @@ function rankLine(i) {
     return e;
   };
   const title = "rank of " + shown(followed.piece) + " after each layer";
-  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", style: "max-width:560px", "aria-label": title });
+  const svg = node("svg", { viewBox: "0 0 " + W + " " + H, role: "img", "aria-label": title });
+  svg.style.maxWidth = "560px";
   const x = (j) => L + (W - L - R) * (layers.length > 1 ? j / (layers.length - 1) : 0.5);
   const y = (rank) => T + (H - T - B) * Math.log(rank) / Math.log(mostRank);
   for (let rank = 1; rank <= mostRank; rank *= 10) {
@@ -301,9 +303,17 @@ function show(i) {
   else if (left + WIDE > box.scrollLeft + room) box.scrollLeft = left + WIDE - room;
 }
 
-function pin(i, j) {
+// The same token in views beside this one.
+const tellOthers = linked((position) => {
+  const i = columns.findIndex((pair) => pair[0] === position);
+  if (i < 0) return;
+  pin(i, pinned ? pinned[1] : layers.length - 1, true);
+  show(i);
+});
+function pin(i, j, told) {
   pinned = [i, j];
   draw();
+  if (!told && columns[i][0] != null) tellOthers(columns[i][0]);
   detail.replaceChildren(...(followed ? [rankLine(i)] : []), two ? el("div", { class: "columns" }, column(i, 0), column(i, 1)) : column(i, 0));
 }
 
@@ -340,7 +350,7 @@ dark.addEventListener("change", () => { stripImage = null; draw(); });
 
 // The prompts, whose tokens mark their columns.
 const columnOf = lenses.map((_, k) => new Map(columns.flatMap((pair, i) => (pair[k] == null ? [] : [[pair[k], i]]))));
-columns.forEach((_, i) => linked("column " + i, (on) => {
+columns.forEach((_, i) => twin("column " + i, (on) => {
   marked = on ? i : null;
   if (here) return;
   if (on) show(i);
@@ -348,7 +358,7 @@ columns.forEach((_, i) => linked("column " + i, (on) => {
 }));
 const prompts = lenses.map((lens, k) => el("div", { class: "text marks", style: "max-height:5.4em" }, lens.pieces.map((piece, t) => {
   const i = columnOf[k].get(t), span = el("span", { class: i !== undefined && differs(i) ? "differs" : null }, written(piece, t, lens.prompt));
-  return i === undefined ? span : linked("column " + i, span);
+  return i === undefined ? span : twin("column " + i, span);
 })));
 
 main.append(el("h1", {}, two ? "What would each layer say to one prompt and to the other?" : "What would each layer say?"), ...prompts,
@@ -367,7 +377,7 @@ main.append(el("h1", {}, two ? "What would each layer say to one prompt and to t
   })(),
   el("div", { class: "tools" }, two ? viewLabel : null, metricLabel, legendBox), strip, box, detail);
 choose(metric);
-if (columns.length) pin(columns.length - 1, layers.length - 1);
+if (columns.length) pin(columns.length - 1, layers.length - 1, true);
 box.scrollLeft = box.scrollWidth;
 draw();
 if (lenses[0].answers.length) {

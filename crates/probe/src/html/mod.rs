@@ -11,7 +11,7 @@ use super::Subject;
 pub struct Page {
     /// The command that makes it.
     name: &'static str,
-    /// What draws its data, with the functions of `common.js`.
+    /// What draws its data, with the functions of [`COMMON`].
     script: &'static str,
 }
 
@@ -27,6 +27,12 @@ pub struct About {
     /// The day and time it was made at.
     pub date: String,
 }
+
+/// The style of every page.
+pub const STYLE: &str = include_str!("page.css");
+
+/// The functions that every view is drawn with, see the head of the file.
+pub const COMMON: &str = include_str!("common.js");
 
 /// What tells our pages from others.
 const MARK: &[u8] = b"<meta name=\"generator\" content=\"modelve\">";
@@ -54,6 +60,16 @@ impl Page {
         Page { name, script }
     }
 
+    /// The command that makes it.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What draws its data into `main`, with the functions of [`COMMON`].
+    pub const fn script(self) -> &'static str {
+        self.script
+    }
+
     /// The whole page.
     ///
     /// # Errors
@@ -73,8 +89,9 @@ impl Page {
             out.push_str(before);
             out.push_str(match name {
                 "title" => self.name,
-                "style" => include_str!("page.css"),
-                "common" => include_str!("common.js"),
+                "style" => STYLE,
+                "page" => include_str!("page.js"),
+                "common" => COMMON,
                 "script" => self.script,
                 "about" => &about,
                 _ => &data,

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 // A branch that goes on can be folded.
 function branch(node) {
   const line = [el("code", {}, shown(node.piece)), " " + percent(node.prob) + " ",
@@ -36,7 +37,7 @@ main.append(el("div", { class: "columns" }, data.map((next, n) => {
       el("div", {}, "with those likelier " + percent(mass))];
   };
   const items = [...list.children];
-  items.forEach((item, i) => { item.dataset.i = i; item.removeAttribute("title"); linked("token " + rows[i].id, item); });
+  items.forEach((item, i) => { item.dataset.i = i; item.removeAttribute("title"); twin("token " + rows[i].id, item); });
   walk(list, items, describe);
   next.top.forEach((c) => { sum += c.prob; });
   const parts = [el("h1", {}, next.prompt, el("span", { class: "soft" }, " _")), list,

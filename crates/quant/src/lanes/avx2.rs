@@ -3,7 +3,7 @@
 use super::{ROUNDER, Simd, Task, by_intrinsics, operator};
 use std::arch::x86_64::*;
 
-/// Exists only where the CPU has AVX2 and F16C.
+/// A value exists only if the CPU has AVX2 and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
@@ -36,7 +36,7 @@ operator!(BitOr, bitor, I, _mm256_or_si256);
 operator!(BitAnd, bitand, M, _mm256_and_ps);
 operator!(BitOr, bitor, M, _mm256_or_ps);
 
-/// Round to nearest even, raise nothing.
+/// Round to nearest, ties to even, without floating-point exceptions.
 const EVEN: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for Avx2 {
@@ -67,7 +67,8 @@ impl Simd for Avx2 {
         truncate_byte(v: F) -> I = I(_mm256_and_si256(_mm256_cvttps_epi32(v.0), _mm256_set1_epi32(0xff)));
         truncate(v: F) -> I = I(_mm256_cvttps_epi32(v.0));
         round_away(v: F) -> I = {
-            // The float below ½ carries x.5 over the integer and nothing less.
+            // Adding the largest f32 below ½ reaches the next integer from x.5 but from nothing
+            // smaller.
             let sign = _mm256_and_ps(v.0, _mm256_set1_ps(-0.0));
             let half = _mm256_or_ps(sign, _mm256_set1_ps(0.499_999_97));
             I(_mm256_cvttps_epi32(_mm256_add_ps(v.0, half)))
@@ -83,25 +84,25 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load(self, from: &[f32]) -> F {
         let from: &[f32; 8] = from.first_chunk().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 32 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 32 bytes.
         unsafe { F(from.as_ptr().cast::<__m256>().read_unaligned()) }
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32]) {
         let to: &mut [f32; 8] = to.first_chunk_mut().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 32 writable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 32 bytes.
         unsafe { to.as_mut_ptr().cast::<__m256>().write_unaligned(v.0) }
     }
     #[inline(always)]
     fn load_f16(self, from: &[u8]) -> F {
         let from: &[u8; 16] = from.first_chunk().expect("two bytes per lane");
-        // SAFETY: `self` is a token; the reference spans 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 16 bytes.
         unsafe { F(_mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 16] = from.first_chunk().expect("two bytes per lane");
-        // SAFETY: `self` is a token; the reference spans 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 16 bytes.
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
             F(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
@@ -110,7 +111,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store_bytes(self, v: I, to: &mut [u8]) {
         let to: &mut [u8; 8] = to.first_chunk_mut().expect("a byte per lane");
-        // SAFETY: `self` is a token; the reference spans 8 writable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 8 bytes.
         unsafe {
             let bytes = _mm256_and_si256(v.0, _mm256_set1_epi32(0xff));
             let words = _mm_packus_epi32(
@@ -123,11 +124,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn lookup(self, table: &[i8; 32], index: I) -> F {
         let (low, high) = table.split_at(16);
-        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; each half is 16 bytes.
         unsafe {
             let low = _mm256_broadcastsi128_si256(_mm_loadu_si128(low.as_ptr().cast()));
             let high = _mm256_broadcastsi128_si256(_mm_loadu_si128(high.as_ptr().cast()));
-            // The entry becomes the top byte of its lane, the other bytes 0.
+            // The entry becomes the top byte of its lane; the other bytes become 0.
             let top = _mm256_and_si256(
                 _mm256_slli_epi32::<24>(index.0),
                 _mm256_set1_epi32(0x0f00_0000),
@@ -149,9 +150,9 @@ impl Simd for Avx2 {
             *row = self.load(&from[i * stride..]).0;
         }
         let to: &mut [F; 8] = to.first_chunk_mut().expect("a column per lane");
-        // SAFETY: `self` is a token.
+        // SAFETY: `self` exists only if the CPU has the instructions.
         unsafe {
-            // Rows 4g..4g+4 of columns c and c + 4, one column per 128-bit half.
+            // quad[4g + c] holds rows 4g..4g+4 of columns c and c + 4, one column per 128-bit half.
             let mut quad = rows;
             for g in 0..2 {
                 let r = &rows[4 * g..];

@@ -3,7 +3,7 @@
 use super::{ROUNDER, Simd, Task, by_intrinsics, operator};
 use std::arch::x86_64::*;
 
-/// Exists only where the CPU has AVX-512 F, BW, DQ and VL.
+/// A value exists only if the CPU has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -36,7 +36,7 @@ operator!(BitOr, bitor, I, _mm512_or_si512);
 operator!(BitAnd, bitand, M, |a: __mmask16, b: __mmask16| a & b);
 operator!(BitOr, bitor, M, |a: __mmask16, b: __mmask16| a | b);
 
-/// Round to nearest even, raise nothing.
+/// Round to nearest, ties to even, without floating-point exceptions.
 const EVEN: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for Avx512 {
@@ -67,7 +67,8 @@ impl Simd for Avx512 {
         truncate_byte(v: F) -> I = I(_mm512_and_si512(_mm512_cvttps_epi32(v.0), _mm512_set1_epi32(0xff)));
         truncate(v: F) -> I = I(_mm512_cvttps_epi32(v.0));
         round_away(v: F) -> I = {
-            // The float below ½ carries x.5 over the integer and nothing less.
+            // Adding the largest f32 below ½ reaches the next integer from x.5 but from nothing
+            // smaller.
             let sign = _mm512_and_ps(v.0, _mm512_set1_ps(-0.0));
             let half = _mm512_or_ps(sign, _mm512_set1_ps(0.499_999_97));
             I(_mm512_cvttps_epi32(_mm512_add_ps(v.0, half)))
@@ -83,25 +84,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load(self, from: &[f32]) -> F {
         let from: &[f32; 16] = from.first_chunk().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 64 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 64 bytes.
         unsafe { F(from.as_ptr().cast::<__m512>().read_unaligned()) }
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32]) {
         let to: &mut [f32; 16] = to.first_chunk_mut().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 64 writable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 64 bytes.
         unsafe { to.as_mut_ptr().cast::<__m512>().write_unaligned(v.0) }
     }
     #[inline(always)]
     fn load_f16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
-        // SAFETY: `self` is a token; the reference spans 32 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 32 bytes.
         unsafe { F(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 32] = from.first_chunk().expect("two bytes per lane");
-        // SAFETY: `self` is a token; the reference spans 32 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 32 bytes.
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             F(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
@@ -110,7 +111,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store_bytes(self, v: I, to: &mut [u8]) {
         let to: &mut [u8; 16] = to.first_chunk_mut().expect("a byte per lane");
-        // SAFETY: `self` is a token; the reference spans 16 writable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 16 bytes.
         unsafe {
             to.as_mut_ptr()
                 .cast::<__m128i>()
@@ -120,7 +121,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn lookup(self, table: &[i8; 32], index: I) -> F {
         let (low, high) = table.split_at(16);
-        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; each half is 16 bytes.
         unsafe {
             let low = _mm512_cvtepi8_epi32(_mm_loadu_si128(low.as_ptr().cast()));
             let high = _mm512_cvtepi8_epi32(_mm_loadu_si128(high.as_ptr().cast()));
@@ -138,10 +139,10 @@ impl Simd for Avx512 {
             *row = self.load(&from[i * stride..]).0;
         }
         let to: &mut [F; 16] = to.first_chunk_mut().expect("a column per lane");
-        // SAFETY: `self` is a token.
+        // SAFETY: `self` exists only if the CPU has the instructions.
         unsafe {
-            // Pairs of rows, then groups of four, inside each 128-bit quarter: quad[4g + c] holds
-            // rows 4g..4g+4 of columns c, c + 4, c + 8, c + 12, one column per quarter.
+            // Within each 128-bit quarter, interleave pairs of rows, then groups of four: quad[4g +
+            // c] holds rows 4g..4g+4 of columns c, c + 4, c + 8 and c + 12, one column per quarter.
             let mut quad = rows;
             for g in 0..4 {
                 let r = &rows[4 * g..];
@@ -154,7 +155,7 @@ impl Simd for Avx512 {
                 quad[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
                 quad[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
             }
-            // Then the quarters: a 4 × 4 transpose of 128-bit pieces for each c.
+            // Then, for each c, transpose the 4 × 4 matrix of quarters.
             for c in 0..4 {
                 let q = [quad[c], quad[4 + c], quad[8 + c], quad[12 + c]];
                 let even01 = _mm512_shuffle_f32x4::<0b10_00_10_00>(q[0], q[1]);

@@ -3,7 +3,7 @@
 use super::{ROUNDER, Simd, Task, by_intrinsics, operator};
 use std::arch::aarch64::*;
 
-/// Exists only where the CPU has NEON.
+/// A value exists only if the CPU has NEON.
 #[derive(Clone, Copy)]
 pub(crate) struct Neon(());
 
@@ -76,13 +76,13 @@ impl Simd for Neon {
     #[inline(always)]
     fn load(self, from: &[f32]) -> F {
         let from: &[f32; 4] = from.first_chunk().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 16 bytes.
         unsafe { F(vld1q_f32(from.as_ptr())) }
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32]) {
         let to: &mut [f32; 4] = to.first_chunk_mut().expect("a float per lane");
-        // SAFETY: `self` is a token; the reference spans 16 writable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 16 bytes.
         unsafe { vst1q_f32(to.as_mut_ptr(), v.0) }
     }
     #[inline(always)]
@@ -95,7 +95,7 @@ impl Simd for Neon {
     #[inline(always)]
     fn load_bf16(self, from: &[u8]) -> F {
         let from: &[u8; 8] = from.first_chunk().expect("two bytes per lane");
-        // SAFETY: `self` is a token; the reference spans 8 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; the reference spans 8 bytes.
         unsafe {
             F(vreinterpretq_f32_u32(vshll_n_u16::<16>(
                 vreinterpret_u16_u8(vld1_u8(from.as_ptr())),
@@ -105,7 +105,7 @@ impl Simd for Neon {
     #[inline(always)]
     fn store_bytes(self, v: I, to: &mut [u8]) {
         let to: &mut [u8; 4] = to.first_chunk_mut().expect("a byte per lane");
-        // SAFETY: `self` is a token.
+        // SAFETY: `self` exists only if the CPU has the instructions.
         unsafe {
             let words = vmovn_s32(v.0);
             let bytes = vmovn_u16(vreinterpretq_u16_s16(vcombine_s16(words, words)));
@@ -115,10 +115,10 @@ impl Simd for Neon {
     #[inline(always)]
     fn lookup(self, table: &[i8; 32], index: I) -> F {
         let (low, high) = table.split_at(16);
-        // SAFETY: `self` is a token; both halves of the table are 16 readable bytes.
+        // SAFETY: `self` exists, so the CPU has the instructions; each half is 16 bytes.
         unsafe {
             let table = int8x16x2_t(vld1q_s8(low.as_ptr()), vld1q_s8(high.as_ptr()));
-            // The entry becomes the top byte of its lane; entry 255 there is none, which gives 0.
+            // The entry becomes the top byte of its lane; index 255 is out of range, which gives 0.
             let top = vshlq_n_s32::<24>(vandq_s32(index.0, vdupq_n_s32(31)));
             let control = vorrq_s32(top, vdupq_n_s32(0x00ff_ffff));
             let entry = vqtbl2q_s8(table, vreinterpretq_u8_s32(control));
@@ -135,7 +135,7 @@ impl Simd for Neon {
             self.load(&from[3 * stride..]).0,
         );
         let to: &mut [F; 4] = to.first_chunk_mut().expect("a column per lane");
-        // SAFETY: `self` is a token.
+        // SAFETY: `self` exists only if the CPU has the instructions.
         unsafe {
             let (ab_even, ab_odd) = (vtrn1q_f32(a, b), vtrn2q_f32(a, b));
             let (cd_even, cd_odd) = (vtrn1q_f32(c, d), vtrn2q_f32(c, d));

@@ -1,5 +1,5 @@
-//! Two vectors as one of twice the lanes: a search that is one long chain of dependent
-//! operations leaves the units idle, and a second chain beside it costs nothing.
+//! Two vectors as one with twice the lanes. A search that is one long chain of dependent operations
+//! leaves execution units idle, so that a second, independent chain costs no more time.
 
 use super::Simd;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Sub};

@@ -1,11 +1,11 @@
-//! Eight lanes in plain Rust, for any CPU; the compiler makes of them what it can.
+//! Eight lanes in plain Rust, for any CPU; the compiler vectorizes what it can.
 
 use super::{ROUNDER, Simd};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Sub};
 
 const LANES: usize = 8;
 
-/// Plain code needs nothing of the CPU.
+/// The plain implementation, which needs no particular instructions.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain;
 
@@ -15,12 +15,12 @@ pub(crate) struct F([f32; LANES]);
 /// Eight i32.
 #[derive(Clone, Copy)]
 pub(crate) struct I([i32; LANES]);
-/// Eight truth values, all ones or all zeros, so that a choice is three bit operations.
+/// Eight truth values, all ones or all zeros, so that a select is three bit operations.
 #[derive(Clone, Copy)]
 pub(crate) struct M([u32; LANES]);
 
-/// An array from an expression in the lane's number. A loop, not a closure: a closure would not
-/// take the target features of the function around it.
+/// Makes an array from an expression in the lane's index. It is a loop because a closure would not
+/// be compiled with the target features of the function around it.
 macro_rules! lanes {
     ($zero:expr, $i:ident => $lane:expr) => {{
         let mut out = [$zero; LANES];
@@ -54,8 +54,8 @@ operator!(BitOr bitor I, 0, a, b => a | b);
 operator!(BitAnd bitand M, 0, a, b => a & b);
 operator!(BitOr bitor M, 0, a, b => a | b);
 
-/// C's float → int: on x86 `cvttss2si`, which gives `i32::MIN` for what does not fit; elsewhere
-/// the nearest that fits, as Rust's `as`.
+/// C's conversion from float to int. On x86 that is `cvttss2si`, which gives `i32::MIN` for values
+/// out of range; elsewhere it gives the nearest i32, like Rust's `as`.
 #[inline(always)]
 fn truncate(v: f32) -> i32 {
     let fits = v.abs() < 2_147_483_648.0;
@@ -188,7 +188,8 @@ impl Simd for Plain {
     }
     #[inline(always)]
     fn round_away(self, v: F) -> I {
-        // The float below ½ carries x.5 over the integer and nothing less.
+        // Adding the largest f32 below ½ reaches the next integer from x.5 but from nothing
+        // smaller.
         I(lanes!(0, i => truncate(v.0[i] + 0.499_999_97_f32.copysign(v.0[i]))))
     }
     #[inline(always)]

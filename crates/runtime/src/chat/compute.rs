@@ -1,4 +1,4 @@
-//! Operators: what Python computes, with its rules, and what that costs.
+//! The operators of templates, with Python's rules, and the cost of applying them.
 
 use std::rc::Rc;
 
@@ -224,7 +224,8 @@ impl<'t> Run<'t> {
     }
 }
 
-/// An index from the front or, negative, from the back.
+/// Converts a Python index, which counts from the back if negative, to an index from the front;
+/// `None` if it is out of range.
 pub(super) fn place(at: i64, len: usize) -> Option<usize> {
     let from_back = at < 0;
     let at = if from_back {
@@ -235,7 +236,7 @@ pub(super) fn place(at: i64, len: usize) -> Option<usize> {
     usize::try_from(at).ok().filter(|&at| at < len)
 }
 
-/// The places that a slice picks, as Python does.
+/// The indices that a slice selects, by Python's rules.
 fn places(
     len: usize,
     start: Option<i64>,
@@ -264,7 +265,7 @@ fn places(
     })
 }
 
-/// Python's `in`.
+/// Python's `in` operator.
 pub(super) fn contains<'t>(whole: &Value<'t>, part: &Value<'t>) -> Result<bool> {
     match (whole, part) {
         (Value::Text(whole), Value::Text(part)) => Ok(whole.as_str().contains(part.as_str())),

@@ -1,8 +1,8 @@
-//! Running a template.
+//! The interpreter of templates.
 //!
-//! minijinja reads templates; what it reads is computed here, with Python's values and the rules
-//! of jinja2 as transformers sets it up (nothing but namespaces changes), with texts that carry
-//! who wrote them, and within limits of steps, memory and depth.
+//! minijinja parses templates; this module runs them, with Python's values and the rules of jinja2
+//! as transformers configures it (only namespaces are mutable), with texts that record who wrote
+//! them, and within limits of steps, memory and depth.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::text::{Builder, Text};
 use super::value::{Loop, Map, Value};
 use super::{filter, function, method, test};
 
-/// What goes wrong in a template, in words.
+/// An error in a template.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub what: String,
@@ -35,14 +35,14 @@ pub(super) type Result<T, E = Fault> = std::result::Result<T, E>;
 
 pub(super) type Scope<'t> = HashMap<&'t str, Value<'t>>;
 
-/// Expressions and statements within each other.
+/// Maximum nesting of expressions and statements.
 const MAX_DEPTH: usize = 1000;
-/// Steps of a short conversation's template; each message adds to them.
+/// Maximum number of steps for a short conversation; longer ones get more.
 const STEPS: u64 = 1_000_000;
-/// Bytes that are built, all in all, the intermediate ones among them.
+/// Maximum number of bytes of all values that are built, including intermediate ones.
 const BYTES: u64 = 256 << 20;
 
-/// Arguments of a call.
+/// The arguments of a call.
 #[derive(Default)]
 pub(super) struct Args<'t> {
     pub list: Vec<Value<'t>>,
@@ -50,7 +50,7 @@ pub(super) struct Args<'t> {
 }
 
 impl<'t> Args<'t> {
-    /// The argument at a place or by a name.
+    /// The argument at an index or with a name.
     pub fn get(&self, at: usize, name: &str) -> Option<&Value<'t>> {
         self.list.get(at).or_else(|| {
             let found = self.named.iter().find(|(n, _)| n.as_str() == name);
@@ -58,14 +58,14 @@ impl<'t> Args<'t> {
         })
     }
 
-    /// [`Args::get`], where it must be there.
+    /// [`Args::get`] for an argument that is required.
     pub fn need(&self, at: usize, name: &str) -> Result<&Value<'t>> {
         self.get(at, name)
             .ok_or_else(|| format!("the argument {name} is missing").into())
     }
 }
 
-/// A template that runs.
+/// The state of a running template.
 pub(super) struct Run<'t> {
     source: &'t str,
     pub(super) scopes: Vec<Scope<'t>>,
@@ -74,20 +74,19 @@ pub(super) struct Run<'t> {
     pub(super) loops: usize,
     steps: u64,
     bytes: u64,
-    /// Messages whose texts were compared with something.
+    /// The messages whose texts were compared with something.
     looked_at: BTreeSet<u32>,
 }
 
-/// What a template made of a conversation.
+/// The result of running a template on a conversation.
 pub(super) struct Rendered {
     pub text: Text,
-    /// Messages whose texts decided something, whether they are in the text or not.
+    /// The messages whose texts influenced the result, whether they are in the text or not.
     pub looked_at: BTreeSet<u32>,
 }
 
 impl<'t> Run<'t> {
-    /// Renders a template, read from `source`, with what it can see. `size` is how large that is,
-    /// in bytes.
+    /// Runs a template, parsed from `source`, with its variables, whose size is about `size` bytes.
     pub fn render(
         source: &'t str,
         template: &'t Stmt<'t>,
@@ -112,7 +111,7 @@ impl<'t> Run<'t> {
         })
     }
 
-    /// Takes steps off what is left.
+    /// Subtracts steps from the limit.
     pub fn step(&mut self, n: usize) -> Result<()> {
         match self.steps.checked_sub(n as u64) {
             Some(left) => self.steps = left,
@@ -121,7 +120,7 @@ impl<'t> Run<'t> {
         Ok(())
     }
 
-    /// Takes bytes that are about to be built off what is left.
+    /// Subtracts the bytes of a value that is about to be built from the limit.
     pub fn charge(&mut self, bytes: usize) -> Result<()> {
         match self.bytes.checked_sub(bytes as u64) {
             Some(left) => self.bytes = left,
@@ -130,7 +129,7 @@ impl<'t> Run<'t> {
         Ok(())
     }
 
-    /// Takes note of a text that decides something.
+    /// Records that a text influences the result.
     pub fn look_at(&mut self, value: &Value<'t>) {
         if let Value::Text(text) = value {
             self.looked_at.extend(text.messages());
@@ -156,7 +155,7 @@ impl<'t> Run<'t> {
         Ok(())
     }
 
-    /// What statements write, instead of writing it.
+    /// Runs statements and returns their output instead of writing it.
     pub(super) fn capture(&mut self, body: &'t [Stmt<'t>]) -> Result<Text> {
         self.out.push(Builder::default());
         let flow = self.statements(body);
@@ -192,7 +191,7 @@ impl<'t> Run<'t> {
         }
     }
 
-    /// The members of what can be walked through.
+    /// The items of a value that can be iterated over.
     pub fn items(&mut self, value: &Value<'t>) -> Result<Rc<Vec<Value<'t>>>> {
         self.charge(value.weight())?;
         match value {
@@ -205,11 +204,11 @@ impl<'t> Run<'t> {
                 let parts = ends.map(|(at, c)| Value::Text(text.slice(at..at + c.len_utf8())));
                 Ok(Rc::new(parts.collect()))
             }
-            other => Err(format!("{} has no members to walk through", other.kind()).into()),
+            other => Err(format!("{} cannot be iterated over", other.kind()).into()),
         }
     }
 
-    /// A value as it is written, paid for.
+    /// A value as text, charged to the limits.
     pub fn text_of(&mut self, value: &Value<'t>) -> Result<Text> {
         if let Value::Text(text) = value {
             return Ok(text.clone());
@@ -218,7 +217,7 @@ impl<'t> Run<'t> {
         Ok(value.to_text())
     }
 
-    /// Pays for going through all of a value.
+    /// Charges the limits for visiting all of a value.
     pub fn weigh(&mut self, value: &Value<'t>) -> Result<()> {
         let mut rest = vec![value.clone()];
         while let Some(value) = rest.pop() {
@@ -249,7 +248,7 @@ impl<'t> Run<'t> {
                     items.push(self.eval(item)?);
                 }
                 self.charge(items.len() * 32)?;
-                // minijinja reads tuples as lists.
+                // minijinja parses tuples as lists.
                 let start = list.span().start_offset as usize;
                 Ok(match self.source.as_bytes().get(start) {
                     Some(b'[') => Value::list(items),
@@ -537,7 +536,7 @@ fn loop_member<'t>(this: &Rc<Loop<'t>>, name: &str) -> Value<'t> {
     }
 }
 
-/// A constant that minijinja read.
+/// Converts a constant that minijinja parsed.
 fn constant<'t>(value: &minijinja::Value) -> Result<Value<'t>> {
     use minijinja::value::ValueKind;
     Ok(match value.kind() {

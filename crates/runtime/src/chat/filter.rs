@@ -1,4 +1,4 @@
-//! Filters, as jinja2 has them and transformers adds them.
+//! The filters of jinja2, and those that transformers adds.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -301,7 +301,7 @@ fn round<'t>(value: &Value<'t>, args: &Args<'t>) -> Result<Value<'t>> {
         Some("ceil") => (number * scale).ceil() / scale,
         Some("floor") => (number * scale).floor() / scale,
         _ => match usize::try_from(precision) {
-            // To even, by the number's exact value.
+            // Formatting rounds the exact value, ties to even.
             Ok(digits) => format!("{number:.digits$}").parse().unwrap_or(number),
             Err(_) => (number * scale).round_ties_even() / scale,
         },
@@ -328,7 +328,7 @@ fn indent<'t>(run: &mut Run<'t>, text: &Text, args: &Args<'t>) -> Result<Text> {
     let first = args.get(1, "first").is_some_and(Value::is_true);
     let blank = args.get(2, "blank").is_some_and(Value::is_true);
     let mut out = Builder::default();
-    // What ends in the end of a line has an empty one after it.
+    // A text that ends with a line break has an empty line after it.
     let plain = text.as_str();
     let mut lines = method::lines(plain, false);
     if lines.is_empty() || method::lines(plain, true).last().copied() != lines.last().copied() {
@@ -383,7 +383,7 @@ fn truncate<'t>(text: &Text, args: &Args<'t>) -> Text {
     out.finish()
 }
 
-/// A member of each item by a path with dots.
+/// The attribute at a dotted path, of each item.
 fn picked<'t>(run: &mut Run<'t>, items: &[Value<'t>], path: &Value<'t>) -> Result<Vec<Value<'t>>> {
     let mut out = Vec::with_capacity(items.len());
     for item in items {
@@ -406,7 +406,7 @@ fn member<'t>(run: &mut Run<'t>, item: &Value<'t>, path: &Value<'t>) -> Result<V
     Ok(found)
 }
 
-/// A value as it is sorted where case does not count.
+/// The sort key of a value: in lower case, unless case matters.
 fn folded<'t>(value: &Value<'t>, case_sensitive: bool) -> Value<'t> {
     match value {
         Value::Text(text) if !case_sensitive => Value::own(&text.as_str().to_lowercase()),

@@ -1,13 +1,13 @@
-//! Texts with places for values: `%` and `str.format`.
+//! Python's string formatting: `%` and `str.format`.
 
 use super::eval::{Args, Fault, Result, Run};
 use super::text::{Builder, Text};
 use super::value::{Value, float};
 
-/// The widest field.
+/// Maximum width of a field.
 const MAX_WIDTH: usize = 10_000;
 
-/// How one value is to be written.
+/// The format of one value.
 #[derive(Default)]
 struct Field {
     left: bool,
@@ -20,7 +20,7 @@ struct Field {
     precision: Option<usize>,
 }
 
-/// Python's `%` of a text.
+/// Python's `%` operator on a string.
 pub(super) fn percent<'t>(run: &mut Run<'t>, format: &Text, value: &Value<'t>) -> Result<Text> {
     let mut values = match value {
         Value::Tuple(items) => items.iter().cloned().collect(),
@@ -51,7 +51,7 @@ pub(super) fn percent<'t>(run: &mut Run<'t>, format: &Text, value: &Value<'t>) -
                 _ => {}
             }
         }
-        // Texts stand on the right, too, unlike in `str.format`.
+        // Strings are right-aligned by default, unlike in `str.format`.
         field.right = !field.left;
         field.width = reader.number()?.unwrap_or(0);
         if reader.eat('.') {

@@ -1,4 +1,4 @@
-//! Functions that templates call.
+//! The functions that templates can call.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -16,7 +16,7 @@ pub(super) const NAMES: &[&str] = &[
     "strftime_now",
 ];
 
-/// Numbers that one `range` may have.
+/// Maximum number of numbers in one `range`.
 const MAX_RANGE: i64 = 100_000;
 
 /// Calls a function.

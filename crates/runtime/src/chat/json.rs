@@ -1,4 +1,4 @@
-//! `tojson`, as transformers has it: Python's `json.dumps`, without escapes for HTML.
+//! The filter `tojson` as transformers defines it: Python's `json.dumps`, without escapes for HTML.
 
 use std::fmt::Write;
 
@@ -9,14 +9,14 @@ use super::value::{Value, compare, float};
 struct Writer {
     out: Builder,
     ascii: bool,
-    /// What a level is indented by; none: all on one line.
+    /// The indentation of one level; `None` writes everything on one line.
     indent: Option<Text>,
     between: Text,
     colon: Text,
     sorted: bool,
 }
 
-/// A value as JSON, with `ensure_ascii`, `indent`, `separators` and `sort_keys`.
+/// Converts a value to JSON, with `ensure_ascii`, `indent`, `separators` and `sort_keys`.
 pub(super) fn written<'t>(run: &mut Run<'t>, value: &Value<'t>, args: &Args<'t>) -> Result<Text> {
     let indent = match args.get(1, "indent") {
         None | Some(Value::None) => None,
@@ -155,7 +155,7 @@ impl Writer {
     }
 }
 
-/// A number as `json.dumps` writes it.
+/// Formats a number as `json.dumps` does.
 fn number(f: f64) -> String {
     match f {
         f if f.is_nan() => "NaN".to_owned(),

@@ -1,4 +1,4 @@
-//! Methods of texts, dicts, lists and `loop`.
+//! The methods of strings, dicts, lists and `loop`.
 
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ const OF_TEXT: &[&str] = &[
 ];
 const OF_MAP: &[&str] = &["get", "items", "keys", "values", "copy"];
 const OF_LIST: &[&str] = &["index", "count", "copy"];
-/// Methods that change what they belong to, which templates must not.
+/// Methods that would modify their object, which templates must not do.
 const CHANGING: &[&str] = &[
     "append",
     "extend",
@@ -289,7 +289,7 @@ fn of_text<'t>(run: &mut Run<'t>, text: &Text, name: &str, args: &Args<'t>) -> R
     })
 }
 
-/// White space by Python's `str`.
+/// Returns whether Python's `str` treats the character as white space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -433,7 +433,7 @@ pub(super) fn pad<'t>(
     let left = match how {
         "ljust" => 0,
         "rjust" => missing,
-        // Python puts the odd one on the left where the width is odd.
+        // If the padding is odd, Python puts the extra character on the left if the width is odd.
         _ => missing / 2 + (missing & width & 1),
     };
     let mut out = Builder::default();

@@ -1,10 +1,11 @@
-//! Conversations in a model's own template, with the people's words kept words.
+//! Renders conversations with a model's chat template, so that text in messages never becomes
+//! control tokens.
 //!
-//! Templates are Jinja, as transformers sets it up. minijinja reads them; they are run here, as
-//! neither of two things can be had from an engine that runs them: every character carries along
-//! whether a person wrote it, through whatever the template does to it, so that control tokens
-//! are looked for in what the template wrote alone; and every step and byte is counted, so that
-//! no template takes all memory or runs on.
+//! Templates are Jinja, as transformers configures it. minijinja parses them, but they are run
+//! here, for two properties that template engines do not offer. Every character records whether it
+//! comes from a message, through all operations of the template, so that only text that the
+//! template wrote can become control tokens. And every step and byte is counted, so that no
+//! template takes all memory or runs forever.
 
 mod compute;
 mod eval;
@@ -35,14 +36,14 @@ pub struct Message {
     pub role: String,
     /// What they say.
     pub content: String,
-    /// What else templates may ask of it: `tool_calls`, `tool_call_id`, `name`,
+    /// Other fields that templates may read: `tool_calls`, `tool_call_id`, `name`,
     /// `reasoning_content`.
     #[serde(flatten)]
     pub more: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Message {
-    /// A turn.
+    /// Makes a turn without other fields.
     pub fn new(role: &str, content: &str) -> Self {
         Message {
             role: role.to_owned(),
@@ -52,28 +53,28 @@ impl Message {
     }
 }
 
-/// A conversation, and what its template is told besides.
+/// A conversation, and the other variables of its template.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Conversation<'a> {
     /// Its turns.
     pub messages: &'a [Message],
-    /// What the model may call, as OpenAI's API describes tools: a list.
+    /// The tools that the model may call: a list, in the format of OpenAI's API.
     pub tools: Option<&'a serde_json::Value>,
-    /// What is told to the template by other names, such as `enable_thinking`.
+    /// Other variables of the template, such as `enable_thinking`.
     pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
-    /// Whether the assistant goes on with the last message instead of beginning one.
+    /// Whether the assistant continues the last message instead of starting a new one.
     pub goes_on: bool,
-    /// What the assistant's turn begins with, as a template would have written it.
+    /// The start of the assistant's turn, treated as if the template had written it.
     pub begins: &'a str,
-    /// The template; none: the model's own.
+    /// The template; `None` for the model's own.
     pub template: Option<&'a str>,
 }
 
-/// The tokens of a conversation up to where the assistant is to speak.
+/// Converts a conversation to tokens, up to the start of the assistant's next turn.
 ///
 /// # Errors
-/// [`Error::Template`]: the model has none, it fails, or it leaves out what somebody says; errors
-/// of [`Vocab::tokenize`](crate::Vocab::tokenize).
+/// [`Error::Template`] if the model has no template, if it fails, or if it leaves out a message;
+/// the errors of [`Vocab::tokenize`](crate::Vocab::tokenize).
 pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> {
     let conversation = Conversation {
         messages,
@@ -82,7 +83,8 @@ pub fn tokenize_chat(model: &Model, messages: &[Message]) -> Result<Vec<Token>> 
     Ok(read_chat(model, &conversation)?.0)
 }
 
-/// The tokens of a conversation up to where the assistant is to speak, and the text they are of.
+/// Converts a conversation to tokens, up to the start of the assistant's next turn; returns them
+/// and their text.
 ///
 /// # Errors
 /// See [`tokenize_chat`].
@@ -108,11 +110,11 @@ pub fn read_chat(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<
     })
 }
 
-/// What a template makes of a conversation, up to where the assistant is to speak, as a text.
+/// Renders a conversation with a template as text, up to the start of the assistant's next turn.
 ///
 /// # Errors
-/// [`Error::Template`]: it does not parse, fails, goes beyond a limit of time, memory or depth,
-/// or leaves out what somebody says.
+/// [`Error::Template`] if the template does not parse, fails, exceeds a limit of time, memory or
+/// depth, or leaves out a message.
 pub fn render_chat(
     template: &str,
     messages: &[Message],
@@ -130,7 +132,7 @@ pub fn render_chat(
     })
 }
 
-/// Roles become part of what the template writes, so they are words.
+/// Checks that roles are plain words, because they count as text that the template wrote.
 fn check_roles(messages: &[Message]) -> Result<()> {
     let is_word = |role: &str| {
         let ok = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
@@ -138,7 +140,7 @@ fn check_roles(messages: &[Message]) -> Result<()> {
     };
     match messages.iter().find(|message| !is_word(&message.role)) {
         Some(message) => Err(Error::Template(format!(
-            "{:?} is no role; roles are system, user and assistant",
+            "{:?} is not a role; roles are system, user and assistant",
             message.role
         ))),
         None => Ok(()),

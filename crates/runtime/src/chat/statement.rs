@@ -1,4 +1,4 @@
-//! Statements: what a template writes, sets and repeats.
+//! The statements of templates.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::filter;
 use super::text::Text;
 use super::value::{Caller, Loop, Macro, Value};
 
-/// How a run of statements ended.
+/// How a sequence of statements ended.
 #[derive(PartialEq, Eq)]
 pub(super) enum Flow {
     On,
@@ -105,7 +105,7 @@ impl<'t> Run<'t> {
         Ok(Flow::On)
     }
 
-    /// `if`, with `elif` after `elif` without going deeper.
+    /// Runs an `if`. A chain of `elif` is followed in a loop, not by recursion.
     fn choose(&mut self, statement: &'t Stmt<'t>) -> Result<Flow> {
         let mut statement = statement;
         while let Stmt::IfCond(node) = statement {

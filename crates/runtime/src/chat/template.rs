@@ -1,4 +1,4 @@
-//! A template's source, and running it on a conversation.
+//! Checks a template's source and runs it on a conversation.
 
 use std::rc::Rc;
 
@@ -10,29 +10,29 @@ use super::value::Value;
 use super::{Conversation, Message};
 use crate::error::{Error, Result};
 
-/// The longest template, in bytes. The longest in use have 30,000.
+/// Maximum length of a template, in bytes. The longest in use have 30,000.
 const MAX_SOURCE: usize = 256 << 10;
-/// The longest tag, and the most of them: how deep the reader calls itself for a chain of
-/// operators or of `elif` follows from these.
+/// Maximum length and number of tags. They limit the recursion of minijinja's parser for chains of
+/// operators or of `elif`.
 const MAX_TAG: usize = 16 << 10;
 const MAX_TAGS: usize = 10_000;
-/// The longest line, and the most of them: minijinja counts both in 16 bits.
+/// Maximum length and number of lines, which minijinja counts in 16 bits.
 const MAX_LINE: usize = 60_000;
-/// Enough for the longest chain; only what is used is had.
+/// Stack size, enough for the longest chain. The system allocates only the pages that are used.
 const STACK: usize = 512 << 20;
 
-/// What a template sees beside the messages.
+/// The variables of a template besides the messages.
 pub(super) struct Surroundings<'a> {
     pub bos: Option<&'a str>,
     pub eos: Option<&'a str>,
 }
 
-/// Renders a conversation up to where the assistant is to speak. Messages are texts, or, where a
-/// template only knows lists of typed parts, such lists.
+/// Renders a conversation up to the start of the assistant's next turn. The contents of messages
+/// are strings or, if the template only supports lists of typed parts, such lists.
 ///
 /// # Errors
-/// [`Error::Template`]: it does not parse, fails, goes beyond a limit, or leaves out what a
-/// person says.
+/// [`Error::Template`] if the template does not parse, fails, exceeds a limit, or leaves out a
+/// message.
 pub(super) fn render<T: Send>(
     source: &str,
     conversation: &Conversation<'_>,
@@ -54,7 +54,8 @@ pub(super) fn render<T: Send>(
     })
 }
 
-/// What the template makes of the messages, and what the assistant has said already after it.
+/// Renders the messages, followed by what the assistant has already said: the given start of its
+/// turn, and the message that it continues.
 fn either_way(
     source: &str,
     conversation: &Conversation<'_>,
@@ -100,7 +101,7 @@ fn rendered(
     }
     let rendered = plain?;
     match lost {
-        // It has no place for the text but decides by it.
+        // A message that is not in the text is accepted if the template branches on it.
         Some(at) if !u32::try_from(at).is_ok_and(|at| rendered.looked_at.contains(&at)) => {
             Err(Error::Template(format!(
                 "it leaves out what message {} ({}) says",
@@ -112,8 +113,8 @@ fn rendered(
     }
 }
 
-/// The first message of a person, or about them, of which nothing is in the text. What assistants
-/// said before may be left out: templates cut away what they thought.
+/// The first message, except the assistant's, of which nothing is in the text. The assistant's may
+/// be left out, because templates remove earlier reasoning.
 fn left_out(text: &Text, messages: &[Message]) -> Option<usize> {
     let there: std::collections::BTreeSet<u32> = text.messages().collect();
     messages.iter().enumerate().position(|(at, message)| {
@@ -188,10 +189,10 @@ fn run(
     })
 }
 
-/// The number of the message that texts come from which are in none.
+/// The source of texts that come from outside but from no message.
 const NOBODY: u32 = u32::MAX;
 
-/// A value of JSON, whose texts come from a message.
+/// Converts a JSON value, whose strings come from the message `source`.
 fn of_json<'t>(value: &serde_json::Value, source: u32) -> Value<'t> {
     use serde_json::Value as Json;
     let text = |text: &str| Value::Text(Text::of_message(text, source));
@@ -215,7 +216,7 @@ fn of_json<'t>(value: &serde_json::Value, source: u32) -> Value<'t> {
     }
 }
 
-/// About how many bytes a value takes as JSON.
+/// The approximate size of a value as JSON, in bytes.
 fn json_size(value: &serde_json::Value) -> usize {
     use serde_json::Value as Json;
     8 + match value {
@@ -276,8 +277,8 @@ fn check_size(source: &str) -> Result<()> {
     }
 }
 
-/// `{% generation %}` marks what the assistant wrote for those who train; for others it is a
-/// block with a scope of its own, as `{% with %}` is.
+/// Replaces `{% generation %}` by `{% with %}`. It marks the assistant's text for training, and is
+/// otherwise a block with a scope of its own.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,4 +1,4 @@
-//! Tests (`is …`), as jinja2 has them.
+//! The tests (`is …`) of jinja2.
 
 use minijinja::machinery::ast::CompareOpKind;
 

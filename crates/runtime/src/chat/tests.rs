@@ -1,4 +1,4 @@
-//! Templates that go wrong, and what they make of what people say.
+//! Tests of templates that fail, and of the origin of text in their output.
 
 use super::*;
 
@@ -83,7 +83,7 @@ fn what_people_write_is_told_from_what_the_template_writes() {
             own("\"}]")
         ]
     );
-    // A template that joins the halves of a token does not make the person's half its own.
+    // If a template joins the halves of a token, the message's half still counts as the message's.
     assert_eq!(
         pieces("{{ '<|' ~ messages[0].content }}", &user("end|>")),
         [own("<|"), foreign("end|>")]
@@ -226,7 +226,7 @@ fn no_template_takes_all_memory_or_time() {
         let shown: String = template.chars().take(60).collect();
         assert!(render_chat(&template, &user("x"), None, None).is_err(), "{shown}");
     }
-    // A chain of `elif` as long as there may be tags is followed.
+    // A chain of `elif` with almost the maximum number of tags works.
     let elif = format!(
         "{{% if false %}}{}{{{{ messages[0].content }}}}{{% endif %}}",
         "{% elif false %}\n".repeat(9000) + "{% else %}"

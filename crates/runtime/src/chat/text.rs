@@ -1,8 +1,8 @@
-//! Texts that remember, byte by byte, what people wrote.
+//! Strings that record, for each byte, whether it comes from a message.
 //!
-//! A template cuts, trims, joins and compares what people wrote; whether a control token in its
-//! output was written by the template or by a person can be told only if every operation carries
-//! that along. Comparing looks at the characters alone.
+//! A template cuts, trims, joins and compares the contents of messages. To tell whether a control
+//! token in its output was written by the template or by a user, every operation must preserve the
+//! origin of each byte. Comparisons ignore it.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -11,14 +11,14 @@ use std::rc::Rc;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Text {
     text: Rc<str>,
-    /// Which bytes people wrote, in ascending order.
+    /// The ranges of bytes that come from messages, in ascending order.
     foreign: Rc<[Foreign]>,
 }
 
-/// The number of the message that a character comes from; none: the template wrote it.
+/// The index of the message that a character comes from; `None` if the template wrote it.
 pub(super) type Source = Option<u32>;
 
-/// Bytes that come from a message.
+/// A range of bytes that comes from a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Foreign {
     range: Range<usize>,
@@ -26,7 +26,7 @@ struct Foreign {
 }
 
 impl Text {
-    /// A text of the template's.
+    /// A text that the template wrote.
     pub fn own(text: &str) -> Text {
         Text {
             text: text.into(),
@@ -34,7 +34,7 @@ impl Text {
         }
     }
 
-    /// The text of a message.
+    /// A text from a message.
     pub fn of_message(text: &str, message: u32) -> Text {
         let mut all = Builder::default();
         all.push_from(text, Some(message));
@@ -53,7 +53,7 @@ impl Text {
         self.text.is_empty()
     }
 
-    /// The bytes of a range, which ends between characters.
+    /// The part of the text in a range of bytes, whose ends are character boundaries.
     pub fn slice(&self, range: Range<usize>) -> Text {
         if range == (0..self.len()) {
             return self.clone();
@@ -63,7 +63,7 @@ impl Text {
         part.finish()
     }
 
-    /// A part of this text that `str`'s own functions returned.
+    /// The part of this text that a slice refers to, which a method of `str` returned for it.
     pub fn part(&self, part: &str) -> Text {
         let start = part.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
         match start.checked_add(part.len()) {
@@ -72,7 +72,7 @@ impl Text {
         }
     }
 
-    /// Each character with where it comes from.
+    /// The characters, each with its origin.
     pub fn chars(&self) -> impl Iterator<Item = (char, Source)> + '_ {
         let mut foreign = self.foreign.iter().peekable();
         self.text.char_indices().map(move |(at, c)| {
@@ -84,12 +84,12 @@ impl Text {
         })
     }
 
-    /// The messages that some of the text comes from, with repetitions.
+    /// The messages that parts of the text come from, with repetitions.
     pub fn messages(&self) -> impl Iterator<Item = u32> + '_ {
         self.foreign.iter().map(|foreign| foreign.message)
     }
 
-    /// Each character replaced by others, that come from where it came.
+    /// Replaces each character by others, which keep its origin.
     pub fn map(&self, mut map: impl FnMut(char, &mut String)) -> Text {
         let mut out = Builder::default();
         let mut piece = String::new();
@@ -101,7 +101,8 @@ impl Text {
         out.finish()
     }
 
-    /// The text in pieces that are wholly people's (true) or wholly the template's.
+    /// Splits the text into pieces that come wholly from messages (true) or from the template
+    /// (false).
     pub fn pieces(&self) -> Vec<(&str, bool)> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for foreign in self.foreign.iter() {
@@ -132,7 +133,7 @@ impl PartialEq for Text {
     }
 }
 
-/// A text in the making.
+/// Builds a text piece by piece.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     text: String,
@@ -144,7 +145,7 @@ impl Builder {
         self.push_range(text, 0..text.len());
     }
 
-    /// Adds what the template wrote.
+    /// Adds text that the template wrote.
     pub fn push_own(&mut self, text: &str) {
         self.text.push_str(text);
     }

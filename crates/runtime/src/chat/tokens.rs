@@ -1,4 +1,4 @@
-//! From pieces of a conversation to tokens.
+//! Converts the pieces of a conversation to tokens.
 
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::token::Token;
 use crate::vocab::{Reading, Vocab};
 
-/// The tokens of pieces that people (true) or the template wrote.
+/// The tokens of pieces that come from messages (true) or from the template (false).
 pub(super) fn tokens_of(
     vocab: &Vocab,
     pieces: &[(&str, bool)],
@@ -15,7 +15,7 @@ pub(super) fn tokens_of(
 ) -> Result<Vec<Token>> {
     let mut apart = Vec::new();
     let mut controls = Vec::new();
-    // A template that writes the BOS token itself does not want another.
+    // If the template writes the BOS token itself, no other is added.
     let begins = |(text, foreign): &(&str, bool)| {
         !foreign && bos.is_some_and(|bos| !bos.is_empty() && text.starts_with(bos))
     };
@@ -39,15 +39,15 @@ pub(super) fn tokens_of(
     if !innocent {
         return Ok(apart);
     }
-    // In one go the words beside the seams become the tokens they became in training. That is
-    // right as long as just the control tokens come out of it that the template wrote.
+    // Tokenized as a whole, words at the borders between pieces become the same tokens as in
+    // training. That is correct as long as the only control tokens are those of the template.
     let whole: String = pieces.iter().map(|(text, _)| *text).collect();
     let whole = vocab.tokenize(&whole, reading(add_special))?;
     let same = controls_of(vocab, &whole, add_special) == controls;
     Ok(if same { whole } else { apart })
 }
 
-/// How what a template wrote is read.
+/// How the template's text is tokenized.
 fn reading(add_special: bool) -> Reading {
     match add_special {
         true => Reading::Prompt,
@@ -55,15 +55,15 @@ fn reading(add_special: bool) -> Reading {
     }
 }
 
-/// The control tokens among tokens, without the one that was `added` to begin the text.
+/// The control tokens among `tokens`, without the BOS token if one was `added`.
 fn controls_of(vocab: &Vocab, tokens: &[Token], added: bool) -> Vec<Token> {
     let skip = usize::from(added && tokens.first().copied() == vocab.bos());
     let controls = tokens.iter().copied().skip(skip);
     controls.filter(|&token| is_control(vocab, token)).collect()
 }
 
-/// Returns whether a token is more than text: control tokens, and those that some files declare as
-/// the user's own though they delimit turns.
+/// Returns whether a token is more than text: a control token, or one that a file declares as
+/// user-defined although it delimits turns.
 fn is_control(vocab: &Vocab, token: Token) -> bool {
     let raw = vocab.raw().vocab();
     let token = LlamaToken(token.0);
@@ -77,7 +77,7 @@ fn is_control(vocab: &Vocab, token: Token) -> bool {
         })
 }
 
-/// The tokens of a text that is to stay text.
+/// The tokens of a text that must not become control tokens.
 fn plain(vocab: &Vocab, text: &str) -> Result<Vec<Token>> {
     let tokens = vocab.tokenize(text, Reading::TextPart)?;
     let Some(&control) = tokens.iter().find(|&&token| is_control(vocab, token)) else {
@@ -85,7 +85,8 @@ fn plain(vocab: &Vocab, text: &str) -> Result<Vec<Token>> {
     };
     let name = vocab.piece(control, true)?;
     let name = String::from_utf8_lossy(&name);
-    // Cut after the first character of the name it is no longer found.
+    // Tokenized in two parts, split after the first character of the token's name, it is no
+    // longer found.
     let cut = text
         .find(name.as_ref())
         .zip(name.chars().next())
@@ -97,7 +98,7 @@ fn plain(vocab: &Vocab, text: &str) -> Result<Vec<Token>> {
             Ok(tokens)
         }
         _ => Err(Error::Template(format!(
-            "a message cannot be told from the token {name}"
+            "a message contains {name}, which cannot be written without that control token"
         ))),
     }
 }

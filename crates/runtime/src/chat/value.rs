@@ -1,4 +1,4 @@
-//! Values of a template, as Python has them.
+//! The values of templates, which are Python's.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -12,7 +12,7 @@ use super::text::{Builder, Text};
 /// A value.
 #[derive(Clone)]
 pub(super) enum Value<'t> {
-    /// A variable or member that is not there, with its name.
+    /// A variable or attribute that does not exist, with its name.
     Undefined(Rc<str>),
     None,
     Bool(bool),
@@ -20,38 +20,38 @@ pub(super) enum Value<'t> {
     Float(f64),
     Text(Text),
     List(Rc<Vec<Value<'t>>>),
-    /// A list that cannot grow; written in round brackets.
+    /// An immutable list, written in parentheses.
     Tuple(Rc<Vec<Value<'t>>>),
     Map(Rc<Map<'t>>),
-    /// What `namespace()` makes: the one thing that a template changes.
+    /// The result of `namespace()`, the only mutable value.
     Namespace(Rc<RefCell<Map<'t>>>),
     Loop(Rc<Loop<'t>>),
     Macro(Rc<Macro<'t>>),
     /// A function by its name.
     Function(&'static str),
-    /// A method that is about to be called.
+    /// A method of a value, to be called.
     Method(Box<Value<'t>>, Rc<str>),
     /// The body of a `call` block.
     Caller(Rc<Caller<'t>>),
 }
 
-/// Keys and values in the order in which they came.
+/// Keys and values, in the order of insertion.
 pub(super) type Map<'t> = Vec<(Value<'t>, Value<'t>)>;
 
-/// What `loop` is.
+/// The value of `loop`.
 pub(super) struct Loop<'t> {
     pub items: Rc<Vec<Value<'t>>>,
     pub index: usize,
     pub depth: usize,
-    /// What `changed` was called with last.
+    /// The arguments of the last call of `changed`.
     pub last: RefCell<Option<Vec<Value<'t>>>>,
-    /// The loop itself, if it is recursive.
+    /// The loop's statement, if it is recursive.
     pub node: Option<&'t ast::ForLoop<'t>>,
 }
 
 pub(super) struct Macro<'t> {
     pub node: &'t ast::Macro<'t>,
-    /// How many scopes it sees.
+    /// The number of scopes that it can see.
     pub scopes: usize,
 }
 
@@ -73,7 +73,7 @@ impl<'t> Value<'t> {
         Value::List(Rc::new(items))
     }
 
-    /// Python's truth.
+    /// Returns whether Python treats the value as true.
     pub fn is_true(&self) -> bool {
         match self {
             Value::Undefined(_) | Value::None => false,
@@ -87,7 +87,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// A value as a number, with what Python counts as one.
+    /// The value as a number, if it is one in Python.
     pub fn number(&self) -> Option<f64> {
         match self {
             Value::Bool(b) => Some(f64::from(u8::from(*b))),
@@ -105,7 +105,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The type as Python names it.
+    /// Python's name of its type.
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Undefined(_) => "Undefined",
@@ -132,7 +132,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// What `str()` makes of it.
+    /// Python's `str()` of the value.
     pub fn to_text(&self) -> Text {
         match self {
             Value::Undefined(_) => Text::default(),
@@ -145,7 +145,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// What `repr()` makes of it.
+    /// Writes Python's `repr()` of the value.
     pub fn write_repr(&self, out: &mut Builder) {
         let list = |out: &mut Builder, items: &[Value<'t>]| {
             for (i, item) in items.iter().enumerate() {
@@ -196,7 +196,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// How many bytes or members it has, for what it costs to copy.
+    /// The number of bytes or items that it has, which is the cost of a copy.
     pub fn weight(&self) -> usize {
         match self {
             Value::Text(text) => text.len(),
@@ -233,7 +233,7 @@ impl PartialEq for Value<'_> {
     }
 }
 
-/// The order of two values; none where Python has none.
+/// The order of two values; `None` if Python cannot order them.
 pub(super) fn compare(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
     match (a, b) {
         (Value::Text(a), Value::Text(b)) => Some(a.as_str().cmp(b.as_str())),
@@ -251,7 +251,7 @@ pub(super) fn compare(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
     }
 }
 
-/// A number as Python writes it.
+/// Formats a number as Python does.
 pub(super) fn float(f: f64) -> String {
     if f.is_nan() {
         return "nan".to_owned();
@@ -273,8 +273,8 @@ pub(super) fn float(f: f64) -> String {
     }
 }
 
-/// Returns whether Python writes a character as it is: not what controls, formats, separates or is
-/// for private use.
+/// Returns whether Python's `repr()` writes a character unescaped: not one that controls, formats
+/// or separates, or is for private use.
 fn is_printable(c: char) -> bool {
     c == ' '
         || !(c.is_control()

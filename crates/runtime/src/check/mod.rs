@@ -1,8 +1,9 @@
-//! Reads what a GGUF says about its model and refuses what llama.cpp would abort on.
+//! Reads the properties of a model from its GGUF, and rejects files that would make llama.cpp
+//! abort.
 //!
 //! llama.cpp reports most faults of a file as errors, but asserts on some (counts out of range,
 //! duplicate tokens) and finds others only when it builds or computes the graph, where every
-//! check is an assertion (types and shapes that do not multiply). Those are looked for here.
+//! check is an assertion (types and shapes that do not multiply). Those are checked here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,54 +16,57 @@ use super::error::{Error, Result};
 use super::families::family;
 use super::kv::{Header, KvShape, MAX_LAYERS};
 use super::token::Token;
+use super::working::Working;
 use modelve_gguf::{ArrayRef, GgmlType, Gguf, TensorInfo, ValueRef};
 
-/// What the runtime needs to know of a model before it loads it.
+/// The properties of a model that are known before it is loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     /// `general.architecture`, such as `phi3`.
     pub arch: String,
     /// `general.name`, if given.
     pub name: Option<String>,
-    /// Transformer blocks.
+    /// The number of transformer blocks.
     pub n_layer: u32,
-    /// Width of the residual stream.
+    /// The width of the residual stream.
     pub n_embd: u32,
-    /// Attention heads of the first block.
+    /// The number of attention heads of the first block.
     pub n_head: u32,
-    /// Key and value heads of the first block.
+    /// The number of key and value heads of the first block.
     pub n_head_kv: u32,
-    /// Tokens the model was trained on at most.
+    /// The length of the longest text that the model was trained on, in tokens.
     pub n_ctx_train: u32,
     /// The length above which a model with two sets of RoPE factors uses the long ones.
     pub rope_boundary: Option<u32>,
-    /// What a token leaves in the KV cache.
+    /// The size of a token in the KV cache.
     pub kv: KvShape,
-    /// Values of one key head and one value head: quantized caches need whole blocks.
+    /// The memory that a pass needs besides weights and KV cache.
+    pub working: Working,
+    /// The numbers of values of a key head and a value head; quantized caches need whole blocks.
     pub head_sizes: (u32, u32),
-    /// Bytes of weights by type, largest first; the token table, of which a pass reads only
-    /// single rows, not counted unless it is the output matrix too.
+    /// The bytes of weights of each type, largest first. The token embeddings, of which a pass
+    /// reads only single rows, count only if they are the output matrix, too.
     pub weights: Vec<(GgmlType, u64)>,
-    /// Bytes of all tensors.
+    /// The bytes of all tensors.
     pub tensor_bytes: u64,
     /// `tokenizer.chat_template`, if given.
     pub chat_template: Option<String>,
-    /// Tokens that end a text.
+    /// The tokens that end a text.
     pub stop_tokens: StopTokens,
-    /// What the vocabulary can express.
+    /// The texts that the vocabulary can express.
     pub alphabet: Alphabet,
-    /// Whether everything that is known to end llama.cpp has been looked for: it has in files of
-    /// few architectures and kinds of vocabulary. Any other should be tried in a process of its own
-    /// before one relies on it. Where only the vocabulary is read, this speaks of that alone.
+    /// Whether the checks cover everything that is known to make llama.cpp end the process, which
+    /// they do for some architectures and kinds of vocabulary. Any other file should first be tried
+    /// in a process of its own. If only the vocabulary is read, this is about the vocabulary alone.
     pub covered: bool,
 }
 
 /// Which tokens end a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopTokens {
-    /// These and no others: the checkpoint's generation settings, as the converter wrote them.
+    /// Exactly these: the checkpoint's generation settings, as the converter wrote them.
     Exactly(Vec<Token>),
-    /// Those llama.cpp knows, by metadata and by name, and these.
+    /// Those that llama.cpp finds by metadata and by name, and these.
     Besides(Vec<Token>),
 }
 
@@ -72,17 +76,18 @@ impl Default for StopTokens {
     }
 }
 
-/// What llama.cpp's SentencePiece tokenizer can fall back to for a text it has no token for.
+/// The byte tokens that llama.cpp's SentencePiece tokenizer falls back to for characters without a
+/// token.
 #[derive(Debug, Clone, Default)]
 pub struct Alphabet {
-    /// Bytes without a token, and all tokens to look up whole characters in. `None`: every byte
-    /// has one, or the tokenizer is of another kind, which skips what it does not know.
+    /// The bytes without a token, and the texts of all tokens, to look up characters in. `None` if
+    /// every byte has a token, or the tokenizer is of another kind, which skips unknown characters.
     missing: Option<(Vec<u8>, HashSet<Vec<u8>>)>,
 }
 
 impl Alphabet {
-    /// The first character of `text` that neither is a token nor can be spelled in byte tokens:
-    /// llama.cpp's tokenizer throws on it.
+    /// The first character of `text` that is neither a token nor a sequence of byte tokens, on
+    /// which llama.cpp's tokenizer would throw an exception.
     pub(super) fn unknown<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
         let (missing, tokens) = self.missing.as_ref()?;
         let mut rest = text;
@@ -94,7 +99,7 @@ impl Alphabet {
                 _ => 1,
             };
             let (character, tail) = rest.split_at(length.min(rest.len()));
-            // The tokenizer writes spaces as U+2581.
+            // The tokenizer replaces spaces by U+2581.
             let spelled: &[u8] = if character == b" " {
                 "\u{2581}".as_bytes()
             } else {
@@ -109,25 +114,26 @@ impl Alphabet {
     }
 }
 
-/// Bytes of the longest token: llama.cpp keeps some vocabularies as trees of characters and takes
-/// those apart by recursion, which overflows the stack. Tokens in use have some hundred.
+/// Maximum length of a token in bytes. llama.cpp keeps some vocabularies as trees of characters and
+/// frees those by recursion, which overflows the stack if they are too deep. The longest tokens in
+/// use have some hundred bytes.
 const MAX_TOKEN: usize = 4096;
 
-/// Kinds of vocabulary of which all that could end llama.cpp is checked here: SentencePiece and BPE.
+/// The kinds of vocabulary for which everything that could make llama.cpp end the process is
+/// checked: SentencePiece and BPE.
 const COVERED_VOCABULARIES: [&str; 2] = ["llama", "gpt2"];
 
-/// A chat form in which each turn begins with a token of its own and ends with [`TURN_END`], as
-/// Phi-3's does. The token that begins a turn of the model's is a stop token of its checkpoints;
-/// files that other programs wrote leave that out, and the model then goes on with a turn that
-/// nobody asked for.
+/// The start of an assistant's turn in chat formats like Phi-3's, where each turn starts with a
+/// token of its own and ends with [`TURN_END`]. Checkpoints list it as a stop token, but files by
+/// other converters do not, and the model would then continue with another turn of its own.
 const TURN_OF_MODEL: &[u8] = b"<|assistant|>";
 /// See [`TURN_OF_MODEL`].
 const TURN_END: &[u8] = b"<|end|>";
 
-/// Kinds in which a token can stand for a byte by its type, and is written as `<0xNN>`.
+/// The kinds of vocabulary in which tokens of type byte, written as `<0xNN>`, stand for a byte.
 const BYTE_VOCABULARIES: [&str; 3] = ["llama", "gpt2", "t5"];
 
-/// Where data may begin in memory: at multiples of ggml's `TENSOR_ALIGNMENT`.
+/// ggml's `TENSOR_ALIGNMENT`: data must start at multiples of it in memory.
 const ALIGNMENT: u64 = 32;
 
 struct File<'a> {
@@ -154,7 +160,7 @@ impl File<'_> {
         }
     }
 
-    /// An integer of the architecture, `{arch}.{key}`.
+    /// The integer under the architecture's key `{arch}.{key}`.
     fn number(&self, key: &str) -> Result<Option<u64>> {
         let key = format!("{}.{key}", self.arch);
         match self.gguf.get(&key) {
@@ -174,7 +180,7 @@ impl File<'_> {
         }
     }
 
-    /// A number per layer, given as one for all or as an array.
+    /// An integer for each layer, from a key that holds one for all layers or an array.
     fn per_layer(&self, key: &str, n_layer: u64) -> Result<Option<Vec<u64>>> {
         let name = format!("{}.{key}", self.arch);
         let Some(value) = self.gguf.get(&name) else {
@@ -191,7 +197,7 @@ impl File<'_> {
         }
         match array.iter().map(|v| v.as_u64()).collect() {
             Some(numbers) => Ok(Some(numbers)),
-            None => self.fault(format!("{name} holds something else than whole numbers")),
+            None => self.fault(format!("{name} holds other values than whole numbers")),
         }
     }
 }
@@ -209,21 +215,38 @@ impl Header for File<'_> {
         File::per_layer(self, key, layers).ok().flatten()
     }
 
+    fn entries(&self, key: &str) -> Option<u64> {
+        let array = self.gguf.get(key)?.as_array()?;
+        Some(array.len() as u64)
+    }
+
+    fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
+        let array = self.gguf.get(&format!("{}.{key}", self.arch))?;
+        let array = array
+            .as_array()
+            .filter(|array| array.len() as u64 == layers)?;
+        let flags = array.iter().map(|value| match value {
+            ValueRef::Bool(flag) => Some(flag),
+            _ => value.as_u64().map(|number| number != 0),
+        });
+        flags.collect()
+    }
+
     fn is_recurrent(&self) -> bool {
         let mut keys = self.gguf.metadata();
         keys.any(|(key, _)| key.contains(".ssm.") || key.contains(".wkv."))
     }
 }
 
-/// Returns whether nothing in a file's vocabulary could end llama.cpp once [`vocabulary`] has found
-/// it sound.
+/// Returns whether a file's vocabulary cannot make llama.cpp end the process once [`vocabulary`]
+/// has accepted it.
 pub(super) fn covers_vocabulary(gguf: &Gguf) -> bool {
     let kind = gguf.get("tokenizer.ggml.model");
     let kind = kind.and_then(|value| value.as_str().map(Cow::into_owned));
     kind.is_some_and(|kind| COVERED_VOCABULARIES.contains(&&*kind))
 }
 
-/// Checks the vocabulary; enough for loading with `vocab_only`.
+/// Checks the vocabulary, which suffices for loading with `vocab_only`.
 pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     let mut file = File {
         path,
@@ -241,7 +264,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     };
     let key = "tokenizer.ggml.tokens";
     let Some(tokens) = gguf.get(key).and_then(|value| value.as_array()) else {
-        return file.fault(format!("{key} is missing or no array"));
+        return file.fault(format!("{key} is missing or not an array"));
     };
     if tokens.len() as u64 > i32::MAX as u64 {
         return file.fault(format!("{key} has {} entries", tokens.len()));
@@ -267,7 +290,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
             && !(BYTE_VOCABULARIES.contains(&&*kind) && name.len() > 3)
         {
             return file.fault(format!(
-                "{key}[{id}] is of the type of byte tokens, and none that a vocabulary of kind {kind:?} can have"
+                "{key}[{id}] has the type of byte tokens but is not a byte token of a vocabulary of kind {kind:?}"
             ));
         }
         hashes.push(hasher.hash_one(&*name));
@@ -284,9 +307,9 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
             _ => {}
         }
     }
-    // llama.cpp asserts that names are distinct. Equal hashes, which nearly always mean equal
-    // names, are rare enough to look at every name again: a set of them all would cost every
-    // start milliseconds.
+    // llama.cpp asserts that names are distinct. Comparing sorted hashes saves every start the
+    // milliseconds of building a set of all names; only if two hashes are equal, which nearly
+    // always means equal names, is the set built.
     hashes.sort_unstable();
     if hashes.windows(2).any(|pair| pair[0] == pair[1]) {
         let mut seen = HashSet::new();
@@ -314,7 +337,7 @@ pub(super) fn vocabulary(path: &Path, gguf: &Gguf) -> Result<Facts> {
     })
 }
 
-/// For each token whether its type says that it stands for a byte; empty if no types are given.
+/// For each token, whether its type is that of byte tokens; empty if the file has no types.
 fn byte_tokens(gguf: &Gguf) -> Vec<bool> {
     const BYTE: u64 = 6;
     let types = gguf.get("tokenizer.ggml.token_type");
@@ -323,8 +346,8 @@ fn byte_tokens(gguf: &Gguf) -> Vec<bool> {
     types.map(|kind| kind.as_u64() == Some(BYTE)).collect()
 }
 
-/// What llama.cpp calls a token: its text as a C string, and something made of its index
-/// where that is empty.
+/// llama.cpp's name of a token: its text as a C string, or a name made from its index if that is
+/// empty.
 fn token_name(id: usize, text: &[u8]) -> Cow<'_, [u8]> {
     match text.split(|&byte| byte == 0).next().unwrap_or_default() {
         [] => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
@@ -337,8 +360,8 @@ fn token_names<'a>(tokens: &ArrayRef<'a>) -> impl Iterator<Item = Cow<'a, [u8]>>
     texts.enumerate().map(|(id, text)| token_name(id, text))
 }
 
-/// The tokens that end a text. `answer` is a token that begins a turn of the model's, in a
-/// vocabulary of the chat form that has one.
+/// The tokens that end a text. `answer` is the token that starts an assistant's turn, if the chat
+/// format has one.
 fn stop_tokens(gguf: &Gguf, n_tokens: usize, answer: Option<usize>) -> StopTokens {
     let id = |value: ValueRef<'_>| {
         let id = value.as_u64().filter(|&id| id < n_tokens as u64)?;
@@ -357,7 +380,7 @@ fn stop_tokens(gguf: &Gguf, n_tokens: usize, answer: Option<usize>) -> StopToken
     }
 }
 
-/// Checks everything before a model is loaded whole.
+/// Checks everything that must be checked before a model is loaded with its weights.
 pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     let mut facts = vocabulary(path, gguf)?;
     let file = File {
@@ -461,6 +484,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     }
     file.number("attention.sliding_window")?;
     facts.kv = KvShape::of(&file).unwrap_or_default();
+    facts.working = Working::of(&file);
     facts.head_sizes = (head_k as u32, head_v as u32);
     facts.n_layer = n_layer as u32;
     facts.n_embd = n_embd as u32;
@@ -470,7 +494,7 @@ pub(super) fn model(path: &Path, gguf: &Gguf) -> Result<Facts> {
     Ok(facts)
 }
 
-/// llama.cpp asserts on every one of these (`llama_model_base::load_hparams`).
+/// Checks what llama.cpp asserts about experts (`llama_model_base::load_hparams`).
 fn check_experts(file: &File<'_>, n_layer: u64) -> Result<()> {
     let arch = &file.arch;
     let experts = file.number("expert_count")?.unwrap_or(0);
@@ -506,13 +530,13 @@ fn check_rope_scaling(file: &File<'_>) -> Result<()> {
 }
 
 /// Returns whether ggml has a kernel that multiplies matrices of this type as weights. It has none
-/// for whole numbers, doubles, and the formats that activations are quantized to.
+/// for integers, doubles, and the formats that activations are quantized to.
 pub fn is_weight_type(ty: GgmlType) -> bool {
     let unusable = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"];
     !unusable.contains(&&*ty.name())
 }
 
-/// The tensor's bytes, if its type can do what its place in a graph asks for.
+/// The size of a tensor in bytes, after checking that ggml can use its type for such a tensor.
 fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
     let TensorInfo {
         name, ty, shape, ..
@@ -523,7 +547,7 @@ fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
             ty.name()
         ));
     };
-    // ggml asserts it of every buffer, and weights are used where they lie in the file.
+    // ggml asserts the alignment of every buffer, and weights are used in place in the mapped file.
     if !tensor.offset.is_multiple_of(ALIGNMENT) {
         return file.fault(format!(
             "tensor {name} begins at byte {}, not at a multiple of {ALIGNMENT}",
@@ -531,7 +555,7 @@ fn check_tensor(file: &File<'_>, tensor: &TensorInfo) -> Result<u64> {
         ));
     }
     let vector = shape.iter().skip(1).all(|&n| n == 1);
-    // Norms, biases and RoPE factors are added and multiplied value by value.
+    // Norms, biases and RoPE factors are added and multiplied element-wise.
     if vector && *ty != GgmlType::F32 {
         return file.fault(format!(
             "tensor {name} is a vector of {}, not of F32",

@@ -1,11 +1,11 @@
-//! Checks a file against the table of what its architecture takes for granted.
+//! Checks a file against the table of llama.cpp's assumptions about its architecture.
 
 use super::super::error::Result;
 use super::super::families::{Need, family};
 use super::File;
 
-/// Checks what the file's architecture takes for granted, and says whether that is all there is to
-/// check.
+/// Checks llama.cpp's assumptions about the file's architecture. Returns whether the table covers
+/// everything that must be checked.
 pub(super) fn check(file: &File<'_>, n_layer: u64, n_embd: u64) -> Result<bool> {
     let arch = file.arch.as_str();
     let Some(family) = family(arch) else {
@@ -26,7 +26,7 @@ fn check_tensors(file: &File<'_>, layer: u64, alternatives: &[&[&'static str]]) 
         let absent = |part: &&&str| file.gguf.tensor(&name(part)).is_none();
         parts.iter().filter(absent).copied().collect()
     };
-    // Of the alternative that the file has begun with, if any, and lacks least of.
+    // Report the first missing tensor of the alternative that is most nearly complete.
     let nearest = alternatives
         .iter()
         .map(|parts| (missing(parts), parts.len()))

@@ -1,4 +1,4 @@
-//! Completing prompts that are all known beforehand.
+//! Completes prompts that are all known beforehand.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ pub fn complete(
     setup: Setup,
     on_event: &mut dyn FnMut(completion::Event) -> ControlFlow<()>,
 ) -> Result<Report> {
-    // All are here: nobody comes later who would begin with what has ended.
+    // No later request could reuse a sequence that has ended.
     let setup = Setup {
         forget_ended: true,
         ..setup
@@ -26,19 +26,19 @@ pub fn complete(
 }
 
 impl Engine {
-    /// Completes requests: all of them are submitted, and the engine steps until it is idle. Gives
-    /// what that took. Requests that were submitted before end as well, and nobody hears of it.
+    /// Completes requests: submits all of them, and steps until the engine is idle. Returns a
+    /// report of the work. Requests that were submitted earlier are completed, too, without events.
     ///
-    /// `on_event` hears of each token as it comes and of each completion as it ends, in the order
-    /// of their ends, by their places among `requests`; a request that fails does not stop others.
-    /// `Break` stops everything, and it is not called again. When the
-    /// [flag](crate::Settings::cancel) of the setup is raised, what there is comes as completions
-    /// that were [cancelled](crate::Finish::Cancelled).
+    /// `on_event` is called for each token when it is chosen and for each completion when it ends,
+    /// with the index in `requests`; a request that fails does not stop others. If it returns
+    /// `Break`, everything stops, and it is not called again. When the
+    /// [flag](crate::Settings::cancel) of the setup is set, the remaining requests end as
+    /// [cancelled](crate::Finish::Cancelled) completions.
     ///
     /// # Errors
-    /// A request that can never be served, told before anything is computed; see
-    /// [`Engine::submit`]. What is wrong with all of it; see [`Engine::step`]. Either way nothing
-    /// of the requests is left in the engine.
+    /// Before anything is computed, the error of a request that can never be served, see
+    /// [`Engine::submit`]; later, errors that concern all requests, see [`Engine::step`]. In both
+    /// cases nothing of the requests remains in the engine.
     pub fn complete(
         &mut self,
         requests: Vec<Request>,
@@ -46,7 +46,7 @@ impl Engine {
     ) -> Result<Report> {
         self.report = Report::default();
         let result = self.complete_all(requests, on_event);
-        // Nothing is left where all went well.
+        // If everything succeeded, nothing is left to cancel.
         self.cancel_all();
         self.ended.clear();
         result.map(|()| std::mem::take(&mut self.report))
@@ -65,7 +65,7 @@ impl Engine {
         let Some(first) = first else {
             return Ok(());
         };
-        // Names are given in the order of submission.
+        // Ids are consecutive in the order of submission.
         let mut tell = |(id, event): (RequestId, Event)| {
             let index = id.index().checked_sub(first.index());
             match index.and_then(|index| named(index, event)) {
@@ -94,7 +94,7 @@ impl Engine {
     }
 }
 
-/// An event of the request at `index`, if it is one of those that completing tells.
+/// Converts an event of the request at `index`; `None` for events that are not reported.
 fn named(index: usize, event: Event) -> Option<completion::Event> {
     Some(match event {
         Event::Prompt(_) => return None,

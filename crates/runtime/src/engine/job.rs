@@ -1,4 +1,4 @@
-//! A request on its way from prompt to completion.
+//! The state of a request, from its prompt to its completion.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use crate::text::Assembler;
 use crate::token::Token;
 use crate::vocab::Vocab;
 
-/// What is known of a request between two steps.
+/// The state of a request between two steps.
 pub(super) struct Job {
     pub id: RequestId,
-    /// Prompt and completion.
+    /// The tokens of the prompt and the completion so far.
     pub tokens: Vec<Token>,
     pub n_prompt: usize,
     pub options: Arc<Options>,
     seed: u32,
-    /// Made when its turn comes: a grammar for each of thousands that wait would be too much.
+    /// Made when the request is admitted, because grammars for thousands of waiting requests would
+    /// take too much memory.
     sampler: Option<Sampler>,
     assembler: Assembler,
     text: String,
     steps: Vec<Step>,
     /// The token that ended the text.
     end: Option<Step>,
-    /// The prompt's tokens from the second on, as far as they are judged.
+    /// The prompt's tokens from the second on whose log-probabilities are known.
     judged: Vec<Step>,
-    /// When its turn came.
+    /// When the request was admitted.
     started: Option<Instant>,
     prefill: Duration,
     first_token: Option<Instant>,
@@ -36,12 +37,12 @@ pub(super) struct Job {
     pub reused: usize,
 }
 
-/// How a job goes on after a token.
+/// How a request continues after a token.
 #[derive(Debug)]
 pub(super) enum Next {
     /// With another token.
     Token,
-    /// Not at all.
+    /// It has ended.
     Done(Finish),
     /// In a context with the long RoPE factors.
     Outgrown,
@@ -69,15 +70,15 @@ impl Job {
         }
     }
 
-    /// Cells it takes in the end, in a context for texts of up to `reach` tokens: the last token
-    /// chosen is never fed.
+    /// The number of cells that it will occupy at its end, in a context for texts of up to `reach`
+    /// tokens. The last token that is chosen is never fed.
     pub fn cells(&self, reach: usize) -> usize {
         let more = self.options.max_tokens.saturating_sub(1);
         let whole = self.n_prompt.saturating_add(more);
         whole.min(reach).max(self.tokens.len())
     }
 
-    /// Its turn has come. `banned` are tokens it must not choose.
+    /// Starts the request when it is admitted. `banned` are tokens that it must not choose.
     pub fn start(&mut self, vocab: &Vocab, banned: &[Token]) -> Result<()> {
         self.started.get_or_insert_with(Instant::now);
         if self.sampler.is_none() {
@@ -88,19 +89,19 @@ impl Job {
         Ok(())
     }
 
-    /// Returns whether the prompt's tokens are to be judged.
+    /// Returns whether log-probabilities of the prompt's tokens are requested.
     pub fn judges(&self) -> bool {
         self.options.prompt_logprobs
     }
 
-    /// Returns whether the logits after the token at `position` judge one of the prompt that is not
-    /// judged yet.
+    /// Returns whether the logits after the token at `position` are needed for the log-probability
+    /// of the next token of the prompt.
     pub fn is_judged_after(&self, position: usize) -> bool {
         self.judges() && position >= self.judged.len() && position + 1 < self.n_prompt
     }
 
-    /// Judges the next token of the prompt by the logits after the one before it. When it was the
-    /// last, all of them are told.
+    /// Computes the log-probability of the next token of the prompt from the logits after the one
+    /// before it. After the last one, all of them are sent as an event.
     pub fn judge(&mut self, logits: &[f32], events: &mut Vec<(RequestId, Event)>) {
         let token = self.tokens[self.judged.len() + 1];
         self.judged.push(Step {
@@ -113,7 +114,7 @@ impl Job {
         }
     }
 
-    /// Chooses the next token by the logits after the last.
+    /// Chooses the next token from the logits after the last one.
     pub fn choose(&mut self, logits: &[f32]) -> Result<Step> {
         let Options { logprobs, top, .. } = *self.options;
         let token = match &mut self.sampler {
@@ -131,7 +132,7 @@ impl Job {
         })
     }
 
-    /// Adds a token. The context is for texts of up to `reach` tokens, and no text may be longer
+    /// Adds a token. The context computes texts of up to `reach` tokens, and no text may be longer
     /// than `limit`.
     pub fn advance(
         &mut self,
@@ -173,7 +174,7 @@ impl Job {
         })
     }
 
-    /// All of it.
+    /// Ends the request and returns its completion.
     pub fn done(mut self, finish: Finish) -> Completion {
         self.text += &self.assembler.finish();
         let generate = match (self.first_token, self.last_token) {

@@ -1,16 +1,16 @@
-//! An engine: requests come and go, and share each decode.
+//! An engine with continuous batching: requests arrive and end at any time, and share each decode.
 //!
-//! [`Engine::submit`] takes a request at any time, [`Engine::step`] computes one decode for all
-//! that are in, [`Engine::cancel`] takes one out. While some generate, long prompts are read in
-//! pieces, so nobody waits for more than one. Room is counted in cells of the KV cache: who does
-//! not fit waits, in order; who can never fit is refused at once.
+//! [`Engine::submit`] adds a request, [`Engine::step`] computes one decode for all requests,
+//! [`Engine::cancel`] removes one. While some requests generate, long prompts are computed in
+//! chunks, so that no token waits for more than one chunk. Capacity is counted in cells of the KV
+//! cache: a request that does not fit waits, in order; one that can never fit is refused at once.
 //!
-//! What ended stays in the cache while there is room. A request that begins with its tokens takes
-//! them over; the least recently used leaves first. Where tokens lie in the cache differs then
-//! from a fresh computation, and with it the order of sums in attention: logits agree up to
-//! rounding, so greedy texts do unless two tokens are as good as equally likely. Models whose
-//! memory cannot be taken back in part (recurrent ones, sliding windows that went on) take over
-//! whole texts only.
+//! The sequences of requests that ended stay in the cache while there is room; the least recently
+//! used is dropped first. A request that starts with the same tokens reuses them. Tokens are then
+//! in other cells of the cache than in a fresh computation, so that attention adds in another
+//! order: logits agree except for rounding, and greedy texts agree unless two tokens are almost
+//! equally likely. Models whose memory cannot be rolled back in part (recurrent ones, and sliding
+//! windows that have moved on) reuse whole sequences only.
 
 mod complete;
 mod job;
@@ -33,10 +33,11 @@ pub use request::{Capacity, Event, Load, Request, RequestId, Setup, State};
 
 pub use plan::PARALLEL;
 
-/// Steps of the short lane after which one who waits for the long one gets a turn.
+/// The number of steps of the lane with short RoPE factors after which a request that waits for the
+/// other lane gets a turn.
 const PATIENCE: usize = 256;
 
-/// A model and its contexts, at work for many requests. Used by one thread at a time.
+/// Completes many requests with a model and its contexts. Used by one thread at a time.
 pub struct Engine {
     model: Model,
     setup: Setup,
@@ -44,15 +45,15 @@ pub struct Engine {
     limit: usize,
     next_id: u64,
     lanes: PerRegime<Lane>,
-    /// What ended before it came to a step.
+    /// The events of requests that ended before a step.
     ended: Vec<(RequestId, Event)>,
-    /// Options last found sound.
+    /// The options that were checked last.
     sound: Option<Arc<Options>>,
-    /// Tokens that end a text, once somebody must not choose one.
+    /// The tokens that end a text; filled once a request must not choose one.
     ends: Vec<Token>,
-    /// Cells for which there is memory.
+    /// The number of cells for which there is memory.
     affordable: usize,
-    /// Steps of the short lane since the long one had a turn.
+    /// The number of steps of the lane with short RoPE factors since the other had a turn.
     patience: usize,
     report: Report,
 }
@@ -67,10 +68,11 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine. Contexts are made when the first request needs them.
+    /// Makes an engine. Contexts are made when the first request needs them.
     ///
     /// # Errors
-    /// A longest text that the model was not trained on; a capacity for which there is no memory.
+    /// The longest text is longer than the model was trained on, or there is not enough memory for
+    /// the capacity.
     pub fn new(model: &Model, setup: Setup) -> Result<Engine> {
         let limit = plan::longest_text(model, setup.ctx_size)?;
         if let Some(capacity) = setup.capacity {
@@ -96,12 +98,12 @@ impl Engine {
         &self.model
     }
 
-    /// What it took so far.
+    /// The report of the work so far.
     pub fn report(&self) -> &Report {
         &self.report
     }
 
-    /// How many requests are computed, and how many wait for their turn.
+    /// The numbers of requests that are being computed and that wait.
     pub fn load(&self) -> Load {
         let mut load = Load::default();
         for &regime in &Regime::ALL {
@@ -112,11 +114,11 @@ impl Engine {
         load
     }
 
-    /// Takes a request; its turn comes in one of the next steps.
+    /// Adds a request, which is admitted in one of the next steps.
     ///
     /// # Errors
-    /// A request that can never be served, with the reason: tokens outside the vocabulary, a text
-    /// that is too long, no memory for it, options that make no sense.
+    /// The reason why the request can never be served: tokens outside the vocabulary, a text that
+    /// is too long, not enough memory, or options out of range.
     pub fn submit(&mut self, mut request: Request) -> Result<RequestId> {
         let vocab = self.model.vocab();
         for &token in &request.prompt {
@@ -142,7 +144,7 @@ impl Engine {
         }
         let id = RequestId(self.next_id);
         let job = Job::new(id, request);
-        // A context that will be needed later is refused now.
+        // If the context that it will need later cannot be made, the request is refused now.
         let cells = job.cells(self.limit);
         match self.setup.capacity {
             Some(capacity) if cells > capacity.cells as usize => {
@@ -168,12 +170,12 @@ impl Engine {
         Ok(id)
     }
 
-    /// Computes one decode, and adds what came of it to `events`.
+    /// Computes one decode, and adds the resulting events to `events`.
     ///
     /// # Errors
-    /// What is wrong with all of it: [`Error::Cancelled`] when the flag of
-    /// [`Setup::settings`] is raised, no memory for a context, a device that failed. The requests
-    /// are still there: another step goes on, [`Engine::cancel_all`] ends them.
+    /// Errors that concern all requests: [`Error::Cancelled`] when the flag of [`Setup::settings`]
+    /// is set, not enough memory for a context, or a device that failed. The requests stay: another
+    /// step continues them, [`Engine::cancel_all`] ends them.
     pub fn step(&mut self, events: &mut Vec<(RequestId, Event)>) -> Result<State> {
         events.append(&mut self.ended);
         let Some(regime) = self.turn() else {
@@ -192,7 +194,7 @@ impl Engine {
             events,
         };
         match lane.prepare(&mut ctx) {
-            // The other lane's context may be what takes the memory.
+            // The other lane's context may take the memory.
             Err(Error::Memory(_) | Error::OutOfMemory { .. }) if !other.is_active() => {
                 other.release();
                 lane.prepare(&mut ctx)?;
@@ -207,8 +209,8 @@ impl Engine {
         Ok(if busy { State::Busy } else { State::Idle })
     }
 
-    /// Whose turn it is. Who waits for the long factors waits until the short ones have nothing
-    /// to do, or for [`PATIENCE`] steps, so that several need one context.
+    /// The lane that computes next. Requests for the long factors wait until the other lane is
+    /// idle, or for [`PATIENCE`] steps, so that several of them share one context.
     fn turn(&mut self) -> Option<Regime> {
         let (short, long) = self.lanes.both(Regime::Short);
         let regime = match (short.is_busy(), long.is_busy()) {
@@ -230,7 +232,7 @@ impl Engine {
         Some(regime)
     }
 
-    /// Ends a request and gives what there is of it; others are not disturbed. `None` if it has
+    /// Ends a request and returns its completion so far; others continue. `None` if it has already
     /// ended.
     pub fn cancel(&mut self, id: RequestId) -> Option<Completion> {
         let lanes = Regime::ALL.iter();
@@ -240,7 +242,7 @@ impl Engine {
         job.map(|job| job.done(Finish::Cancelled))
     }
 
-    /// Ends all requests and gives what there is of them, in their order.
+    /// Ends all requests and returns their completions so far, in the order of their ids.
     pub fn cancel_all(&mut self) -> Vec<(RequestId, Completion)> {
         let lanes = Regime::ALL.iter();
         let jobs = lanes.flat_map(|&regime| self.lanes.get_mut(regime).cancel_all());
@@ -251,13 +253,13 @@ impl Engine {
             .collect()
     }
 
-    /// The session that texts of `room` tokens are computed in, between two steps, with as much
-    /// room as that in a sequence that the caller opens, and closes before the next step. What
-    /// is kept for requests leaves for it.
+    /// Lends the session for texts of `room` tokens between two steps, with room for one sequence
+    /// of that length, which the caller opens, and closes before the next step. Kept sequences are
+    /// dropped to make room.
     ///
     /// # Errors
-    /// [`Error::ContextFull`], [`Error::NoSequence`]: requests need what there is; see
-    /// [`Session::new`].
+    /// [`Error::ContextFull`] or [`Error::NoSequence`] if active requests need the room; the errors
+    /// of [`Session::new`].
     pub fn session(&mut self, room: usize) -> Result<&mut Session> {
         let (lane, _) = self.lanes.both(self.model.regime(room));
         let mut ctx = StepContext {

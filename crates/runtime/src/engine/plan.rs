@@ -1,4 +1,4 @@
-//! Choosing contexts for prompts: how long a text may be, how many share a context.
+//! Chooses the sizes of contexts: how long a text may be, and how many texts share a context.
 
 use super::request::Setup;
 use crate::context::{self, kv_bytes};
@@ -9,30 +9,32 @@ use crate::rope::Regime;
 use crate::settings::{MAX_SEQ, Settings};
 use crate::token::Token;
 
-/// Cells that prompts computed together share, where the RoPE factors set no limit: attention
-/// looks at all of them for every token.
+/// Maximum number of cells of a context for several prompts, unless one prompt needs more or the
+/// RoPE factors set the limit. Attention visits all of them for every token.
 const SHARED_CELLS: usize = 4096;
-/// Texts computed at once, where nobody says how many.
+/// Default for the number of texts that are computed at once.
 pub const PARALLEL: u32 = 32;
-/// Tokens of prompts that are judged at once, at most: each is a row of logits.
+/// Maximum number of prompt tokens whose log-probabilities are computed at once; each needs a row
+/// of logits.
 const JUDGED_AT_ONCE: u32 = 64;
-/// Tokens computed at once: beyond this a pass gets no faster, only larger.
+/// Maximum number of tokens that are computed at once. A larger pass takes more memory without more
+/// tokens per second.
 const MAX_BATCH: usize = 512;
 
-/// What a prompt and its completion need, beyond a shared beginning.
+/// What a prompt and its completion need in addition to a shared prefix.
 pub(super) struct Need {
-    /// Tokens to feed before the first is chosen.
+    /// The number of tokens to feed before the first is chosen.
     pub prompt: usize,
-    /// Cells of the KV cache.
+    /// The number of cells of the KV cache.
     pub cells: usize,
-    /// Whether logits are wanted after every token of the prompt.
+    /// Whether logits are needed after every token of the prompt.
     pub judged: bool,
 }
 
-/// The longest text of a model, in tokens.
+/// The length of the longest text, in tokens.
 ///
 /// # Errors
-/// More was asked for than the model was trained on.
+/// The requested length is more than the model was trained on.
 pub(super) fn longest_text(model: &Model, ctx_size: Option<u32>) -> Result<usize> {
     let trained = model.facts().n_ctx_train;
     match ctx_size {
@@ -43,7 +45,7 @@ pub(super) fn longest_text(model: &Model, ctx_size: Option<u32>) -> Result<usize
     }
 }
 
-/// Refuses a text of `tokens` for which there is no memory.
+/// Checks that there is enough memory for a text of `tokens` tokens.
 pub(super) fn check_fit(model: &Model, settings: &Settings, tokens: usize) -> Result<()> {
     let n_ctx = u32::try_from(tokens).unwrap_or(u32::MAX);
     context::check_memory(
@@ -55,12 +57,12 @@ pub(super) fn check_fit(model: &Model, settings: &Settings, tokens: usize) -> Re
     )
 }
 
-/// How many tokens at the beginning of all prompts are the same and worth computing once.
+/// The length of the common prefix of all prompts; 0 if it is not worth computing separately.
 pub(super) fn shared_prefix<'a>(mut prompts: impl Iterator<Item = &'a [Token]>) -> usize {
     let Some(first) = prompts.next() else {
         return 0;
     };
-    // The last token of a prompt is always computed: its logits are wanted.
+    // The last token of a prompt is always computed, for its logits.
     let mut shared = first.len() - 1;
     let mut others = 0;
     for prompt in prompts {
@@ -68,25 +70,25 @@ pub(super) fn shared_prefix<'a>(mut prompts: impl Iterator<Item = &'a [Token]>) 
         shared = shared.min(same).min(prompt.len() - 1);
         others += 1;
     }
-    // Another decode call is not worth a few tokens.
+    // Saving a few tokens is not worth another decode call.
     if shared * others >= 64 { shared } else { 0 }
 }
 
-/// A context of a given size.
+/// The settings of a context of a given size.
 pub(super) fn fixed(settings: &Settings, n_ctx: u32, n_seq: u32) -> Settings {
     let n_seq = n_seq.clamp(1, MAX_SEQ);
     Settings {
         n_ctx,
         n_seq,
         n_batch: MAX_BATCH as u32,
-        // Who looks inside wants the logits of several tokens now and then, and so does who wants
-        // the tokens of a prompt judged, beside those that generate.
+        // Hooks and log-probabilities of prompts need the logits of several tokens at once, in
+        // addition to those of generating sequences.
         n_outputs: n_seq + JUDGED_AT_ONCE,
         ..settings.clone()
     }
 }
 
-/// The smallest context that serves the needs well.
+/// The settings of the smallest context that serves the needs well.
 pub(super) fn settings(
     model: &Model,
     setup: &Setup,
@@ -100,7 +102,7 @@ pub(super) fn settings(
     let mut cells: Vec<usize> = needs.iter().map(|need| need.cells).collect();
     cells.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
     let wanted = shared + cells.iter().take(most).sum::<usize>();
-    // Company must not cost more than a quarter of the memory that is free.
+    // A context for several texts takes at most a quarter of the free memory.
     let per_token = kv_bytes(model.facts(), kv_type, 1).max(1);
     let affordable = host::free_memory().map_or(u64::MAX, |free| free / 4 / per_token);
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
@@ -149,7 +151,7 @@ mod tests {
         };
         let prompts = [with(&[100, 101]), with(&[100, 102]), with(&[103])];
         assert_eq!(shared_prefix(prompts.iter().map(Vec::as_slice)), 40);
-        // Prompts that are the same still have a last token each.
+        // Equal prompts still compute their last token separately.
         let same = [with(&[]), with(&[]), with(&[])];
         assert_eq!(shared_prefix(same.iter().map(Vec::as_slice)), 39);
         let short = [[1, 2, 3], [1, 2, 4]].map(|ids| ids.map(Token).to_vec());

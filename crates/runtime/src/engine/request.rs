@@ -1,4 +1,4 @@
-//! What is asked of an engine, and what it answers.
+//! The requests to an engine, its setup, and its events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,51 +8,52 @@ use crate::error::Error;
 use crate::settings::Settings;
 use crate::token::Token;
 
-/// How an engine computes, whoever asks.
+/// The setup of an engine, which applies to all requests.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     /// Threads, cache type, flash attention, hooks, control vector and the flag that stops a step;
     /// sizes are chosen by the engine.
     pub settings: Settings,
-    /// The longest text allowed, prompt and completion, in tokens; none: what the model was
-    /// trained on.
+    /// Maximum length of a text, prompt and completion, in tokens; `None` for the length that the
+    /// model was trained on.
     pub ctx_size: Option<u32>,
-    /// What its contexts are to hold; none: what those that wait need, chosen anew whenever
-    /// nobody is in a context.
+    /// The size of its contexts; `None` chooses what the waiting requests need, again each time a
+    /// context has no active request.
     pub capacity: Option<Capacity>,
-    /// Texts computed at once, at most; none: [`PARALLEL`](super::PARALLEL).
+    /// Maximum number of texts that are computed at once; `None` for
+    /// [`PARALLEL`](super::PARALLEL).
     pub parallel: Option<u32>,
-    /// Whether what ended leaves the cache at once, and is not kept for requests that begin with
-    /// it: then a text is computed in the same cells whatever was computed before it.
+    /// Whether ended sequences are removed from the cache at once instead of kept for requests that
+    /// start with them. Then the cells of a text do not depend on what was computed before it.
     pub forget_ended: bool,
 }
 
 /// The size of an engine's contexts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Tokens of all texts together.
+    /// The number of tokens of all texts together.
     pub cells: u32,
-    /// Texts, those that are kept for whoever begins like them included.
+    /// The number of texts, including those that are kept for reuse.
     pub sequences: u32,
 }
 
 /// A prompt and how to complete it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The prompt. An empty one begins with the model's BOS token.
+    /// The prompt. An empty one is replaced by the model's BOS token.
     pub prompt: Vec<Token>,
-    /// Where its random numbers begin.
+    /// The seed of its random numbers.
     pub seed: u32,
-    /// How to complete it; many requests can share that.
+    /// The options, which many requests can share.
     pub options: Arc<Options>,
 }
 
-/// The name of a request; later ones are larger.
+/// The id of a request; later ones are larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(super) u64);
 
 impl RequestId {
-    /// Its number: an engine's requests are counted from 0.
+    /// The index of the request: an engine's requests are counted from 0.
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -64,39 +65,40 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What happens to a request.
+/// An event of a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The prompt was read: its tokens from the second on, each judged by those before it. Comes
-    /// before the first token, and only if it was asked for.
+    /// The prompt was computed: its tokens from the second on, each with its log-probability after
+    /// those before it. Comes before the first token, and only if it was requested.
     Prompt(Vec<Step>),
     /// A token was chosen.
     Token {
         /// The token.
         step: Step,
-        /// The text that is certain now; may be empty, or belong to earlier tokens.
+        /// The text that can be shown now. It may be empty, or belong to earlier tokens, because
+        /// incomplete characters and possible stop strings are held back.
         text: String,
     },
-    /// It ended: this is all of it.
+    /// It ended with this completion.
     Done(Completion),
-    /// It ended with an error, which is its own: others go on.
+    /// It failed with this error; the others continue.
     Failed(Error),
 }
 
-/// How many requests an engine has.
+/// The number of requests of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
-    /// Those that are computed.
+    /// The number of those that are being computed.
     pub active: usize,
-    /// Those that wait for their turn.
+    /// The number of those that wait.
     pub waiting: usize,
 }
 
-/// Whether there is anything to do.
+/// Whether an engine has anything to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Another step will do something.
+    /// Some requests have not ended.
     Busy,
     /// All requests have ended.
     Idle,

@@ -1,4 +1,4 @@
-//! llguidance with a vocabulary and limits.
+//! Compiles grammars with llguidance, for a vocabulary and within limits.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::token::Token;
 use crate::vocab::Vocab;
 
-/// llguidance calls itself for what nests; a schema of the largest size needs this much.
+/// Stack size: llguidance recurses for nested schemas, and the largest schema needs this much.
 const STACK: usize = 256 << 20;
-/// The trie counts the way back from a token in ten bits.
+/// Maximum length of a token in bytes, because llguidance's trie stores its depth in ten bits.
 const LONGEST_TOKEN: usize = 1000;
 
 /// Compiles grammars for one vocabulary.
@@ -27,7 +27,7 @@ impl Engine {
         let engine = BYTES.get_or_init(|| {
             let words = (0..=255u8)
                 .map(|byte| match byte {
-                    // Marks special tokens, and occurs in no UTF-8.
+                    // This byte marks special tokens, and does not occur in UTF-8.
                     TokTrie::SPECIAL_TOKEN_MARKER => Vec::new(),
                     byte => vec![byte],
                 })
@@ -47,7 +47,8 @@ impl Engine {
     }
 
     fn new(mut words: Vec<Vec<u8>>) -> Result<Engine, String> {
-        // Which tokens end a text is asked of the vocabulary: llguidance gets one that is none.
+        // The vocabulary decides which tokens end a text; llguidance gets an additional token as
+        // its end token, which is never used.
         let end = u32::try_from(words.len()).unwrap_or(u32::MAX);
         words.push(Vec::new());
         let trie = TokTrie::from(&TokRxInfo::new(end + 1, end), &words);
@@ -57,7 +58,7 @@ impl Engine {
         Ok(Engine { factory })
     }
 
-    /// The one token that a name in angle brackets (`<|end|>`) stands for.
+    /// The token of a name in angle brackets (`<|end|>`); `None` if it is not a single token.
     pub fn token_named(&self, name: &str) -> Option<Token> {
         let trie = self.factory.tok_env().tok_trie();
         let mut special = vec![TokTrie::SPECIAL_TOKEN_MARKER];
@@ -67,12 +68,13 @@ impl Engine {
             .and_then(|id| Token::try_from(id).ok())
     }
 
-    /// A parser at the beginning of a text, or why there is none. `most_items` bounds how many
-    /// ways there may be to go on at one place of a text.
+    /// Makes a parser at the start of a text; the error is the reason why it cannot. `most_items`
+    /// limits the number of parser items at one position of a text.
     pub fn compile(&self, grammar: TopLevelGrammar, most_items: usize) -> Result<Matcher, String> {
         let limits = ParserLimits {
             max_items_in_row: most_items,
-            // A step looks at every token of the vocabulary: some hundred milliseconds at most.
+            // A step visits every token of the vocabulary. This limits it to some hundred
+            // milliseconds.
             step_max_items: 10_000_000,
             step_lexer_fuel: 1_000_000,
             max_lexer_states: 50_000,
@@ -106,8 +108,8 @@ impl Engine {
     }
 }
 
-/// The bytes of a token as llguidance wants them: those of a control token are its name after a
-/// byte that no text holds, those of a token that no grammar can use are none.
+/// The bytes of a token in llguidance's form: for a control token, its name after a byte that does
+/// not occur in texts; for a token that no grammar can use, none.
 fn word(vocab: &Vocab, token: Token) -> Result<Vec<u8>> {
     let bytes = vocab.piece(token, false)?;
     let bytes = match bytes.is_empty() && !vocab.ends_grammar(token) {
@@ -128,7 +130,7 @@ fn word(vocab: &Vocab, token: Token) -> Result<Vec<u8>> {
     Ok(if usable { bytes } else { Vec::new() })
 }
 
-/// The first line of what llguidance says, without what only its authors can read.
+/// The first line of a message of llguidance, without internal details.
 pub(super) fn readable(reason: &str) -> String {
     let line = reason.lines().next().unwrap_or(reason).trim();
     line.strip_prefix("panic: ").map_or_else(

@@ -1,4 +1,4 @@
-//! Following a grammar token by token.
+//! Follows a grammar token by token.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use llguidance::toktrie::SimpleVob;
 use crate::error::{Error, Result};
 use crate::token::Token;
 
-/// Where one text stands in its grammar.
+/// The state of one text in its grammar.
 pub(crate) struct Follower {
     matcher: Matcher,
     /// The tokens that end a text, in ascending order.
@@ -49,8 +49,8 @@ impl Follower {
         Ok(valid == 1)
     }
 
-    /// All tokens that may come next; none when the text is complete and the vocabulary has no
-    /// token to say so.
+    /// All tokens that may come next; none if the text is complete and the vocabulary has no token
+    /// that ends it.
     pub fn allowed(&mut self) -> Result<Allowed> {
         let complete = self.is_complete()?;
         let stopped = self.ended || self.matcher.is_stopped();
@@ -65,10 +65,10 @@ impl Follower {
         })
     }
 
-    /// Takes note of a token that was chosen.
+    /// Advances by a token that was chosen.
     ///
     /// # Errors
-    /// [`Error::Grammar`]: the grammar does not allow it here.
+    /// [`Error::Grammar`] if the grammar does not allow it here.
     pub fn accept(&mut self, token: Token) -> Result<()> {
         if self.ends.binary_search(&token).is_ok() {
             self.ended = true;

@@ -1,8 +1,8 @@
-//! What a text must follow: a JSON schema, or a grammar in llama.cpp's notation (GBNF).
+//! Constrains texts to a JSON schema, or to a grammar in llama.cpp's notation (GBNF).
 //!
-//! Both are followed by llguidance's Earley parser, whose work and memory are limited at every
-//! step, so that an ambiguous or left-recursive grammar costs no more than an error. What
-//! llguidance would follow in part or not at all is refused here, with the place where it stands.
+//! Both are enforced by llguidance's Earley parser, whose work and memory are limited at every
+//! step, so that an ambiguous or left-recursive grammar causes at most an error. Features that
+//! llguidance supports only in part or not at all are rejected, with their position.
 
 mod engine;
 mod follow;
@@ -21,20 +21,20 @@ use super::vocab::Vocab;
 use engine::Engine;
 pub(super) use follow::Follower;
 
-/// The longest grammar or schema that is read, in bytes.
+/// Maximum length of a grammar or schema, in bytes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Ways to go on that a grammar may have at one place of a text. More than a few hundred come of
-/// ambiguity alone, and each costs time at every character.
+/// Maximum number of parser items at one position of a text. Only ambiguous grammars have more than
+/// a few hundred, and each costs time for every character.
 const MOST_ITEMS: usize = 2000;
 
-/// A grammar that a whole text follows. Cheap to clone.
+/// A grammar that a whole text must match. Cheap to clone.
 #[derive(Clone)]
 pub struct Grammar {
     source: Arc<Source>,
-    /// The grammar over bytes; none for one that names tokens.
+    /// The grammar compiled for bytes; `None` if it names tokens.
     bytes: Option<Arc<Mutex<Matcher>>>,
-    /// The grammar made ready for the vocabulary that it was last used with.
+    /// The grammar compiled for the vocabulary that it was last used with.
     ready: Arc<Mutex<Option<Ready>>>,
 }
 
@@ -61,24 +61,24 @@ impl fmt::Debug for Grammar {
 }
 
 impl Grammar {
-    /// A grammar in GBNF; the text follows its rule `root`.
+    /// Parses a grammar in GBNF; texts must match its rule `root`.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with line and column: it does not parse, names a rule that is not
-    /// there, or asks for more repetitions or deeper nesting than are followed.
+    /// [`Error::Grammar`] with line and column if it does not parse, refers to an undefined rule,
+    /// or exceeds the limits of repetitions or nesting.
     pub fn gbnf(text: &str) -> Result<Grammar> {
         Grammar::of(Source::Gbnf(gbnf::Rules::read(text)?))
     }
 
-    /// The grammar of the JSON texts that fit a JSON schema (draft 2020-12; what older drafts
-    /// write differently is understood).
+    /// Makes the grammar of the JSON texts that match a JSON schema (draft 2020-12; the syntax of
+    /// older drafts is accepted).
     ///
-    /// Texts have their properties in the schema's order and numbers without exponent where
-    /// these have bounds; `format` is asserted.
+    /// In these texts, properties are in the schema's order, numbers with bounds have no exponent,
+    /// and `format` is enforced.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with the keyword and its place: no JSON, no schema, a keyword that
-    /// cannot be followed while a text is written, or a schema that nothing fits.
+    /// [`Error::Grammar`] with the keyword and its position if the text is not JSON or not a
+    /// schema, if a keyword cannot be enforced during generation, or if nothing matches the schema.
     pub fn json_schema(text: &str) -> Result<Grammar> {
         Grammar::of(Source::Schema(schema::Schema::read(text)?))
     }
@@ -89,7 +89,7 @@ impl Grammar {
             bytes: None,
             ready: Arc::default(),
         };
-        // What depends on no vocabulary shows now.
+        // Errors that do not depend on a vocabulary are reported now.
         if !grammar.names_tokens() {
             let matcher = grammar.compile(&*Engine::bytes()?)?;
             grammar.bytes = Some(Arc::new(Mutex::new(matcher)));
@@ -97,19 +97,19 @@ impl Grammar {
         Ok(grammar)
     }
 
-    /// Returns whether the grammar can be followed with this vocabulary.
+    /// Checks that the grammar can be used with this vocabulary.
     ///
     /// # Errors
-    /// [`Error::Grammar`]: it names tokens that the vocabulary does not have.
+    /// [`Error::Grammar`] if it names tokens that the vocabulary does not have.
     pub fn check(&self, vocab: &Vocab) -> Result<()> {
         self.follower(vocab).map(drop)
     }
 
-    /// Returns whether a whole text follows the grammar, byte by byte.
+    /// Returns whether a whole text matches the grammar, byte by byte.
     ///
     /// # Errors
-    /// [`Error::Grammar`]: the text takes more work than is allowed, or the grammar names tokens,
-    /// which no text has.
+    /// [`Error::Grammar`] if matching exceeds the limits, or if the grammar names tokens, which a
+    /// text does not have.
     pub fn accepts(&self, text: &[u8]) -> Result<bool> {
         let Some(matcher) = &self.bytes else {
             return Err(Error::Grammar(
@@ -131,7 +131,7 @@ impl Grammar {
         follower.is_complete()
     }
 
-    /// Follows one text from its beginning.
+    /// Makes the state for one text, at its start.
     pub(super) fn follower(&self, vocab: &Vocab) -> Result<Follower> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let known = ready

@@ -1,15 +1,15 @@
-//! Computing with a session: tokens go in, logits come out, hooks see the nodes in between.
+//! Computes with a session: feeds tokens, returns logits, and runs hooks on the nodes.
 
 use std::collections::BTreeMap;
 
 use super::Session;
+use crate::active_hook::ActiveHook;
 use crate::error::{Error, Result};
 use crate::graph::{Hook, Pass};
-use crate::looking::Looking;
 use crate::seq::Seq;
 use crate::token::Token;
 
-/// Which tokens of a feed are to get logits.
+/// Which tokens of a feed get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want<'a> {
     /// None of them.
@@ -40,18 +40,18 @@ pub struct Entry<'a> {
     pub seq: &'a Seq,
     /// The token.
     pub token: Token,
-    /// Whether its logits are wanted.
+    /// Whether its logits are requested.
     pub output: bool,
 }
 
 impl Session {
-    /// Appends tokens to a sequence and hands the logits asked for, one value per vocabulary
+    /// Appends tokens to a sequence, and passes the requested logits, one value per vocabulary
     /// entry, to `on_logits` with the index of their token.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] before anything is computed, [`Error::TokenRange`],
-    /// [`Error::Cancelled`]; after an error the sequence is as long as before, or empty if the
-    /// model's memory cannot be taken back in part.
+    /// [`Error::ContextFull`] before anything is computed; [`Error::TokenRange`];
+    /// [`Error::Cancelled`]. After an error the sequence is as long as before, or empty if the
+    /// model's memory cannot be rolled back in part.
     pub fn feed(
         &mut self,
         seq: &Seq,
@@ -63,13 +63,13 @@ impl Session {
             .map(drop)
     }
 
-    /// [`Session::feed`] with a hook. Needs [`crate::Settings::hooks`]. llama.cpp drops the rows that get
-    /// no logits before the end of the last layer, so who wants every position of the last layer
-    /// asks for all logits. Of a feed in several batches `Break` leaves nothing either: the
-    /// sequence is as long as before the call.
+    /// [`Session::feed`] with a hook. Needs [`crate::Settings::hooks`]. Within the last layer,
+    /// llama.cpp drops the rows of tokens without logits, so a hook that needs every position of
+    /// the last layer must request all logits. If the feed has several batches, `Break` removes all
+    /// of them: the sequence is as long as before the call.
     ///
     /// # Errors
-    /// See [`Session::feed`]; [`Error::NoHooks`]; what the hook returns.
+    /// See [`Session::feed`]; [`Error::NoHooks`]; the hook's errors.
     pub fn feed_hooked(
         &mut self,
         seq: &Seq,
@@ -85,7 +85,7 @@ impl Session {
     /// [`Session::step`] with a hook. Needs [`crate::Settings::hooks`].
     ///
     /// # Errors
-    /// See [`Session::step`]; [`Error::NoHooks`]; [`Error::HookOnSeveral`]; what the hook returns.
+    /// See [`Session::step`]; [`Error::NoHooks`]; [`Error::HookOnSeveral`]; the hook's errors.
     pub fn step_hooked(
         &mut self,
         entries: &[Entry<'_>],
@@ -132,7 +132,7 @@ impl Session {
             };
             let result = self.run(&entries, hook, &mut |i, row| on_logits(fed + i, row));
             if !matches!(result, Ok(Pass::Complete)) {
-                self.take_back(self.slot(seq)?, before);
+                self.roll_back(self.slot(seq)?, before);
                 return result;
             }
             fed += entries.len();
@@ -140,8 +140,8 @@ impl Session {
         Ok(Pass::Complete)
     }
 
-    /// Computes one batch with tokens of any sequences, at most [`crate::Settings::n_batch`] in all;
-    /// tokens of one sequence follow each other in the order given. The logits asked for go to
+    /// Computes one batch of at most [`crate::Settings::n_batch`] tokens of any sequences. Tokens
+    /// of one sequence are appended in the given order. The requested logits are passed to
     /// `on_logits` with the index of their entry.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Session {
         let result = self.decode(hook, grown.len());
         if !matches!(result, Ok(Pass::Complete)) {
             for &slot in grown.keys() {
-                self.take_back(slot, self.tokens[slot as usize].len());
+                self.roll_back(slot, self.tokens[slot as usize].len());
             }
             return result;
         }
@@ -209,14 +209,14 @@ impl Session {
         let (Some(hook), Some(roles)) = (hook, &self.roles) else {
             return self.context.decode(&mut self.batch, None);
         };
-        // llama.cpp computes a batch in the order given, but for memories that want sequences of
-        // equal length side by side.
+        // llama.cpp computes a batch in the given order, except for recurrent memories, which need
+        // groups of sequences of equal length.
         if n_seq > 1 && self.context.is_recurrent() {
             let arch = self.model.facts().arch.clone();
             return Err(Error::HookOnSeveral { arch });
         }
         let (tokens, outputs) = self.batch.rows();
-        let looking = Looking::new(hook, &tokens, &outputs, roles);
-        self.context.decode(&mut self.batch, Some(looking))
+        let hook = ActiveHook::new(hook, &tokens, &outputs, roles);
+        self.context.decode(&mut self.batch, Some(hook))
     }
 }

@@ -1,4 +1,4 @@
-//! A context of a model: open sequences, feed tokens, read logits, go back, branch.
+//! A session with a model: open sequences, feed tokens, read logits, truncate, fork.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,13 +30,13 @@ pub struct Session {
     model: Model,
     settings: Settings,
     home: Arc<Home>,
-    /// Slots that no sequence has.
+    /// The slots without a sequence.
     vacant: Vec<u32>,
     /// The tokens of each slot.
     tokens: Vec<Vec<Token>>,
     cells: Cells,
     batch: Batch,
-    /// What nodes are; none without hooks.
+    /// The roles of the graph's nodes; `None` without hooks.
     roles: Option<Arc<Roles>>,
     cache_offloaded: bool,
     made_in: Duration,
@@ -54,8 +54,8 @@ impl Session {
     /// Makes a context.
     ///
     /// # Errors
-    /// [`Error::Memory`], before anything is allocated; settings that contradict each other or
-    /// the model.
+    /// [`Error::Memory`] before anything is allocated; errors for settings that contradict each
+    /// other or the model.
     pub fn new(model: &Model, settings: &Settings) -> Result<Session> {
         let start = Instant::now();
         let facts = model.facts();
@@ -106,7 +106,8 @@ impl Session {
             Context::new(&model.inner.raw, model.vocab().len(), params)
         };
         let (raw, cache_offloaded) = match make(offload) {
-            // The weights left no room on the device: the cache is kept, and used, on the CPU.
+            // The weights left no memory on the device: the cache stays in host memory, and
+            // attention is computed on the CPU.
             Err(error @ Error::OutOfMemory { .. }) if offload => {
                 tracing::warn!("the KV cache stays on the CPU: {error}");
                 context::check_host_memory(model, &settings)?;
@@ -140,27 +141,28 @@ impl Session {
         &self.model
     }
 
-    /// What the session was made with, sizes rounded as they are in force.
+    /// The settings of the session, with sizes as rounded.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// How long making the context took.
+    /// The time that making the context took.
     pub fn made_in(&self) -> Duration {
         self.made_in
     }
 
-    /// Whether the KV cache lies in a device's memory: layers are on it, and it had the room.
+    /// Returns whether the KV cache is in a device's memory, because layers are on the device and
+    /// the cache fitted, too.
     pub fn cache_offloaded(&self) -> bool {
         self.cache_offloaded
     }
 
-    /// Tokens the KV cache holds.
+    /// The number of tokens that the KV cache holds.
     pub fn n_ctx(&self) -> usize {
         self.context.n_ctx() as usize
     }
 
-    /// Bytes of the KV cache.
+    /// The size of the KV cache in bytes.
     pub fn kv_bytes(&self) -> u64 {
         kv_bytes(
             self.model.facts(),
@@ -169,12 +171,12 @@ impl Session {
         )
     }
 
-    /// Rows of logits that one batch can have.
+    /// Maximum number of rows of logits of one batch.
     pub(crate) fn max_outputs(&self) -> usize {
         self.context.limits().n_outputs as usize
     }
 
-    /// Whether this context computes with the long RoPE factors; `None` for a model with one
+    /// Whether this context computes with the long RoPE factors; `None` if the model has only one
     /// set.
     pub fn uses_long_rope(&self) -> Option<bool> {
         self.model
@@ -182,8 +184,8 @@ impl Session {
             .map(|rope| self.context.n_ctx_seq() > rope.short_context)
     }
 
-    /// The longest sequence this context computes rightly: its size, or less where longer texts
-    /// are for the other RoPE factors.
+    /// The length of the longest sequence that this context computes correctly: its size, or less
+    /// if longer texts need the other RoPE factors.
     pub fn longest(&self) -> usize {
         match (self.model.rope(), self.uses_long_rope()) {
             (Some(rope), Some(false)) => self.n_ctx().min(rope.original as usize),
@@ -191,7 +193,7 @@ impl Session {
         }
     }
 
-    /// The roles that nodes of this model's graph have, as this session computes it.
+    /// The roles of the nodes of this session's graph.
     ///
     /// # Errors
     /// [`Error::NoHooks`].
@@ -199,7 +201,7 @@ impl Session {
         self.roles.as_deref().ok_or(Error::NoHooks)
     }
 
-    /// The factors this context computes with.
+    /// The RoPE factors that this context computes with.
     pub fn regime(&self) -> Regime {
         match self.uses_long_rope() {
             Some(true) => Regime::Long,

@@ -1,4 +1,4 @@
-//! The sequences of a session: opened, forked, truncated, closed; their cells in the cache.
+//! Opens, forks, truncates and closes the sequences of a session, and counts their cells.
 
 use super::Session;
 use crate::error::{Error, Result};
@@ -6,13 +6,13 @@ use crate::seq::Seq;
 use crate::token::Token;
 
 impl Session {
-    /// Cells of the cache that no sequence holds.
+    /// The number of cells of the cache that no sequence holds.
     pub fn free_cells(&mut self) -> usize {
         self.collect();
         self.n_ctx().saturating_sub(self.cells.taken())
     }
 
-    /// Sequences that can still be opened.
+    /// The number of sequences that can still be opened.
     pub fn free_sequences(&mut self) -> usize {
         self.collect();
         self.vacant.len()
@@ -21,7 +21,7 @@ impl Session {
     /// Opens an empty sequence.
     ///
     /// # Errors
-    /// [`Error::NoSequence`]: all of [`crate::Settings::n_seq`] are open.
+    /// [`Error::NoSequence`] if all [`crate::Settings::n_seq`] sequences are open.
     pub fn open(&mut self) -> Result<Seq> {
         self.collect();
         match self.vacant.pop() {
@@ -32,13 +32,14 @@ impl Session {
         }
     }
 
-    /// Closes a sequence and gives its cells free, as dropping it does.
+    /// Closes a sequence and frees its cells at once; dropping it does so before the next
+    /// operation.
     pub fn close(&mut self, seq: Seq) {
         drop(seq);
         self.collect();
     }
 
-    /// Takes back what was closed.
+    /// Frees the cells of sequences that were closed.
     pub(super) fn collect(&mut self) {
         let returned = self.home.take_returned();
         if returned.is_empty() {
@@ -48,7 +49,7 @@ impl Session {
             self.forget(slot);
             self.vacant.push(slot);
         }
-        // The lowest is handed out first, so that the same calls give the same names.
+        // The lowest slot is assigned first, so that the same calls give the same ids.
         self.vacant.sort_unstable_by(|a, b| b.cmp(a));
     }
 
@@ -70,7 +71,7 @@ impl Session {
         Ok(&self.tokens[self.slot(seq)? as usize])
     }
 
-    /// How many tokens a sequence has.
+    /// The number of tokens of a sequence.
     ///
     /// # Errors
     /// [`Error::ForeignSequence`].
@@ -78,7 +79,7 @@ impl Session {
         Ok(self.tokens(seq)?.len())
     }
 
-    /// Whether a sequence has no tokens.
+    /// Returns whether a sequence has no tokens.
     ///
     /// # Errors
     /// [`Error::ForeignSequence`].
@@ -92,7 +93,7 @@ impl Session {
         self.context.state(slot)
     }
 
-    /// Fills an empty sequence with what llama.cpp's memory held of it.
+    /// Restores an empty sequence from the result of [`Session::state_of`].
     pub(crate) fn put_state(&mut self, seq: &Seq, tokens: Vec<Token>, state: &[u8]) -> Result<()> {
         let slot = self.slot(seq)?;
         if let Err(error) = self.context.put_state(slot, state, tokens.len()) {
@@ -104,9 +105,9 @@ impl Session {
         Ok(())
     }
 
-    /// Removes whatever of a slot lies behind its first `length` tokens; all of it, if the memory
-    /// cannot be taken back in part.
-    pub(super) fn take_back(&mut self, slot: u32, length: usize) {
+    /// Removes everything of a slot after its first `length` tokens, or all of it if the memory
+    /// cannot be rolled back in part.
+    pub(super) fn roll_back(&mut self, slot: u32, length: usize) {
         if self.context.truncate(slot, length) {
             self.tokens[slot as usize].truncate(length);
             self.cells.truncate(slot as usize, length);
@@ -115,9 +116,9 @@ impl Session {
         }
     }
 
-    /// Whether a sequence can be taken back to its first `length` tokens: to none and to all it
-    /// always can. A recurrent memory cannot otherwise, and one with a sliding window only while
-    /// it still holds what the window then reaches back to.
+    /// Returns whether a sequence can be truncated to its first `length` tokens. Truncating to none
+    /// or to all tokens is always possible. Otherwise it is not with a recurrent memory, and with a
+    /// sliding window only if the memory still holds the window before that point.
     ///
     /// # Errors
     /// [`Error::ForeignSequence`].
@@ -138,11 +139,10 @@ impl Session {
         }
     }
 
-    /// Takes a sequence back to its first `length` tokens.
+    /// Truncates a sequence to its first `length` tokens.
     ///
     /// # Errors
-    /// [`Error::CannotTakeBack`] for a model whose memory cannot be taken back in part, see
-    /// [`Session::can_truncate`]: then nothing is changed.
+    /// [`Error::CannotTakeBack`] if [`Session::can_truncate`] is false; nothing is changed then.
     pub fn truncate(&mut self, seq: &Seq, length: usize) -> Result<()> {
         let slot = self.slot(seq)?;
         if length >= self.tokens[slot as usize].len() {
@@ -161,12 +161,12 @@ impl Session {
         Ok(())
     }
 
-    /// Opens a sequence that begins as a copy of the first `length` tokens of `from`. They share
-    /// the cache's cells until they part.
+    /// Opens a sequence as a copy of the first `length` tokens of `from`. The two share the cells
+    /// of these tokens.
     ///
     /// # Errors
-    /// [`Error::NoSequence`]; [`Error::CannotTakeBack`] if less than all of `from` is wanted of a
-    /// memory that cannot be taken back in part.
+    /// [`Error::NoSequence`]; [`Error::CannotTakeBack`] if `length` is less than all of `from` and
+    /// [`Session::can_truncate`] is false for it.
     pub fn fork(&mut self, from: &Seq, length: usize) -> Result<Seq> {
         let source = self.slot(from)? as usize;
         self.check_truncate(from, length)?;

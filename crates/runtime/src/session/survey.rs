@@ -1,5 +1,5 @@
-//! What a session learns from the graph of a short pass: the roles of its nodes, and whether a control
-//! vector is really added.
+//! Inspects the graph of a short pass to find the roles of its nodes, and to verify that a control
+//! vector is added.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::token::Token;
 use crate::trace::RawNode;
 
 impl Session {
-    /// Has llama.cpp add the control vector of the settings, and proves that its graph does.
+    /// Sets the control vector of the settings in llama.cpp, and verifies that the graph adds it.
     pub(super) fn add_control(&mut self) -> Result<()> {
         let Some(control) = self.settings.control.clone() else {
             return Ok(());
@@ -37,7 +37,7 @@ impl Session {
         }
     }
 
-    /// The graph of a pass over a token or two, all with logits, and how many they are.
+    /// The graph of a pass over one or two tokens with logits for all of them, and their number.
     pub(super) fn survey(&mut self) -> Result<(usize, Vec<RawNode>)> {
         let limits = self.context.limits();
         let n = limits.n_batch.min(limits.n_outputs).min(2) as usize;
@@ -46,7 +46,7 @@ impl Session {
         Ok((n, self.context.survey(&mut self.batch)?))
     }
 
-    /// Holds the table of roles against the graph of two tokens.
+    /// Finds the roles of nodes in the graph of a pass over two tokens.
     pub(super) fn find_roles(&mut self) -> Result<Arc<Roles>> {
         let model = self.model.clone();
         let flash = self.settings.flash_attention;

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use modelve_runtime::{Completion, Model, Request, Step, Vocab};
+use modelve_runtime::{Completion, Request, Step, Vocab};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -17,9 +17,9 @@ use super::conversation::Asked;
 use super::messages::{ChatMessage, ResponseFormat, Tool, ToolChoice};
 use super::turn::{Delta, Said, Turn};
 use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
-use crate::app::{App, Read, apart};
+use crate::app::{App, Means, Read};
 use crate::body;
-use crate::engine_thread::Told;
+use crate::engine_thread::{Control, Told};
 use crate::error::{ApiError, Result};
 use crate::knobs::{self, Knobs};
 use crate::logprobs::{self, ChatLogprobs};
@@ -160,6 +160,7 @@ pub struct ChunkDelta {
 /// A request, ready to be computed.
 struct Prepared {
     requests: Vec<Request>,
+    control: Option<Control>,
     turn: Turn,
     logprobs: bool,
     stream: bool,
@@ -169,20 +170,16 @@ struct Prepared {
 /// `/v1/chat/completions`.
 pub async fn chat(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, template) = (ready.model.clone(), ready.template.clone());
-    let (limit, most) = (ready.limit, app.config.max_tokens);
-    let mut prepared =
-        apart(move || prepare(&bytes, &model, template.as_deref(), limit, most)).await?;
+    let mut prepared = ready.read(bytes, prepare).await?;
     let requests = std::mem::take(&mut prepared.requests);
     let count = requests.len();
-    let room = ready.engine.room(count, "n")?;
-    let told = ready.engine.submit(requests, room).await;
-    let told = told.map_err(|error| error.about("messages"))?;
+    let control = prepared.control.take();
+    let told = ready.submit(requests, control, ("n", "messages")).await?;
     let telling = Telling {
         id: crate::name("chatcmpl-"),
         created: crate::unix_time(),
         model: app.config.model.clone(),
-        vocab: ready.model.vocab().clone(),
+        vocab: ready.means.model.vocab().clone(),
         prepared,
         count,
     };
@@ -194,13 +191,8 @@ pub async fn chat(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
 }
 
 /// Reads what is asked.
-fn prepare(
-    bytes: &Bytes,
-    model: &Model,
-    template: Option<&str>,
-    limit: usize,
-    most: usize,
-) -> Result<Prepared> {
+fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
+    let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
     let asked: ChatRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -229,10 +221,10 @@ fn prepare(
         variables: asked.chat_template_kwargs.unwrap_or_default(),
         goes_on,
     };
-    let read = conversation.read(model, template)?;
+    let read = conversation.read(model, means.template.as_deref())?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;
     options.max_tokens = (asked.max_completion_tokens.or(asked.max_tokens))
-        .unwrap_or_else(|| most.min(limit.saturating_sub(read.ids.len()).max(1)));
+        .unwrap_or_else(|| (means.max_tokens).min(limit.saturating_sub(read.ids.len()).max(1)));
     options.logprobs = logprobs;
     options.top = top;
     options.shown = read.shown;
@@ -246,6 +238,7 @@ fn prepare(
     });
     Ok(Prepared {
         requests: requests.collect(),
+        control: knobs.control(means)?,
         turn: read.turn,
         logprobs,
         stream: asked.stream.unwrap_or(false),

@@ -13,9 +13,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use utoipa::ToSchema;
 
 use super::types::{FINGERPRINT, StreamOptions, Usage, finish_reason};
-use crate::app::{App, Read, Ready, apart};
+use crate::app::{App, Means, Read, Ready};
 use crate::body;
-use crate::engine_thread::Told;
+use crate::engine_thread::{Control, Told};
 use crate::error::{ApiError, Result};
 use crate::knobs::{self, Knobs};
 use crate::logprobs::{Logprobs, Tally, bytes_of};
@@ -106,6 +106,7 @@ struct PromptRead {
 struct Prepared {
     prompts: Vec<PromptRead>,
     requests: Vec<Request>,
+    control: Option<Control>,
     n: usize,
     best_of: usize,
     echo: bool,
@@ -117,14 +118,13 @@ struct Prepared {
 /// `/v1/completions`.
 pub async fn complete(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, limit) = (ready.model.clone(), ready.limit);
-    let prepared = apart(move || prepare(&bytes, &model, limit)).await?;
-    let room = ready.engine.room(prepared.requests.len(), "prompt")?;
-    answer(&app, ready, prepared, room).await
+    let prepared = ready.read(bytes, prepare).await?;
+    answer(&app, ready, prepared).await
 }
 
 /// Reads what is asked.
-fn prepare(bytes: &Bytes, model: &Model, limit: usize) -> Result<Prepared> {
+fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
+    let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
     let asked: CompletionRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -160,6 +160,7 @@ fn prepare(bytes: &Bytes, model: &Model, limit: usize) -> Result<Prepared> {
         }
     }
     Ok(Prepared {
+        control: knobs.control(means)?,
         prompts,
         requests,
         n,
@@ -253,20 +254,18 @@ struct Telling {
     prepared: Prepared,
 }
 
-async fn answer(
-    app: &App,
-    ready: &Ready,
-    mut prepared: Prepared,
-    room: crate::engine_thread::Room,
-) -> Result<Response> {
+async fn answer(app: &App, ready: &Ready, mut prepared: Prepared) -> Result<Response> {
     let requests = std::mem::take(&mut prepared.requests);
     let count = requests.len();
-    let told = ready.engine.submit(requests, room).await?;
+    let control = prepared.control.take();
+    let told = ready
+        .submit(requests, control, ("prompt", "prompt"))
+        .await?;
     let telling = Telling {
         id: crate::name("cmpl-"),
         created: crate::unix_time(),
         model: app.config.model.clone(),
-        vocab: ready.model.vocab().clone(),
+        vocab: ready.means.model.vocab().clone(),
         prepared,
     };
     if telling.prepared.stream {

@@ -42,7 +42,7 @@ pub struct ModelMeta {
 
 fn object(app: &App) -> Result<ModelObject> {
     let ready = app.ready()?;
-    let facts = ready.model.facts();
+    let facts = ready.means.model.facts();
     Ok(ModelObject {
         id: app.config.model.clone(),
         object: "model",
@@ -50,11 +50,11 @@ fn object(app: &App) -> Result<ModelObject> {
         owned_by: "modelve",
         meta: ModelMeta {
             architecture: facts.arch.clone(),
-            n_vocab: ready.model.vocab().len(),
+            n_vocab: ready.means.model.vocab().len(),
             n_embd: facts.n_embd,
             n_layer: facts.n_layer,
             n_ctx_train: facts.n_ctx_train,
-            n_ctx: ready.limit,
+            n_ctx: ready.means.limit,
             size: facts.tensor_bytes,
         },
     })

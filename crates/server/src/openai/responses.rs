@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use modelve_runtime::{Finish, Model, Request};
+use modelve_runtime::{Finish, Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -20,9 +20,9 @@ use super::messages::{
 };
 use super::turn::{Delta, Turn};
 use super::types::Usage;
-use crate::app::{App, Read, apart};
+use crate::app::{App, Means, Read};
 use crate::body;
-use crate::engine_thread::Told;
+use crate::engine_thread::{Control, Told};
 use crate::error::{ApiError, Result};
 use crate::knobs::{self, Knobs};
 use crate::sse::{self, Events, Gone};
@@ -102,6 +102,7 @@ pub struct TextForm {
 
 struct Prepared {
     request: Request,
+    control: Option<Control>,
     turn: Turn,
     stream: bool,
 }
@@ -109,12 +110,9 @@ struct Prepared {
 /// `/v1/responses`.
 pub async fn respond(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
-    let (model, template) = (ready.model.clone(), ready.template.clone());
-    let (limit, most) = (ready.limit, app.config.max_tokens);
-    let prepared = apart(move || prepare(&bytes, &model, template.as_deref(), limit, most)).await?;
-    let room = ready.engine.room(1, "input")?;
-    let told = ready.engine.submit(vec![prepared.request], room).await;
-    let told = told.map_err(|error| error.about("input"))?;
+    let prepared = ready.read(bytes, prepare).await?;
+    let (requests, control) = (vec![prepared.request], prepared.control);
+    let told = ready.submit(requests, control, ("input", "input")).await?;
     let mut telling = Telling {
         id: crate::name("resp_"),
         created: crate::unix_time(),
@@ -154,13 +152,8 @@ pub async fn respond(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<R
 }
 
 /// Reads what is asked.
-fn prepare(
-    bytes: &Bytes,
-    model: &Model,
-    template: Option<&str>,
-    limit: usize,
-    most: usize,
-) -> Result<Prepared> {
+fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
+    let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
     let asked: ResponseRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
@@ -207,14 +200,15 @@ fn prepare(
         format: asked.text.and_then(|text| text.format),
         ..Asked::default()
     };
-    let read = conversation.read(model, template)?;
+    let read = conversation.read(model, means.template.as_deref())?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;
     options.max_tokens = asked
         .max_output_tokens
-        .unwrap_or_else(|| most.min(limit.saturating_sub(read.ids.len()).max(1)));
+        .unwrap_or_else(|| (means.max_tokens).min(limit.saturating_sub(read.ids.len()).max(1)));
     options.shown = read.shown;
     check_length(read.ids.len(), options.max_tokens, limit, "input")?;
     Ok(Prepared {
+        control: knobs.control(means)?,
         request: Request {
             prompt: read.ids,
             seed: knobs.seed(),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::fingerprint;
 use super::sentencepiece::added_tokens;
 use super::{Algorithm, Files, Token, TokenType, padding, place};
 use crate::checkpoint::{Error, Problem};
@@ -30,7 +31,10 @@ pub(super) fn read(
     let (Some(model), Some(vocab)) = (model, vocab) else {
         return Err(error("has no object `model.vocab`".into()));
     };
-    let pre = pre_tokenizer(json, model).map_err(error)?;
+    let pre = match fingerprint::name(json) {
+        Some(name) => name,
+        None => pre_tokenizer(json, model).map_err(error)?,
+    };
     let merges = match model.get("merges").and_then(Value::as_array) {
         Some(list) => merges(list).map_err(error)?,
         None => return Err(error("has no list `model.merges`".into())),
@@ -90,12 +94,12 @@ fn merges(list: &[Value]) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// The steps of a (sequence of) pre-tokenizers or post-processors.
+/// The steps of a (sequence of) normalizers, pre-tokenizers or post-processors.
 pub(super) fn steps(value: Option<&Value>) -> Vec<&Value> {
     let Some(value) = value else {
         return Vec::new();
     };
-    let inner = ["pretokenizers", "processors"]
+    let inner = ["pretokenizers", "processors", "normalizers"]
         .iter()
         .find_map(|key| value.get(key)?.as_array());
     match inner {
@@ -106,7 +110,8 @@ pub(super) fn steps(value: Option<&Value>) -> Vec<&Value> {
 }
 
 /// GPT-2's pattern, which a `ByteLevel` step with `use_regex` applies by itself.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// OpenAI's cl100k: Phi-4, Llama 3.
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// OpenAI's o200k: Phi-4-mini.
@@ -115,12 +120,24 @@ const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 /// Qwen 2 and later: cl100k with digits one by one.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// llama.cpp's name for how this tokenizer cuts text into words.
-///
-/// Its converter encodes a test text with the Python tokenizer and looks the hash of the ids
-/// up in a list, which tells models apart rather than rules. The rule itself is in the file:
-/// the pattern of its `Split` step. Names and patterns: `llm_tokenizer_bpe` in llama-vocab.cpp;
-/// `dbrx` and `gpt-4o` are what the list gives for Phi-4 and Phi-4-mini.
+/// Qwen 3.5: marks belong to words.
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral Nemo and later: o200k without contractions, digits one by one.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Patterns, and llama.cpp's names for them.
+static PATTERNS: &[(&str, &str)] = &[
+    (GPT2, "gpt-2"),
+    (CL100K, "dbrx"),
+    (QWEN2, "qwen2"),
+    (QWEN35, "qwen35"),
+    (O200K, "gpt-4o"),
+    (TEKKEN, "tekken"),
+];
+
+/// llama.cpp's name for how this tokenizer cuts text into words, where [`fingerprint`] does not know it:
+/// by the pattern of its `Split` step. Names and patterns: `llm_tokenizer_bpe` in llama-vocab.cpp;
+/// `dbrx` and `gpt-4o` are what its converter gives Phi-4 and Phi-4-mini.
 fn pre_tokenizer(
     json: &Map<String, Value>,
     model: &Map<String, Value>,
@@ -139,20 +156,22 @@ fn pre_tokenizer(
         .iter()
         .any(|step| step["type"] == "Digits" && step["individual_digits"] == true);
     let ignore_merges = model.get("ignore_merges") == Some(&Value::Bool(true));
-    let same = |pattern: &str, known: &str| plain(pattern) == plain(known);
     match patterns.as_slice() {
         [] if own_pattern && single_digits => Ok("smollm"),
         [] if own_pattern => Ok("gpt-2"),
-        [pattern] if !own_pattern && same(pattern, GPT2) => Ok("gpt-2"),
-        [pattern] if !own_pattern && same(pattern, CL100K) => match ignore_merges {
-            true => Ok("llama-bpe"),
-            false => Ok("dbrx"),
-        },
-        [pattern] if !own_pattern && same(pattern, QWEN2) => Ok("qwen2"),
-        [pattern] if !own_pattern && same(pattern, O200K) => Ok("gpt-4o"),
         [] => Err("its pre-tokenizer has no pattern".into()),
+        [pattern] if !own_pattern => {
+            let mut known = PATTERNS.iter();
+            match known.find(|(known, _)| plain(pattern) == plain(known)) {
+                Some((_, "dbrx")) if ignore_merges => Ok("llama-bpe"),
+                Some((_, name)) => Ok(name),
+                None => Err(format!(
+                    "cuts text by a rule that is none of llama.cpp's: {pattern}"
+                )),
+            }
+        }
         _ => Err(format!(
-            "cuts text by a rule that is none of GPT-2's, SmolLM's, cl100k's, Qwen's or o200k's: {}",
+            "cuts text by a rule that is none of llama.cpp's: {}",
             patterns.join(" then ")
         )),
     }

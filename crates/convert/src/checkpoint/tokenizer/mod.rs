@@ -1,10 +1,12 @@
 //! Tokenizer files: the vocabulary as llama.cpp wants it, whichever library wrote it.
 //!
-//! Two kinds are read: SentencePiece (`tokenizer.model`, `tokenizer.ggml.model` = `llama`) and
-//! byte-level BPE (`tokenizer.json`, `gpt2`). The tokens, scores and types are those that
+//! Two kinds are read: SentencePiece (`tokenizer.model`, or merges in `tokenizer.json`;
+//! `tokenizer.ggml.model` = `llama`) and byte-level BPE (`tokenizer.json`, `gpt2`). The tokens, scores and types are those that
 //! llama.cpp's converter writes (`conversion/phi.py`, `conversion/base.py`).
 
 mod bpe;
+mod fallback;
+mod fingerprint;
 mod sentencepiece;
 mod special;
 
@@ -114,9 +116,10 @@ impl Tokenizer {
             vocab_size: vocab_size as usize,
         };
         let mut notes = Vec::new();
-        let (algorithm, tokens) = match files.is_bpe() {
-            true => bpe::read(&files, &mut notes)?,
-            false => sentencepiece::read(&files, &mut notes)?,
+        let (algorithm, tokens) = match (files.is_bpe(), files.byte_fallback()) {
+            (true, _) => bpe::read(&files, &mut notes)?,
+            (false, Some(json)) => fallback::read(&files, json, &mut notes)?,
+            (false, None) => sentencepiece::read(&files, &mut notes)?,
         };
         let special = Special::read(checkpoint, &files, &tokens, &mut notes)?;
         Ok(Self {
@@ -147,7 +150,17 @@ impl Files<'_> {
         let class = self.config.get("tokenizer_class").and_then(Value::as_str);
         let named = class.is_some_and(|class| class.starts_with("GPT2Tokenizer"));
         let byte_level = self.json.as_ref().is_some_and(bpe::is_byte_level);
-        named || (byte_level && !self.folder.join("tokenizer.model").is_file())
+        named || (byte_level && !self.has_model())
+    }
+
+    /// `tokenizer.json`, where there is no `tokenizer.model` and it says the same.
+    fn byte_fallback(&self) -> Option<&Map<String, Value>> {
+        let json = self.json.as_ref()?;
+        (fallback::has_byte_tokens(json) && !self.has_model()).then_some(json)
+    }
+
+    fn has_model(&self) -> bool {
+        self.folder.join("tokenizer.model").is_file()
     }
 }
 

@@ -3,6 +3,7 @@
 use prost::Message;
 use serde_json::{Map, Value};
 
+use super::bpe::looks_special;
 use super::{Algorithm, Files, MOST_BYTES, Token, TokenType, padding, place};
 use crate::checkpoint::{Error, Problem};
 use modelve_base::infile;
@@ -34,9 +35,9 @@ pub(crate) struct NormalizerSpec {
 }
 
 /// Score of a token that stands in no SentencePiece model.
-const ADDED_SCORE: f32 = -1000.0;
+pub(super) const ADDED_SCORE: f32 = -1000.0;
 /// Score of a row of the embedding that has no token.
-const PADDING_SCORE: f32 = -10000.0;
+pub(super) const PADDING_SCORE: f32 = -10000.0;
 
 /// Reads the vocabulary: the pieces, then `added_tokens.json`, `added_tokens_decoder` of
 /// `tokenizer_config.json` and `added_tokens` of `tokenizer.json`, each over the last.
@@ -85,11 +86,7 @@ pub(super) fn read(
             },
         };
     }
-    let mut add = |id: u64, text: &str, special: bool| {
-        let kind = match special {
-            true => TokenType::Control,
-            false => TokenType::UserDefined,
-        };
+    let mut add = |id: u64, text: &str, kind: TokenType| {
         let token = Token {
             text: text.as_bytes().to_vec(),
             score: ADDED_SCORE,
@@ -100,12 +97,15 @@ pub(super) fn read(
     if let Some(added) = Files::optional(files.folder, "added_tokens.json")? {
         for (text, id) in &added {
             if let Some(id) = id.as_u64() {
-                add(id, text, false);
+                add(id, text, TokenType::UserDefined);
             }
         }
     }
     for (id, text, special) in added_tokens(&files.config, files.json.as_ref()) {
-        add(id, text, special);
+        match special || looks_special(text) {
+            true => add(id, text, TokenType::Control),
+            false => add(id, &text.replace('\u{2581}', " "), TokenType::UserDefined),
+        }
     }
     let normalizer = model.normalizer_spec;
     let add_space_prefix = normalizer.and_then(|n| n.add_dummy_prefix).unwrap_or(true);

@@ -20,7 +20,7 @@ pub struct Special {
     /// Kind (`bos`, `eos`, `sep`) and whether it is put around every text.
     pub add: Vec<(&'static str, bool)>,
     /// Ids at which generation stops, ascending, as the checkpoint lists them in
-    /// `generation_config.json` or, in want of that, `config.json`. Empty where neither does: then
+    /// `generation_config.json` and `config.json`. Empty where neither does: then
     /// the list is not known to be complete, and llama.cpp's own knowledge is needed as well.
     pub stop: Vec<u32>,
     /// Whether white space after an added token is part of it, as in Phi-3.
@@ -97,20 +97,15 @@ impl Special {
     fn read_stop(&mut self, checkpoint: &Checkpoint, tokens: &[Token], notes: &mut Vec<String>) {
         let of_generation = &checkpoint.generation()["eos_token_id"];
         let of_config = &checkpoint.config()["eos_token_id"];
-        // transformers generates by `config.json` where there are no settings of generation. One
-        // token there is the tokenizer's `eos` and says nothing of others.
-        let (stated, is_complete) = match (of_generation, of_config) {
-            (Value::Null, stated) => (stated, stated.is_array()),
-            (stated, _) => (stated, true),
-        };
-        let list = match stated {
+        // One token in `config.json` is the tokenizer's `eos` and says nothing of others.
+        let is_complete = !of_generation.is_null() || of_config.is_array();
+        let stated = [of_generation, of_config].into_iter();
+        let list = stated.flat_map(|stated| match stated {
             Value::Array(list) => list.as_slice(),
-            other => std::slice::from_ref(other),
-        };
+            one => std::slice::from_ref(one),
+        });
         let in_vocabulary = |id: &u32| (*id as usize) < tokens.len();
-        let ids = list
-            .iter()
-            .filter_map(|id| u32::try_from(id.as_u64()?).ok());
+        let ids = list.filter_map(|id| u32::try_from(id.as_u64()?).ok());
         let mut stop: Vec<u32> = ids.filter(in_vocabulary).chain(self.id("eos")).collect();
         stop.sort_unstable();
         stop.dedup();

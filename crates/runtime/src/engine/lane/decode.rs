@@ -1,4 +1,4 @@
-//! One decode of a lane: which tokens it computes, and what becomes of the logits.
+//! One decode of a lane: chooses the tokens to compute, and uses their logits.
 
 use std::collections::HashMap;
 
@@ -9,15 +9,16 @@ use crate::engine::request::Event;
 use crate::error::{Error, Result};
 use crate::session::{Entry, Session};
 
-/// Prompt tokens in one decode while other requests generate: their next tokens wait for it.
+/// Maximum number of prompt tokens in one decode while other requests generate, because their next
+/// tokens wait for it.
 const PREFILL_CHUNK: usize = 128;
 
-/// What a row of logits is wanted for.
+/// The purpose of a row of logits.
 #[derive(Clone, Copy)]
 enum Ask {
     /// To choose the next token.
     Choice,
-    /// To tell the log-probability of the next prompt token.
+    /// To compute the log-probability of the next prompt token.
     Judgement,
 }
 
@@ -25,7 +26,7 @@ impl Lane {
     /// Computes one decode. Returns the requests whose text outgrew this lane.
     ///
     /// # Errors
-    /// What concerns the whole decode: it was cancelled, or a device failed. All requests stay.
+    /// Errors of the whole decode: it was cancelled, or a device failed. All requests stay.
     pub fn step(&mut self, ctx: &mut StepContext<'_>) -> Result<Vec<Job>> {
         self.admit(ctx)?;
         let reach = self.reach(ctx);
@@ -33,7 +34,7 @@ impl Lane {
             return Ok(Vec::new());
         };
         let room = session.settings().n_batch as usize;
-        // One token of each sequence that generates, then prompt tokens as far as there is room.
+        // One token of each generating sequence, then as many prompt tokens as fit.
         let unread = |session: &Session, active: &Active| -> Result<usize> {
             Ok(active.work.tokens().len() - session.len(&active.seq)?)
         };
@@ -50,8 +51,8 @@ impl Lane {
             0 => room,
             n => room.min(n + PREFILL_CHUNK),
         };
-        // Rows of logits left for prompt tokens, after one for each sequence to choose its next
-        // token by.
+        // The rows of logits that remain for prompt tokens, after one for each sequence's next
+        // token.
         let mut rows = session.max_outputs().saturating_sub(self.active.len());
         let mut owners: HashMap<usize, (usize, Ask)> = HashMap::new();
         let mut read_out = Vec::new();

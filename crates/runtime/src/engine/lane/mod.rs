@@ -1,5 +1,5 @@
-//! The requests that one set of RoPE factors serves: those that wait, those that are computed, and the
-//! sequences of those that ended, kept as a prefix cache.
+//! A lane: the requests that are computed with one set of RoPE factors. It holds those that wait,
+//! those that are being computed, and the sequences of those that ended, as a prefix cache.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ use seat::Source;
 struct Active {
     seq: Seq,
     work: Work,
-    /// Cells of the KV cache that it will occupy at its end.
+    /// The number of cells of the KV cache that it will occupy at its end.
     cells: usize,
 }
 
@@ -43,13 +43,13 @@ impl Work {
     }
 }
 
-/// What a step needs of the engine: the model, the set-up, and where results go.
+/// What a step needs from the engine: the model, the setup, and where results go.
 pub(super) struct StepContext<'a> {
     pub model: &'a Model,
     pub setup: &'a Setup,
     /// The longest text, in tokens.
     pub limit: usize,
-    /// Tokens that end a text, for requests that must not choose one.
+    /// The tokens that end a text, for requests that must not choose one.
     pub ends: &'a [Token],
     pub report: &'a mut Report,
     pub events: &'a mut Vec<(RequestId, Event)>,
@@ -78,17 +78,17 @@ impl Lane {
         }
     }
 
-    /// Whether any sequence is being computed.
+    /// Returns whether any sequence is being computed.
     pub fn is_active(&self) -> bool {
         !self.active.is_empty()
     }
 
-    /// Whether any request waits or is being computed.
+    /// Returns whether any request waits or is being computed.
     pub fn is_busy(&self) -> bool {
         self.is_active() || !self.waiting.is_empty()
     }
 
-    /// How many requests are being computed.
+    /// The number of requests that are being computed.
     pub fn n_active(&self) -> usize {
         let jobs = self.active.iter();
         jobs.filter(|active| matches!(active.work, Work::Job(_)))
@@ -135,7 +135,7 @@ impl Lane {
         ctx.model.reach(self.regime).min(ctx.limit)
     }
 
-    /// The settings that serve the waiting requests, and how many first tokens they all share.
+    /// The settings for the waiting requests, and the length of the prefix that they all share.
     fn plan(&self, ctx: &StepContext<'_>) -> (Settings, usize) {
         let sharing = self.waiting.iter().filter(|job| !job.judges());
         let shared = plan::shared_prefix(sharing.map(|job| job.tokens.as_slice()));
@@ -149,7 +149,7 @@ impl Lane {
             .waiting
             .iter()
             .map(|job| {
-                // A request for log-probabilities of its prompt computes all of it.
+                // A request for the log-probabilities of its prompt computes all of it.
                 let shared = if job.judges() { 0 } else { shared };
                 Need {
                     prompt: job.tokens.len() - shared,
@@ -202,7 +202,7 @@ impl Lane {
             // A state that cannot be restored is computed again.
             self.kept.extend(session.restore(&bytes).ok());
         }
-        // A prefix that they share is computed once, before any of them.
+        // A shared prefix is computed once, before any of the requests.
         let first = self.waiting.iter().find(|job| !job.judges());
         if let Some(first) = first.filter(|_| shared > 0) {
             self.active.push(Active {
@@ -214,8 +214,8 @@ impl Lane {
         Ok(())
     }
 
-    /// The saved state of the kept sequence that the first waiting request continues, to be restored
-    /// in a larger context.
+    /// The saved state of the kept sequence that the first waiting request continues, to be
+    /// restored in a larger context.
     fn carried(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(job) = self.waiting.front() else {
             return Ok(None);
@@ -245,7 +245,7 @@ impl Lane {
     /// The session, with `cells` cells and one sequence that no active request needs.
     ///
     /// # Errors
-    /// [`Error::ContextFull`], [`Error::NoSequence`]: they are in use.
+    /// [`Error::ContextFull`] or [`Error::NoSequence`] if active requests need them.
     pub fn lend(&mut self, ctx: &mut StepContext<'_>, cells: usize) -> Result<&mut Session> {
         if self.session.is_none() {
             let n_ctx = ctx.model.context_for(self.regime, cells);
@@ -272,7 +272,7 @@ impl Lane {
         self.session.as_mut().ok_or(Error::ForeignSequence)
     }
 
-    /// Free cells that no active sequence will need.
+    /// The number of free cells that no active sequence will need.
     fn spare_cells(&mut self) -> Result<usize> {
         let Some(session) = &mut self.session else {
             return Ok(0);

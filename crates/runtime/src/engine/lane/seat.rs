@@ -1,5 +1,5 @@
-//! Admission: which waiting request gets a sequence, what it takes over from another one, and which kept
-//! sequences are dropped to make room.
+//! Admission: gives waiting requests a sequence, lets them reuse prefixes of other sequences, and
+//! drops kept sequences to make room.
 
 use super::{Active, Lane, StepContext, Work};
 use crate::engine::request::Event;
@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::seq::Seq;
 use crate::token::Token;
 
-/// A shared prefix of fewer tokens is cheaper to compute again than to take over.
+/// A shared prefix of fewer tokens is cheaper to compute again than to reuse.
 const MIN_REUSE: usize = 16;
 /// A request waits for a prefix that another one is still computing if it saves this many tokens.
 const MIN_WAIT: usize = 64;
 
-/// Where the beginning of a text can be taken over from.
+/// A sequence whose prefix can be reused.
 #[derive(Clone, Copy)]
 pub(super) enum Source {
     Active(usize),
@@ -27,7 +27,7 @@ impl Lane {
         let Some(session) = &self.session else {
             return Ok(Some(None));
         };
-        // The last token of a prompt is always computed: its logits are wanted.
+        // The last token of a prompt is always computed, for its logits.
         let wanted = &tokens[..tokens.len() - 1];
         let common = |other: &[Token]| wanted.iter().zip(other).take_while(|(a, b)| a == b).count();
         let mut best: Option<(Source, usize)> = None;
@@ -59,7 +59,7 @@ impl Lane {
         Ok(Some(best))
     }
 
-    /// A sequence for the first waiting request, with the number of tokens it takes over, if there
+    /// A sequence for the first waiting request, with the number of tokens that it reuses, if there
     /// is room for it now.
     fn assign_sequence(&mut self, cells: usize) -> Result<Option<(Seq, usize)>> {
         let Some(job) = self.waiting.front() else {
@@ -73,8 +73,8 @@ impl Lane {
             },
         };
         while self.session()?.free_sequences() == 0 {
-            // The least recently used sequence is dropped, but not the one that is taken over while
-            // there are others; if it is the last, it is used itself instead of a fork.
+            // The least recently used sequence is dropped, but not the one that is reused as long
+            // as there are others. If it is the only one, it is continued itself instead of forked.
             let taken = match source {
                 Some((Source::Kept(i), _)) => Some(i),
                 _ => None,
@@ -121,7 +121,7 @@ impl Lane {
             Some((Source::Active(i), n)) => (session.fork(&self.active[i].seq, n)?, n),
             Some((Source::Kept(i), n)) => {
                 let fork = session.fork(&self.kept[i], n)?;
-                // It was used just now, so it is the last to be dropped.
+                // It was just used, so it is the last to be dropped.
                 if let Some(seq) = self.kept.remove(i) {
                     self.kept.push_back(seq);
                 }
@@ -138,8 +138,8 @@ impl Lane {
             if self.kept.pop_front().is_some() {
                 continue;
             }
-            // While a request is active, its end will free room; otherwise only the shared prefix
-            // can be dropped.
+            // An active request will free room when it ends; if there is none, only the shared
+            // prefix can be dropped.
             if !self.active.is_empty() || self.shared_prefix.take().is_none() {
                 return Ok(None);
             }
@@ -147,7 +147,7 @@ impl Lane {
         Ok(Some((seq, n)))
     }
 
-    /// Admits waiting requests in order, as far as there is room.
+    /// Admits waiting requests in order, as long as there is room.
     pub(super) fn admit(&mut self, ctx: &mut StepContext<'_>) -> Result<()> {
         let reach = self.reach(ctx);
         let most = ctx.setup.parallel.unwrap_or(u32::MAX) as usize;

@@ -1,8 +1,8 @@
-//! From rules to llguidance's notation.
+//! Converts rules to llguidance's notation, a variant of Lark.
 //!
-//! Every terminal is one character. llguidance reads the longest terminal that fits and does not
-//! come back to a shorter one; where all are of one length it accepts just the texts that the
-//! rules describe.
+//! Every terminal is one character. llguidance's lexer takes the longest terminal that matches and
+//! does not backtrack to a shorter one; with terminals of equal length it accepts exactly the texts
+//! that the rules describe.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,14 +12,14 @@ use super::{Item, Rules, Sequence, TokenName};
 use crate::error::{Error, Result};
 use crate::token::Token;
 
-/// Alternatives that rewriting may make of one rule.
+/// Maximum number of alternatives that rewriting makes of one rule.
 const MAX_ALTERNATIVES: usize = 1000;
 
 impl Rules {
-    /// The grammar in llguidance's notation. `token` finds the token that a name stands for.
+    /// Converts the grammar to llguidance's notation. `token` finds the token of a name.
     ///
     /// # Errors
-    /// [`Error::Grammar`]: there is no such token, or no text follows the grammar.
+    /// [`Error::Grammar`] if there is no such token, or if no text follows the grammar.
     pub fn to_lark(&self, token: &dyn Fn(&str) -> Option<Token>) -> Result<String> {
         let ends = self.that_end();
         if !ends[self.root] {
@@ -47,7 +47,7 @@ impl Rules {
         Ok(text)
     }
 
-    /// For each rule whether a text can follow it to its end.
+    /// For each rule, whether a finite text matches it.
     fn that_end(&self) -> Vec<bool> {
         let mut ends = vec![false; self.rules.len()];
         loop {
@@ -84,7 +84,7 @@ struct Writer<'a> {
     /// Names of the terminals, by regular expression.
     classes: HashMap<String, String>,
     rules: String,
-    /// Groups that became rules.
+    /// The number of groups that became rules.
     made: usize,
 }
 
@@ -103,7 +103,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The alternatives that a text can follow to their ends; there is one.
+    /// Converts the alternatives that a finite text can match, of which there is at least one.
     fn alternatives(&mut self, alternatives: &[Sequence]) -> Result<String> {
         let mut texts = Vec::new();
         for sequence in alternatives {
@@ -132,7 +132,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Nothing for what matches the empty text only.
+    /// Converts an item; the result is empty if it matches only the empty text.
     fn item(&mut self, item: &Item) -> Result<String> {
         Ok(match item {
             Item::Class { ranges, negated } => self.class(ranges, *negated),
@@ -147,7 +147,7 @@ impl Writer<'_> {
             Item::Rule(index) => format!("r{index}"),
             Item::Group(alternatives) => self.made_of(alternatives)?,
             Item::Repeat(_, _, Some(0)) => String::new(),
-            // What has no end but may be left out.
+            // No finite text matches the item, but it may occur zero times.
             Item::Repeat(item, _, _) if !item_ends(item, self.ends) => String::new(),
             Item::Repeat(item, least, most) => {
                 let inner = match &**item {
@@ -166,7 +166,7 @@ impl Writer<'_> {
         })
     }
 
-    /// A rule of its own, so that what is written stays flat.
+    /// Makes a rule for a group, so that the output is not nested.
     fn made_of(&mut self, alternatives: &[Sequence]) -> Result<String> {
         let body = self.alternatives(alternatives)?;
         if body == "\"\"" {
@@ -210,9 +210,9 @@ impl Writer<'_> {
     }
 }
 
-/// A rule that comes back to itself only at its ends, taken apart: `x ::= a x | b` is `a` any
-/// number of times and then `b`. Followed as it stands, every character of the text would wait
-/// for all after it.
+/// Rewrites a rule that refers to itself only at its end as a repetition: `x ::= a x | b` becomes
+/// any number of `a`, then `b`. An Earley parser takes quadratic time for right recursion, because
+/// every item stays open until the end of the text.
 fn unrolled(
     index: usize,
     alternatives: &[Sequence],
@@ -243,7 +243,8 @@ fn unrolled(
     (!again.is_empty()).then_some((again, last))
 }
 
-/// Writes out groups at the end of a sequence that name the rule. `None`: there are too many.
+/// Expands groups at the end of a sequence that refer to the rule. Returns `None` if there are too
+/// many alternatives.
 fn flatten(index: usize, sequence: &[Item], flat: &mut Vec<Sequence>) -> Option<()> {
     if flat.len() > MAX_ALTERNATIVES {
         return None;

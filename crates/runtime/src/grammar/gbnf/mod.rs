@@ -1,15 +1,15 @@
 //! llama.cpp's notation for grammars, GBNF.
 //!
-//! What it can write: rules of alternatives of sequences of strings, character classes, `.`,
-//! other rules, groups, tokens (`<|end|>`, `<[32007]>`, `!<…>`), and `* + ? {m} {m,} {m,n}`
-//! behind any of them. The source of what parses is llama.cpp's `llama-grammar.cpp`; unlike it,
-//! a repetition of more than 2,000 is followed as it is written, a range that runs backwards, an
-//! empty class and a rule that is defined twice are errors, and left recursion is allowed.
+//! A grammar has rules; a rule is a choice of sequences of strings, character classes, `.`, other
+//! rules, groups, and tokens (`<|end|>`, `<[32007]>`, `!<…>`), each optionally followed by
+//! `* + ? {m} {m,} {m,n}`. The syntax is that of llama.cpp's `llama-grammar.cpp`, with these
+//! differences: repetitions of more than 2,000 are allowed; ranges in descending order, empty
+//! classes and rules that are defined twice are errors; and left recursion is allowed.
 
 mod lark;
 mod read;
 
-/// One thing in a sequence.
+/// An item of a sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Item {
     /// One character in one of the ranges, or, negated, in none of them.
@@ -17,7 +17,7 @@ enum Item {
         ranges: Vec<(char, char)>,
         negated: bool,
     },
-    /// Characters one after the other.
+    /// A string of characters.
     Text(String),
     /// One token, or, negated, any other.
     Token { name: TokenName, negated: bool },
@@ -25,7 +25,7 @@ enum Item {
     Rule(usize),
     /// Alternatives in parentheses.
     Group(Vec<Sequence>),
-    /// An item so many times, without an upper bound if the second number is missing.
+    /// An item repeated from a minimum to a maximum number of times, or without maximum.
     Repeat(Box<Item>, u32, Option<u32>),
 }
 
@@ -34,14 +34,14 @@ type Sequence = Vec<Item>;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum TokenName {
     Id(u32),
-    /// With its angle brackets.
+    /// Its name, with angle brackets.
     Text(String),
 }
 
-/// The rules of a grammar; every rule that is referred to is there.
+/// The rules of a grammar. All rules that are referred to exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
-    /// Alternatives by rule.
+    /// The alternatives of each rule.
     rules: Vec<Vec<Sequence>>,
     root: usize,
     names_tokens: bool,

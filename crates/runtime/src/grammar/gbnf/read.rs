@@ -1,4 +1,4 @@
-//! From the text of a grammar to its rules.
+//! Parses the text of a grammar to rules.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use super::{Item, Rules, Sequence, TokenName};
 use crate::error::{Error, Result};
 use crate::grammar::MAX_BYTES;
 
-/// Brackets within brackets, at most: they are read by functions that call themselves.
+/// Maximum nesting of parentheses, which are parsed by recursion.
 const MAX_DEPTH: usize = 200;
-/// Signs of repetition behind one item, at most.
+/// Maximum number of repetition operators after one item.
 const MAX_SIGNS: usize = 3;
-/// Repetitions of one item, at most.
+/// Maximum number of repetitions of one item.
 const MAX_REPEAT: u32 = 100_000;
 
 impl Rules {
-    /// Reads a grammar.
+    /// Parses a grammar.
     ///
     /// # Errors
     /// [`Error::Grammar`] with line and column.
@@ -43,13 +43,13 @@ impl Rules {
 
 struct Reader<'a> {
     text: &'a str,
-    /// The byte that comes next.
+    /// The offset of the next byte.
     at: usize,
     depth: usize,
     names: HashMap<&'a str, usize>,
-    /// By index: the alternatives, once they are defined.
+    /// The alternatives of each rule, once it is defined.
     rules: Vec<Option<Vec<Sequence>>>,
-    /// Where each rule was first named, by index.
+    /// The position of the first mention of each rule, and its name.
     used: Vec<(usize, &'a str)>,
     names_tokens: bool,
 }
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         )))
     }
 
-    /// Blanks and comments; line ends only where `over_lines`.
+    /// Skips blanks and comments, and line breaks if `over_lines`.
     fn space(&mut self, over_lines: bool) {
         loop {
             match self.peek() {
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         Ok(&rest[..end])
     }
 
-    /// The index of a rule, given when it is first named.
+    /// The index of a rule, which is assigned at its first mention.
     fn index(&mut self, name: &'a str, at: usize) -> usize {
         let next = self.rules.len();
         let index = *self.names.entry(name).or_insert(next);
@@ -214,7 +214,7 @@ impl<'a> Reader<'a> {
         Ok(Item::Group(alternatives))
     }
 
-    /// How often: `*`, `+`, `?`, `{m}`, `{m,}` or `{m,n}`.
+    /// Parses a repetition operator: `*`, `+`, `?`, `{m}`, `{m,}` or `{m,n}`.
     fn times(&mut self, nested: bool) -> Result<(u32, Option<u32>)> {
         let start = self.at;
         for (sign, times) in [("*", (0, None)), ("+", (1, None)), ("?", (0, Some(1)))] {
@@ -301,7 +301,7 @@ impl<'a> Reader<'a> {
         Ok(Item::Class { ranges, negated })
     }
 
-    /// One character of a string or a class, which may be written as an escape.
+    /// Parses one character of a string or a class, which may be an escape.
     fn character(&mut self) -> Result<char> {
         let start = self.at;
         let Some(c) = self.peek() else {

@@ -1,4 +1,4 @@
-//! Keyword by keyword: checked, and written as llguidance follows it.
+//! Checks each keyword of a schema, and rewrites it in the form that llguidance supports.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,11 @@ use super::{Schema, pattern};
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Schemas within a schema, at most, with what references lead to.
+/// Maximum number of subschemas, including those that references lead to.
 const MAX_SCHEMAS: usize = 20_000;
-/// The largest whole number that a double can be told from its neighbours.
+/// The largest integer up to which doubles represent all integers exactly.
 const LARGEST: f64 = 9_007_199_254_740_991.0;
-/// Numbers nearer to zero are not told apart from it in decimals.
+/// Smaller numbers are not distinguished from zero in decimal notation.
 const SMALLEST: f64 = 1e-9;
 
 const UNWRITABLE: &str = "it has a control character that is not written";
@@ -41,17 +41,17 @@ const DRAFTS: [&str; 5] = [
     "json-schema.org/draft-04/schema",
 ];
 
-/// Writes a schema anew.
+/// Rewrites a schema.
 pub(super) struct Writer<'a> {
     document: &'a Value,
-    /// The number of each place that a reference leads to.
+    /// The number of each position that a reference leads to.
     numbers: HashMap<String, usize>,
-    /// The same by number.
+    /// The positions and their schemas, by number.
     targets: Vec<(String, &'a Value)>,
     schemas: usize,
 }
 
-/// The number of the definition that a reference written here leads to.
+/// The number of the definition that a rewritten reference leads to.
 pub(super) fn definition(reference: &str) -> Option<usize> {
     reference.strip_prefix("#/$defs/")?.parse().ok()
 }
@@ -69,7 +69,7 @@ impl<'a> Writer<'a> {
     pub fn whole(mut self) -> Result<Schema> {
         let root = self.schema(self.document, "", "")?;
         let mut definitions: Vec<(String, Value)> = Vec::new();
-        // References within what references lead to add to the list.
+        // Definitions may contain references that add to the list.
         while let Some((place, value)) = self.targets.get(definitions.len()).cloned() {
             let base = self.base_of(&place);
             definitions.push((place.clone(), self.schema(value, &place, &base)?));
@@ -81,7 +81,7 @@ impl<'a> Writer<'a> {
         Ok(Schema { definitions, root })
     }
 
-    /// The place of the nearest schema around a place that is a resource of its own.
+    /// The position of the nearest enclosing schema that is a resource of its own.
     fn base_of(&self, place: &str) -> String {
         let ends = place.match_indices('/').map(|(at, _)| at);
         ends.chain([place.len()])
@@ -126,10 +126,10 @@ fn at(place: &str, key: &str, what: &str) -> String {
     }
 }
 
-/// One keyword of a schema.
+/// A keyword of a schema.
 struct Keyword<'w, 'a> {
     writer: &'w mut Writer<'a>,
-    /// The schema that it stands in.
+    /// The schema that contains it.
     map: &'a Map<String, Value>,
     key: &'a str,
     value: &'a Value,
@@ -229,7 +229,7 @@ impl<'a> Keyword<'_, 'a> {
         Ok(())
     }
 
-    /// Keywords that are followed only where they ask for nothing.
+    /// Accepts keywords that cannot be enforced only if they require nothing.
     fn without_effect(&self) -> Result<()> {
         let is_empty = self.value.as_object().is_some_and(Map::is_empty);
         let allows_all = is_empty || *self.value == Value::Bool(true);
@@ -243,7 +243,7 @@ impl<'a> Keyword<'_, 'a> {
             "uniqueItems" => *self.value == Value::Bool(false),
             "propertyNames" => allows_all,
             "dependentRequired" | "dependentSchemas" | "dependencies" => is_empty,
-            // Annotations, what others look up, and words of other tools.
+            // Annotations, definitions, and keywords of other tools.
             _ => true,
         };
         if idle { Ok(()) } else { self.refused() }
@@ -306,7 +306,7 @@ impl<'a> Keyword<'_, 'a> {
         }
     }
 
-    /// Values that are written as they stand, if nothing in them would change.
+    /// Checks literal values, which are kept only if generated texts can have exactly these.
     fn checked_values(&self, values: &[Value]) -> Result<Value> {
         fn fault(value: &Value) -> Option<&'static str> {
             match value {
@@ -364,8 +364,8 @@ impl<'a> Keyword<'_, 'a> {
         Ok(Value::Object(out))
     }
 
-    /// Beside keywords that look at single properties or items only, what is left unevaluated
-    /// is what is additional.
+    /// Rewrites `unevaluatedProperties` and `unevaluatedItems`. If the schema has only keywords
+    /// for single properties or items, what they leave unevaluated is what is additional.
     fn unevaluated(&mut self, additional: &str, out: &mut Map<String, Value>) -> Result<()> {
         if *self.value == Value::Bool(true) || self.has(additional) {
             return Ok(());
@@ -399,8 +399,8 @@ impl<'a> Keyword<'_, 'a> {
         }
     }
 
-    /// A text may name one property several times: only those that are required, and one more,
-    /// are certain to be different.
+    /// Checks `minProperties`. A text may repeat the name of a property, so only the required ones
+    /// and one more are certain to be distinct.
     fn least_properties(&self) -> Result<Value> {
         let least = self.count()?;
         let required = self.map.get("required").and_then(Value::as_array);
@@ -426,7 +426,7 @@ impl<'a> Keyword<'_, 'a> {
         Ok(self.value.clone())
     }
 
-    /// A bound that is excluded; draft 4 wrote that as a flag beside the bound.
+    /// An exclusive bound. In draft 4 it is a flag beside the bound.
     fn exclusive(&self, bound: &str) -> Result<Value> {
         match (self.value, self.map.get(bound)) {
             (Value::Bool(false), _) => Ok(Value::Bool(false)),
@@ -437,7 +437,7 @@ impl<'a> Keyword<'_, 'a> {
     }
 }
 
-/// Returns whether a text is written in JSON without the code of a character.
+/// Returns whether a text can be written in JSON without `\u` escapes.
 fn is_writable(text: &str) -> bool {
     let has_escape = |c: char| matches!(c, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r');
     text.chars().all(|c| has_escape(c) || !c.is_ascii_control())
@@ -449,7 +449,7 @@ fn is_exact(number: &Number) -> bool {
         .is_some_and(|n| n == 0.0 || n.abs() <= LARGEST && n.abs() >= SMALLEST)
 }
 
-/// Leads references to mere references on to where these lead.
+/// Replaces references to definitions that are only references by their targets.
 fn straighten(definitions: &mut [(String, Value)]) -> Result<()> {
     let next: Vec<Option<usize>> = definitions
         .iter()
@@ -481,7 +481,7 @@ fn straighten(definitions: &mut [(String, Value)]) -> Result<()> {
     Ok(())
 }
 
-/// For each definition whether a text of finite length may fit it.
+/// For each definition, whether a text of finite length may match it.
 fn that_end(definitions: &[(String, Value)]) -> Vec<bool> {
     let mut known = vec![false; definitions.len()];
     loop {
@@ -498,8 +498,8 @@ fn that_end(definitions: &[(String, Value)]) -> Vec<bool> {
     }
 }
 
-/// Returns whether a text of finite length may fit a schema, by what is known of the definitions.
-/// False is certain.
+/// Returns whether a text of finite length may match a schema, given what is known about the
+/// definitions. False is certain, true is not.
 fn ends(schema: &Value, known: &[bool]) -> bool {
     let Value::Object(map) = schema else {
         return *schema != Value::Bool(false);

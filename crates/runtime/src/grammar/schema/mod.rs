@@ -1,9 +1,9 @@
 //! JSON schemas.
 //!
-//! llguidance follows a large part of JSON Schema, and some of it in its own way. `keyword` takes
-//! a schema apart and writes it anew with nothing in it but what llguidance follows to the
-//! letter: keywords that cannot be followed while a text is written are refused by name and
-//! place, references are resolved, patterns are translated from ECMAScript's regular expressions.
+//! llguidance supports a large part of JSON Schema, but some of it with another meaning. `keyword`
+//! rewrites a schema so that it contains only what llguidance supports exactly: keywords that
+//! cannot be enforced during generation are rejected with their name and position, references are
+//! resolved, and patterns are translated from ECMAScript's regular expressions.
 
 mod keyword;
 mod pattern;
@@ -18,24 +18,25 @@ use super::engine::Engine;
 use crate::error::{Error, Result};
 use keyword::Writer;
 
-/// Schemas tried one by one to find the one at fault.
+/// Maximum number of subschemas that are compiled one by one to find the one at fault.
 const MAX_TRIED: usize = 200;
-/// Ways to go on at one place of a text: four for each property that may come next.
+/// Maximum number of parser items at one position of a text: four for each property that may
+/// follow.
 const MOST_ITEMS: usize = 100_000;
 const UNSATISFIABLE: &str = "Unsatisfiable schema: ";
 
-/// A schema in the form that llguidance follows.
+/// A schema, rewritten in the form that llguidance supports.
 pub(super) struct Schema {
-    /// What references lead to, by the number that they name, with its place in the document.
+    /// The targets of references, by their number, with their positions in the document.
     definitions: Vec<(String, Value)>,
     root: Value,
 }
 
 impl Schema {
-    /// Reads a schema.
+    /// Parses a schema.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with the keyword and its place as a JSON pointer.
+    /// [`Error::Grammar`] with the keyword and its position as a JSON pointer.
     pub fn read(text: &str) -> Result<Schema> {
         let fault = |what: &str| Err(Error::Grammar(format!("JSON schema: {what}")));
         if text.len() > MAX_BYTES {
@@ -51,7 +52,7 @@ impl Schema {
         }
     }
 
-    /// A parser at the beginning of a text, or why there is none.
+    /// Makes a parser at the start of a text; the error is the reason why it cannot.
     pub fn compile(&self, engine: &Engine) -> Result<Matcher, String> {
         self.try_one(engine, &self.root).map_err(|reason| {
             let mut tries = MAX_TRIED;
@@ -78,8 +79,8 @@ impl Schema {
         )
     }
 
-    /// The innermost schema that cannot be used for a reason of the same kind, which llguidance
-    /// does not tell, and the reason.
+    /// Finds the innermost subschema that fails for a reason of the same kind, because llguidance
+    /// does not report its position; returns it and the reason.
     fn blame(
         &self,
         engine: &Engine,
@@ -102,7 +103,7 @@ impl Schema {
         (place.to_owned(), reason)
     }
 
-    /// The schemas directly within a schema, with their places.
+    /// The direct subschemas of a schema, with their positions.
     fn children<'a>(&'a self, schema: &'a Value, place: &str) -> Vec<(String, &'a Value)> {
         let mut children = Vec::new();
         for (key, value) in schema.as_object().into_iter().flatten() {
@@ -131,8 +132,8 @@ impl Schema {
     }
 }
 
-/// How JSON is written: without blanks or with a few, as people write it, and with no character
-/// written as its code, so that a property has one name only.
+/// How generated JSON is written: with no or little white space, and without `\u` escapes, so that
+/// there is only one way to write the name of a property.
 fn options() -> Value {
     json!({
         "whitespace_flexible": false,
@@ -141,7 +142,7 @@ fn options() -> Value {
     })
 }
 
-/// What llguidance says, in this program's words.
+/// Replaces messages of llguidance by clearer ones.
 fn in_words(reason: &str) -> String {
     if let Some(why) = reason.strip_prefix(UNSATISFIABLE) {
         return format!("nothing fits it: {why}");

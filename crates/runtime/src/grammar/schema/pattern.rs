@@ -1,21 +1,21 @@
-//! ECMAScript's regular expressions, which `pattern` is written in, as Rust's `regex` has them.
+//! Translates ECMAScript's regular expressions, the syntax of `pattern`, to those of Rust's
+//! `regex`.
 //!
-//! What both write alike and mean differently (`.`, `\d`, `\w`, `\s`, brackets within classes) is
-//! written out; what a finite automaton cannot do (looking around, references back, `\b`) is
-//! refused.
+//! Syntax that has another meaning in the two (`.`, `\d`, `\w`, `\s`, brackets within classes) is
+//! expanded; what a finite automaton cannot match (lookaround, back-references, `\b`) is rejected.
 
 use std::fmt::Write;
 
-/// White space and line ends, by ECMA-262.
+/// White space and line terminators of ECMA-262.
 const SPACE: &str = r"\t\n\x0B\x0C\r \x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}\x{FEFF}";
 const DIGIT: &str = "0-9";
 const WORD: &str = "0-9A-Z_a-z";
-/// The longest pattern that is read, in bytes.
+/// Maximum length of a pattern, in bytes.
 const MAX_BYTES: usize = 20_000;
-/// Groups within groups, at most.
+/// Maximum nesting of groups.
 const MAX_DEPTH: usize = 100;
 
-/// The same expression for Rust's `regex`.
+/// Translates an expression to one for Rust's `regex`.
 pub(super) fn translated(pattern: &str) -> Result<String, String> {
     if pattern.len() > MAX_BYTES {
         return Err("the pattern is too long".to_owned());
@@ -30,8 +30,8 @@ pub(super) fn translated(pattern: &str) -> Result<String, String> {
     Ok(reader.out)
 }
 
-/// The pattern of a format of times, by RFC 3339 and the calendar, without leap seconds: which
-/// days have them no pattern tells.
+/// The pattern of a date or time format, by RFC 3339 and the calendar. It excludes leap seconds,
+/// because no pattern knows the days that have them.
 pub(super) fn of_time(format: &str) -> Option<String> {
     const DATE: &str = "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|\
         (?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|\
@@ -49,16 +49,16 @@ pub(super) fn of_time(format: &str) -> Option<String> {
 struct Reader<'a> {
     rest: &'a str,
     out: String,
-    /// Groups that are open.
+    /// The number of open groups.
     depth: usize,
-    /// Whether what was read last can be repeated.
+    /// Whether the last item can be repeated.
     repeatable: bool,
 }
 
-/// One member of a class.
+/// A member of a class.
 enum Atom {
     Char(char),
-    /// A class of its own, written out.
+    /// A nested class, translated.
     Class(String),
 }
 
@@ -96,7 +96,7 @@ impl Reader<'_> {
                 }
                 '*' | '+' | '?' => {
                     self.out.push(c);
-                    // Whether it is greedy does not change what it matches.
+                    // Greediness does not change which texts match.
                     self.eat("?");
                 }
                 '{' => {
@@ -155,7 +155,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `{m}`, `{m,}` or `{m,n}`, whose bracket was read.
+    /// Parses `{m}`, `{m,}` or `{m,n}` after its opening brace.
     fn bounds(&mut self) -> Result<String, String> {
         let fault = || "behind { two numbers and } are expected".to_owned();
         let (inner, rest) = self.rest.split_once('}').ok_or_else(fault)?;
@@ -181,7 +181,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A class whose bracket was read.
+    /// Parses a class after its opening bracket.
     fn class(&mut self) -> Result<String, String> {
         let unclosed = || "a [ is not closed".to_owned();
         let negated = self.eat("^");
@@ -222,7 +222,7 @@ impl Reader<'_> {
         })
     }
 
-    /// What an escape stands for, whose backslash was read.
+    /// Parses an escape after its backslash.
     fn escape(&mut self, in_class: bool) -> Result<Atom, String> {
         let Some(c) = self.next() else {
             return Err("it ends in a backslash".to_owned());
@@ -276,7 +276,7 @@ impl Reader<'_> {
         Ok(Atom::Class(format!("\\{c}{{{name}}}")))
     }
 
-    /// So many hexadecimal digits.
+    /// Parses `digits` hexadecimal digits.
     fn code(&mut self, digits: usize) -> Option<u32> {
         let text = self.rest.get(..digits)?;
         if !text.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -286,7 +286,8 @@ impl Reader<'_> {
         u32::from_str_radix(text, 16).ok()
     }
 
-    /// `\uXXXX`, two of them for a character beyond 0xFFFF, or `\u{X…}`.
+    /// Parses the rest of `\uXXXX`, of a pair of these for a character beyond 0xFFFF, or of
+    /// `\u{X…}`.
     fn unicode(&mut self) -> Result<char, String> {
         let fault = || "\\u wants the code of a character".to_owned();
         if let Some(rest) = self.rest.strip_prefix('{') {
@@ -306,7 +307,7 @@ impl Reader<'_> {
     }
 }
 
-/// A character so that it means itself everywhere.
+/// A character as an expression that matches it, escaped if necessary.
 fn written(c: char) -> String {
     match c {
         '0'..='9' | 'A'..='Z' | 'a'..='z' => c.to_string(),

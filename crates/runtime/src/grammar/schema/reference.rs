@@ -1,9 +1,9 @@
-//! Where `$ref` leads within one document.
+//! Resolves `$ref` within one document.
 
 use serde_json::Value;
 
-/// The value that a reference leads to and its place as a JSON pointer, seen from a schema whose
-/// nearest `$id` stands at `base`.
+/// Resolves a reference in a schema whose nearest `$id` is at the position `base`. Returns the
+/// value and its position as a JSON pointer.
 pub(super) fn resolve<'a>(
     document: &'a Value,
     base: &str,
@@ -28,11 +28,11 @@ pub(super) fn resolve<'a>(
         name => anchor(start, &base, name, true).ok_or_else(missing)?,
     };
     let value = document.pointer(&place).ok_or_else(missing)?;
-    // Pointers have several spellings of one place (`~01`, array indices): keep one.
+    // Different pointers may refer to the same position (`~01`, array indices): use only one.
     Ok((place, value))
 }
 
-/// The place of the schema whose `$id` is an absolute address.
+/// The position of the schema whose `$id` is the absolute address `uri`.
 fn resource(value: &Value, place: &str, uri: &str) -> Option<String> {
     let is_absolute = uri.contains("://") || uri.starts_with("urn:");
     find(value, place, &|schema| {
@@ -41,7 +41,7 @@ fn resource(value: &Value, place: &str, uri: &str) -> Option<String> {
     })
 }
 
-/// The place of the schema with an anchor, in the resource that begins at `value`.
+/// The position of the schema with an anchor, in the resource that starts at `value`.
 fn anchor(value: &Value, place: &str, name: &str, first: bool) -> Option<String> {
     let schema = value.as_object();
     if let Some(schema) = schema {
@@ -51,7 +51,7 @@ fn anchor(value: &Value, place: &str, name: &str, first: bool) -> Option<String>
         let named = ["$anchor", "$dynamicAnchor"]
             .iter()
             .any(|key| schema.get(*key).and_then(Value::as_str) == Some(name));
-        // Drafts 4 to 7 wrote anchors as identifiers.
+        // In drafts 4 to 7, anchors are identifiers that start with `#`.
         let old = ["$id", "id"].iter().any(|key| {
             let id = schema.get(*key).and_then(Value::as_str);
             id.and_then(|id| id.strip_prefix('#')) == Some(name)
@@ -64,7 +64,7 @@ fn anchor(value: &Value, place: &str, name: &str, first: bool) -> Option<String>
         .find_map(|(key, child)| anchor(child, &format!("{place}/{}", escaped(&key)), name, false))
 }
 
-/// Returns whether a schema is a resource of its own, from which references within it are seen.
+/// Returns whether a schema is a resource of its own, which references within it are relative to.
 pub(super) fn has_id(schema: &Value) -> bool {
     let id = schema.get("$id").or_else(|| schema.get("id"));
     id.and_then(Value::as_str)
@@ -79,7 +79,8 @@ fn find(value: &Value, place: &str, test: &dyn Fn(&Value) -> Option<()>) -> Opti
         .find_map(|(key, child)| find(child, &format!("{place}/{}", escaped(&key)), test))
 }
 
-/// What a value holds, with keys; not what `enum` and `const` hold, which is no schema.
+/// The children of a value, with their keys; without those of `enum` and `const`, which are not
+/// schemas.
 fn children(value: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
     match value {
         Value::Object(map) => Box::new(
@@ -96,7 +97,7 @@ fn children(value: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
     }
 }
 
-/// A key as part of a JSON pointer.
+/// Escapes a key for use in a JSON pointer.
 pub(super) fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

@@ -1,6 +1,10 @@
 //! Models on the Hub by the names that people type, and the commands that errors propose: each
 //! is run as it is printed.
 
+mod get;
+mod preview;
+mod tls;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -37,14 +41,39 @@ impl Bench {
         for label in LABELS {
             server.large(REPO, &file(label), &tiny);
         }
+        Bench::of(server)
+    }
+
+    fn of(server: HubServer) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         Bench { server, dir }
     }
 
     fn run(&self, arguments: &[&str]) -> Ran {
-        let output = Command::cargo_bin("modelve")
-            .unwrap()
-            .args(arguments)
+        let mut command = Command::cargo_bin("modelve").unwrap();
+        command.args(arguments);
+        self.run_command(command)
+    }
+
+    /// Runs a line as it is printed, in a shell.
+    fn paste(&self, line: &str) -> Ran {
+        let program = PathBuf::from(Command::cargo_bin("modelve").unwrap().get_program());
+        let mut folders = vec![program.parent().unwrap().to_owned()];
+        folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        command.env("PATH", std::env::join_paths(folders).unwrap());
+        self.run_command(command)
+    }
+
+    fn run_command(&self, mut command: Command) -> Ran {
+        self.prepare(&mut command);
+        Self::finish(command)
+    }
+
+    /// Gives a command this Hub, and places of its own.
+    fn prepare(&self, command: &mut Command) {
+        command
             .current_dir(self.dir.path())
             .env("HF_ENDPOINT", self.server.endpoint())
             .env("HF_HOME", self.dir.path().join("hf"))
@@ -54,9 +83,11 @@ impl Bench {
             .env_remove("HF_HUB_CACHE")
             .env_remove("HF_TOKEN")
             .env_remove("MODELVE_MODEL")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null());
+    }
+
+    fn finish(mut command: Command) -> Ran {
+        let output = command.output().unwrap();
         Ran {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
@@ -70,15 +101,28 @@ impl Bench {
         ran.out
     }
 
-    /// Runs what must fail, then the command that its hint ends with, which must not.
+    /// Runs what must fail, then each command that its hints propose, none of which may. Returns what
+    /// was said, and the first of the commands.
     fn hinted(&self, arguments: &[&str]) -> (String, String) {
         let ran = self.run(arguments);
         assert_ne!(ran.code, Some(0), "{arguments:?}");
-        let hint = ran.said.split_once("hint: ").unwrap().1;
-        let (_, command) = hint.rsplit_once("modelve ").unwrap();
-        let command: Vec<&str> = command.split_whitespace().collect();
-        self.good(&command);
-        (ran.said.clone(), command.join(" "))
+        let commands = self.paste_all(&ran.said);
+        (ran.said, commands[0].clone())
+    }
+
+    /// Runs every command that lines end with.
+    fn paste_all(&self, said: &str) -> Vec<String> {
+        let commands = said
+            .lines()
+            .filter_map(|line| line.split_once(": modelve "));
+        let commands: Vec<String> = commands
+            .map(|(_, command)| format!("modelve {}", command.rsplit(": modelve ").next().unwrap()))
+            .collect();
+        for command in &commands {
+            let ran = self.paste(command);
+            assert_eq!(ran.code, Some(0), "{command}: {}", ran.said);
+        }
+        commands
     }
 }
 
@@ -111,23 +155,23 @@ fn commands_that_hints_print_work() {
     let bench = Bench::new();
     let (said, command) = bench.hinted(&["convert", REPO]);
     assert!(said.contains("holds several GGUF files"), "{said}");
-    assert_eq!(command, format!("convert {REPO}:IQ2_M"));
+    assert_eq!(command, format!("modelve get {REPO}:IQ2_M"));
 
     let (said, command) = bench.hinted(&["convert", &format!("{REPO}:Q4_K_XS")]);
     assert!(said.contains("has no GGUF file Q4_K_XS"), "{said}");
-    assert_eq!(command, format!("convert {REPO}:UD-Q4_K_XL"));
+    assert_eq!(command, format!("modelve get {REPO}:UD-Q4_K_XL"));
     // A type that is made here, of a repository where there is nothing to make it of.
     let (said, _) = bench.hinted(&["convert", REPO, "-q", "Q8_0"]);
     assert!(said.contains("has no GGUF file Q8_0"), "{said}");
 
     // Looked up here: the first is here, the second is not, of the last nothing is.
-    let (said, command) = bench.hinted(&["meta", &format!("{REPO}:FP16")]);
+    let (said, command) = bench.hinted(&["vocab", "-m", &format!("{REPO}:FP16")]);
     assert!(said.contains("not on this machine as FP16"), "{said}");
-    assert_eq!(command, format!("convert {REPO}:FP16"));
-    bench.good(&["meta", &format!("{REPO}:FP16")]);
+    assert_eq!(command, format!("modelve get {REPO}:FP16"));
+    bench.good(&["vocab", "-m", &format!("{REPO}:FP16")]);
     fs::remove_dir_all(bench.dir.path().join("hf")).unwrap();
-    let (_, command) = bench.hinted(&["meta", &format!("{REPO}:q4")]);
-    assert_eq!(command, format!("convert {REPO}:Q4"));
+    let (_, command) = bench.hinted(&["vocab", "-m", &format!("{REPO}:q4")]);
+    assert_eq!(command, format!("modelve get {REPO}:Q4"));
 }
 
 #[test]
@@ -150,9 +194,12 @@ fn a_label_that_nothing_fits_is_no_type() {
     let ran = bench.run(&["convert", REPO, "--dry-run"]);
     assert_eq!(ran.code, Some(1), "{}", ran.said);
     assert!(ran.said.contains("holds GGUF files"), "{}", ran.said);
-    let (_, command) = ran.said.split_once("fetch one as it is: modelve ").unwrap();
-    let arguments: Vec<&str> = command.split_whitespace().collect();
-    assert_eq!(bench.run(&arguments).code, Some(0));
+    assert!(
+        ran.said.contains("fetch one as it is: modelve get"),
+        "{}",
+        ran.said
+    );
+    bench.paste_all(&ran.said);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A hook at work on one pass: it is asked about every node, and told of those it wants.
+//! Runs a hook during one pass: offers it every node, and calls it with those that it wants.
 
 use std::ops::ControlFlow;
 
@@ -10,11 +10,11 @@ use super::role::Role;
 use super::roles::{Roles, Seen};
 use super::trace::{Along, RawNode, Trace, Whose};
 
-/// A node that the hook wants, the names of its inputs, its role, and whose rows it has.
+/// A node that the hook wants, the names of its inputs, its role, and the tokens of its rows.
 type Asked = (RawNode, Vec<String>, Option<Role>, Option<Along>);
 
-/// A hook on one pass.
-pub(super) struct Looking<'a> {
+/// The state of a hook during one pass.
+pub(super) struct ActiveHook<'a> {
     hook: &'a mut dyn Hook,
     tokens: &'a [Row],
     outputs: &'a [Row],
@@ -23,18 +23,18 @@ pub(super) struct Looking<'a> {
     seen: Seen,
     current: Option<Asked>,
     scratch: Scratch,
-    /// How it ended, if before its end.
+    /// How the hook ended the pass early, if it did.
     ended: Option<Result<()>>,
 }
 
-impl<'a> Looking<'a> {
+impl<'a> ActiveHook<'a> {
     pub fn new(
         hook: &'a mut dyn Hook,
         tokens: &'a [Row],
         outputs: &'a [Row],
         roles: &'a Roles,
     ) -> Self {
-        Looking {
+        ActiveHook {
             hook,
             tokens,
             outputs,
@@ -82,7 +82,7 @@ fn info<'a>(
     }
 }
 
-impl Watcher for Looking<'_> {
+impl Watcher for ActiveHook<'_> {
     fn ask(&mut self, mut node: RawNode) -> bool {
         let along = self.trace.note(&node);
         let role = self.roles.of(&node, &mut self.seen);
@@ -112,7 +112,7 @@ impl Watcher for Looking<'_> {
     }
 }
 
-/// Takes down a graph without computing it.
+/// Records the nodes of a graph without computing them.
 #[derive(Default)]
 pub(super) struct Survey {
     pub nodes: Vec<RawNode>,

@@ -1,0 +1,359 @@
+#!/usr/bin/env python3
+"""Compares what `modelve convert` makes of each family with llama.cpp and transformers.
+
+    scripts/compare_families.py --llama-cpp DIR_OR_ARCHIVE [--quantize PROGRAM] [--write]
+
+Small random checkpoints come from transformers' own classes, in the forms that a family has. Compared are
+
+    bytes    every tensor of F32, F16, BF16, Q8_0, Q4_0, Q4_K_M and Q6_K with `convert_hf_to_gguf.py` and
+             llama-quantize, and that no key of theirs is missing or different
+    logits   `next` on the F32 file: the 50 likeliest tokens' log-probabilities, transformers in 64 bits
+    probes   `score`, `lens` (the last layer but one) and `attention` on it, likewise
+    ids      200 strings cut by the vocabulary (--vocabs, `ggml-vocab-*.gguf`), the `tokenizers` library
+    text     a real model (--real FAMILY=GGUF): transformers saves it as a checkpoint, it is converted to
+             F16, and goes on with a sentence as it should
+
+--llama-cpp is a checkout of llama.cpp or the source archive of llama-cpp-python. --write puts the rows
+into the table of docs/models.md. Needs Python with torch, transformers, sentencepiece, gguf. Exit code 1 where
+something differs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "models.md"
+# Name and llama.cpp's number; the first three are the converter's own.
+TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15, "Q6_K": 18}
+PROMPT = "The quick brown fox jumps over 13 lazy dogs; it was the best of times, and the worst came later in the day."
+# Written by the container and by llama-quantize, or named after the folder.
+NOT_COMPARED = {"general.name", "general.file_type", "general.quantization_version", "general.size_label"}
+
+BASE = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=2,
+            max_position_embeddings=512)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64, rope_theta=500000.0)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=1e6)
+GEMMA = dict(BASE, head_dim=64, query_pre_attn_scalar=64, sliding_window=16)
+GLOBAL_LINEAR = {"full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                 "sliding_attention": dict(rope_type="default", rope_theta=1e4)}
+EXPERTS = dict(BASE, head_dim=64, moe_intermediate_size=256, num_experts=16, num_experts_per_tok=4, norm_topk_prob=True)
+
+# Family: [(form, transformers' class without ForCausalLM, its configuration, vocabulary, settings)].
+FORMS = {
+    "Llama": [
+        ("Llama 3", "Llama", "Llama", "llama-bpe", dict(BASE, rope_parameters=LLAMA3, rms_norm_eps=1e-5)),
+        ("biases, tied", "Llama", "Llama", "llama-bpe", dict(BASE, num_key_value_heads=8, attention_bias=True, mlp_bias=True,
+                                                             tie_word_embeddings=True, head_dim=64)),
+        ("Llama 2", "Llama", "Llama", "llama-spm", BASE)],
+    "Mistral": [("plain", "Mistral", "Mistral", "llama-spm", dict(BASE, sliding_window=None))],
+    "Qwen 2": [("tied", "Qwen2", "Qwen2", "qwen2", dict(BASE, tie_word_embeddings=True)),
+               ("YaRN", "Qwen2", "Qwen2", "qwen2", dict(BASE, num_key_value_heads=4, rope_parameters=YARN))],
+    "Qwen 3": [("tied", "Qwen3", "Qwen3", "qwen2", dict(BASE, head_dim=64, tie_word_embeddings=True))],
+    "Qwen 3 MoE": [("16 experts", "Qwen3Moe", "Qwen3Moe", "qwen2", EXPERTS)],
+    "OLMo 2": [("plain", "Olmo2", "Olmo2", "qwen2", BASE)],
+    "Gemma 2": [("plain", "Gemma2", "Gemma2", "tokenizer.model", GEMMA)],
+    "Gemma 3": [("plain", "Gemma3", "Gemma3Text", "tokenizer.model", GEMMA),
+                ("scaled", "Gemma3", "Gemma3Text", "tokenizer.model", dict(GEMMA, num_hidden_layers=12,
+                                                                           rope_parameters=GLOBAL_LINEAR))],
+    "GPT-2": [("plain", "GPT2LMHead", "GPT2", "gpt-2", dict(n_embd=256, n_layer=8, n_head=8, n_positions=256))],
+    "Phi-2": [("plain", "Phi", "Phi", "gpt-2", dict(BASE, num_key_value_heads=8, intermediate_size=1024,
+                                                    partial_rotary_factor=0.5))],
+    "SmolLM3": [("plain", "SmolLM3", "SmolLM3", "llama-bpe", BASE)],
+    "Mixtral": [("8 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=8)),
+                ("4 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=4, num_key_value_heads=8))],
+    "gpt-oss": [("16 bits", "GptOss", "GptOss", "llama-bpe", dict(BASE, head_dim=64, num_local_experts=4,
+                                                                  num_experts_per_tok=2, sliding_window=16))],
+}
+COLUMNS = ["bytes", "ids", "logits", "probes", "text"]
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--llama-cpp", type=Path, required=True, help="a checkout, or the archive of llama-cpp-python")
+    arguments.add_argument("--quantize", help="llama-quantize (default: the checkout's, or the one in PATH)")
+    arguments.add_argument("--modelve", type=Path, default=ROOT / "target" / "debug" / "modelve")
+    arguments.add_argument("--vocabs", type=Path, default=ROOT.parent / "shared" / "vocabs", help="ggml-vocab-*.gguf")
+    arguments.add_argument("--spm", type=Path, default=ROOT.parent / "shared" / "phi3", help="a folder with a tokenizer.model")
+    arguments.add_argument("--work", type=Path, default=ROOT / "bench-work" / "families")
+    arguments.add_argument("--real", action="append", default=[], metavar="FAMILY=GGUF", help="a trained model")
+    arguments.add_argument("--family", action="append", help="only this one; repeatable")
+    arguments.add_argument("--write", action="store_true", help="put the table into docs/models.md")
+    options = arguments.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.llama_cpp = checkout(options)
+    built = options.llama_cpp / "build" / "bin" / "llama-quantize"
+    options.quantize = options.quantize or (str(built) if built.is_file() else shutil.which("llama-quantize"))
+    if not options.quantize:
+        sys.exit("error: no llama-quantize; name one with --quantize")
+    sys.path[:0] = [str(options.llama_cpp / "gguf-py"), str(ROOT / "scripts")]
+
+    real = dict(entry.split("=", 1) for entry in options.real)
+    table, failed = {}, False
+    for family, forms in FORMS.items():
+        if options.family and family not in options.family:
+            continue
+        row = {}
+        for form in forms:
+            for column, (good, said) in compare(options, family, form).items():
+                failed |= not good
+                row.setdefault(column, []).append(said)
+                print(f"{family:10} {form[0]:14} {column:7} {'' if good else 'DIFFERENT: '}{said}", flush=True)
+        if family in real:
+            good, said = completes(options, family, Path(real[family]))
+            failed |= not good
+            row["text"] = [said]
+            print(f"{family:10} {'':14} text    {'' if good else 'DIFFERENT: '}{said}", flush=True)
+        table[family] = {column: "; ".join(dict.fromkeys(said)) for column, said in row.items()}
+    if options.write:
+        write_table(table)
+    sys.exit(1 if failed else 0)
+
+
+def checkout(options):
+    """The sources of llama.cpp, unpacked where an archive was named."""
+    if options.llama_cpp.is_dir():
+        return options.llama_cpp
+    unpacked = options.work / "llama.cpp"
+    with tarfile.open(options.llama_cpp) as archive:
+        inside = [member for member in archive.getmembers() if "/vendor/llama.cpp/" in member.name]
+        for member in inside:
+            member.name = member.name.split("/vendor/llama.cpp/", 1)[1]
+        archive.extractall(unpacked, inside, filter="data")
+    return unpacked
+
+
+def run(*command):
+    """Runs a program; returns what it printed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        sys.exit(f"error: {' '.join(map(str, command))}\n{(done.stdout[-1500:] + done.stderr[-1500:]).decode(errors='replace')}")
+    return done.stdout.decode()
+
+
+def compare(options, family, form):
+    """Every column of one form."""
+    folder, ours = options.work / "checkpoint", options.work / "ours.gguf"
+    shutil.rmtree(folder, ignore_errors=True)
+    make(options, form, folder)
+    convert = lambda kind: run(options.modelve, "convert", folder, "-q", kind, "-o", ours, "--force", "--offline")
+    columns = {"bytes": same_bytes(options, folder, ours, convert)}
+    convert("F32")
+    columns["ids"] = same_ids(options, folder, ours)
+    columns.update(same_numbers(options, folder, ours))
+    return columns
+
+
+def make(options, form, folder):
+    """A checkpoint with random weights and a real vocabulary."""
+    import torch
+    import transformers
+    import vocab_to_tokenizer
+
+    _, model, config, vocabulary, settings = form
+    folder.mkdir(parents=True)
+    if vocabulary == "tokenizer.model":
+        for name in ["added_tokens.json", "special_tokens_map.json", "tokenizer.model", "tokenizer_config.json"]:
+            shutil.copy(options.spm / name, folder)
+        size = json.loads((options.spm / "config.json").read_text())["vocab_size"]
+    else:
+        size = vocab_to_tokenizer.write(options.vocabs / f"ggml-vocab-{vocabulary}.gguf", folder)
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{config}Config")(
+        vocab_size=size, bos_token_id=None, eos_token_id=size - 1, pad_token_id=None, **settings)
+    model = getattr(transformers, f"{model}Model" if model.endswith("Head") else f"{model}ForCausalLM")(config)
+    for parameter in model.parameters():
+        is_norm = parameter.ndim == 1 and not family_adds_one(model)
+        torch.nn.init.normal_(parameter, 1.0 if is_norm else 0.0, 0.2 if parameter.ndim == 1 else 0.06)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    saved = folder / "config.json"
+    # The converter asks GPT-2 for what newer configurations leave out.
+    config = json.loads(saved.read_text())
+    if "n_positions" in config:
+        saved.write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
+
+
+def family_adds_one(model):
+    """Whether the weights of norms lie around zero, because one is added to them."""
+    return type(model).__name__.startswith("Gemma")
+
+
+def same_bytes(options, folder, ours, convert):
+    """Tensors and keys of all types."""
+    theirs, base = options.work / "theirs.gguf", options.work / "base.gguf"
+    converter = options.llama_cpp / "convert_hf_to_gguf.py"
+    run(sys.executable, converter, folder, "--outtype", "bf16", "--outfile", base)
+    problems, tensors = [], 0
+    for kind, number in TYPES.items():
+        convert(kind)
+        if kind in ("F32", "F16", "BF16"):
+            run(sys.executable, converter, folder, "--outtype", kind.lower(), "--outfile", theirs)
+        else:
+            run(options.quantize, base, theirs, number)
+        tensors, found = differences(ours, theirs)
+        problems += [f"{kind} {problem}" for problem in found]
+    return not problems, f"{tensors} tensors × {len(TYPES)} types" if not problems else "; ".join(problems[:4])
+
+
+def differences(ours, theirs):
+    """The number of tensors, and what differs."""
+    import gguf
+
+    ours, theirs = gguf.GGUFReader(ours), gguf.GGUFReader(theirs)
+    facts = lambda file: {tensor.name: (tensor.tensor_type.name, list(tensor.shape), tensor.data.tobytes())
+                          for tensor in file.tensors}
+    our_tensors, their_tensors = facts(ours), facts(theirs)
+    found = [f"{name} {our_tensors.get(name, '-')[:1]} {their_tensors.get(name, '-')[:1]}"
+             for name in sorted(our_tensors.keys() | their_tensors.keys()) if our_tensors.get(name) != their_tensors.get(name)]
+    for key, field in theirs.fields.items():
+        if key.startswith("GGUF.") or key in NOT_COMPARED:
+            continue
+        # Its scores of a tokenizer.json without tokenizer.model are all the same; see docs/converting.md.
+        if key == "tokenizer.ggml.scores" and set(field.contents()) == {-1000.0}:
+            continue
+        if key not in ours.fields or ours.fields[key].contents() != field.contents():
+            found.append(f"key {key}")
+    return len(their_tensors), found
+
+
+def strings():
+    """200 strings: words, digits, code, white space and scripts, each in five forms."""
+    lines = [
+        "Hello, world!", "The quick brown fox", "I've been told he's there", "WE'RE 'sure' it'll do", "1234567890", "3.14159",
+        "12 345 6", "a_b-c.d/e", "def f(x):\n    return x + 1", "if (a && !b) { c++; }", "https://example.org/?q=1&r=%20",
+        "name@example.com", "   three spaces", "tab\tand\ttabs", "line\nline\n\nline", "\r\n windows \r\n", "x = [1, 2, 3]",
+        "Größe und Füße", "naïve café déjà vu", "Ça va? Où ça?", "¿Qué tal, señor?", "нещо на Български", "Быстрая лиса",
+        "我想在apple工作", "東京都に住んでいます", "ひらがなとカタカナ", "안녕하세요 세계", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया",
+        "កាន់តែពិសេស", "สวัสดีชาวโลก", "🚀 (normal) 😶‍🌫️", "✅ 🦙🦙", "∑ᵢ xᵢ² ≤ ∞", "\u00a0\u2003wide", "``````\"\"\"\"......!!!!!!??????",
+        "------======", "camelCaseAndPascalCase", "e\u0300 is not è"]
+    forms = [lambda s: s, lambda s: " " + s, lambda s: s + " \n", str.upper, lambda s: f"{s}  {s}"]
+    return [form(line) for line in lines for form in forms]
+
+
+def same_ids(options, folder, file):
+    """The ids of the strings, as the server's tokenizer and the library cut them."""
+    texts = strings()
+    if (folder / "tokenizer.json").is_file():
+        import tokenizers
+        library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+        name = "tokenizers"
+    else:
+        import sentencepiece
+        library = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+        expected, name = [library.encode(text) for text in texts], "sentencepiece"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([str(options.modelve), "serve", "-m", str(file), "--port", str(port)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        found = [tokenize(port, text) for text in texts]
+    finally:
+        server.terminate()
+        server.wait()
+    wrong = [text for text, a, b in zip(texts, found, expected) if a != b]
+    said = f"{len(texts) - len(wrong)} of {len(texts)} strings as {name}"
+    return not wrong, said if not wrong else f"{said}: not {wrong[0]!r}"
+
+
+def tokenize(port, text):
+    body = json.dumps({"content": text, "add_special": False, "parse_special": False}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/tokenize", body, {"Content-Type": "application/json"})
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)["tokens"]
+        except OSError:
+            time.sleep(0.5)
+    sys.exit("error: the server does not answer")
+
+
+def same_numbers(options, folder, file):
+    """Log-probabilities, and what the probes tell, next to transformers in 64 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_grad_enabled(False)
+    exact = ["--kv-type", "f32", "--json"]
+    told = json.loads(run(options.modelve, "next", "-m", file, PROMPT, "-n", "50", "--flash-attn", "off", *exact))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    seen = model(torch.tensor([told["ids"]]), output_attentions=True, output_hidden_states=True)
+    logprobs = torch.log_softmax(seen.logits[0], -1)
+    logits = max(abs(top["logprob"] - float(logprobs[-1, top["id"]])) for top in told["top"])
+
+    scored = json.loads(run(options.modelve, "score", "-m", file, PROMPT, *exact))["tokens"]
+    pairs = [(token["logprob"], float(logprobs[at - 1, token["id"]])) for at, token in enumerate(scored) if token["logprob"] is not None]
+    score = max(abs(a - b) for a, b in pairs)
+    layer = len(seen.attentions) - 1
+    looked = json.loads(run(options.modelve, "attention", "-m", file, PROMPT, "--layer", layer, *exact))
+    attention = 0.0
+    for head in looked["heads"]:
+        for row, weights in enumerate(head["weights"]):
+            there = seen.attentions[layer][0, head["head"], row]
+            attention = max([attention, *(abs(w - float(there[at])) for at, w in enumerate(weights))])
+    lens = lens_difference(options, file, exact, model, seen, layer - 1)
+    probes = max(score, attention, lens)
+    return {"logits": (logits < 1e-4, f"{logits:.0e}"),
+            "probes": (probes < 1e-3, f"{probes:.0e}")}
+
+
+def lens_difference(options, file, exact, model, seen, layer):
+    """The likeliest tokens of the state after a layer, as the output matrix reads it."""
+    import torch
+
+    told = json.loads(run(options.modelve, "lens", "-m", file, PROMPT, *exact))
+    inner = model.transformer if hasattr(model, "transformer") else model.model
+    norm = next(getattr(inner, name) for name in ["norm", "ln_f", "final_layernorm"] if hasattr(inner, name))
+    logits = model.lm_head(norm(seen.hidden_states[layer + 1]))[0]
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    logprobs = torch.log_softmax(logits, -1)
+    cells = [cell for cell in told["cells"] if cell["layer"] == layer]
+    return max(abs(top["logprob"] - float(logprobs[cell["position"], top["id"]])) for cell in cells for top in cell["top"])
+
+
+def completes(options, family, source):
+    """A trained model on its way through transformers, and the sentence it then completes."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, file = options.work / "real", options.work / "real.gguf"
+    shutil.rmtree(folder, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    plain.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    run(options.modelve, "convert", folder, "-q", "Q8_0", "-o", file, "--force", "--offline")
+    said = run(options.modelve, "complete", "-m", file, "The capital of France is", "-n", "8", "--temp", "0")
+    return "Paris" in said, "“The capital of France is” → " + " ".join(said.split()[:4])
+
+
+def write_table(table):
+    """Rewrites the rows of these families in the table between its marks; the others stay."""
+    head, rest = DOCS.read_text().split("<!-- families -->\n", 1)
+    old, tail = rest.split("<!-- end -->", 1)
+    rows = {line.split(" | ")[0].lstrip("| "): line for line in old.splitlines()[2:]}
+    rows |= {family: f"| {family} | " + " | ".join(row.get(column, "not compared") for column in COLUMNS) + " |"
+             for family, row in table.items()}
+    lines = ["| family | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [rows[family] for family in FORMS if family in rows]
+    DOCS.write_text(head + "<!-- families -->\n" + "\n".join(lines) + "\n<!-- end -->" + tail)
+
+
+if __name__ == "__main__":
+    main()

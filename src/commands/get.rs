@@ -1,0 +1,144 @@
+//! `modelve get`: a GGUF file or a checkpoint of the Hub, as it is there, into the Hub's cache.
+
+use std::io::Write;
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use super::fetching;
+use crate::hint::{Usage, hinted};
+use crate::hub::locate::{self, ModelRef};
+use crate::hub::{self, Error, HubId, Wanted};
+use crate::output::{self, Output};
+use crate::progress;
+use crate::quant::mix::Recipe;
+
+/// Flags of `modelve get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The label is the quantization in the file's name, as its publisher writes it or nearly so: Q4_K_M, q4,
+fp16, UD-Q4_K_XL, IQ2_M, MXFP4_MOE, or the whole name. Parts of split files are fetched together.
+An interrupted transfer goes on where it stopped, and every file is compared with the Hub's hash.
+
+Examples:
+  modelve meta org/name-GGUF          which files there are, and which one fits this machine
+  modelve get org/name-GGUF:Q4_K_M    fetch that one, and print where it is
+  modelve get org/name                a checkpoint, as it is
+
+The JSON is described in docs/json.md.")]
+pub struct Args {
+    /// A Hub id: `org/name[@revision][:LABEL]`
+    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    positional: Option<String>,
+
+    /// The same, as the commands take it whose arguments are texts or tokens
+    #[arg(
+        short,
+        long,
+        value_name = "MODEL",
+        conflicts_with = "positional",
+        hide_short_help = true
+    )]
+    model: Option<String>,
+
+    /// JSON instead of the path
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Got {
+    path: String,
+    kind: &'static str,
+    model: String,
+    repo: String,
+    commit: String,
+    received_bytes: u64,
+}
+
+/// Fetches the model and prints its path; `offline` looks into the cache alone.
+pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
+    let model = args.positional.as_deref().or(args.model.as_deref());
+    let id = parse(model.unwrap_or_default())?;
+    // A label names one of the GGUF files; without one it may be a checkpoint.
+    let wanted = match id.quant {
+        Some(_) => Wanted::Gguf,
+        None => Wanted::Any,
+    };
+    let progress = progress::stderr(false);
+    let cancel = fetching::cancel_on_signals()?;
+    let options = fetching::options(offline);
+    let fetched = hub::fetch(&id, wanted, &options, progress.as_ref(), &cancel)
+        .map_err(|error| refused(&id, error))?;
+    let (path, kind, next) = match &fetched.gguf {
+        Some(gguf) => (
+            gguf,
+            "gguf",
+            format!("modelve complete -m {id} \"Today is\""),
+        ),
+        None => (
+            &fetched.folder,
+            "checkpoint",
+            format!("modelve convert {id}"),
+        ),
+    };
+    let mut out = Output::stdout();
+    match args.json {
+        true => out.json(&Got {
+            path: path.to_string_lossy().into_owned(),
+            kind,
+            model: id.to_string(),
+            repo: fetched.repo,
+            commit: fetched.commit,
+            received_bytes: fetched.received,
+        })?,
+        false => writeln!(out, "{}", path.display())?,
+    }
+    out.flush()?;
+    if !args.json {
+        let what = match kind {
+            "gguf" => "run it",
+            _ => "make a GGUF of it",
+        };
+        output::note(&format!("{what}: {next}"));
+    }
+    Ok(())
+}
+
+fn parse(model: &str) -> anyhow::Result<HubId> {
+    match ModelRef::parse(model) {
+        ModelRef::Hub(id) => Ok(id),
+        ModelRef::Tiny => Err(Usage("`tiny` is inside the program".to_owned()).into()),
+        ModelRef::Path(path) if path.exists() => {
+            Err(Usage(format!("{} is on this machine already", path.display())).into())
+        }
+        ModelRef::Path(path) => Err(hinted(
+            Usage(format!("{} is no Hub id", path.display())),
+            "a Hub id is org/name, org/name:LABEL or org/name@revision:LABEL",
+        )),
+    }
+}
+
+/// The error of the fetch. Where a type was asked for that can be made of the repository's
+/// checkpoint, that is advised.
+fn refused(id: &HubId, error: Error) -> anyhow::Error {
+    let recipe = id.quant.as_deref().and_then(Recipe::find);
+    match (&error, recipe) {
+        (
+            Error::NothingThere {
+                checkpoint: true, ..
+            },
+            Some(recipe),
+        ) => {
+            let error = anyhow!("{} holds a checkpoint and no GGUF file", id.without_quant());
+            let made = HubId {
+                quant: Some(recipe.name.to_owned()),
+                ..id.clone()
+            };
+            let hint = format!("make one of it: {}", locate::command_for(&made));
+            hinted(error, hint)
+        }
+        _ => fetching::refused(id, error),
+    }
+}
