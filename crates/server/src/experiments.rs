@@ -351,6 +351,7 @@ pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
                 runs.push(run);
                 progress(runs.len(), total);
             }
+            modelve_probe::next::beside(model.vocab(), runs.iter_mut().map(|run| &mut run.next));
             value(Steered {
                 model: Subject::of(&model),
                 prompt: prompt.text,
