@@ -115,7 +115,7 @@ fn a_merged_matrix_is_reordered_like_any_other() {
         let (row, column) = (plain[at] as usize, at % 64);
         let products = (0..4).map(|j| b[row * 4 + j] * a[j * 64 + column]);
         let wanted = plain[at] + 1.5 * products.sum::<f32>();
-        assert!((merged - wanted).abs() < 1e-4, "{at}");
+        assert!((merged[at] - wanted).abs() < 1e-4, "{at}");
     }
 }
 

@@ -55,7 +55,9 @@ fn small_float(byte: u8, mantissa_bits: u32) -> f32 {
 mod tests {
     use super::*;
 
-    /// The values that the format's paper lists in its table 1.
+    /// The values that the format's paper lists in its table 1. The digits are grouped as sign,
+    /// exponent and mantissa.
+    #[allow(clippy::inconsistent_digit_grouping, clippy::unusual_byte_groupings)]
     #[test]
     fn the_ends_of_float8_are_those_of_the_paper() {
         let e4m3 = |byte: u8| widen(Dtype::F8_E4M3, &[byte])[0];
