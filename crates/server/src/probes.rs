@@ -323,6 +323,7 @@ pub async fn next(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
                 }
                 results.push(result);
             }
+            next::beside(model.vocab(), &mut results);
             one_or_all(results, listed)
         };
         Ok(work)
