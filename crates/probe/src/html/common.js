@@ -9,7 +9,7 @@ function el(name, attributes, ...children) {
     else if (key === "style") node.style.cssText = value;
     else if (value !== false && value != null) node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child != null));
+  node.append(...children.flat(Infinity).filter((child) => child != null));
   return node;
 }
 
