@@ -47,6 +47,18 @@ class Browser {
     this.process.stdio[3].write(JSON.stringify({ id, method, params, sessionId }) + "\0");
     return new Promise((resolve, reject) => this.pending.set(id, { resolve, reject }));
   }
+
+  // Ends the browser and removes a folder with its profile. Its other processes outlive the first
+  // one for a moment and still write to the profile, so that removing is tried again.
+  async end(folder) {
+    const ended = new Promise((resolve) => this.process.on("exit", resolve));
+    this.process.kill();
+    await ended;
+    for (let left = 50; ; left--) {
+      try { return fs.rmSync(folder, { recursive: true, force: true }); } catch (error) { if (!left) throw error; }
+      await new Promise((done) => setTimeout(done, 100));
+    }
+  }
 }
 
 // One page at one size and one colour scheme.

@@ -1,14 +1,13 @@
 //! `modelve ablate`: what the model says without parts of itself.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::ValueEnum;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::experiments::{MeasureArgs, measured, painted, partial, session, signed, told};
 use super::probing::{
-    bar, clip, columns, interrupted, load, nothing_yet, pad, percent, quoted, tail,
+    bar, clip, columns, interrupted, load, nothing_yet, pad, percent, quoted, tail, telling_of,
 };
 use super::prompt::PromptArgs;
 use super::results::Form;
@@ -21,7 +20,7 @@ use crate::hint::{Usage, hinted};
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::Choice;
 use crate::probe::next::Next;
-use crate::progress::{self, Unit};
+use crate::progress;
 use crate::table::{Columns, plain};
 
 /// Flags of `modelve ablate`.
@@ -97,14 +96,6 @@ fn spot(text: &str) -> Result<Spot, String> {
         .map_err(|error: crate::experiment::Error| error.to_string())
 }
 
-impl Args {
-    /// The files that are read, which are never written.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-}
-
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.part.is_empty() && args.all.is_none() {
@@ -115,7 +106,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ));
     }
     let text = args.prompts.one("ablate", args.engine.model.is_given())?;
-    let to = args.form.judge(args.inputs())?;
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.text.len() * 4, &cancel)?;
     let to = to.of(&model);
@@ -136,14 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         max_tokens: args.max_tokens as usize,
     };
     let progress = progress::stderr(false);
-    let mut shown = 0;
-    let mut on_progress = |done: usize, total: usize| {
-        if shown == 0 {
-            progress.start("trying", Unit::Items("passes"), total as u64, 0);
-        }
-        progress.advance((done - shown) as u64);
-        shown = done;
-    };
+    let mut on_progress = telling_of(&*progress, "trying", "passes");
     match args.all {
         None => {
             let found = ablate::ablate(&mut session, &prompt, &options, &mut on_progress);

@@ -1,13 +1,13 @@
 //! `modelve attention`: where each head looks.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::anyhow;
+use serde::Serialize;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::Layers;
-use super::probing::{bar, end, interrupted, load, pad, percent, quoted, session, told};
+use super::probing::{bar, end, interrupted, load, pad, percent, quoted, session, telling, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -15,7 +15,7 @@ use crate::hint::{Usage, hinted};
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::attention::{self, Attention, Habits, Options, Rows};
 use crate::probe::html::Page;
-use crate::progress::{self, Unit};
+use crate::progress::{self, Progress, Unit};
 use crate::runtime::{FlashAttention, Model, host};
 use crate::table::{Columns, cell, plain};
 
@@ -46,23 +46,17 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
+/// Bytes of the maps of all layers that a page has at most.
+const MOST_MAPS: usize = 4_000_000;
 /// Maximum number of weights on a page, so that browsers draw it quickly.
 const MOST_WEIGHTS: usize = 6_000_000;
-
-impl Args {
-    /// The files that the command reads, which it must not overwrite.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-}
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = args
         .prompts
         .one("attention", args.engine.model.is_given())?;
-    let to = args.form.judge(args.inputs())?;
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
@@ -78,7 +72,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let prompt = args.prompts.read(&model, &text).map_err(told)?;
     let layer = layer(args, model.facts().n_layer as usize)?;
     let n = prompt.ids.len();
+    // A page of all layers, as long as it stays small; a layer or a head that was named stands alone.
+    let whole = args.form.html.is_some() && layer.is_none() && args.head.is_none();
     let options = Options {
+        maps: whole && attention::least_map_bytes(&model, n) <= MOST_MAPS as u64,
         layer,
         head: args.head,
         overview: layer.is_none() || args.form.html.is_some(),
@@ -93,11 +90,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut session = session(&args.engine, &model, n, settings)?;
     let progress = progress::stderr(false);
     progress.start("looking", Unit::Items("tokens"), n as u64, 0);
-    let mut before = 0;
-    let found = attention::attention(&mut session, &prompt, options, &mut |done| {
-        progress.advance((done - before) as u64);
-        before = done;
-    });
+    let found = attention::attention(&mut session, &prompt, options, &mut telling(&*progress));
     progress.finish();
     let mut found = found.map_err(told)?;
 
@@ -106,6 +99,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     to.text(std::slice::from_ref(&found), |out| print(out, args, &found))?;
     if to.has_page() {
+        let maps = match found.maps(MOST_MAPS) {
+            Ok(maps) => maps,
+            Err(bytes) => {
+                alone(&*progress, &found, bytes as u64);
+                Vec::new()
+            }
+        };
+        if whole && !options.maps {
+            alone(&*progress, &found, attention::least_map_bytes(&model, n));
+        }
         let left = found.keep_sharpest(MOST_WEIGHTS);
         if left > 0 {
             progress.note(&format!(
@@ -113,9 +116,29 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 found.heads.len()
             ));
         }
+        let attention = &found;
+        to.page(Page::ATTENTION, &PageData { attention, maps })?;
     }
-    to.page(Page::ATTENTION, &found)?;
     interrupted(found.complete)
+}
+
+/// What the page has: what `--json` prints, and the maps of all layers.
+#[derive(Serialize)]
+struct PageData<'a> {
+    #[serde(flatten)]
+    attention: &'a Attention,
+    /// `[layer][head][query][key]` in 1/100,000.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    maps: attention::PageMaps,
+}
+
+/// Says that the page has the maps of one layer, as those of all would take `bytes` or more.
+fn alone(progress: &dyn Progress, found: &Attention, bytes: u64) {
+    progress.note(&format!(
+        "the page has the maps of layer {}; those of all layers would make it {} or more; --layer selects one",
+        found.layer,
+        human::bytes(bytes)
+    ));
 }
 
 /// Returns an error if the weights of all heads over the prompt would not fit into memory.

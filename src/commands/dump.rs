@@ -1,19 +1,17 @@
 //! `modelve dump`: activations in a file for other programs.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::anyhow;
 use serde::Serialize;
 
-use super::again::Again;
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use super::experiments::told;
 use super::flags::Layers;
-use super::probing::{Sessions, interrupted, load, nothing_yet};
+use super::probing::{Sessions, interrupted, load, nothing_yet, telling};
 use super::prompt::PromptArgs;
-use super::results;
-use crate::base::outfile::{self, Existing, Outfile};
+use super::results::{self, NewFile};
+use crate::base::outfile::{self, Outfile};
 use crate::base::{human, rawfile};
 use crate::experiment::dump::{self, Plan, Tensor, What};
 use crate::hint::{Usage, hinted};
@@ -29,7 +27,8 @@ use crate::table::{Columns, plain};
   modelve dump --file book.txt --role residual,mlp --layer -1 -o acts.safetensors
 
 In Python: from safetensors.numpy import load_file; load_file('acts.safetensors')['residual.3']
-has a row for each token; `ids`, `text` and `position` say which token that is.")]
+has a row for each token; `ids`, `text` and `position` say which token that is.",
+mut_arg("output", |arg| arg.help("The safetensors file to write")))]
 pub struct Args {
     #[command(flatten)]
     prompts: PromptArgs,
@@ -47,17 +46,8 @@ pub struct Args {
     #[command(flatten)]
     layers: Layers,
 
-    /// The safetensors file to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-
-    /// Replace the output if it exists
-    #[arg(long)]
-    force: bool,
-
-    /// JSON instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    file: NewFile,
 
     #[command(flatten)]
     engine: EngineArgs,
@@ -77,13 +67,7 @@ struct Dumped<'a> {
 /// Computes and writes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = (args.prompts).some("dump", args.engine.model.is_given())?;
-    let existing = match args.force {
-        true => Existing::Replace,
-        false => Existing::Keep,
-    };
-    let read = args.prompts.input.file.clone();
-    let inputs = args.engine.inputs().into_iter().chain(read);
-    let output = Outfile::judge(&args.output, existing, inputs);
+    let output = args.file.judge(args.engine.reading(&args.prompts.input));
     // Rows are written to their places in any order, which only a regular file allows.
     let output = output.and_then(Outfile::only_a_file);
     let output = output.and_then(|output| output.try_begin().map(|()| output));
@@ -118,11 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let pending = output.begin().map_err(output_error)?;
     let progress = progress::stderr(false);
     progress.start("computing", Unit::Items("tokens"), plan.tokens() as u64, 0);
-    let mut before = 0;
-    let done = plan.write(pending.file(), sessions, &mut |done| {
-        progress.advance((done - before) as u64);
-        before = done;
-    });
+    let done = plan.write(pending.file(), sessions, &mut telling(&*progress));
     progress.finish();
     let done = done.map_err(told)?;
     let complete = done == plan.tokens();
@@ -134,7 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut tensors = plan.tensors().to_vec();
     tensors.iter_mut().for_each(|tensor| tensor.shape[0] = done);
     let dumped = Dumped {
-        output: args.output.display().to_string(),
+        output: args.file.output.display().to_string(),
         bytes,
         texts: texts.len(),
         tokens: done,
@@ -142,7 +122,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         complete,
     };
     let mut out = Output::stdout();
-    match args.json {
+    match args.file.json {
         true => out.json_line(&dumped)?,
         false => print(&mut out, &dumped)?,
     }
@@ -153,10 +133,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// An error of writing the file, with its hint.
 fn output_error(error: outfile::Error) -> anyhow::Error {
     match &error {
-        outfile::Error::Exists { .. } => {
-            let again = Again::typed().with(&["--force"]);
-            hinted(error, format!("to replace it: {again}"))
-        }
         outfile::Error::NotAFile { .. } => {
             let what = "rows are written as they are computed, in any order";
             let error = Usage(format!("{error}: {what}"));

@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 
 use super::flags::{self, ModelFlag};
+use super::prompt::Input;
 use super::{find, kind, trial};
 use crate::gguf::Gguf;
 use crate::hint::{Interrupted, hinted};
@@ -174,6 +175,13 @@ impl EngineArgs {
             Ok(gguf) => gguf.paths().map(Path::to_owned).collect(),
             Err(_) => vec![path],
         }
+    }
+
+    /// The files that are read for an answer to `texts`, which are never written.
+    pub fn reading(&self, texts: &Input) -> Vec<PathBuf> {
+        let mut files = self.inputs();
+        files.extend(texts.file.clone());
+        files
     }
 
     /// The path of the GGUF file. For a checkpoint, the hint proposes `modelve convert` with these

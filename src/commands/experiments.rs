@@ -75,7 +75,7 @@ pub fn session(
 }
 
 /// Attaches the matching hint to an error of an experiment. After Ctrl-C the error is
-/// [`Interrupted`]; a wrong request is an error of usage.
+/// [`Interrupted`](crate::hint::Interrupted); a wrong request is an error of usage.
 pub fn told(error: Error) -> anyhow::Error {
     use crate::{probe, runtime};
     match error {

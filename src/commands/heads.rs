@@ -1,11 +1,12 @@
 //! `modelve heads`: which head does what.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::experiments::{partial, told};
-use super::probing::{clip, columns, interrupted, load, nothing_yet, percent, quoted, session};
+use super::probing::{
+    clip, columns, interrupted, load, nothing_yet, percent, quoted, session, telling,
+};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::experiment::detect::{self, Heads, Options, Said, Table};
@@ -67,12 +68,6 @@ fn at_least_two(text: &str) -> Result<usize, String> {
 }
 
 impl Args {
-    /// The files that are read, which are never written.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-
     /// Whether there is a prompt. Heads can do without, so standard input is read only when it is
     /// named.
     fn has_prompt(&self) -> bool {
@@ -86,7 +81,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => Some((args.prompts).one("heads", args.engine.model.is_given())?),
         false => None,
     };
-    let to = args.form.judge(args.inputs())?;
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
@@ -117,14 +112,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let progress = progress::stderr(false);
     let total = options.total(&model, prompt.as_ref()) as u64;
     progress.start("looking", Unit::Items("tokens"), total, 0);
-    let mut before = 0;
-    let found = detect::heads(&mut session, prompt.as_ref(), &options, &mut |done| {
-        progress.advance((done - before) as u64);
-        before = done;
-    });
+    let found = detect::heads(
+        &mut session,
+        prompt.as_ref(),
+        &options,
+        &mut telling(&*progress),
+    );
     progress.finish();
     let found = found.map_err(told)?;
-    if before == 0 {
+    if found.random.is_empty() {
         return Err(nothing_yet());
     }
     to.show_one(HEADS, &found, |out| {

@@ -1,13 +1,12 @@
 //! `modelve lens`: what the model would say if it stopped after a layer.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::flags::{Layers, numbers};
-use super::probing::{clip, interrupted, load, pad, percent, quoted, session, tail, told};
+use super::probing::{clip, interrupted, load, pad, percent, quoted, session, tail, telling, told};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
@@ -25,13 +24,15 @@ use crate::table::{Columns, cell, plain};
   modelve lens 'The ball hit the bat, and' --positions -1   the last position, in detail
   modelve lens 'The ball hit the bat, and' --token cave     where one token ranks
   modelve lens 'The ball hit the bat, and' --html lens.html a map to hover over
+  modelve lens 'The ball hit the bat, and' 'The cave hid the bat, and' --html lens.html
+                                                            two prompts over each other
 
 The state after each layer goes through the model's last norm and output matrix.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
 
-    /// Follow one token, by text or id
+    /// Follow one token, by text or id [default with two prompts: the answer to the first]
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
 
@@ -53,56 +54,106 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-impl Args {
-    /// The files that the command reads, which it must not overwrite.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-}
+/// Prompts that are laid over each other.
+const MOST_PROMPTS: usize = 2;
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let text = args.prompts.one("lens", args.engine.model.is_given())?;
-    let to = args.form.judge(args.inputs())?;
-    let cancel = cancel_on_ctrl_c()?;
-    let model = load(&args.engine, text.text.len(), &cancel)?;
-    let to = to.of(&model);
-    let prompt = args.prompts.read(&model, &text).map_err(told)?;
-    let n = prompt.ids.len();
-    let n_layer = model.facts().n_layer as usize;
-    let positions = args.positions.as_deref();
-    let token = args.token.as_deref();
-    let options = Options {
-        layers: args.layers.of(n_layer)?,
-        positions: positions
-            .map(|list| numbers(list, n, "position"))
-            .transpose()?,
-        top: args.top,
-        token: token
-            .map(|token| one_token(model.vocab(), token).map_err(told))
-            .transpose()?,
+    let given = args.engine.model.is_given();
+    let texts = match args.prompts.some("lens", given)? {
+        texts if texts.len() <= MOST_PROMPTS => texts,
+        // The same sentence as of commands that take one.
+        _ => vec![args.prompts.one("lens", given)?],
     };
-    let settings = lens::settings(&model, args.engine.settings(&cancel));
-    let mut session = session(&args.engine, &model, n, settings)?;
-    let progress = progress::stderr(false);
-    progress.start("looking", Unit::Items("tokens"), n as u64, 0);
-    let mut before = 0;
-    let found = lens::lens(&mut session, &prompt, &options, &mut |done| {
-        progress.advance((done - before) as u64);
-        before = done;
-    });
-    progress.finish();
-    let found = found.map_err(told)?;
-
-    if found.cells.is_empty() {
-        return interrupted(found.complete);
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
+    let cancel = cancel_on_ctrl_c()?;
+    let bytes = texts.iter().map(|text| text.text.len()).sum();
+    let model = load(&args.engine, bytes, &cancel)?;
+    let to = to.of(&model);
+    let mut prompts = Vec::with_capacity(texts.len());
+    for text in &texts {
+        prompts.push(args.prompts.read(&model, text).map_err(told)?);
     }
-    to.show_one(Page::LENS, &found, |out| match found.answers.len() {
-        1 => print_column(out, &found),
-        _ => print_grid(out, &found),
-    })?;
-    interrupted(found.complete)
+    let n_layer = model.facts().n_layer as usize;
+    let layers = args.layers.of(n_layer)?;
+    let token = args.token.as_deref();
+    let mut token = token
+        .map(|token| one_token(model.vocab(), token).map_err(told))
+        .transpose()?;
+    // What is asked wrongly is told before anything is computed.
+    let mut asked = Vec::with_capacity(prompts.len());
+    for prompt in &prompts {
+        let list = args.positions.as_deref();
+        let positions = list.map(|list| numbers(list, prompt.ids.len(), "position"));
+        asked.push(positions.transpose()?);
+    }
+
+    let total: usize = prompts.iter().map(|prompt| prompt.ids.len()).sum();
+    let longest = prompts.iter().map(|prompt| prompt.ids.len()).max();
+    let settings = lens::settings(&model, args.engine.settings(&cancel));
+    let mut session = session(&args.engine, &model, longest.unwrap_or(0), settings)?;
+    let progress = progress::stderr(false);
+    progress.start("looking", Unit::Items("tokens"), total as u64, 0);
+    let mut found = Vec::with_capacity(prompts.len());
+    for (i, (prompt, positions)) in prompts.iter().zip(asked).enumerate() {
+        let last = prompt.ids.len().saturating_sub(1);
+        if token.is_none() && prompts.len() > 1 && i == 0 {
+            let options = Options {
+                layers: Some(vec![n_layer - 1]),
+                positions: Some(vec![last]),
+                top: 1,
+                token: None,
+            };
+            let end = lens::lens(&mut session, prompt, &options, &mut |_| {}).map_err(told)?;
+            token = end.answers.last().map(|answer| answer.choice.id);
+        }
+        let options = Options {
+            layers: layers.clone(),
+            positions,
+            top: args.top,
+            token,
+        };
+        let one = lens::lens(&mut session, prompt, &options, &mut telling(&*progress));
+        let one = match one {
+            Ok(one) => one,
+            Err(error) => {
+                progress.finish();
+                return Err(told(error));
+            }
+        };
+        let complete = one.complete;
+        if !one.cells.is_empty() {
+            found.push(one);
+        }
+        if !complete {
+            break;
+        }
+    }
+    progress.finish();
+
+    let complete = found.len() == prompts.len() && found.iter().all(|lens| lens.complete);
+    match &found[..] {
+        [] => {}
+        [one] => to.show_one(Page::LENS, one, |out| print(out, one))?,
+        several => to.show(Page::LENS, several, |out| {
+            for (i, one) in several.iter().enumerate() {
+                if i > 0 {
+                    writeln!(out)?;
+                }
+                writeln!(out, "{}", out.paint(BOLD, quoted(&one.prompt)))?;
+                print(out, one)?;
+            }
+            Ok(())
+        })?,
+    }
+    interrupted(complete)
+}
+
+fn print(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
+    match lens.answers.len() {
+        1 => print_column(out, lens),
+        _ => print_grid(out, lens),
+    }
 }
 
 /// Prints one position, with a line per layer.

@@ -2,11 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use super::headings::{headings, wrap};
-use super::probing::{Sessions, bar, end, interrupted, load, pad, percent, quoted, told};
+use super::probing::{Sessions, bar, end, interrupted, load, pad, percent, quoted, telling, told};
 use super::prompt::{PromptArgs, Text};
 use super::results::Form;
 use crate::hint::Usage;
@@ -68,14 +67,6 @@ fn shape(text: &str) -> Result<Shape, String> {
     Ok(shape)
 }
 
-impl Args {
-    /// The files that the command reads, which it must not overwrite.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-}
-
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = args.prompts.some("next", args.engine.model.is_given())?;
@@ -83,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(Usage(format!("candidate {} is empty", i + 1)).into());
     }
-    let to = args.form.judge(args.inputs())?;
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(
         &args.engine,
@@ -121,7 +112,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.start("reading", Unit::Items("tokens"), total as u64, 0);
     let mut results: Vec<Next> = Vec::with_capacity(asked.len());
     for (prompt, &room) in asked.iter().zip(&rooms) {
-        let mut before = 0;
         let mut ask = || -> anyhow::Result<Next> {
             let session = sessions.of(room)?;
             let options = next::Options {
@@ -129,10 +119,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 candidates: &candidates,
                 tree: args.tree,
             };
-            let result = next::next(session, prompt, &options, &mut |done| {
-                progress.advance((done - before) as u64);
-                before = done;
-            });
+            let result = next::next(session, prompt, &options, &mut telling(&*progress));
             result.map_err(told)
         };
         let mut result = match ask() {
@@ -149,6 +136,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         results.push(result);
     }
     progress.finish();
+    next::beside(vocab, &mut results);
 
     to.show(Page::NEXT, &results, |out| print(out, &results))?;
     interrupted(results.len() == asked.len())

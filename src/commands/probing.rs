@@ -8,6 +8,7 @@ use crate::base::human;
 use crate::hint::{Interrupted, Usage};
 use crate::output;
 use crate::probe::Error;
+use crate::progress::{Progress, Unit};
 use crate::runtime::weights::Work;
 use crate::runtime::{self, Cancel, Model, Session, Settings};
 
@@ -121,6 +122,31 @@ impl<'a> Sessions<'a> {
             self.sessions.reserve(room);
         }
         Ok(&mut self.sessions)
+    }
+}
+
+/// Tells `progress` of work that says how much of it is done in all.
+pub fn telling(progress: &dyn Progress) -> impl FnMut(usize) {
+    let mut before = 0;
+    move |done| {
+        progress.advance((done - before) as u64);
+        before = done;
+    }
+}
+
+/// The same of work whose size is known once it has begun: it is told with what is done.
+pub fn telling_of(
+    progress: &dyn Progress,
+    what: &'static str,
+    plural: &'static str,
+) -> impl FnMut(usize, usize) {
+    let mut before = 0;
+    move |done, total| {
+        if before == 0 {
+            progress.start(what, Unit::Items(plural), total as u64, 0);
+        }
+        progress.advance((done - before) as u64);
+        before = done;
     }
 }
 

@@ -30,6 +30,40 @@ pub struct Form {
     pub force: bool,
 }
 
+/// Flags of a command whose result is a file of its own.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct NewFile {
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl NewFile {
+    /// Decides where the file goes, and that it can be written there. What the command reads (`inputs`)
+    /// stays whatever it is.
+    ///
+    /// # Errors
+    /// A file that is there, without `--force`; a folder that is not there or cannot be written.
+    pub fn judge(
+        &self,
+        inputs: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<Outfile, outfile::Error> {
+        let existing = match self.force {
+            true => Existing::Replace,
+            false => Existing::Keep,
+        };
+        Outfile::judge(&self.output, existing, inputs)
+    }
+}
+
 /// Where results are written, decided before the work.
 #[derive(Debug)]
 pub struct Results {
@@ -177,6 +211,7 @@ fn page_error(error: outfile::Error) -> anyhow::Error {
 pub fn file_error(error: outfile::Error, other_name: &str) -> anyhow::Error {
     use outfile::Error;
     let hint = match &error {
+        Error::Exists { .. } => format!("to replace it: {}", Again::typed().with(&["--force"])),
         Error::IsInput { .. } | Error::IsStream { .. } | Error::NotAFile { .. } => {
             other_name.to_owned()
         }

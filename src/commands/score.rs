@@ -6,7 +6,7 @@ use anstyle::{Ansi256Color, Style};
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use super::headings::headings;
-use super::probing::{Sessions, interrupted, load, told};
+use super::probing::{Sessions, interrupted, load, telling, told};
 use super::prompt::{self, Input, Origin, Text};
 use super::results::Form;
 use crate::base::human;
@@ -78,8 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(i) = texts.iter().position(|text| text.text.is_empty()) {
         return Err(Usage(format!("text {} is empty", i + 1)).into());
     }
-    let inputs = args.engine.inputs().into_iter();
-    let to = args.form.judge(inputs.chain(args.input.file.clone()))?;
+    let to = args.form.judge(args.engine.reading(&args.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let bytes = texts.iter().map(|text| text.text.len()).sum();
     let model = load(&args.engine, bytes, &cancel)?;
@@ -106,14 +105,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     progress.start("scoring", Unit::Items("tokens"), total as u64, 0);
     let mut scores: Vec<Score> = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
-        let mut before = 0;
         let session = sessions
             .of(room(prompt))
             .inspect_err(|_| progress.finish())?;
-        let result = score::score(session, prompt, windows, &mut |done| {
-            progress.advance((done - before) as u64);
-            before = done;
-        });
+        let result = score::score(session, prompt, windows, &mut telling(&*progress));
         match result {
             // There is no result for a text that was not started.
             Ok(score) if score.n_scored == 0 => break,

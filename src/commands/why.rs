@@ -1,18 +1,19 @@
 //! `modelve why`: the words an answer hangs on, and the parts of the model it is the sum of.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use super::engine::{EngineArgs, cancel_on_ctrl_c};
 use super::experiments::{MeasureArgs, measured, painted, partial, session, signed, told};
-use super::probing::{bar, clip, columns, end, interrupted, load, pad, percent, quoted, tail};
+use super::probing::{
+    bar, clip, columns, end, interrupted, load, pad, percent, quoted, tail, telling_of,
+};
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
 use crate::experiment::html;
 use crate::experiment::why::{self, Options, Why};
 use crate::output::{self, BOLD, DIM, GOOD, Output, WARN};
-use crate::progress::{self, Unit};
+use crate::progress;
 
 /// Flags of `modelve why`.
 #[derive(Debug, clap::Args)]
@@ -46,21 +47,13 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-impl Args {
-    /// The files that are read, which are never written.
-    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
-        self.engine.inputs().into_iter().chain(texts)
-    }
-}
-
 /// Tokens that the two answers of a measure may begin with alike, for which there is room.
 pub(super) const COMMON: usize = 16;
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = args.prompts.one("why", args.engine.model.is_given())?;
-    let to = args.form.judge(args.inputs())?;
+    let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.text.len() * 8, &cancel)?;
     let to = to.of(&model);
@@ -75,14 +68,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ..Options::default()
     };
     let progress = progress::stderr(false);
-    let mut shown = 0;
-    let found = why::why(&mut session, &prompt, &options, &mut |done, total| {
-        if shown == 0 {
-            progress.start("trying", Unit::Items("variants"), total as u64, 0);
-        }
-        progress.advance((done - shown) as u64);
-        shown = done;
-    });
+    let mut telling = telling_of(&*progress, "trying", "variants");
+    let found = why::why(&mut session, &prompt, &options, &mut telling);
     progress.finish();
     let found = found.map_err(told)?;
     to.show_one(html::WHY, &found, |out| print(out, &found, args.top))?;

@@ -6,6 +6,7 @@ use assert_cmd::Command;
 use serde_json::{Value, json};
 
 use crate::support::archs;
+use crate::support::asking::{self, array, keys, number, numbers, objects, said};
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("modelve").unwrap();
@@ -14,42 +15,17 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn text(arguments: &[&str]) -> String {
-    let out = command(arguments).assert().success();
-    String::from_utf8(out.get_output().stdout.clone()).unwrap()
+    said(&mut command(arguments))
 }
 
 /// The one object that is printed. In 32 bits, as far as the weights allow.
 fn found(arguments: &[&str]) -> Value {
     let exact = ["--json", "--kv-type", "f32", "--flash-attn", "off"];
-    serde_json::from_str(&text(&[arguments, &exact].concat())).unwrap()
+    objects(&mut command(&[arguments, &exact].concat())).remove(0)
 }
 
-/// What is said on standard error, and the exit code.
 fn refusal(arguments: &[&str]) -> (String, i32) {
-    let out = command(arguments).assert().failure();
-    let out = out.get_output();
-    assert!(out.stdout.is_empty());
-    let said = String::from_utf8(out.stderr.clone()).unwrap();
-    (said, out.status.code().unwrap())
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
-}
-
-fn number(value: &Value) -> f64 {
-    value
-        .as_f64()
-        .unwrap_or_else(|| panic!("{value} is no number"))
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(number).collect()
+    asking::refusal(&mut command(arguments))
 }
 
 /// What the rounding of quantized activations may change in logits of the built-in model, as the
@@ -246,6 +222,9 @@ fn patch_finds_the_token_that_differs() {
             "recovered",
             "values",
             "top",
+            "followed",
+            "probs",
+            "tokens",
             "together",
             "complete"
         ]
@@ -272,6 +251,7 @@ fn patch_finds_the_token_that_differs() {
         assert!(((share - 1.0) * difference).abs() < ROUNDED, "{share}");
     }
     assert_eq!(patch["top"][5][9][0]["piece"], " was");
+    shows_every_token(&patch);
 
     let heads = found(&[
         "patch", PARK, CAVE, "--what", "head", "--layers", "2-3", "-n", "1",
@@ -282,6 +262,41 @@ fn patch_finds_the_token_that_differs() {
     let one = found(&["patch", PARK, CAVE, "--positions", "-1", "--layer", "4"]);
     assert_eq!(one["positions"], json!([9]));
     assert!(((numbers(&one["recovered"][0])[0] - rows[4][9]) * difference).abs() < ROUNDED);
+}
+
+/// A map tells how likely its tokens are at every place and after both prompts.
+fn shows_every_token(patch: &Value) {
+    let followed = array(&patch["followed"]);
+    for top in ["clean_top", "corrupt_top"] {
+        for choice in array(&patch[top]) {
+            assert!(followed.contains(&choice["id"]));
+        }
+    }
+    let known = |id: &Value| {
+        array(&patch["tokens"])
+            .iter()
+            .find(|token| token["id"] == *id)
+    };
+    for (row, cells) in array(&patch["top"]).iter().enumerate() {
+        for (column, cell) in array(cells).iter().enumerate() {
+            let probs = numbers(&patch["probs"][row][column]);
+            assert_eq!(probs.len(), followed.len());
+            for choice in array(cell) {
+                assert!(known(&choice["id"]).is_some());
+                if let Some(at) = followed.iter().position(|id| *id == choice["id"]) {
+                    let prob = number(&choice["prob"]);
+                    assert!((probs[at] - prob).abs() < 1e-3 * prob, "{prob} {probs:?}");
+                }
+            }
+        }
+    }
+    for (top, key) in [("clean_top", "clean_prob"), ("corrupt_top", "corrupt_prob")] {
+        for choice in array(&patch[top]) {
+            if let Some(token) = known(&choice["id"]) {
+                assert!((number(&token[key]) - number(&choice["prob"])).abs() < 1e-9);
+            }
+        }
+    }
 }
 
 #[test]

@@ -40,8 +40,8 @@ fn pages_work_in_a_browser() {
     };
     assert_eq!(
         n_ok(&said),
-        52,
-        "thirteen pages, two widths, two colour schemes:\n{said}"
+        56,
+        "fourteen pages, two widths, two colour schemes:\n{said}"
     );
 }
 

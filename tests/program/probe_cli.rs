@@ -1,5 +1,6 @@
 //! The probing commands on the command line: schemas, manners, pages.
 
+use crate::support::asking::{self, array, keys, number, objects, said};
 use crate::support::tiny_gguf;
 use std::path::PathBuf;
 
@@ -27,29 +28,12 @@ impl Bench {
     }
 
     fn lines(&self, arguments: &[&str]) -> Vec<Value> {
-        let out = self.command(arguments).assert().success();
-        let text = String::from_utf8(out.get_output().stdout.clone()).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.collect()
+        objects(&mut self.command(arguments))
     }
 
-    /// What is said on standard error, and the exit code.
     fn refusal(&self, arguments: &[&str]) -> (String, i32) {
-        let out = self.command(arguments).assert().failure();
-        let out = out.get_output();
-        assert!(out.stdout.is_empty());
-        let said = String::from_utf8(out.stderr.clone()).unwrap();
-        (said, out.status.code().unwrap())
+        asking::refusal(&mut self.command(arguments))
     }
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
 }
 
 #[test]
@@ -178,6 +162,136 @@ fn lens_and_attention_have_their_schemas() {
             .collect();
         assert_eq!(row.len(), n);
         assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn a_lens_tells_how_likely_each_layer_gives_the_answer() {
+    let bench = Bench::new();
+    let lens = &bench.lines(&["lens", "the ball hit", "--top", "400", "--json"])[0];
+    for cell in array(&lens["cells"]) {
+        let position = cell["position"].as_u64().unwrap() as usize;
+        let answer = &lens["answers"][position]["id"];
+        let listed = array(&cell["top"]).iter().find(|c| c["id"] == *answer);
+        let logprob = number(&listed.unwrap()["logprob"]);
+        assert!((number(&cell["answer_logprob"]) - logprob).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn two_prompts_of_a_lens_follow_one_token() {
+    let bench = Bench::new();
+    let (a, b) = ("the ball hit", "the cave hit the bat");
+    let both = bench.lines(&["lens", a, b, "--json"]);
+    assert_eq!(both.len(), 2);
+    assert_eq!(
+        (&both[0]["prompt"], &both[1]["prompt"]),
+        (&a.into(), &b.into())
+    );
+    let answer = &array(&both[0]["answers"]).last().unwrap()["id"];
+    for lens in &both {
+        assert_eq!(lens["token"]["id"], *answer);
+        // Each is what it is alone.
+        let id = answer.to_string();
+        let alone = bench.lines(&[
+            "lens",
+            lens["prompt"].as_str().unwrap(),
+            "--token",
+            &id,
+            "--json",
+        ]);
+        assert_eq!(alone[0]["cells"], lens["cells"]);
+    }
+    let shown = said(&mut bench.command(&["lens", a, b]));
+    assert!(
+        shown.contains(&format!("{a:?}")) && shown.contains(&format!("{b:?}")),
+        "{shown}"
+    );
+    let page = bench.dir.path().join("two.html");
+    bench.lines(&["lens", a, b, "--json", "--html", page.to_str().unwrap()]);
+    assert!(
+        std::fs::read_to_string(&page)
+            .unwrap()
+            .contains(r#"id="data">[{"prompt":"the ball hit""#)
+    );
+    let (said, code) = bench.refusal(&["lens", "a", "b", "c"]);
+    assert!(
+        code == 2 && said.contains("lens takes one prompt"),
+        "{said}"
+    );
+}
+
+/// The data of a page.
+fn data(page: &std::path::Path) -> Value {
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, data) = page.split_once(r#"id="data">"#).unwrap();
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_page_of_attention_has_the_maps_of_all_layers() {
+    let bench = Bench::new();
+    let page = bench.dir.path().join("heads.html");
+    let prompt = "the ball hit the bat";
+    let whole = ["attention", prompt, "--html", page.to_str().unwrap()];
+    bench.command(&whole).assert().success();
+    let found = data(&page);
+    assert_eq!(array(&found["maps"]).len(), 2);
+    for (layer, heads) in array(&found["maps"]).iter().enumerate() {
+        let name = layer.to_string();
+        let alone = &bench.lines(&["attention", prompt, "--layer", &name, "--json"])[0];
+        for (head, rows) in array(heads).iter().enumerate() {
+            for (query, row) in array(rows).iter().enumerate() {
+                assert_eq!(array(row).len(), query + 1);
+                for (key, weight) in array(row).iter().enumerate() {
+                    let weight = number(weight) / 1e5;
+                    let exact = number(&alone["heads"][head]["weights"][query][key]);
+                    assert!((weight - exact).abs() < 2e-5, "{weight} {exact}");
+                }
+            }
+        }
+    }
+    // A layer or a head that was named stands alone, and so does a layer of a long prompt.
+    let long = "the ball hit the bat and ".repeat(300);
+    for arguments in [
+        [&whole[..], &["--layer", "0"]].concat(),
+        [&whole[..], &["--head", "1"]].concat(),
+        vec!["attention", &long, "--html", page.to_str().unwrap()],
+    ] {
+        let told = bench.command(&arguments).output().unwrap();
+        assert!(told.status.success());
+        let said = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(data(&page).get("maps").is_none());
+        assert_eq!(
+            said.contains("those of all layers would make it"),
+            arguments[1] == long,
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn prompts_side_by_side_tell_the_same_tokens() {
+    let bench = Bench::new();
+    let (a, b) = ("the ball hit the bat and", "the cave");
+    let both = bench.lines(&["next", a, b, "-n", "4", "--json"]);
+    let all = |next: &Value| {
+        let own = array(&next["top"]).iter();
+        let mut all: Vec<u64> = own
+            .chain(next["beside"].as_array().into_iter().flatten())
+            .map(|c| c["id"].as_u64().unwrap())
+            .collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(all(&both[0]), all(&both[1]));
+    let alone = &bench.lines(&["next", b, "-n", "400", "--json"])[0];
+    assert!(alone.get("beside").is_none());
+    for choice in both[1]["beside"].as_array().into_iter().flatten() {
+        let same = array(&alone["top"])
+            .iter()
+            .find(|c| c["id"] == choice["id"]);
+        assert!((number(&same.unwrap()["prob"]) - number(&choice["prob"])).abs() < 1e-6);
     }
 }
 
@@ -406,13 +520,15 @@ fn pages_hold_the_data_and_come_whole() {
         let html = ["--html", page.to_str().unwrap()];
         let shown = bench.lines(&[call, &html, &["--json"]].concat());
         let text = std::fs::read_to_string(&page).unwrap();
-        let data = text.split_once(r#"id="data">"#).unwrap().1;
-        let data = data.split_once("</script>").unwrap().0;
+        let mut data = data(&page);
+        // The maps of all layers are more than JSON is asked for.
+        let maps = data.as_object_mut().and_then(|data| data.remove("maps"));
+        assert_eq!(maps.is_some(), call[0] == "attention");
         let expected = match call[0] {
             "lens" | "attention" => shown[0].clone(),
             _ => Value::Array(shown),
         };
-        assert_eq!(serde_json::from_str::<Value>(data).unwrap(), expected);
+        assert_eq!(data, expected);
         assert!(text.ends_with("</html>\n"));
     }
     let nowhere = bench.dir.path().join("no/such/page.html");

@@ -1,9 +1,11 @@
 //! `heads`, `steer` and `dump` on the command line: schemas, manners, files, pages.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command as Plain, Output, Stdio};
+use std::process::{Command as Plain, Stdio};
 
+use crate::support::asking::{self, array, said};
 use crate::support::tiny_gguf::Tiny;
+use assert_cmd::Command;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -28,34 +30,23 @@ impl Bench {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
-        Plain::new(env!("CARGO_BIN_EXE_modelve"))
-            .args(arguments)
-            .current_dir(&self.dir)
-            .env("MODELVE_MODEL", &self.model)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("modelve").unwrap();
+        command.args(arguments).current_dir(&self.dir);
+        command.env("MODELVE_MODEL", &self.model);
+        command
     }
 
     fn said(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
+        said(&mut self.command(arguments))
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.said(&[arguments, &["--json"]].concat())).unwrap()
     }
 
-    /// What is said on standard error of a command that fails, and its exit code.
     fn refusal(&self, arguments: &[&str]) -> (String, i32) {
-        let output = self.output(arguments);
-        assert!(!output.status.success(), "{arguments:?}");
-        assert!(output.stdout.is_empty(), "{arguments:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        (said, output.status.code().unwrap())
+        asking::refusal(&mut self.command(arguments))
     }
 
     /// A vector for layer 2, learned from two texts.
@@ -66,10 +57,6 @@ impl Bench {
         ]);
         file
     }
-}
-
-fn array(value: &Value) -> &[Value] {
-    value.as_array().unwrap()
 }
 
 #[test]

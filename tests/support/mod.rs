@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 
 pub mod archs;
+pub mod asking;
 pub mod heads_fixture;
 pub mod hub_server;
 pub mod llama_quantize_ffi;

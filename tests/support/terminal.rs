@@ -3,11 +3,11 @@
 use std::process::Command;
 
 /// argv: columns, a list of texts to wait for and keys to press then, the program and its
-/// arguments. Sizes the terminal before the program starts, waits for each text in what came
+/// arguments. A text that begins with `regex:` is a regular expression. Sizes the terminal before the program starts, waits for each text in what came
 /// since the one before, prints what came to the screen and exits as the program did (128 and
 /// more: by a signal). After two minutes it gives up.
 const SCRIPT: &str = "\
-import fcntl, json, os, pty, signal, struct, sys, termios
+import fcntl, json, os, pty, re, signal, struct, sys, termios
 columns, steps = int(sys.argv[1]), json.loads(sys.argv[2])
 signal.alarm(120)
 pid, terminal = pty.fork()
@@ -23,9 +23,14 @@ while True:
     if not data:
         break
     shown += data
-    while steps and (at := shown.find(steps[0][0].encode(), seen)) >= 0:
-        text, keys = steps.pop(0)
-        seen = at + len(text.encode())
+    while steps:
+        text, keys = steps[0]
+        text = text[6:] if text.startswith('regex:') else re.escape(text)
+        at = re.compile(text.encode()).search(shown, seen)
+        if not at:
+            break
+        steps.pop(0)
+        seen = at.end()
         os.write(terminal, keys.encode())
 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 sys.stdout.buffer.write(shown)

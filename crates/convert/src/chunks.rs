@@ -62,7 +62,13 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
 pub fn memory(plan: &Plan, threads: usize) -> u64 {
     let largest = chunks(plan).into_iter().map(|chunk| {
         let tensor = &plan.tensors()[chunk.tensor];
-        let row = tensor.ty.row_bytes(tensor.columns()).unwrap_or(0) + 4 * tensor.columns();
+        // Packed weights are read, unpacked and copied.
+        let copies = match &tensor.source {
+            Source::Checkpoint(parts, _) if parts.iter().any(|part| part.packed.is_some()) => 3,
+            _ => 1,
+        };
+        let row = tensor.ty.row_bytes(tensor.columns()).unwrap_or(0);
+        let row = row + copies * 4 * tensor.columns();
         chunk.rows * row
     });
     let largest = largest.max().unwrap_or(0);

@@ -20,10 +20,8 @@ pub enum Error {
     Gguf(#[from] modelve_gguf::Error),
     #[error(transparent)]
     Misfit(#[from] modelve_quant::mix::Misfit),
-    #[error(
-        "the checkpoint is quantized already ({method}, says quantization_config of config.json): convert the checkpoint that it was made of, in BF16, F16 or F32"
-    )]
-    Quantized { method: String },
+    #[error(transparent)]
+    Quantized(#[from] checkpoint::Refused),
     #[error("the checkpoint lacks the tensor `{tensor}`")]
     Missing { tensor: String },
     #[error("the checkpoint holds {count} tensor(s) that the architecture does not know: {names}")]

@@ -97,6 +97,11 @@ pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
         inputs.provenance.repository.as_ref(),
     );
     keys.text("modelve.source.commit", inputs.provenance.commit.as_ref());
+    let adapter = inputs.checkpoint.adapter();
+    keys.text(
+        "modelve.source.adapter",
+        adapter.map(|adapter| adapter.name()),
+    );
     keys.0
 }
 

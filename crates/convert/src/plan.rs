@@ -79,32 +79,10 @@ pub struct Plan {
     notes: Vec<String>,
 }
 
-/// Refuses a checkpoint that was quantized before: its tensors hold packed blocks and scales, which
-/// would be taken for weights of the wrong shape.
-fn check_unquantized(config: &serde_json::Value) -> Result<(), Error> {
-    let stated = &config["quantization_config"];
-    if stated.is_null() {
-        return Ok(());
-    }
-    let method = stated["quant_method"].as_str().unwrap_or("unknown");
-    let bits = ["load_in_4bit", "load_in_8bit"].into_iter().zip([4, 8]);
-    let bits = bits
-        .filter(|(key, _)| stated[*key] == true)
-        .map(|(_, bits)| bits)
-        .next();
-    let bits = bits.or(stated["bits"].as_u64());
-    Err(Error::Quantized {
-        method: match bits {
-            Some(bits) => format!("{method}, {bits} bits"),
-            None => method.to_owned(),
-        },
-    })
-}
-
 impl Plan {
     /// Plans the conversion of a checkpoint.
     pub fn new(checkpoint: &Checkpoint, request: &Request<'_>) -> Result<Self, Error> {
-        check_unquantized(checkpoint.config())?;
+        checkpoint.method()?;
         let description = arch::describe(checkpoint.config())?;
         let mut sources = sources(checkpoint, &description)?;
         let left_out = left_out(checkpoint, &description);
@@ -153,7 +131,7 @@ impl Plan {
             })
             .collect();
         let source_bytes = tensors.iter().map(|tensor| match &tensor.source {
-            Source::Checkpoint(parts, _) => parts.iter().map(|part| part.bytes).sum(),
+            Source::Checkpoint(parts, _) => parts.iter().map(SourceTensor::stored_bytes).sum(),
             Source::Computed(_) => 0,
         });
         Ok(Self {
@@ -165,6 +143,9 @@ impl Plan {
                 description.notes,
                 left_out.into_iter().collect(),
                 tokenizer.notes,
+                other_base(checkpoint, request.provenance)
+                    .into_iter()
+                    .collect(),
             ]
             .concat(),
         })
@@ -216,6 +197,28 @@ impl Plan {
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
+}
+
+/// A note where an adapter says that it was trained for a model of another name. What its tensors
+/// need has been checked; models of one shape can still differ in their weights.
+fn other_base(checkpoint: &Checkpoint, provenance: &Provenance) -> Option<String> {
+    let stated = checkpoint.adapter()?.base.as_deref()?;
+    let folder = checkpoint.folder();
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let folder = folder.to_string_lossy();
+    let config = checkpoint.config()["_name_or_path"].as_str();
+    let repository = provenance.repository.as_deref();
+    let last = |name: &str| name.rsplit(['/', '\\']).next().map(str::to_lowercase);
+    let mut names = [repository, config, Some(folder.as_ref())]
+        .into_iter()
+        .flatten();
+    if names.any(|name| last(name) == last(stated)) {
+        return None;
+    }
+    let here = repository.unwrap_or(&folder);
+    Some(format!(
+        "the adapter was trained for {stated}; it was merged into {here}"
+    ))
 }
 
 /// Bytes of tensor data that a model of this description takes in a recipe, and its weights.
@@ -304,7 +307,7 @@ fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sou
     let surplus: Vec<&str> = checkpoint
         .tensors()
         .map(|tensor| tensor.name.as_str())
-        .filter(|name| !is_known(name) && !ignored(name))
+        .filter(|name| !is_known(name) && !ignored(name) && !checkpoint.is_idle(name))
         .collect();
     if !surplus.is_empty() {
         let mut names = surplus[..surplus.len().min(3)].join(", ");
@@ -391,7 +394,7 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
     }
 }
 
-/// The name to write a checkpoint to beside the caller: `NAME-QUANT.gguf`.
+/// The name to write a checkpoint to beside the caller: `NAME-QUANT.gguf`, `NAME-ADAPTER-QUANT.gguf`.
 pub fn file_name(plan: &Plan, recipe: &Recipe, folder: &Path) -> String {
     let name = match plan.get("general.name") {
         Some(Value::String(name)) => name.clone(),
@@ -401,9 +404,14 @@ pub fn file_name(plan: &Plan, recipe: &Recipe, folder: &Path) -> String {
             .to_string_lossy()
             .into_owned(),
     };
+    let adapter = match plan.get("modelve.source.adapter") {
+        Some(Value::String(adapter)) => format!("-{adapter}"),
+        _ => String::new(),
+    };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let name: String = name
         .chars()
+        .chain(adapter.chars())
         .map(|c| if plain(c) { c } else { '-' })
         .collect();
     let name = name.trim_matches(['-', '.']);

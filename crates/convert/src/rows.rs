@@ -2,21 +2,17 @@
 //!
 //! [`super::write`] encodes what comes from here and [`super::measure`] compares with it.
 
-use std::fs::File;
-use std::path::PathBuf;
-
 use super::chunks::Chunk;
 use super::{Error, Plan, PlannedTensor, Source};
 use crate::arch::{Arrangement, interleave};
-use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
-use modelve_base::rawfile;
+use crate::checkpoint::{self, Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::GgmlType;
 use modelve_quant::{SourceType, dequantize_rows};
 
 /// The shards of a checkpoint, opened.
 pub(super) struct Shards<'a> {
     plan: &'a Plan,
-    files: Vec<(PathBuf, File)>,
+    files: checkpoint::Shards,
 }
 
 /// What a thread reads into, kept from chunk to chunk.
@@ -29,23 +25,27 @@ pub(super) struct Rows {
 
 impl<'a> Shards<'a> {
     pub(super) fn open(plan: &'a Plan, checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let open = |path: &PathBuf| match File::open(path) {
-            Ok(file) => Ok((path.clone(), file)),
-            Err(source) => Err(Error::Io {
-                path: path.clone(),
-                what: "cannot read",
-                source,
-            }),
-        };
-        let files: Result<_, Error> = checkpoint.shards().iter().map(open).collect();
         Ok(Self {
             plan,
-            files: files?,
+            files: checkpoint::Shards::open(checkpoint)?,
         })
     }
 
     /// Reads the rows of a chunk; returns their element type and the bytes that were read.
     pub(super) fn read(&self, chunk: Chunk, rows: &mut Rows) -> Result<(SourceType, u64), Error> {
+        let (ty, read) = self.read_values(chunk, rows)?;
+        let tensor = &self.plan.tensors()[chunk.tensor];
+        Ok(match &tensor.source {
+            Source::Checkpoint(parts, _) => {
+                let source = Piece::new(tensor, parts, chunk).source;
+                (ty, source.stored_share(read))
+            }
+            Source::Computed(_) => (ty, read),
+        })
+    }
+
+    /// As [`Self::read`], but the bytes are counted as those of the values.
+    fn read_values(&self, chunk: Chunk, rows: &mut Rows) -> Result<(SourceType, u64), Error> {
         let tensor = &self.plan.tensors()[chunk.tensor];
         let Source::Checkpoint(parts, arrangement) = &tensor.source else {
             rows.bytes.clear();
@@ -96,21 +96,16 @@ impl<'a> Shards<'a> {
             )
         {
             let piece = Piece::new(tensor, parts, chunk);
-            let offset = piece.source.offset + piece.start + piece.first * piece.row_bytes();
+            let offset = piece.start + piece.first * piece.row_bytes();
             let len = piece.rows * piece.row_bytes();
-            rawfile::will_need(&self.files[piece.source.shard].1, offset, len);
+            self.files.will_need(piece.source, offset, len);
         }
     }
 
     /// Reads from `offset` on, in bytes from the start of the piece's matrix.
     fn read_at(&self, piece: &Piece<'_>, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        let (path, file) = &self.files[piece.source.shard];
-        let at = piece.source.offset + piece.start + offset;
-        rawfile::read_exact_at(file, into, at).map_err(|e| Error::Io {
-            path: path.clone(),
-            what: "cannot read",
-            source: e,
-        })
+        let at = piece.start + offset;
+        Ok(self.files.read_at(piece.source, at, into)?)
     }
 
     /// Reads some columns of a matrix as rows: a strip of each of its rows, turned. Returns the bytes

@@ -53,7 +53,9 @@ pub fn check_output(
     output: &Path,
     force: bool,
 ) -> Result<Outfile, Error> {
-    let beside = std::fs::read_dir(checkpoint.folder()).into_iter().flatten();
+    let adapter = checkpoint.adapter().map(|adapter| adapter.folder.as_path());
+    let folders = [Some(checkpoint.folder()), adapter].into_iter().flatten();
+    let beside = folders.flat_map(std::fs::read_dir).flatten();
     let beside = beside.flatten().map(|entry| entry.path());
     let inputs = beside
         .filter(|input| is_input(input))

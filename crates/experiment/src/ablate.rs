@@ -10,7 +10,7 @@ use super::removal::{self, Kind, With, check_removable, edits};
 use super::variants::{Base, Variant, is_cancelled};
 use super::why::with;
 use modelve_probe::math::Distribution;
-use modelve_probe::next::{Next, moved};
+use modelve_probe::next::{Next, beside, moved};
 use modelve_probe::{Choice, JsonText, Prompt, Subject};
 use modelve_runtime::{Session, Token, Vocab};
 
@@ -118,12 +118,14 @@ pub fn ablate(
             top: Choice::top(vocab, &distribution, options.top.max(1)),
             candidates: Vec::new(),
             moved: Vec::new(),
+            beside: Vec::new(),
             tree: None,
             logits: row.to_vec(),
         }
     };
-    let (before, mut after) = (told(&base.logits), told(&after));
+    let (mut before, mut after) = (told(&base.logits), told(&after));
     after.moved = moved(vocab, &before.logits, &after.logits, options.top.max(1));
+    beside(vocab, [&mut before, &mut after]);
     let mut complete = true;
     let (mut text, mut text_before) = (None, None);
     if options.max_tokens > 0 {

@@ -5,7 +5,9 @@
 //! difference passes through that place (Meng et al., "Locating and Editing Factual Associations
 //! in GPT", 2022; Heimersheim and Nanda, "How to use and interpret activation patching", 2024).
 
-use serde::Serialize;
+use std::collections::BTreeSet;
+
+use serde::{Serialize, Serializer};
 
 use super::align::{Alignment, align};
 use super::edit::{At, Edit, Keep, Slice, States, To};
@@ -136,6 +138,13 @@ pub struct Patch {
     pub values: Vec<Vec<Option<f64>>>,
     /// The likeliest tokens then.
     pub top: Vec<Vec<Vec<Choice>>>,
+    /// The tokens of [`Patch::clean_top`] and [`Patch::corrupt_top`], each once.
+    pub followed: Vec<Token>,
+    /// How likely each of those is with the value replaced.
+    #[serde(serialize_with = "short")]
+    pub probs: Vec<Vec<Vec<f64>>>,
+    /// Every token that some place makes likely, with its probability after both prompts.
+    pub tokens: Vec<Seen>,
     /// What all columns of a layer bring back at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub together: Option<Vec<Option<f64>>>,
@@ -144,6 +153,19 @@ pub struct Patch {
     pub unaligned: Option<String>,
     /// Whether everything was computed.
     pub complete: bool,
+}
+
+/// A token that stands in some list of a map.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Seen {
+    /// The token.
+    pub id: Token,
+    /// Its text.
+    pub piece: Piece,
+    /// Its probability after the clean prompt.
+    pub clean_prob: f64,
+    /// Its probability after the corrupt prompt.
+    pub corrupt_prob: f64,
 }
 
 /// Bytes of the clean prompt's states that are held at once, at most, unless one layer has more.
@@ -233,6 +255,20 @@ pub fn patch(
     };
     let mut values: Vec<Vec<Option<f64>>> = vec![vec![None; n_columns + 1]; layers.len()];
     let mut tops: Vec<Vec<Vec<Choice>>> = vec![vec![Vec::new(); n_columns]; layers.len()];
+    let clean_top = top(&clean_logits);
+    let mut followed: Vec<Token> = Vec::new();
+    for choice in clean_top.iter().chain(&corrupt_top) {
+        if !followed.contains(&choice.id) {
+            followed.push(choice.id);
+        }
+    }
+    let likely = |row: &[f32]| -> Vec<f64> {
+        let distribution = Distribution::new(row);
+        let logprobs = followed.iter().map(|&id| distribution.logprob(id));
+        logprobs.map(f64::exp).collect()
+    };
+    let corrupt_probs = likely(&corrupt_logits);
+    let mut probs: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); n_columns]; layers.len()];
     let mut total = 0;
     for (row, &layer) in layers.iter().enumerate() {
         let live = columns.iter().filter(|(_, at)| !idle(layer, *at)).count();
@@ -242,6 +278,7 @@ pub fn patch(
                 for column in 0..n_head(&model, layer) {
                     values[row][column] = Some(corrupt_value);
                     tops[row][column].clone_from(&corrupt_top);
+                    probs[row][column].clone_from(&corrupt_probs);
                 }
             }
             None => {
@@ -253,6 +290,7 @@ pub fn patch(
                 {
                     values[row][column] = Some(corrupt_value);
                     tops[row][column].clone_from(&corrupt_top);
+                    probs[row][column].clone_from(&corrupt_probs);
                 }
             }
         }
@@ -297,6 +335,7 @@ pub fn patch(
                 values[at][column] = Some(measure.value(row));
                 if column < n_columns {
                     tops[at][column] = top(row);
+                    probs[at][column] = likely(row);
                 }
                 done += 1;
                 on_progress(done, total);
@@ -337,7 +376,8 @@ pub fn patch(
         measure,
         clean_value,
         corrupt_value,
-        clean_top: top(&clean_logits),
+        tokens: seen(vocab, &tops, &clean_logits, &corrupt_logits),
+        clean_top,
         corrupt_top,
         what: options.what,
         layers,
@@ -347,10 +387,39 @@ pub fn patch(
         recovered,
         values,
         top: tops,
+        followed,
+        probs,
         together: options.together.then(|| all.iter().map(share).collect()),
         unaligned,
         complete,
     })
+}
+
+/// The tokens of all lists, in the order of their numbers.
+fn seen(vocab: &Vocab, tops: &[Vec<Vec<Choice>>], clean: &[f32], corrupt: &[f32]) -> Vec<Seen> {
+    let ids: BTreeSet<Token> = tops.iter().flatten().flatten().map(|c| c.id).collect();
+    let (clean, corrupt) = (Distribution::new(clean), Distribution::new(corrupt));
+    ids.into_iter()
+        .map(|id| Seen {
+            id,
+            piece: piece(vocab, id),
+            clean_prob: clean.logprob(id).exp(),
+            corrupt_prob: corrupt.logprob(id).exp(),
+        })
+        .collect()
+}
+
+/// Four significant digits: there are many.
+fn short<S: Serializer>(
+    rows: &[Vec<Vec<f64>>],
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    let rounded = |p: &f64| format!("{p:.3e}").parse::<f64>().unwrap_or(*p);
+    let cell = |probs: &Vec<f64>| probs.iter().map(rounded).collect::<Vec<_>>();
+    serializer.collect_seq(
+        rows.iter()
+            .map(|row| row.iter().map(cell).collect::<Vec<_>>()),
+    )
 }
 
 /// The layers that were asked for, in order.

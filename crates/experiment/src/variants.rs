@@ -7,7 +7,7 @@
 use modelve_runtime::graph::Pass;
 use modelve_runtime::{
     Entry, Error as RuntimeError, FlashAttention, KvType, Model, Seq, Session, Settings, Token,
-    Want,
+    Want, kv,
 };
 
 use super::edit::{Edit, Editing, States};
@@ -49,6 +49,8 @@ impl<'a> Variant<'a> {
 const MOST_LANES: usize = 64;
 /// Tokens of a batch.
 const BATCH: u32 = 512;
+/// Tokens from which on a batch makes good use of each weight that is read for it.
+const ENOUGH: usize = 192;
 /// Bytes of the logits of a batch, roughly, at most.
 const LOGITS_HELD: usize = 96 << 20;
 
@@ -87,6 +89,14 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
         hooks: true,
         ..exact(base)
     }
+}
+
+/// Tokens of variants to compute at once where `taken` cells are in use. Every token of a batch is
+/// multiplied with all cells up to the last that is used, rounded up to a whole step, and most of
+/// them belong to other variants: a batch ends where a step does, and is no larger than it needs to
+/// be for the weights.
+fn batch_tokens(taken: usize) -> usize {
+    (taken + ENOUGH).next_multiple_of(kv::CONTEXT_STEP as usize) - taken
 }
 
 /// Cells to have for variants beside a text of `tokens`.
@@ -189,7 +199,9 @@ impl Base {
         let mut done = 0;
         while done < variants.len() {
             let lanes = most.min(session.free_sequences().max(1));
-            let cells = session.free_cells().min(n_batch);
+            let free = session.free_cells();
+            let taken = session.n_ctx().saturating_sub(free);
+            let cells = free.min(n_batch).min(batch_tokens(taken));
             let mut total = 0;
             let mut n = 0;
             for variant in variants[done..].iter().take(lanes) {
@@ -279,6 +291,14 @@ pub fn is_cancelled(error: &super::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_ends_where_a_step_of_the_cache_does() {
+        assert_eq!(batch_tokens(15), 241);
+        assert_eq!(batch_tokens(64), 192);
+        assert_eq!(batch_tokens(65), 447);
+        assert_eq!(batch_tokens(600), 424);
+    }
 
     #[test]
     fn experiments_are_exact_unless_asked_otherwise() {

@@ -28,6 +28,9 @@ pub struct Attention {
     /// All heads of all layers, if asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overview: Vec<LayerHabits>,
+    /// The weights of all layers, if asked for, for a page: see [`Attention::maps`].
+    #[serde(skip)]
+    pub layers: Vec<Vec<Head>>,
     /// Whether the prompt was read to the end. Where not, `ids` are the tokens that were, which
     /// attend to each other as they would without those that follow.
     pub complete: bool,
@@ -91,6 +94,8 @@ pub struct Options {
     pub overview: bool,
     /// Which rows of weights to keep.
     pub rows: Rows,
+    /// Whether to keep the weights of all layers besides, see [`Attention::maps`].
+    pub maps: bool,
 }
 
 /// Bytes of the weights that [`attention`] keeps over a prompt of `tokens`.
@@ -104,7 +109,20 @@ pub fn bytes(model: &Model, tokens: usize, options: Options) -> u64 {
         Rows::Last => 1,
     };
     let row = 4 * tokens as u64;
-    heads.saturating_mul(rows).saturating_mul(row)
+    let layers = match options.maps {
+        true => u64::from(model.facts().n_layer.max(1)) + 1,
+        false => 1,
+    };
+    let layer = heads.saturating_mul(rows).saturating_mul(row);
+    layer.saturating_mul(layers)
+}
+
+/// The fewest bytes that [`Attention::maps`] of a prompt of `tokens` take: two for each weight.
+pub fn least_map_bytes(model: &Model, tokens: usize) -> u64 {
+    let facts = model.facts();
+    let weights = (tokens as u64).saturating_mul(tokens as u64 + 1) / 2;
+    let heads = u64::from(facts.n_head).saturating_mul(u64::from(facts.n_layer));
+    weights.saturating_mul(heads).saturating_mul(2)
 }
 
 /// Bytes of one layer's weights for one batch, roughly, at most.
@@ -162,18 +180,21 @@ struct Watch {
     layer: usize,
     head: Option<usize>,
     overview: bool,
+    maps: bool,
     keep: Rows,
     /// Tokens before this batch.
     start: usize,
     n: usize,
     n_head: usize,
-    /// `[head][query][key]` of the kept layer.
-    weights: Vec<Vec<Vec<f32>>>,
+    /// `[layer][head][query][key]` of the kept layers.
+    weights: Vec<Maps>,
     /// `[layer][head]`
     sums: Vec<Vec<Sums>>,
 }
 
-type Small = (Vec<Vec<Sums>>, Vec<Vec<Vec<f32>>>);
+/// `[head][query][key]`
+type Maps = Vec<Vec<Vec<f32>>>;
+type Small = (Vec<Vec<Sums>>, Vec<Maps>);
 
 impl Watch {
     /// What does not grow with the prompt's length squared, and cannot be cut off later.
@@ -191,7 +212,7 @@ impl Watch {
         if self.keep == Rows::Last {
             self.weights = weights;
         }
-        for kept in &mut self.weights {
+        for kept in self.weights.iter_mut().flatten() {
             kept.truncate(done);
             kept.iter_mut().for_each(|row| row.truncate(done));
         }
@@ -199,9 +220,13 @@ impl Watch {
 
     fn layer_of(&self, role: Option<Role>) -> Option<usize> {
         match role {
-            Some(Role::Pattern(layer)) if self.overview || layer == self.layer => Some(layer),
+            Some(Role::Pattern(layer)) if self.overview || self.keeps(layer) => Some(layer),
             _ => None,
         }
+    }
+
+    fn keeps(&self, layer: usize) -> bool {
+        self.maps || layer == self.layer
     }
 }
 
@@ -220,7 +245,9 @@ impl Hook for Watch {
         self.sums[layer].resize(n_head, Sums::default());
         if layer == self.layer {
             self.n_head = n_head;
-            self.weights.resize(n_head, Vec::new());
+        }
+        if self.keeps(layer) {
+            self.weights[layer].resize(n_head, Vec::new());
         }
         for head in 0..n_head {
             for query in 0..n_queries {
@@ -233,13 +260,13 @@ impl Hook for Watch {
                 if position > 0 || self.n == 1 {
                     self.sums[layer][head].add(position, row);
                 }
-                if layer == self.layer && self.head.is_none_or(|wanted| wanted == head) {
+                if self.keeps(layer) && self.head.is_none_or(|wanted| wanted == head) {
                     let mut kept = row.to_vec();
                     kept.resize(self.n, 0.0);
                     if self.keep == Rows::Last {
-                        self.weights[head].clear();
+                        self.weights[layer][head].clear();
                     }
-                    self.weights[head].push(kept);
+                    self.weights[layer][head].push(kept);
                 }
             }
         }
@@ -272,11 +299,12 @@ pub fn attention(
         layer,
         head: options.head,
         overview: options.overview,
+        maps: options.maps,
         keep: options.rows,
         start: 0,
         n,
         n_head: 0,
-        weights: Vec::new(),
+        weights: vec![Maps::new(); n_layer],
         sums: vec![Vec::new(); n_layer],
     };
     let seq = session.open()?;
@@ -315,18 +343,30 @@ pub fn attention(
     if let Some(head) = options.head.filter(|&head| head >= n_head) {
         return Err(Error::NoHead { head, n_head });
     }
-    let sums = &watch.sums[layer];
-    let heads = watch
+    let of_layer = |(layer, maps): (usize, Maps)| -> Vec<Head> {
+        let heads = maps.into_iter().enumerate();
+        heads
+            .filter(|(head, _)| options.head.is_none_or(|wanted| wanted == *head))
+            .map(|(head, weights)| Head {
+                head,
+                habits: watch.sums[layer][head].habits(),
+                weights,
+            })
+            .collect()
+    };
+    let mut layers: Vec<Vec<Head>> = watch
         .weights
         .into_iter()
         .enumerate()
-        .filter(|(head, _)| options.head.is_none_or(|wanted| wanted == *head))
-        .map(|(head, weights)| Head {
-            head,
-            habits: sums[head].habits(),
-            weights,
-        })
+        .map(of_layer)
         .collect();
+    let heads = match options.maps {
+        true => layers[layer].clone(),
+        false => std::mem::take(&mut layers[layer]),
+    };
+    if !options.maps {
+        layers.clear();
+    }
     let mut overview = Vec::new();
     if options.overview {
         let layers = watch.sums.iter().enumerate();
@@ -346,6 +386,7 @@ pub fn attention(
         layer,
         heads,
         overview,
+        layers,
         complete: done == n,
     })
 }
@@ -366,6 +407,26 @@ impl Attention {
         dropped
     }
 
+    /// The weights of all layers for a page, if they were kept and make at most `most` bytes of JSON:
+    /// `[layer][head][query][key]`, a row up to the token that looks, in whole 1/100,000.
+    /// Otherwise the bytes that they take, if they were kept.
+    pub fn maps(&self, most: usize) -> std::result::Result<PageMaps, usize> {
+        let whole = |weight: &f32| (f64::from(*weight) * 1e5).round() as u32;
+        let rows = |head: &Head| -> Vec<Vec<u32>> {
+            let rows = head.weights.iter().enumerate();
+            rows.map(|(query, row)| row.iter().take(query + 1).map(whole).collect())
+                .collect()
+        };
+        let maps: PageMaps = self
+            .layers
+            .iter()
+            .map(|heads| heads.iter().map(rows).collect())
+            .collect();
+        let digits = |weight: &u32| weight.checked_ilog10().unwrap_or(0) as usize + 2;
+        let bytes: usize = maps.iter().flatten().flatten().flatten().map(digits).sum();
+        if bytes > most { Err(bytes) } else { Ok(maps) }
+    }
+
     /// Where the last token looks, in the mean over the heads kept.
     pub fn last_row(&self) -> Vec<f32> {
         let mut mean = vec![0.0; self.ids.len()];
@@ -378,6 +439,9 @@ impl Attention {
         mean
     }
 }
+
+/// Weights of attention for a page, see [`Attention::maps`].
+pub type PageMaps = Vec<Vec<Vec<Vec<u32>>>>;
 
 /// Six digits after the point: a weight is between 0 and 1, and there are many.
 fn short_rows<S: Serializer>(rows: &[Vec<f32>], serializer: S) -> Result<S::Ok, S::Error> {

@@ -90,6 +90,9 @@ pub struct Cell {
     /// D(final answer ‖ this layer's) in nats, as in [`compare`](crate::compare).
     #[serde(serialize_with = "super::digits")]
     pub kl_to_final: f64,
+    /// Natural logarithm of the probability that this layer gives the final answer.
+    #[serde(serialize_with = "super::digits")]
+    pub answer_logprob: f64,
     /// The likeliest tokens.
     pub top: Vec<Choice>,
     /// Place of the followed token, from 1.
@@ -341,15 +344,18 @@ impl<'a> Looking<'a> {
             let rows = finals.par_iter();
             rows.map(|row| Distribution::new(row).reference()).collect()
         });
-        for (&row, logits) in wanted.iter().zip(&finals) {
+        let mut ends = Vec::with_capacity(wanted.len());
+        for ((&row, logits), reference) in wanted.iter().zip(&finals).zip(references) {
             let distribution = Distribution::new(logits);
-            let choice = Choice::new(vocab, &distribution, distribution.best());
+            let best = distribution.best();
+            let choice = Choice::new(vocab, &distribution, best);
             self.answers.push((start + row, choice));
+            ends.push(End { reference, best });
         }
         let place = |layer: usize, i: usize| (layer, start + wanted[i]);
         if self.layers.contains(&last) {
             let done: Vec<Cell> = self.pool.install(|| {
-                let rows = finals.par_iter().zip(&references).enumerate();
+                let rows = finals.par_iter().zip(&ends).enumerate();
                 rows.map(|(i, (logits, end))| cell(vocab, options, place(last, i), logits, end))
                     .collect()
             });
@@ -370,13 +376,7 @@ impl<'a> Looking<'a> {
             let done: Vec<Cell> = self.pool.install(|| {
                 let rows = self.rows.par_chunks_exact(n_vocab).zip(part);
                 rows.map(|(logits, &(at, i))| {
-                    cell(
-                        vocab,
-                        options,
-                        place(watched[at], i),
-                        logits,
-                        &references[i],
-                    )
+                    cell(vocab, options, place(watched[at], i), logits, &ends[i])
                 })
                 .collect()
             });
@@ -430,12 +430,18 @@ impl<'a> Looking<'a> {
     }
 }
 
+/// What the model says in the end at one position.
+struct End {
+    reference: Reference,
+    best: Token,
+}
+
 fn cell(
     vocab: &Vocab,
     options: &Options,
     (layer, position): (usize, usize),
     logits: &[f32],
-    end: &Reference,
+    end: &End,
 ) -> Cell {
     let distribution = Distribution::new(logits);
     let token = options.token;
@@ -443,7 +449,8 @@ fn cell(
         layer,
         position,
         entropy_bits: distribution.entropy_bits(),
-        kl_to_final: end.kl(&distribution),
+        kl_to_final: end.reference.kl(&distribution),
+        answer_logprob: distribution.logprob(end.best),
         top: Choice::top(vocab, &distribution, options.top.max(1)),
         token_rank: token.map(|id| distribution.rank(id)),
         token_logprob: token.map(|id| distribution.logprob(id)),

@@ -154,6 +154,7 @@ impl Texts {
                 top: Choice::top(vocab, &distribution, options.top),
                 candidates: Vec::new(),
                 moved: Vec::new(),
+                beside: Vec::new(),
                 tree: None,
                 logits: Vec::new(),
             },

@@ -23,6 +23,9 @@ pub struct Next {
     /// Against the first of several prompts: the tokens whose probability changed most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
+    /// The tokens that stand in `top` of one it is shown beside, but not in its own: see [`beside`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Choice>,
     /// The likeliest continuations, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<Vec<Branch>>,
@@ -121,6 +124,7 @@ pub fn next(
         top: Choice::top(vocab, &distribution, options.top),
         candidates: judged,
         moved: Vec::new(),
+        beside: Vec::new(),
         tree,
         logits,
     })
@@ -217,6 +221,29 @@ pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
         count: ids.len(),
         pieces: pieces.join(" "),
     })
+}
+
+/// Gives each of several distributions the tokens that only others have among their likeliest, so
+/// that they can be shown row by row.
+pub fn beside<'a>(vocab: &Vocab, all: impl IntoIterator<Item = &'a mut Next>) {
+    let mut all: Vec<&mut Next> = all.into_iter().collect();
+    let tops = all
+        .iter()
+        .flat_map(|next| next.top.iter().map(|choice| choice.id));
+    let mut ids: Vec<Token> = Vec::new();
+    for id in tops {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    for next in &mut all {
+        let distribution = Distribution::new(&next.logits);
+        let own = |id: &Token| next.top.iter().any(|choice| choice.id == *id);
+        let others = ids.iter().filter(|id| !own(id));
+        next.beside = others
+            .map(|&id| Choice::new(vocab, &distribution, id))
+            .collect();
+    }
 }
 
 /// The `n` tokens whose probability differs most between two prompts, most first.

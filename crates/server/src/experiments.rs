@@ -266,8 +266,9 @@ pub async fn heads(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
         let longest = options.longest(&to.model, prompt.as_ref());
         let total = options.total(&to.model, prompt.as_ref());
         let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
-            let base = bench.unfused()?;
-            let settings = detect::settings(&bench.model, longest, base);
+            // The command's own rule chooses the cache's type where the server's flags leave it open.
+            bench.unfused()?;
+            let settings = detect::settings(&bench.model, longest, bench.base.clone());
             let mut session = bench.own(longest, settings)?;
             let mut on_progress = |done: usize| progress(done, total);
             let found = detect::heads(&mut session, prompt.as_ref(), &options, &mut on_progress);
@@ -350,6 +351,7 @@ pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
                 runs.push(run);
                 progress(runs.len(), total);
             }
+            modelve_probe::next::beside(model.vocab(), runs.iter_mut().map(|run| &mut run.next));
             value(Steered {
                 model: Subject::of(&model),
                 prompt: prompt.text,

@@ -421,6 +421,7 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
             layer,
             head: asked.head,
             overview: layer.is_none(),
+            maps: false,
             rows: match asked.last {
                 true => attention::Rows::Last,
                 false => attention::Rows::All,

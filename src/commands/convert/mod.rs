@@ -15,7 +15,7 @@ use crate::commands::again::quote;
 use crate::commands::fetching::cancel_on_signals;
 use crate::commands::flags;
 use crate::convert::arch;
-use crate::convert::checkpoint::Checkpoint;
+use crate::convert::checkpoint::{self, Checkpoint};
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::{GgmlType, Gguf, Problem};
 use crate::hint::{Interrupted, Usage, hinted};
@@ -36,6 +36,7 @@ Examples:
   modelve convert -q Q4_0 ./my-checkpoint            a folder, to NAME-Q4_0.gguf in this folder
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
   modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, as it is
+  modelve convert org/name --adapter ./my-lora       a model with a LoRA merged into it, to a file in this folder
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
     /// A checkpoint folder, or a Hub id: `org/name[@revision][:TYPE]`
@@ -61,6 +62,10 @@ pub struct Args {
     /// [default: the store for a Hub id, else NAME-TYPE.gguf in this folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// A folder with a LoRA (PEFT) to merge into the weights
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Option<PathBuf>,
 
     /// Replace the output if it exists
     #[arg(long)]
@@ -107,6 +112,7 @@ pub struct Args {
 pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let model = args.model.as_deref().or(args.positional.as_deref());
     let place = Place::parse(model, args.quant.as_deref())?;
+    let adapter = args.adapter.as_deref();
     if args.list_quants {
         return list_quants(args, &place, offline);
     }
@@ -122,8 +128,14 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
 
-    // Errors that would stop the conversion are reported before gigabytes are fetched for it.
-    let known_output = place.output(args.output.as_deref(), recipe, None)?;
+    // Errors that would stop the conversion are reported before gigabytes are fetched for it. A model
+    // with an adapter is another one: it has a name of its own, and no place in the store.
+    let asked = match (&args.output, adapter) {
+        (None, Some(_)) => Some(Path::new("")),
+        (asked, _) => asked.as_deref(),
+    };
+    let own_name = adapter.is_some();
+    let known_output = place.output(asked, recipe, own_name, None)?;
     if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run) {
         if args.output.is_some() {
             expect_folder(output)?;
@@ -140,7 +152,7 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     if let Some(gguf) = &found.gguf {
         return fetched(args, gguf);
     }
-    let checkpoint = open(&found)?;
+    let checkpoint = open(&found, adapter)?;
     let request = Request {
         recipe,
         overrides: &overrides,
@@ -154,7 +166,7 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         None => {
             let name = convert::file_name(&plan, recipe, &found.folder);
             place
-                .output(args.output.as_deref(), recipe, Some(&name))?
+                .output(asked, recipe, own_name, Some(&name))?
                 .unwrap_or_else(|| PathBuf::from(name))
         }
     };
@@ -204,7 +216,7 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         plan: &plan,
         recipe,
         output: &output,
-        reference: place.reference(&output, recipe, args.output.is_some()),
+        reference: place.reference(&output, recipe, asked.is_some()),
         seconds,
         threads,
         verified,
@@ -229,6 +241,10 @@ fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow:
 
 /// Reports the path of a GGUF file that was fetched unchanged.
 fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
+    if args.adapter.is_some() {
+        let error = anyhow!("a GGUF file is fetched as it is, and takes no --adapter");
+        return Err(hinted(error, "name the checkpoint that the adapter is for"));
+    }
     if let Some(output) = &args.output {
         let error = anyhow!(
             "a GGUF file is fetched unchanged into the Hub's cache; -o applies to conversions only"
@@ -240,12 +256,23 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     report::gguf(&mut Output::stdout(), gguf, args.json)
 }
 
-/// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.
-fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
-    if found.complete {
-        return Ok(Checkpoint::open(&found.folder)?);
+/// Opens the checkpoint and merges the adapter into it.
+fn open(found: &source::Found, adapter: Option<&Path>) -> anyhow::Result<Checkpoint> {
+    let checkpoint = open_base(found)?;
+    match adapter {
+        Some(adapter) => Ok(checkpoint
+            .merge(adapter)
+            .with_context(|| format!("cannot merge {}", adapter.display()))?),
+        None => Ok(checkpoint),
     }
-    let described = Checkpoint::open_description(&found.folder)?;
+}
+
+/// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.
+fn open_base(found: &source::Found) -> anyhow::Result<Checkpoint> {
+    if found.complete {
+        return Checkpoint::open(&found.folder).map_err(adapter_hint);
+    }
+    let described = Checkpoint::open_description(&found.folder).map_err(adapter_hint)?;
     let description = arch::describe(described.config())?;
     let weights = description.weights.iter().filter(|weight| !weight.optional);
     let tensors: Vec<(&str, Vec<u64>)> = weights
@@ -259,6 +286,31 @@ fn open(found: &source::Found) -> anyhow::Result<Checkpoint> {
         .iter()
         .map(|(name, shape)| (*name, shape.as_slice()));
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
+}
+
+/// A folder that holds an adapter is converted together with the model that it is for.
+fn adapter_hint(error: checkpoint::Error) -> anyhow::Error {
+    let checkpoint::Problem::Adapter { kind, base } = &error.problem else {
+        return error.into();
+    };
+    let folder = quote(&error.path.to_string_lossy());
+    let hint = match (kind.as_str(), base) {
+        ("LORA", Some(base)) => {
+            format!(
+                "merge it: modelve convert {} --adapter {folder}",
+                quote(base)
+            )
+        }
+        ("LORA", None) => {
+            format!("name the model that it is for: modelve convert MODEL --adapter {folder}")
+        }
+        _ => {
+            "merge it with `merge_and_unload` of PEFT, and convert what `save_pretrained` makes of \
+              that"
+                .to_owned()
+        }
+    };
+    hinted(error, hint)
 }
 
 /// Lets llama.cpp load everything of the file but the weights. The weights were compared one by

@@ -193,13 +193,14 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
     };
     fact("wrote", done.output.display().to_string());
     let bits = plan.bits_per_weight();
-    let ratio = plan.source_bytes() as f64 / plan.file_size().max(1) as f64;
     let before = human::bytes(plan.source_bytes());
     let after = size(plan.file_size(), bits);
-    fact(
-        "size",
-        format!("{before} → {after}, {ratio:.1} times smaller"),
-    );
+    let ratio = plan.source_bytes() as f64 / plan.file_size().max(1) as f64;
+    let change = match ratio < 1.0 {
+        true => format!("{:.1} times larger", 1.0 / ratio.max(1e-9)),
+        false => format!("{ratio:.1} times smaller"),
+    };
+    fact("size", format!("{before} → {after}, {change}"));
     fact("types", type_counts(plan));
     let rate = human::bytes(speed as u64);
     fact(
@@ -258,7 +259,7 @@ fn type_counts(plan: &Plan) -> String {
 fn source_type(tensor: &PlannedTensor) -> String {
     match &tensor.source {
         Source::Checkpoint(parts, _) => {
-            let types = parts.iter().map(|part| format!("{:?}", part.dtype));
+            let types = parts.iter().map(|part| part.form());
             types
                 .collect::<BTreeSet<_>>()
                 .into_iter()

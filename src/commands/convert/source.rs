@@ -73,20 +73,27 @@ impl Place {
     }
 
     /// The path to write: `asked` if given, else a file in the store for a Hub id, or `name` in the
-    /// current folder for a checkpoint folder; `None` while that name is not known yet.
+    /// current folder for a checkpoint folder; `None` while that name is not known yet. A file in a
+    /// folder that was asked for is named after the repository, unless `own_name` says that it holds
+    /// another model. An empty path is the current folder.
     pub(super) fn output(
         &self,
         asked: Option<&Path>,
         recipe: &Recipe,
+        own_name: bool,
         name: Option<&str>,
     ) -> anyhow::Result<Option<PathBuf>> {
         let into_folder = |folder: &Path| match (self, name) {
-            (Self::Hub(id), _) => Some(folder.join(format!("{}-{}.gguf", id.name(), recipe.name))),
-            (Self::Folder(_), Some(name)) => Some(folder.join(name)),
-            (Self::Folder(_), None) => None,
+            (Self::Hub(id), _) if !own_name => {
+                Some(folder.join(format!("{}-{}.gguf", id.name(), recipe.name)))
+            }
+            (_, Some(name)) => Some(folder.join(name)),
+            (_, None) => None,
         };
         match (asked, self) {
-            (Some(asked), _) if asked.is_dir() => Ok(into_folder(asked)),
+            (Some(asked), _) if asked.is_dir() || asked.as_os_str().is_empty() => {
+                Ok(into_folder(asked))
+            }
             (Some(asked), _) => Ok(Some(asked.to_owned())),
             (None, Self::Hub(id)) => Ok(Some(store_path(id, recipe.name)?)),
             (None, Self::Folder(_)) => Ok(name.map(PathBuf::from)),

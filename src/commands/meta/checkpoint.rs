@@ -76,7 +76,9 @@ impl Source {
                 shape,
                 ty: ggml_type(first.dtype)
                     .with_context(|| format!("{} has type {:?}", first.name, first.dtype))?,
-                bytes: Some(first.bytes + parts.map(|part| part.bytes).sum::<u64>()),
+                bytes: Some(
+                    first.stored_bytes() + parts.map(SourceTensor::stored_bytes).sum::<u64>(),
+                ),
             });
         }
         let mut size = 0;
@@ -107,7 +109,7 @@ impl Source {
             .collect();
         match show.sort {
             Sort::File => {}
-            Sort::Size => rows.sort_by_key(|(source, _)| std::cmp::Reverse(source.bytes)),
+            Sort::Size => rows.sort_by_key(|(source, _)| std::cmp::Reverse(source.stored_bytes())),
             Sort::Name => rows.sort_by_cached_key(|(source, _)| natural(&source.name)),
         }
         rows
@@ -131,8 +133,8 @@ impl Source {
                 plain(human::escape(source.name.as_bytes())),
                 cell(name, ACCENT),
                 plain(sizes.join(" × ")),
-                plain(format!("{:?}", source.dtype)),
-                plain(human::count(source.bytes)),
+                plain(source.form()),
+                plain(human::count(source.stored_bytes())),
                 cell(source.offset, DIM),
                 plain(source.shard + 1),
             ]);
@@ -160,9 +162,9 @@ impl Source {
                 name: &source.name,
                 gguf_name: name,
                 shape: &source.shape,
-                ty: format!("{:?}", source.dtype),
+                ty: source.form(),
                 n_elements: source.shape.iter().product(),
-                bytes: source.bytes,
+                bytes: source.stored_bytes(),
                 offset: source.offset,
                 shard: source.shard + 1,
             });

@@ -102,9 +102,8 @@ pub enum WhatArg {
 impl Args {
     /// The files that are read, which are never written.
     pub(super) fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone().into_iter();
-        let texts = texts.chain(self.pairs.clone());
-        self.engine.inputs().into_iter().chain(texts)
+        let read = self.engine.reading(&self.prompts.input);
+        read.into_iter().chain(self.pairs.clone())
     }
 
     pub(super) fn what(&self) -> What {

@@ -2,7 +2,7 @@
 
 use super::engine::cancel_on_ctrl_c;
 use super::experiments::{session, told};
-use super::probing::{self, interrupted, load, nothing_yet};
+use super::probing::{self, interrupted, load, nothing_yet, telling_of};
 use super::prompt::Text;
 use super::why::COMMON;
 use crate::experiment::html;
@@ -10,7 +10,7 @@ use crate::experiment::mean::Averaging;
 use crate::experiment::measure::Asked;
 use crate::experiment::patch::{self, Corrupt, Noise, Options};
 use crate::probe::Prompt;
-use crate::progress::{self, Unit};
+use crate::progress;
 use crate::runtime::{Model, Regime, Session};
 
 mod args;
@@ -78,19 +78,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             asked: job.asked.clone(),
             ..options.clone()
         };
-        let mut shown = 0;
         let found = patch::patch(
             session,
             &job.clean,
             &job.corrupt,
             &options,
-            &mut |done, total| {
-                if shown == 0 {
-                    progress.start("patching", Unit::Items("places"), total as u64, 0);
-                }
-                progress.advance((done - shown) as u64);
-                shown = done;
-            },
+            &mut telling_of(&*progress, "patching", "places"),
         );
         progress.finish();
         let found = match found.map_err(told) {

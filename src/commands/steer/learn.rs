@@ -7,14 +7,14 @@ use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use crate::base::human;
-use crate::base::outfile::{self, Existing, Outfile};
-use crate::commands::again::Again;
+use crate::base::outfile;
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use crate::commands::experiments::told;
 use crate::commands::flags::Layers;
+use crate::commands::probing;
 use crate::commands::probing::{Sessions, load, percent};
 use crate::commands::prompt::{Manner, Text, input};
-use crate::commands::{probing, results};
+use crate::commands::results::{self, NewFile};
 use crate::experiment::steer::{self, Direction, Learning, Side};
 use crate::hint::{Interrupted, Usage, hinted};
 use crate::output::{BOLD, DIM, Output};
@@ -31,7 +31,8 @@ use crate::table::{Columns, plain};
 
 A line of --pairs is {\"plus\": \"…\", \"minus\": \"…\"}. Texts that differ in nothing but what the
 direction is to be about give the clearest one.",
-mut_arg("layers", |arg| arg.help("Layers to give a direction, from 1, such as 10-14 or -1 for the last [default: the middle one]")))]
+mut_arg("layers", |arg| arg.help("Layers to give a direction, from 1, such as 10-14 or -1 for the last [default: the middle one]")),
+mut_arg("output", |arg| arg.help("The control vector to write")))]
 pub struct Args {
     /// A text to lead to (repeatable)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -48,17 +49,8 @@ pub struct Args {
     #[command(flatten)]
     layers: Layers,
 
-    /// The control vector to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-
-    /// Replace the output if it exists
-    #[arg(long)]
-    force: bool,
-
-    /// JSON instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    file: NewFile,
 
     #[command(flatten)]
     manner: Manner,
@@ -89,15 +81,11 @@ struct Learned {
 /// Learns and writes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = args.texts()?;
-    let existing = match args.force {
-        true => Existing::Replace,
-        false => Existing::Keep,
-    };
     let inputs = (args.engine.inputs().into_iter()).chain(args.pairs.clone());
-    let output = Outfile::judge(&args.output, existing, inputs);
+    let output = args.file.judge(inputs);
     let output = output.and_then(|output| output.try_begin().map(|()| output));
     let output = output.map_err(output_error)?;
-    if output.is_stdout() && args.json {
+    if output.is_stdout() && args.file.json {
         let what = "--json and -o - would both write to standard output: name a file for one";
         return Err(Usage(what.to_owned()).into());
     }
@@ -139,14 +127,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let n_plus = n_plus.count();
     let learned = Learned {
         model: Subject::of(&model),
-        output: args.output.display().to_string(),
+        output: args.file.output.display().to_string(),
         plus: n_plus,
         minus: prompts.len() - n_plus,
         written: layers,
         layers: directions,
     };
     let mut out = Output::stdout();
-    if args.json {
+    if args.file.json {
         out.json_line(&learned)?;
     } else if !output.is_stdout() {
         print(&mut out, &learned)?;
@@ -209,13 +197,7 @@ impl Args {
 
 /// An error of writing the vector, with its hint.
 fn output_error(error: outfile::Error) -> anyhow::Error {
-    match &error {
-        outfile::Error::Exists { .. } => {
-            let again = Again::typed().with(&["--force"]);
-            hinted(error, format!("to replace it: {again}"))
-        }
-        _ => results::file_error(error, "give the vector a name of its own: -o vector.gguf"),
-    }
+    results::file_error(error, "give the vector a name of its own: -o vector.gguf")
 }
 
 fn print(out: &mut Output, learned: &Learned) -> std::io::Result<()> {

@@ -73,11 +73,8 @@ fn scale(text: &str) -> Result<f32, String> {
 impl Args {
     /// The files that are read, which are never written.
     fn inputs(&self) -> impl Iterator<Item = PathBuf> {
-        let texts = self.prompts.input.file.clone();
         let vectors = self.vector.iter().map(|share| share.file.clone());
-        (self.engine.inputs().into_iter())
-            .chain(texts)
-            .chain(vectors)
+        (self.engine.reading(&self.prompts.input).into_iter()).chain(vectors)
     }
 }
 
@@ -130,6 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         progress.advance(1);
     }
     progress.finish();
+    next::beside(model.vocab(), runs.iter_mut().map(|run| &mut run.next));
     let complete = runs.len() == args.scale.len() + 1;
     if runs.is_empty() {
         return Err(probing::nothing_yet());

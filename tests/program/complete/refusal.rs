@@ -59,7 +59,7 @@ fn a_context_that_cannot_fit_is_refused_with_its_arithmetic() {
     let (code, said) = failure(small().args(["a", "--ctx-size", "4000000000"]));
     assert_eq!(code, 1);
     assert!(
-        said.contains("4000000000 tokens × 256 B = 954 GiB"),
+        said.contains("4000000000 tokens × 3.25 KiB = 12.1 TiB"),
         "{said}"
     );
     assert!(

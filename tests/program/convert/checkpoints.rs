@@ -93,9 +93,30 @@ fn quantized_checkpoints_and_adapters_are_called_what_they_are() {
             json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
             "bitsandbytes, 4 bits",
         ),
-        (json!({"quant_method": "gptq", "bits": 4}), "gptq, 4 bits"),
-        (json!({"quant_method": "awq", "bits": 4}), "awq, 4 bits"),
-        (json!({"quant_method": "fp8"}), "quantized already (fp8"),
+        (
+            json!({"quant_method": "mxfp4"}),
+            "Mxfp4Config(dequantize=True)",
+        ),
+        (json!({"quant_method": "hqq"}), "(hqq, "),
+        (json!({"quant_method": "gptq", "bits": 3}), "gptq, 3 bits"),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}),
+            "gptq, in the format marlin",
+        ),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "group_size": 0}),
+            "gptq, in groups of 0",
+        ),
+        (
+            json!({"quant_method": "awq", "bits": 4, "version": "gemv"}),
+            "awq, in the layout gemv",
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized",
+                "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}),
+            "compressed-tensors, in the format nvfp4-pack-quantized",
+        ),
+        (json!({"bits": 4}), "(unknown, 4 bits"),
     ] {
         let bench = Bench::new();
         edit(&bench, "config.json", |c| c["quantization_config"] = stated);

@@ -7,10 +7,10 @@ use safetensors::tensor::TensorView;
 const WIDTH: usize = 64;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
-const FFN: usize = 96;
+const FFN: usize = 128;
 
 /// A checkpoint of one layer. Row `i` of every matrix holds the number `i`.
-fn checkpoint(class: &str, change: impl FnOnce(&mut Value)) -> Bench {
+pub(super) fn checkpoint(class: &str, change: impl FnOnce(&mut Value)) -> Bench {
     let bench = Bench::of(&toy::config(|_| {}), Dtype::F32, 1 << 40);
     let mut config = json!({
         "architectures": [class], "hidden_size": WIDTH, "intermediate_size": FFN,

@@ -1,9 +1,11 @@
 //! `modelve convert` from outside: what it writes, and that it writes all or nothing.
 
+mod adapter;
 mod checkpoints;
 mod dense;
 mod ends;
 mod families;
+mod packed;
 mod refusal;
 mod vocabularies;
 

@@ -32,10 +32,15 @@ impl Error {
 pub enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("cannot read: {0}")]
+    Unreadable(io::Error),
     #[error(
-        "holds an adapter ({kind}), not a model: merge it into {base} first (`merge_and_unload` of PEFT), and convert what that saves"
+        "holds an adapter ({kind}), not a model{}",
+        base.as_ref().map(|base| format!("; it changes the weights of {base}")).unwrap_or_default()
     )]
-    Adapter { kind: String, base: String },
+    Adapter { kind: String, base: Option<String> },
+    #[error("{0}")]
+    Lora(String),
     #[error("is no checkpoint folder: it has no config.json")]
     NoConfig,
     #[error("is not the JSON expected: {0}")]
@@ -63,6 +68,8 @@ pub enum Problem {
     OtherShard { tensor: String, stated: String },
     #[error("does not hold the tensor `{tensor}` that the index looks for in it")]
     OnlyInIndex { tensor: String },
+    #[error("the tensor `{tensor}` {problem}")]
+    Tensor { tensor: String, problem: String },
     #[error("has no {what}")]
     Absent { what: &'static str },
     #[error("{0}")]

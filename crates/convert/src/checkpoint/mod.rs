@@ -4,13 +4,20 @@
 //! Opening one reads headers and small files only. Everything in it is input and is checked
 //! before it is believed: lengths, offsets, names of files.
 
+mod adapter;
 mod card;
 mod error;
+mod floats;
+mod packed;
+mod reader;
 mod shard;
 pub mod tokenizer;
 
+pub use adapter::{Adapter, Merged};
 pub use card::ModelCard;
 pub use error::{Error, Problem};
+pub use packed::{Method, Packed, Refused};
+pub use reader::Shards;
 pub use safetensors::Dtype;
 pub use shard::SourceTensor;
 
@@ -37,19 +44,35 @@ pub struct Checkpoint {
     config: Value,
     generation: Value,
     card: ModelCard,
+    /// How the weights are packed, as the checkpoint states it; null: they are not.
+    quantization: Value,
     shards: Vec<PathBuf>,
     tensors: BTreeMap<String, SourceTensor>,
+    /// Tensors that say nothing, see [`Checkpoint::is_idle`].
+    idle: BTreeSet<String>,
+    adapter: Option<Adapter>,
 }
 
 impl Checkpoint {
     /// Opens the checkpoint in `folder`: `config.json`, `generation_config.json` and the header
     /// of every shard.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let description = Self::open_description(folder)?;
-        let (shards, tensors) = read_shards(folder)?;
+        let mut description = Self::open_description(folder)?;
+        let (shards, mut tensors) = read_shards(folder)?;
+        let mut idle = BTreeSet::new();
+        if description.quantization.is_null() && tensors.keys().any(|n| n.ends_with(".qweight")) {
+            description.quantization = packed::apart(folder)?;
+        }
+        // What cannot be unpacked is refused by name once it is to be converted.
+        if let Ok(Some(method)) = description.method() {
+            let files = Shards::of(&shards)?;
+            tensors = packed::resolve(&method, &files, tensors)?;
+            idle = packed::idle_biases(&files, &tensors)?;
+        }
         Ok(Self {
             shards,
             tensors,
+            idle,
             ..description
         })
     }
@@ -59,10 +82,11 @@ impl Checkpoint {
         let object = |name: &str| read_optional(&folder.join(name));
         let Some(config) = object("config.json")? else {
             return Err(match object(ADAPTER)? {
-                Some(adapter) => adapter_error(folder, &adapter),
+                Some(adapter) => adapter::not_a_model(folder, &adapter),
                 None => Error::new(folder, Problem::NoConfig),
             });
         };
+        let config = Value::Object(config);
         let generation = object("generation_config.json")?.unwrap_or_default();
         let card_path = folder.join("README.md");
         let card =
@@ -70,11 +94,14 @@ impl Checkpoint {
         let card = card.map(|text| ModelCard::parse(&String::from_utf8_lossy(&text)));
         Ok(Self {
             folder: folder.to_owned(),
-            config: Value::Object(config),
+            quantization: packed::stated(&config).clone(),
+            config,
             generation: Value::Object(generation),
             card: card.unwrap_or_default(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            adapter: None,
         })
     }
 
@@ -99,6 +126,7 @@ impl Checkpoint {
                 shard: 0,
                 offset: 0,
                 bytes: shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8,
+                packed: None,
             };
             checkpoint.tensors.insert(name.to_owned(), tensor);
         }
@@ -125,6 +153,25 @@ impl Checkpoint {
         &self.shards
     }
 
+    /// How the weights are packed; `None`: they are not.
+    ///
+    /// # Errors
+    /// In a way that is not unpacked here.
+    pub fn method(&self) -> Result<Option<Method>, Refused> {
+        Method::of(&self.quantization)
+    }
+
+    /// Returns whether the tensor of that name adds nothing: it is the bias of a packed matrix and
+    /// all zero. Exporters of such matrices write one for each.
+    pub fn is_idle(&self, name: &str) -> bool {
+        self.idle.contains(name)
+    }
+
+    /// The adapter that was merged into the weights.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&SourceTensor> {
         self.tensors.get(name)
@@ -135,9 +182,9 @@ impl Checkpoint {
         self.tensors.values()
     }
 
-    /// Bytes of all tensors together.
+    /// Bytes that all tensors take in the checkpoint.
     pub fn data_bytes(&self) -> u64 {
-        self.tensors.values().map(|tensor| tensor.bytes).sum()
+        self.tensors.values().map(SourceTensor::stored_bytes).sum()
     }
 
     /// The metadata at the head of `README.md`; empty where there is none.
@@ -156,18 +203,6 @@ fn read_optional(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
         .map_err(|e| Error::new(path, Problem::Json(e)))
 }
 
-/// A folder that holds an adapter, which is small and changes the weights of another model.
-fn adapter_error(folder: &Path, adapter: &Map<String, Value>) -> Error {
-    let text = |key: &str| adapter.get(key).and_then(Value::as_str);
-    let problem = Problem::Adapter {
-        kind: text("peft_type").unwrap_or("PEFT").to_owned(),
-        base: text("base_model_name_or_path")
-            .unwrap_or("the base model")
-            .to_owned(),
-    };
-    Error::new(folder, problem)
-}
-
 /// Finds the shards and reads their headers. With an index, index and headers must name the
 /// same tensors in the same files.
 fn read_shards(folder: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, SourceTensor>), Error> {
@@ -180,7 +215,7 @@ fn read_shards(folder: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, SourceTe
         Some(map) => map.values().cloned().collect(),
         None => {
             shard::find(folder).map_err(|error| match read_optional(&folder.join(ADAPTER)) {
-                Ok(Some(adapter)) => adapter_error(folder, &adapter),
+                Ok(Some(adapter)) => adapter::not_a_model(folder, &adapter),
                 _ => error,
             })?
         }

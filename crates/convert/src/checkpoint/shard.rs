@@ -4,30 +4,68 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{Error, MOST_BYTES, Problem};
+use super::{Error, MOST_BYTES, Packed, Problem};
 use modelve_base::infile;
 use modelve_base::map::MappedFile;
 
 /// A tensor of a checkpoint: where it is and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceTensor {
     /// Its name on the Hub's side.
     pub name: String,
-    /// Element type.
+    /// Element type of what reading it gives.
     pub dtype: Dtype,
     /// Shape, slowest dimension first: `[rows, columns]`.
     pub shape: Vec<u64>,
-    /// Which of [`super::Checkpoint::shards`] holds it.
+    /// Which of [`super::Checkpoint::shards`] holds it, or the first part of it.
     pub shard: usize,
     /// Where it starts, in bytes from the start of that file.
     pub offset: u64,
-    /// Its length in bytes: the product of the shape times the size of an element.
+    /// The length in bytes of what reading it gives: the product of the shape times the size of an
+    /// element.
     pub bytes: u64,
+    /// What its values are computed from; `None`: they are stored as they are.
+    pub packed: Option<Arc<Packed>>,
+}
+
+impl SourceTensor {
+    /// Values per row: the last dimension.
+    pub fn columns(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// How it is stored, in a few words: its type, or what it is packed in.
+    pub fn form(&self) -> String {
+        match &self.packed {
+            Some(packed) => packed.form(),
+            None => format!("{:?}", self.dtype),
+        }
+    }
+
+    /// Bytes that it takes in the checkpoint.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.parts().iter().map(|part| part.stored_bytes()).sum(),
+            None => self.bytes,
+        }
+    }
+
+    /// Of so many bytes of its values those that they take in the checkpoint.
+    pub fn stored_share(&self, bytes: u64) -> u64 {
+        let share = u128::from(self.stored_bytes()) * u128::from(bytes);
+        (share / u128::from(self.bytes.max(1))) as u64
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> u64 {
+        self.columns() * self.dtype.bitsize() as u64 / 8
+    }
 }
 
 /// Reads the header of one safetensors file. The `safetensors` crate checks lengths, types,
@@ -59,6 +97,7 @@ pub(super) fn read_header(path: &Path, shard: usize) -> Result<Vec<SourceTensor>
             shard,
             offset: data_start + info.data_offsets.0 as u64,
             bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+            packed: None,
         })
         .collect();
     tensors.sort_by_key(|tensor| tensor.offset);

@@ -7,10 +7,8 @@ const measure = ["--token-id", String(data.token.id), ...(U ? ["--against-id", S
 function beforeAfter() {
   const parts = data.parts.join(" + ");
   const choices = [...new Map([...data.before.top, ...data.after.top].map((c) => [c.id, c])).values()];
-  const of = (next, id) => { const c = next.top.find((x) => x.id === id); return c ? c.prob : null; };
-  const moved = new Map((data.after.moved || []).map((m) => [m.id, m]));
-  const before = (id) => of(data.before, id) ?? (moved.has(id) ? moved.get(id).prob_first : null);
-  const after = (id) => of(data.after, id) ?? (moved.has(id) ? moved.get(id).prob : null);
+  const of = (next, id) => { const c = [...next.top, ...(next.beside || [])].find((x) => x.id === id); return c ? c.prob : null; };
+  const before = (id) => of(data.before, id), after = (id) => of(data.after, id);
   const most = Math.max(...choices.map((c) => c.prob), 0.01);
   const bar = (p) => el("td", { style: "min-width:150px" }, p == null ? el("span", { class: "soft" }, "not among the first")
     : [el("span", { style: "display:inline-block;height:11px;border-radius:0 3px 3px 0;background:var(--accent);width:" + Math.max(1, 80 * p / most) + "px" }), " ", percent(p)]);

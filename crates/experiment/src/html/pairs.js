@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const heads = data.heads, columns = heads || data.positions;
 const n = data.pairs.length;
 const WHAT = { residual: "the residual stream after a layer", attention: "what a layer\u2019s attention adds", mlp: "what a layer\u2019s MLP adds", head: "what one head gives, at all positions" }[data.what];
@@ -22,10 +23,10 @@ const rows = data.layers.map((_, i) => i).reverse().map((i) => el("tr", {}, el("
   // What may as well be nothing is faint.
   const unsure = data.interval[i] && data.interval[i][j] != null && Math.abs(s) < data.interval[i][j];
   if (unsure) td.style.opacity = ".55";
-  return s == null ? td : tint(td, sides, s);
+  return twin("column " + j, s == null ? td : tint(td, sides, s));
 })));
 const frame = el("div", { class: "scroll", role: "group", "aria-label": "layers by columns; arrow keys walk" }, el("table", { class: "cells" },
-  el("thead", {}, el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((c, j) => el("th", { scope: "col" }, heads ? String(c) : el("code", {}, shown(data.pieces[j])))))), el("tbody", {}, rows)));
+  el("thead", {}, el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((c, j) => twin("column " + j, el("th", { scope: "col" }, heads ? String(c) : el("code", {}, shown(data.pieces[j]))))))), el("tbody", {}, rows)));
 walk(frame, cells.map((c) => c.td), (k) => {
   const { i, j, s } = cells[k];
   const half = data.interval[i] ? data.interval[i][j] : null;
@@ -36,3 +37,12 @@ main.append(el("section", { class: "panel" }, frame, el("p", {}, legend("\u22121
 el("h2", {}, noisy ? "The draws" : "The pairs"), el("section", { class: "panel" }, table(["", "clean", noisy ? "noise" : "corrupt", "measured", "clean, logits>", "corrupt, logits>"],
   data.pairs.map((p, i) => [String(i + 1), el("td", { class: "wide" }, p.clean), el("td", { class: "wide" }, p.noise ? p.noise.scale + " deviations, seed " + p.noise.seed : p.corrupt),
     el("code", {}, shown(p.token.piece) + (p.against ? " over " + shown(p.against.piece) : "")), signed(p.clean_value, 2), signed(p.corrupt_value, 2)]))));
+{
+  const first = data.pairs[0];
+  const both = (pair) => pair.noise ? [pair.clean, "--noise", String(pair.noise.scale), "--noised", pair.noise.positions.join(","), "--seed", String(pair.noise.seed)] : [pair.clean, pair.corrupt];
+  const measured = (pair) => ["--token-id", String(pair.token.id), ...(pair.against ? ["--against-id", String(pair.against.id)] : [])];
+  if (first) main.append(el("div", { style: "height:16px" }), further([
+    ["the first " + (noisy ? "draw" : "pair") + " alone", ["patch", ...both(first), "--what", data.what, ...measured(first)]],
+    ["the words its clean answer hangs on", ["why", first.clean, ...measured(first)]],
+  ]));
+}

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
 const WHAT = {
@@ -15,18 +16,14 @@ if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end:
 
 // The two prompts, token under token, what differs marked.
 const clean = new Map(data.positions.map((at, i) => [at, data.clean_positions[i]]));
-const marks = new Map();
-const mark = (column, on) => (marks.get(column) || []).forEach((node) => node.classList.toggle("marked", on));
-const remember = (column, node) => { if (!marks.has(column)) marks.set(column, []); marks.get(column).push(node); return node; };
-const tellOthers = linked((position) => { if (!heads) marks.forEach((_, c) => mark(c, data.clean_positions[c] === position)); });
+const tellOthers = linked((position) => { if (!heads) data.positions.forEach((_, c) => mark("column " + c, data.clean_positions[c] === position)); });
 const columnOf = new Map(data.positions.map((at, i) => [at, i]));
 const columnOfClean = new Map(data.clean_positions.map((at, i) => [at, i]));
-const inside = (node) => { node.addEventListener("mouseenter", () => mark(node.dataset.column, true)); node.addEventListener("mouseleave", () => mark(node.dataset.column, false)); return node; };
 function sentence(pieces, text, column, differs) {
   return el("div", { class: "text marks", style: "max-height:6em" }, pieces.map((piece, t) => {
     const c = column.get(t);
-    const node = el("span", { class: differs(t) ? "differs" : null, style: differs(t) ? "background:color-mix(in srgb, var(--focus) 22%, transparent)" : null, "data-column": c === undefined || heads ? null : String(c) }, written(piece, t, text));
-    return c === undefined || heads ? node : inside(remember(String(c), node));
+    const node = el("span", { class: differs(t) ? "differs" : null }, written(piece, t, text));
+    return c === undefined || heads ? node : twin("column " + c, node);
   }));
 }
 const differsAt = (at) => !clean.has(at) || data.clean_ids[clean.get(at)] !== data.corrupt_ids[at];
@@ -59,21 +56,20 @@ main.append(el("h2", {}, "What one place brings back"),
 const cells = [];
 const title = (j) => heads ? String(heads[j]) : null;
 const headRow = (name, pieces, at, differs) => el("tr", {}, el("th", { scope: "row" }, name), columns.map((_, j) => {
-  const th = el("th", { scope: "col", class: differs(j) ? "differs" : null, title: spelled(pieces[at(j)]), "data-column": String(j) }, el("code", {}, shown(pieces[at(j)])));
-  return inside(remember(String(j), th));
+  const th = el("th", { scope: "col", class: differs(j) ? "differs" : null, title: spelled(pieces[at(j)]) }, el("code", {}, shown(pieces[at(j)])));
+  return twin("column " + j, th);
 }), data.together ? el("th", { scope: "col" }, name === "corrupt" ? "all" : "") : null);
 const thead = el("thead", {}, heads
-  ? el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((_, j) => el("th", { scope: "col" }, title(j))), data.together ? el("th", { scope: "col" }, "all") : null)
+  ? el("tr", {}, el("th", { scope: "row" }, "layer"), columns.map((_, j) => twin("column " + j, el("th", { scope: "col" }, title(j)))), data.together ? el("th", { scope: "col" }, "all") : null)
   : [data.noise ? null : headRow("clean", data.clean_pieces, (j) => data.clean_positions[j], (j) => differsAt(data.positions[j])),
     headRow("corrupt", data.corrupt_pieces, (j) => data.positions[j], (j) => data.noise ? noisy.has(data.positions[j]) : differsAt(data.positions[j]))]);
 const order = data.layers.map((_, i) => i).reverse();
 const tbody = el("tbody", {}, order.map((i) => el("tr", {}, el("th", { scope: "row" }, String(data.layers[i])),
   columns.map((_, j) => {
     const s = data.recovered[i][j];
-    const td = el("td", { "data-i": String(cells.length), "data-column": String(j) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
+    const td = el("td", { "data-i": String(cells.length) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
     cells.push({ td, i, j });
-    remember(String(j), td);
-    return inside(s == null ? td : tint(td, sides, s));
+    return twin("column " + j, s == null ? td : tint(td, sides, s));
   }),
   data.together ? tint(el("td", { style: "cursor:default" }, share(data.together[i])), sides, data.together[i]) : null)));
 const frame = el("div", { class: "scroll", role: "group", "aria-label": "layers by " + (heads ? "heads" : "tokens") + "; arrow keys walk, Enter pins" }, el("table", { class: "cells" }, thead, tbody));
@@ -94,15 +90,19 @@ function pin(k, told) {
   if (pinned) pinned.classList.remove("pinned");
   pinned = td;
   td.classList.add("pinned");
-  // The same tokens in the same rows, on one scale.
-  const three = [data.clean_top, data.top[i][j], data.corrupt_top];
-  const ids = [...new Map(three.flat().map((c) => [c.id, c])).values()];
-  const prob = (list, id) => { const c = list.find((x) => x.id === id); return c ? c.prob : null; };
-  const most = Math.max(...three.flat().map((c) => c.prob), 0.01);
-  const bar = (p) => el("td", {}, p == null ? el("span", { class: "soft" }, "not among the first") : [el("span", { style: "display:inline-block;height:11px;border-radius:0 3px 3px 0;background:var(--accent);width:" + Math.max(1, 90 * p / most) + "px" }), " ", percent(p)]);
+  // The same tokens in the same rows, on one scale: those that any of the three finds likely, with
+  // the probability that each gives them.
+  const here = data.top[i][j], both = new Map(data.tokens.map((t) => [t.id, t]));
+  const ids = [...new Map([...data.clean_top, ...here, ...data.corrupt_top].map((c) => [c.id, c])).values()];
+  const listed = (list, id) => { const c = list.find((x) => x.id === id); return c ? c.prob : null; };
+  const kept = data.probs[i][j], replaced = (id) => listed(here, id) ?? (kept.length ? kept[data.followed.indexOf(id)] ?? null : null);
+  const three = [(id) => listed(data.clean_top, id) ?? (both.has(id) ? both.get(id).clean_prob : null), replaced,
+    (id) => listed(data.corrupt_top, id) ?? (both.has(id) ? both.get(id).corrupt_prob : null)];
+  const most = Math.max(...ids.flatMap((c) => three.map((of) => of(c.id) || 0)), 0.01);
+  const bar = (p) => el("td", {}, p == null ? el("span", { class: "soft" }, "not computed") : [el("span", { style: "display:inline-block;height:11px;border-radius:0 3px 3px 0;background:var(--accent);width:" + Math.max(1, 90 * p / most) + "px" }), " ", percent(p)]);
   detail.replaceChildren(el("h1", {}, place(i, j)[0].toUpperCase() + place(i, j).slice(1)),
     el("p", { class: "soft" }, "replaced with the clean prompt\u2019s: measure " + signed(data.values[i][j]) + " logits, " + share(data.recovered[i][j]) + " of the difference is back"),
-    table(["token", "clean", "corrupt with the clean value here", "corrupt"], ids.map((c) => [el("code", {}, shown(c.piece)), ...three.map((list) => bar(prob(list, c.id)))])));
+    table(["token", "clean", "corrupt with the clean value here", "corrupt"], ids.map((c) => [el("code", {}, shown(c.piece)), ...three.map((of) => bar(of(c.id)))])));
 }
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,

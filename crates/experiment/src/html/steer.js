@@ -1,18 +1,14 @@
 const runs = data.runs, plain = runs[0];
 const scaled = (run, i) => (i === 0 ? "without" : signed(run.scale, 2).replace(/\.?0+$/, "") + " \u00d7");
 const layers = data.layers.length === 1 ? "layer " + data.layers[0] : "layers " + data.layers.join(", ");
-const files = data.files.map((f) => f.file.split(/[\\/]/).pop() + (f.scale === 1 ? "" : " \u00d7 " + f.scale)).join(" + ");
+const names = fileNames(data.files.map((f) => f.file));
+const files = data.files.map((f, i) => names[i] + (f.scale === 1 ? "" : " \u00d7 " + f.scale)).join(" + ");
 
 // The same token in the same row of every column, all on one scale.
 const choices = [...new Map(runs.flatMap((run) => run.next.top.slice(0, 6)).map((c) => [c.id, c])).values()];
 const prob = (run, id) => {
-  const listed = run.next.top.find((c) => c.id === id);
-  if (listed) return listed.prob;
-  for (const other of runs) {
-    const moved = (other.next.moved || []).find((m) => m.id === id);
-    if (moved && (other === run || run === plain)) return other === run ? moved.prob : moved.prob_first;
-  }
-  return null;
+  const listed = [...run.next.top, ...(run.next.beside || [])].find((c) => c.id === id);
+  return listed ? listed.prob : null;
 };
 const most = Math.max(0.01, ...runs.flatMap((run) => run.next.top.map((c) => c.prob)));
 const bar = (p) => (p == null ? el("td", { class: "soft" }, "not among the first")

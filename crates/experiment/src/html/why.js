@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
 
@@ -30,6 +31,7 @@ if (words.length) {
     // Without a word that speaks for the answer the measure falls.
     const span = el("span", { "data-i": i }, written(words[i].text, t, data.prompt));
     tint(span, sides, -words[i].change / most);
+    twin("word " + i, span);
     spans.push([i, span]);
     text.append(span);
   }
@@ -43,6 +45,7 @@ if (words.length) {
   walk(text, spans.map((s) => s[1]), describe, (i) => tellOthers(words[i].to - 1));
   const order = words.map((_, i) => i).sort((a, b) => Math.abs(words[b].change) - Math.abs(words[a].change)).slice(0, 12).sort((a, b) => a - b);
   const list = signedList(order.map((i) => ({ name: shown(words[i].text), value: -words[i].change })), "words by what they do", (k) => describe(order[k]));
+  order.forEach((i, k) => twin("word " + i, list.children[k]));
   main.append(el("h2", {}, "The words it hangs on"),
     reading("Each word is left out once, with the blank before it, and the model reads the rest. Blue words speak for " + T + ", orange ones for " + rival + "; the bars tell by how many logits.",
       "Here: without " + shown(strongest.text) + " the measure is " + signed(strongest.without, 2) + " in place of " + signed(data.value, 2) + ", and the model would say " + shown(strongest.says.piece) + " (" + percent(strongest.says.prob) + "). Leaving a word out also makes a text that nobody would write: what changes is not the word\u2019s meaning alone."),
@@ -145,5 +148,5 @@ main.append(el("div", { style: "height:16px" }), further([
   ["after which layer it settles on the answer", ["lens", data.prompt, "--token", String(data.token.id)]],
   ["where the heads look", ["attention", data.prompt]],
   ["every head taken out, one by one", ["ablate", data.prompt, "--all", "heads", "--token-id", String(data.token.id), ...against]],
-  ["where another prompt parts from it", ["patch", data.prompt, "ANOTHER PROMPT", "--token-id", String(data.token.id), ...against]],
+  ...(strongest ? [["through which places the strongest word acts", ["patch", data.prompt, "--noise", "3", "--noised", Array.from({ length: strongest.to - strongest.from }, (_, k) => strongest.from + k).join(","), "--token-id", String(data.token.id), ...against]]] : []),
 ]));

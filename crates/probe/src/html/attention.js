@@ -1,33 +1,49 @@
+const { mark, twin } = twins();
 const n = data.ids.length;
-const heads = data.heads;
-const mean = Array.from({ length: n }, () => new Float64Array(n));
-for (const head of heads) {
-  head.weights.forEach((row, q) => row.forEach((w, k) => { mean[q][k] += w / heads.length; }));
+// The heads of the layer shown; those of others come with the page where they are not too many.
+let layer = data.layer;
+const known = new Map([[data.layer, data.heads]]);
+function headsOf(l) {
+  if (!known.has(l)) {
+    known.set(l, data.maps[l].map((rows, head) => ({ head, ...data.overview[l].heads[head], weights: rows.map((row) => row.map((w) => w / 1e5)) })));
+  }
+  return known.get(l);
+}
+let heads = headsOf(layer);
+const layers = data.maps ? data.maps.flatMap((maps, l) => (maps.length ? [l] : [])) : [data.layer];
+const means = new Map();
+function meanOf(l) {
+  if (!means.has(l)) {
+    const sum = Array.from({ length: n }, () => new Float64Array(n)), all = headsOf(l);
+    for (const head of all) head.weights.forEach((row, q) => row.forEach((w, k) => { sum[q][k] += w / all.length; }));
+    means.set(l, sum);
+  }
+  return means.get(l);
 }
 // -1 is the mean of all.
-let current = heads.length === 1 ? 0 : -1;
+let current = -1;
 let query = n - 1;
 let hover = null;
 // Without the first token the weights on the others are shares of what is left.
 let withoutFirst = false;
 const rest = new Map();
 function weightsOf(i) {
-  const whole = i < 0 ? mean : heads[i].weights;
+  const whole = i < 0 ? meanOf(layer) : heads[i].weights, key = layer + " " + i;
   if (!withoutFirst) return whole;
-  if (!rest.has(i)) {
-    rest.set(i, whole.map((row) => {
+  if (!rest.has(key)) {
+    rest.set(key, whole.map((row) => {
       const left = 1 - row[0];
-      return row.map((w, k) => (k === 0 || left < 1e-9 ? 0 : w / left));
+      return row.map((w, k) => (k === 0 || left < 1e-4 ? 0 : w / left));
     }));
   }
-  return rest.get(i);
+  return rest.get(key);
 }
 const nameOf = (i) => (i < 0 ? "mean of " + heads.length + " heads" : "head " + heads[i].head);
 
 // A map as an image, one pixel a weight: made once for each head and colour scheme.
 const images = new Map();
 function image(i) {
-  const key = i + " " + dark.matches + " " + withoutFirst;
+  const key = layer + " " + i + " " + dark.matches + " " + withoutFirst;
   if (images.has(key)) return images.get(key);
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = n;
@@ -46,7 +62,12 @@ function image(i) {
   return canvas;
 }
 
-const spans = data.pieces.map((piece, i) => el("span", { "data-i": i }, written(piece, i, data.prompt)));
+// The column whose token is under the mouse.
+let column = null;
+const spans = data.pieces.map((piece, i) => {
+  twin("token " + i, (on) => { column = on ? i : null; draw(); });
+  return twin("token " + i, el("span", { "data-i": i }, written(piece, i, data.prompt)));
+});
 const text = el("div", { class: "text", role: "group", "aria-label": "tokens; arrow keys walk, Enter asks where a token looks" }, spans);
 const looks = el("p", { class: "soft", id: "looks" });
 const habits = el("p", { class: "soft" });
@@ -81,6 +102,10 @@ function draw() {
   g.lineWidth = 2;
   g.strokeStyle = colour("--accent");
   g.strokeRect(left + 1, top_ + query * side, wide - 2, Math.max(side, 2));
+  if (column != null) {
+    g.strokeStyle = colour("--focus");
+    g.strokeRect(left + column * side, top_ + 1, Math.max(side, 2), wide - 2);
+  }
   if (hover) {
     g.strokeStyle = colour("--focus");
     g.strokeRect(left + hover[1] * side, top_ + hover[0] * side, Math.max(side, 2), Math.max(side, 2));
@@ -95,7 +120,7 @@ function label(g) {
     g.fillStyle = colour(hover && hover[0] === i ? "--focus" : i === query ? "--accent" : "--soft");
     g.textAlign = "right";
     g.fillText(name, left - 6, top_ + (i + 0.5) * side);
-    g.fillStyle = colour(hover && hover[1] === i ? "--focus" : "--soft");
+    g.fillStyle = colour((hover && hover[1] === i) || column === i ? "--focus" : "--soft");
     g.save();
     g.translate(left + (i + 0.5) * side, top_ - 5);
     g.rotate(-Math.PI / 3);
@@ -132,7 +157,7 @@ function strongest(row) {
 function choose(i) {
   current = i;
   headSelect.value = i;
-  thumbs.forEach((thumb, t) => thumb.classList.toggle("chosen", t - (heads.length > 1 ? 1 : 0) === i));
+  thumbs.forEach((thumb, t) => thumb.classList.toggle("chosen", choices[t] === i));
   draw();
   tell();
 }
@@ -152,11 +177,13 @@ function at(event) {
   return q >= 0 && q < n && k >= 0 && k < n ? [q, k] : null;
 }
 canvas.addEventListener("mousemove", (event) => {
+  if (hover) mark("token " + hover[1], false);
   hover = at(event);
+  if (hover) mark("token " + hover[1], true);
   draw();
   if (hover) showTip(event.clientX, event.clientY, describe(...hover)); else showTip();
 });
-for (const leave of ["mouseleave", "blur"]) canvas.addEventListener(leave, () => { hover = null; draw(); showTip(); });
+for (const leave of ["mouseleave", "blur"]) canvas.addEventListener(leave, () => { if (hover) mark("token " + hover[1], false); hover = null; draw(); showTip(); });
 canvas.addEventListener("click", (event) => { const p = at(event); if (p) ask(p[0]); });
 canvas.addEventListener("keydown", (event) => {
   const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
@@ -172,13 +199,14 @@ canvas.addEventListener("keydown", (event) => {
   showTip(r.left + left + (hover[1] + 1) * side, r.top + top_ + (hover[0] + 1) * side, describe(...hover));
 });
 
-const choices = [...(heads.length > 1 ? [-1] : []), ...heads.keys()];
-const [headLabel, headSelect] = select("Head:", choices.map((i) => [i, nameOf(i)]), (value) => choose(Number(value)));
+let choices = [], thumbs = [];
+const [headLabel, headSelect] = select("Head:", [], (value) => choose(Number(value)));
 const turn = (by) => choose(choices[(choices.indexOf(current) + by + choices.length) % choices.length]);
+const [layerLabel, layerSelect] = select("Layer:", layers.map((l) => [l, String(l)]), (value) => show(Number(value)));
+const turnLayer = (by) => show(layers[(layers.indexOf(layer) + by + layers.length) % layers.length]);
 
-// All heads at a glance.
-const thumbs = choices.map((i, t) => el("figure", { "data-i": t }, el("canvas", { width: 96, height: 96 }), el("figcaption", {}, i < 0 ? "mean" : String(heads[i].head))));
-const gallery = el("div", { class: "gallery", role: "group", "aria-label": "maps of all heads; arrow keys walk, Enter chooses" }, thumbs);
+// All heads of the layer at a glance.
+const galleryTitle = el("h2", {}), galleryBox = el("div");
 function paintThumbs() {
   thumbs.forEach((thumb, t) => {
     const g = thumb.firstChild.getContext("2d");
@@ -187,19 +215,38 @@ function paintThumbs() {
     g.drawImage(image(choices[t]), 0, 0, 96, 96);
   });
 }
-walk(gallery, thumbs, (t) => {
-  const head = heads[choices[t]];
-  return [el("b", {}, nameOf(choices[t])), head ? el("div", {}, "entropy " + fixed(head.entropy_bits, 2) + " bits, first token " + percent(head.to_first) + ", token before " + percent(head.to_previous)) : null].filter(Boolean);
-}, (t) => choose(choices[t]));
+
+// Shows a layer, and of it a head by its place in the list, or the mean of all.
+function show(l, head = null) {
+  layer = l;
+  heads = headsOf(l);
+  layerSelect.value = l;
+  choices = [...(heads.length > 1 ? [-1] : []), ...heads.keys()];
+  headSelect.replaceChildren(...choices.map((i) => el("option", { value: i }, nameOf(i))));
+  thumbs = choices.map((i, t) => el("figure", { "data-i": t }, el("canvas", { width: 96, height: 96 }), el("figcaption", {}, i < 0 ? "mean" : String(heads[i].head))));
+  const gallery = el("div", { class: "gallery", role: "group", "aria-label": "maps of all heads; arrow keys walk, Enter chooses" }, thumbs);
+  walk(gallery, thumbs, (t) => {
+    const one = heads[choices[t]];
+    return [el("b", {}, nameOf(choices[t])), one ? el("div", {}, "entropy " + fixed(one.entropy_bits, 2) + " bits, first token " + percent(one.to_first) + ", token before " + percent(one.to_previous)) : null].filter(Boolean);
+  }, (t) => choose(choices[t]));
+  galleryTitle.textContent = "Heads of layer " + l;
+  galleryBox.replaceChildren(...(heads.length > 1 ? [galleryTitle, gallery] : []));
+  markLayer();
+  choose(head ?? choices[0]);
+  paintThumbs();
+}
+let markLayer = () => {};
 
 const overview = el("div");
 main.append(el("h1", {}, "Where do the heads look?"), el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt)),
-  el("div", { class: "tools" }, el("b", {}, "layer " + data.layer + " of 0 to " + (data.n_layers - 1)), headLabel,
+  el("div", { class: "tools" }, ...(layers.length > 1 ? [layerLabel,
+    el("button", { onclick: () => turnLayer(-1), "aria-label": "layer before" }, "\u2039"), el("button", { onclick: () => turnLayer(1), "aria-label": "next layer" }, "\u203a")]
+    : [el("b", {}, "layer " + data.layer + " of 0 to " + (data.n_layers - 1))]), headLabel,
     el("button", { onclick: () => turn(-1), "aria-label": "head before" }, "\u2039"), el("button", { onclick: () => turn(1), "aria-label": "next head" }, "\u203a"),
-    el("label", { title: "Many heads rest on the first token when they have nothing to look for: without it the rest is seen" },
+    el("label", { title: "Many heads rest on the first token when they have nothing to look for, and next to that weight the others are too faint to see: without it they are shares of what is left" },
       el("input", { type: "checkbox", onchange: (event) => { withoutFirst = event.target.checked; draw(); tell(); paintThumbs(); } }), " without the first token"), legend("0", "1")),
   (() => {
-    const row = (heads.length === 1 ? heads[0].weights : mean)[n - 1];
+    const row = (heads.length === 1 ? heads[0].weights : meanOf(layer))[n - 1];
     const [k, w] = [...row].map((w, k) => [k, w]).sort((a, b) => b[1] - a[1])[0];
     return reading("For each token, a head decides how much to read from every token up to it: weights that make 1. A row of the map is a token that looks, a column one that is looked at. Many heads rest on the first token when they find nothing to look for; it can be left out above, and the weights on the others are then shares of what remains.",
       "Here: in layer " + data.layer + (heads.length > 1 ? ", in the mean of its heads, " : ", ") + shown(data.pieces[n - 1]) + " looks most at " + shown(data.pieces[k]) + ", with " + percent(w) + " of its weight.",
@@ -207,7 +254,7 @@ main.append(el("h1", {}, "Where do the heads look?"), el("p", { class: "prompt",
   })(),
   el("div", { class: "heads" },
     el("section", { class: "panel" }, looks, text),
-    el("div", {}, heads.length > 1 ? [el("h2", {}, "Heads of layer " + data.layer), gallery] : null),
+    galleryBox,
     overview,
     el("div", { class: "beside" }, habits, box, el("p", { class: "soft" }, "A row is a token that looks, a column one that is looked at; a click asks the row's token. Colours follow the square root of the weight."))));
 
@@ -215,7 +262,8 @@ if (data.overview) {
   const METRICS = { to_first: "weight on the first token", to_previous: "weight on the token before", entropy_bits: "entropy" };
   let metric = "to_first";
   const places = data.overview.flatMap((l) => l.heads.map((h, i) => ({ layer: l.layer, head: i, ...h })));
-  const items = places.map((p, i) => el("div", { "data-i": i, class: p.layer === data.layer ? "shown" : null }));
+  const items = places.map((p, i) => el("div", { "data-i": i, "data-layer": p.layer }));
+  markLayer = () => places.forEach((p, i) => items[i].classList.toggle("shown", p.layer === layer));
   const width = Math.max(...data.overview.map((l) => l.heads.length));
   const grid = el("div", { class: "grid", role: "group", "aria-label": "heads of all layers; arrow keys walk", style: "grid-template-columns:2.2em repeat(" + width + ",minmax(4px,24px))" });
   let next = 0;
@@ -229,19 +277,20 @@ if (data.overview) {
     return [el("b", {}, "layer " + p.layer + ", head " + p.head), el("div", {}, "entropy " + fixed(p.entropy_bits, 2) + " bits"),
       el("div", {}, "first token " + percent(p.to_first) + ", token before " + percent(p.to_previous))];
   }, (i) => {
-    const chosen = places[i].layer === data.layer ? heads.findIndex((h) => h.head === places[i].head) : -1;
-    if (chosen >= 0) choose(chosen);
+    if (!layers.includes(places[i].layer)) return;
+    const chosen = headsOf(places[i].layer).findIndex((h) => h.head === places[i].head);
+    if (chosen >= 0) show(places[i].layer, chosen);
   }, width);
   paint();
   dark.addEventListener("change", paint);
-  overview.append(el("h2", {}, "Heads of all layers"), el("p", { class: "soft" }, "Rows are layers, columns heads, numbers means over the tokens. A click in layer " + data.layer + " shows its map."),
+  overview.append(el("h2", {}, "Heads of all layers"), el("p", { class: "soft" }, "Rows are layers, columns heads, numbers means over the tokens. A click " + (layers.length > 1 ? "" : "in layer " + data.layer + " ") + "shows a head\u2019s map."),
     el("div", { class: "tools" }, label, legend("low", "high")), grid);
 }
-choose(current);
-paintThumbs();
+show(layer);
 addEventListener("resize", draw);
 dark.addEventListener("change", () => { draw(); tell(); paintThumbs(); });
 main.append(el("div", { style: "height:16px" }), further([
+  ...(layers.length > 1 ? [] : [["the heads of another layer", ["attention", data.prompt, "--layer", String(data.layer > 0 ? data.layer - 1 : Math.min(1, data.n_layers - 1)), "--html", "attention.html"]]]),
   ["which heads the answer hangs on", ["ablate", data.prompt, "--all", "heads"]],
   ["what parts write for the answer", ["why", data.prompt]],
   ["what each layer would say", ["lens", data.prompt]],

@@ -177,6 +177,26 @@ function walk(box, items, describe, choose, wide = 1) {
   });
 }
 
+// Nodes of a view that show the same token, word or column, by a key: the mouse over one marks them
+// all, and so does a function that is told of a mark, for what is drawn on a canvas.
+function twins() {
+  const alike = new Map();
+  const mark = (key, on) => {
+    for (const one of alike.get(key) || []) { if (one instanceof Node) one.classList.toggle("marked", on); else one(on); }
+  };
+  const twin = (key, one) => {
+    if (!alike.has(key)) alike.set(key, []);
+    alike.get(key).push(one);
+    if (one instanceof Node) {
+      one.dataset.mark = key;
+      one.addEventListener("mouseenter", () => mark(key, true));
+      one.addEventListener("mouseleave", () => mark(key, false));
+    }
+    return one;
+  };
+  return { mark, twin };
+}
+
 function table(head, rows) {
   const numeric = head.map((title) => title.endsWith(">"));
   return el("div", { class: "scroll", tabindex: 0 }, el("table", {},
@@ -220,13 +240,24 @@ function quoteWord(word) {
   return /^[\w./:=@%+,-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'";
 }
 
-// Commands that ask further: pairs of what one would learn and the words of a command.
+// Commands that ask further: what one would learn, the words of a command, and the model if it is
+// another than this page's.
 function further(pairs) {
-  const model = about.model ? ["-m", about.model] : [];
   return el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "Ask further"),
-    el("ul", { class: "further" }, pairs.map(([what, words]) => {
+    el("ul", { class: "further" }, pairs.map(([what, words, of = about.model]) => {
+      const model = of ? ["-m", of] : [];
       const line = ["modelve", words[0], ...model, ...words.slice(1)].map(quoteWord).join(" ");
       const copy = el("button", { title: "copy the command", onclick: () => navigator.clipboard && navigator.clipboard.writeText(line).then(() => { copy.textContent = "copied"; }, () => {}) }, "copy");
       return el("li", {}, el("span", {}, what), el("code", {}, line), copy);
     })));
+}
+
+// Names of files that can be told apart: the last folder is named where the files' own names are alike.
+function fileNames(paths) {
+  const names = paths.map((path) => path.split(/[\\/]/));
+  for (let parts = 1; ; parts++) {
+    const short = names.map((name) => name.slice(-parts).join("/"));
+    const different = new Set(paths).size === new Set(short).size;
+    if (different || parts > 32) return short;
+  }
 }

@@ -1,3 +1,4 @@
+const { mark, twin } = twins();
 // A branch that goes on can be folded.
 function branch(node) {
   const line = [el("code", {}, shown(node.piece)), " " + percent(node.prob) + " ",
@@ -12,7 +13,7 @@ const shared = [...new Map(data.flatMap((next) => next.top).map((c) => [c.id, c]
 const most = Math.max(1e-9, ...data.flatMap((next) => next.top.map((c) => c.prob)));
 function rowsOf(next, n) {
   if (!several) return next.top;
-  const own = new Map(next.top.map((c) => [c.id, c]));
+  const own = new Map([...next.top, ...(next.beside || [])].map((c) => [c.id, c]));
   const moved = new Map((n > 0 ? next.moved || [] : data.slice(1).flatMap((other) => other.moved || [])).map((m) => [m.id, n > 0 ? m.prob : m.prob_first]));
   return shared.map((c) => own.get(c.id) || { id: c.id, piece: c.piece, prob: moved.has(c.id) ? moved.get(c.id) : null });
 }
@@ -21,7 +22,7 @@ const first = data[0];
 main.append(el("h1", {}, "What comes next?"),
   reading("Each bar is the probability of one next token, of the whole vocabulary and before temperature. A dot is a space" +
       (several ? "; the same token stands in the same row, on one scale." : "."),
-    first && first.top.length ? "Here: after \u201c" + first.prompt.slice(-40) + "\u201d the model expects " + shown(first.top[0].piece) + " with " + percent(first.top[0].prob) +
+    first && first.top.length ? "Here: after \u201c" + (first.prompt.length > 40 ? "\u2026" : "") + first.prompt.slice(-40) + "\u201d the model expects " + shown(first.top[0].piece) + " with " + percent(first.top[0].prob) +
       ". Its entropy of " + fixed(first.entropy_bits, 2) + " bits is that of " + fixed(Math.pow(2, first.entropy_bits), first.entropy_bits < 3.4 ? 1 : 0) + " equally likely tokens." : null));
 main.append(el("div", { class: "columns" }, data.map((next, n) => {
   let sum = 0;
@@ -29,14 +30,14 @@ main.append(el("div", { class: "columns" }, data.map((next, n) => {
   const list = bars(rows, most, "likeliest tokens");
   const describe = (i) => {
     const c = rows[i], at = next.top.findIndex((own) => own.id === c.id);
-    if (at < 0) return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id), el("div", {}, c.prob == null ? "not among the first " + next.top.length : percent(c.prob))];
+    if (at < 0) return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id + ", not among the first " + next.top.length), el("div", {}, c.prob == null ? "" : percent(c.prob))];
     const mass = next.top.slice(0, at + 1).reduce((s, t) => s + t.prob, 0);
     return [el("b", {}, shown(c.piece)), el("div", {}, "token " + c.id + ", number " + (at + 1)),
       el("div", {}, percent(c.prob) + ", log-probability " + fixed(c.logprob, 4)),
       el("div", {}, "with those likelier " + percent(mass))];
   };
   const items = [...list.children];
-  items.forEach((item, i) => { item.dataset.i = i; item.removeAttribute("title"); });
+  items.forEach((item, i) => { item.dataset.i = i; item.removeAttribute("title"); twin("token " + rows[i].id, item); });
   walk(list, items, describe);
   next.top.forEach((c) => { sum += c.prob; });
   const parts = [el("h1", {}, next.prompt, el("span", { class: "soft" }, " _")), list,

@@ -1,9 +1,11 @@
+const { mark, twin } = twins();
 const HOT = 16;
 const bitsOf = (token) => (token.logprob == null ? null : -token.logprob / Math.LN2);
 
 function scored(score) {
   const tokens = score.tokens;
-  const spans = tokens.map((token, i) => el("span", { "data-i": i }, written(token.piece, i, score.text)));
+  const key = "text " + data.indexOf(score) + " token ";
+  const spans = tokens.map((token, i) => twin(key + i, el("span", { "data-i": i }, written(token.piece, i, score.text))));
   const paint = () => tokens.forEach((token, i) => {
     const bits = bitsOf(token);
     const c = heat(bits == null ? 0 : Math.pow(Math.min(1, bits / HOT), 0.8));
@@ -21,13 +23,14 @@ function scored(score) {
       token.instead ? el("div", {}, "expected instead: ", el("code", {}, shown(token.instead.piece)), " " + percent(token.instead.prob)) : null].filter(Boolean);
   });
   const worst = tokens.map((token, i) => [bitsOf(token), i]).filter((x) => x[0] != null).sort((a, b) => b[0] - a[0]).slice(0, 8);
+  const surprising = table(["bits>", "rank>", "token", "expected instead", "after"], worst.map(([bits, i]) => [fixed(bits, 2), String(tokens[i].rank), el("code", {}, shown(tokens[i].piece)),
+    tokens[i].instead ? [el("code", {}, shown(tokens[i].instead.piece)), " " + percent(tokens[i].instead.prob)] : "\u2013",
+    el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => spelled(t.piece)).join(""))]));
+  [...surprising.querySelector("tbody").children].forEach((row, k) => twin(key + worst[k][1], row));
   return el("section", { class: "panel" }, data.length > 1 ? el("p", { class: "soft" }, "text " + (data.indexOf(score) + 1)) : null, text,
     table(["perplexity>", "bits/token>", "bits/byte>", "log-prob>", "tokens>"],
       [[fixed(score.perplexity, 3), fixed(score.bits_per_token, 3), fixed(score.bits_per_byte, 3), fixed(score.total_logprob, 2), String(score.n_scored)]]),
-    el("h2", {}, "Most surprising"),
-    table(["bits>", "rank>", "token", "expected instead", "after"], worst.map(([bits, i]) => [fixed(bits, 2), String(tokens[i].rank), el("code", {}, shown(tokens[i].piece)),
-      tokens[i].instead ? [el("code", {}, shown(tokens[i].instead.piece)), " " + percent(tokens[i].instead.prob)] : "\u2013",
-      el("td", { class: "wide" }, "\u2026" + tokens.slice(Math.max(0, i - 8), i).map((t) => spelled(t.piece)).join(""))])));
+    el("h2", {}, "Most surprising"), surprising);
 }
 
 main.append(el("h1", {}, "How likely is this text?"));

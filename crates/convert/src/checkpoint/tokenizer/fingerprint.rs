@@ -165,12 +165,18 @@ fn byte_letter(byte: u8) -> char {
 /// The place of each pair in the list of merges.
 fn ranks(model: &Value) -> Option<HashMap<(&str, &str), usize>> {
     let merges = model["merges"].as_array()?.iter().enumerate();
-    let pair = |(rank, merge)| match merge {
-        &Value::String(ref merge) => Some((merge.split_once(' ')?, rank)),
-        Value::Array(pair) => Some(((pair.first()?.as_str()?, pair.get(1)?.as_str()?), rank)),
+    merges
+        .map(|(rank, merge)| Some((pair_of(merge)?, rank)))
+        .collect()
+}
+
+/// The pair of a merge, which is one text with a space or a list of two.
+fn pair_of(merge: &Value) -> Option<(&str, &str)> {
+    match merge {
+        Value::String(merge) => merge.split_once(' '),
+        Value::Array(pair) => Some((pair.first()?.as_str()?, pair.get(1)?.as_str()?)),
         _ => None,
-    };
-    merges.map(pair).collect()
+    }
 }
 
 /// Joins the pair that comes first in the list until none is left.
