@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::fetching;
+use super::flags::Subject;
 use crate::hint::{Usage, hinted};
 use crate::hub::locate::{self, ModelRef};
 use crate::hub::{self, Error, HubId, Wanted};
@@ -15,6 +16,9 @@ use crate::quant::mix::Recipe;
 
 /// Flags of `modelve get`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("positional", |model| model
+    .help("A Hub id: org/name[@revision][:LABEL]")
+    .required_unless_present("model")))]
 #[command(after_help = "\
 The label is the quantization in the file's name, as its publisher writes it or nearly so: Q4_K_M, q4,
 fp16, UD-Q4_K_XL, IQ2_M, MXFP4_MOE, or the whole name. Parts of split files are fetched together.
@@ -27,19 +31,8 @@ Examples:
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
-    /// A Hub id: `org/name[@revision][:LABEL]`
-    #[arg(value_name = "MODEL", required_unless_present = "model")]
-    positional: Option<String>,
-
-    /// The same, as the commands take it whose arguments are texts or tokens
-    #[arg(
-        short,
-        long,
-        value_name = "MODEL",
-        conflicts_with = "positional",
-        hide_short_help = true
-    )]
-    model: Option<String>,
+    #[command(flatten)]
+    subject: Subject,
 
     /// JSON instead of the path
     #[arg(long)]
@@ -59,8 +52,7 @@ struct Got {
 
 /// Fetches the model and prints its path; `offline` looks into the cache alone.
 pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
-    let model = args.positional.as_deref().or(args.model.as_deref());
-    let id = parse(model.unwrap_or_default())?;
+    let id = parse(args.subject.name().unwrap_or_default())?;
     // A label names one of the GGUF files; without one it may be a checkpoint.
     let wanted = match id.quant {
         Some(_) => Wanted::Gguf,

@@ -9,11 +9,11 @@ use serde_json::Value as Json;
 
 use super::names::Name;
 use super::rope::Rope;
-use super::{Architecture, Arrangement, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{Architecture, Arrangement, Description, Error, MOST_ROWS, Weight};
 use super::{optional, required, within, wrong};
 use modelve_gguf::Value;
 
-/// Maximum number of experts of all layers, for the same reason as [`MOST_LAYERS`].
+/// Maximum number of experts of all layers, for the same reason as [`super::MOST_LAYERS`].
 const MOST_EXPERTS: u64 = 1 << 16;
 
 /// Where the norms of a layer are applied, which decides the names of their tensors.
@@ -130,8 +130,7 @@ impl Architecture for Dense {
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         self.check_activation(config)?;
         let sizes = self.sizes(config)?;
-        let context: u64 = optional(config, "max_position_embeddings")?.unwrap_or(2048);
-        let context = within("max_position_embeddings", context, u64::from(u32::MAX))?;
+        let context = super::context(config, 2048)?;
         let epsilon: f64 = optional(config, "rms_norm_eps")?.unwrap_or(self.norm_epsilon);
 
         let number = |value: u64| Value::U32(value as u32);
@@ -225,7 +224,7 @@ impl Dense {
     }
 
     pub(super) fn sizes(&self, config: &Json) -> Result<Sizes, Error> {
-        let size = |key| within(key, required(config, key)?, MOST_ROWS);
+        let size = |key| super::size(config, key);
         let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
         let kv_heads: u64 = optional(config, "num_key_value_heads")?.unwrap_or(heads);
         let kv_heads = within("num_key_value_heads", kv_heads, MOST_ROWS)?;
@@ -246,8 +245,7 @@ impl Dense {
             let expected = "an even size is needed, and all heads below 2^24 rows together";
             return Err(wrong("head_dim", head, expected));
         }
-        let layers: u32 = required(config, "num_hidden_layers")?;
-        within("num_hidden_layers", layers.into(), MOST_LAYERS.into())?;
+        let layers = super::layers(config, "num_hidden_layers")?;
         Ok(Sizes {
             hidden,
             ffn: size("intermediate_size")?,

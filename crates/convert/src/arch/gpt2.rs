@@ -6,8 +6,8 @@
 use serde_json::Value as Json;
 
 use super::names::{Module, Name, name};
-use super::{Architecture, Arrangement, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
-use super::{optional, required, within, wrong};
+use super::{Architecture, Arrangement, Description, Error, MOST_ROWS, Weight};
+use super::{optional, within, wrong};
 use modelve_gguf::Value;
 
 /// `GPT2LMHeadModel`.
@@ -49,14 +49,13 @@ impl Architecture for Gpt2 {
 
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         refuse_variants(config)?;
-        let size = |key| within(key, required(config, key)?, MOST_ROWS);
+        let size = |key| super::size(config, key);
         let (hidden, heads, vocab) = (size("n_embd")?, size("n_head")?, size("vocab_size")?);
         if !hidden.is_multiple_of(heads) {
             let expected = format!("it must divide n_embd {hidden}");
             return Err(wrong("n_head", heads, expected));
         }
-        let layers: u32 = required(config, "n_layer")?;
-        within("n_layer", layers.into(), MOST_LAYERS.into())?;
+        let layers = super::layers(config, "n_layer")?;
         let positions = size("n_positions")?;
         let ffn: Option<u64> = optional(config, "n_inner")?;
         let ffn = within("n_inner", ffn.unwrap_or(4 * hidden), MOST_ROWS)?;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::names::{Module, Name, name};
 use super::rope::Rope;
-use super::{Architecture, Arrangement, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
+use super::{Architecture, Arrangement, Description, Error, MOST_ROWS, Weight};
 use super::{optional, required, window, within, wrong};
 use modelve_gguf::Value;
 
@@ -53,7 +53,7 @@ impl Architecture for GptOss {
 
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         refuse_variants(config)?;
-        let size = |key| within(key, required(config, key)?, MOST_ROWS);
+        let size = |key| super::size(config, key);
         let (heads, kv_heads) = (size("num_attention_heads")?, size("num_key_value_heads")?);
         if !heads.is_multiple_of(kv_heads) {
             let expected = format!("it must divide num_attention_heads {heads}");
@@ -61,10 +61,8 @@ impl Architecture for GptOss {
         }
         let head: u64 = optional(config, "head_dim")?.unwrap_or(64);
         let head = within("head_dim", head, 1 << 12)?;
-        let layers: u32 = required(config, "num_hidden_layers")?;
-        within("num_hidden_layers", layers.into(), MOST_LAYERS.into())?;
-        let context: u64 = optional(config, "max_position_embeddings")?.unwrap_or(131_072);
-        let context = within("max_position_embeddings", context, u64::from(u32::MAX))?;
+        let layers = super::layers(config, "num_hidden_layers")?;
+        let context = super::context(config, 131_072)?;
         let sizes = Sizes {
             hidden: size("hidden_size")?,
             ffn: size("intermediate_size")?,

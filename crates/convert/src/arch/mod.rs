@@ -245,6 +245,25 @@ fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -
     }
 }
 
+/// The number of rows or columns under a key that must be there.
+fn size(config: &Value, key: &'static str) -> Result<u64, Error> {
+    within(key, required(config, key)?, MOST_ROWS)
+}
+
+/// The number of layers under a key that must be there.
+fn layers(config: &Value, key: &'static str) -> Result<u32, Error> {
+    let layers: u32 = required(config, key)?;
+    within(key, layers.into(), MOST_LAYERS.into())?;
+    Ok(layers)
+}
+
+/// The number of tokens that the model was trained for, `usual` if the configuration leaves it out.
+fn context(config: &Value, usual: u64) -> Result<u64, Error> {
+    const KEY: &str = "max_position_embeddings";
+    let context: Option<u64> = optional(config, KEY)?;
+    within(KEY, context.unwrap_or(usual), u64::from(u32::MAX))
+}
+
 /// A size, if it is one of those that are possible.
 fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
     match value {

@@ -8,8 +8,8 @@ use serde_json::Value as Json;
 use super::gpt2::GELU;
 use super::names::{Module, Name, name};
 use super::rope::Rope;
-use super::{Architecture, Description, Error, MOST_LAYERS, MOST_ROWS, Weight};
-use super::{optional, required, within, wrong};
+use super::{Architecture, Description, Error, Weight};
+use super::{optional, wrong};
 use modelve_gguf::Value;
 
 /// `PhiForCausalLM`.
@@ -43,7 +43,7 @@ impl Architecture for Phi2 {
 
     fn describe(&self, config: &Json) -> Result<Description, Error> {
         refuse_variants(config)?;
-        let size = |key| within(key, required(config, key)?, MOST_ROWS);
+        let size = |key| super::size(config, key);
         let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
         let (ffn, vocab) = (size("intermediate_size")?, size("vocab_size")?);
         if !hidden.is_multiple_of(heads) {
@@ -55,10 +55,8 @@ impl Architecture for Phi2 {
             let expected = format!("llama.cpp computes with one for each of the {heads} heads");
             return Err(wrong("num_key_value_heads", kv_heads, expected));
         }
-        let layers: u32 = required(config, "num_hidden_layers")?;
-        within("num_hidden_layers", layers.into(), MOST_LAYERS.into())?;
-        let context: u64 = optional(config, "max_position_embeddings")?.unwrap_or(2048);
-        let context = within("max_position_embeddings", context, u64::from(u32::MAX))?;
+        let layers = super::layers(config, "num_hidden_layers")?;
+        let context = super::context(config, 2048)?;
         let epsilon: f64 = optional(config, "layer_norm_eps")?.unwrap_or(1e-5);
         let share: Option<f64> = optional(&config["rope_parameters"], "partial_rotary_factor")?;
         let share = share
