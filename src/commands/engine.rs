@@ -198,10 +198,15 @@ impl EngineArgs {
         }
     }
 
+    /// Checks what can be checked of a model file before it is loaded, which takes milliseconds.
+    pub fn inspect(&self, path: &Path) -> anyhow::Result<()> {
+        Model::inspect(path).map_err(|error| refused(error, path))?;
+        Ok(())
+    }
+
     /// [`EngineArgs::load`] for a file that was found.
     pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
-        let refused = |error| kind::instead_of(explain_file(error, path), path);
-        let checked = Model::inspect(path).map_err(refused)?;
+        let checked = Model::inspect(path).map_err(|error| refused(error, path))?;
         let facts = checked.facts();
         if !self.trust {
             trial::model(path, facts, cancel)?;
@@ -227,8 +232,13 @@ impl EngineArgs {
             gpu_reserve: context::kv_bytes(facts, settings.kv_type, tokens),
             cancel: cancel.clone(),
         };
-        Model::load_checked(checked, &options).map_err(refused)
+        Model::load_checked(checked, &options).map_err(|error| refused(error, path))
     }
+}
+
+/// Attaches a hint to an error about a file, by what the file is instead of a model.
+fn refused(error: Error, path: &Path) -> anyhow::Error {
+    kind::instead_of(explain_file(error, path), path)
 }
 
 /// Attaches the matching hint to an error of the runtime.

@@ -68,6 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let given = engine.model.model.clone();
     // What is not there is told before a browser opens.
     let path = engine.locate("")?;
+    engine.inspect(&path)?;
     let token = token()?;
     let template = args.chat_template.as_ref();
     let server = Server::bind(Config {

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::anyhow;
 use serde::Serialize;
 
+use super::again::quote;
 use super::fetching;
 use super::flags::Subject;
 use crate::hint::{Usage, hinted};
@@ -101,12 +102,20 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
 fn parse(model: &str) -> anyhow::Result<HubId> {
     match ModelRef::parse(model) {
         ModelRef::Hub(id) => Ok(id),
-        ModelRef::Tiny => Err(Usage("`tiny` is inside the program".to_owned()).into()),
+        ModelRef::Tiny => {
+            let usage = Usage("`tiny` is inside the program".to_owned());
+            Err(hinted(usage, "run it: modelve complete -m tiny"))
+        }
         ModelRef::Path(path) if path.exists() => {
-            Err(Usage(format!("{} is on this machine already", path.display())).into())
+            let usage = Usage(format!("{} is on this machine already", path.display()));
+            let hint = format!(
+                "look inside: modelve meta {}",
+                quote(&path.to_string_lossy())
+            );
+            Err(hinted(usage, hint))
         }
         ModelRef::Path(path) => Err(hinted(
-            Usage(format!("{} is no Hub id", path.display())),
+            Usage(format!("{:?} is not a Hub id", path.to_string_lossy())),
             "a Hub id is org/name, org/name:LABEL or org/name@revision:LABEL",
         )),
     }

@@ -54,17 +54,10 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Prompts that are laid over each other.
-const MOST_PROMPTS: usize = 2;
-
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let given = args.engine.model.is_given();
-    let texts = match args.prompts.some("lens", given)? {
-        texts if texts.len() <= MOST_PROMPTS => texts,
-        // The same sentence as of commands that take one.
-        _ => vec![args.prompts.one("lens", given)?],
-    };
+    let texts = args.prompts.one_or_two("lens", given)?;
     let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let bytes = texts.iter().map(|text| text.text.len()).sum();

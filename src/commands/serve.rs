@@ -104,6 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let config = args.config(engine.model.model.as_deref())?;
     // What is not there is told before anything listens.
     let path = engine.locate("")?;
+    engine.inspect(&path)?;
     let config = Config {
         model: (args.alias.clone()).unwrap_or_else(|| name(engine.model.model.as_deref(), &path)),
         ..config

@@ -3,9 +3,9 @@
 //!
 //! Whoever no longer listens has hung up: before each decode such requests are cancelled.
 //!
-//! llama.cpp adds a control vector to all that a context computes. So requests with one are computed
-//! by an engine of their own, beside the one without: those with the same vector together, those
-//! with another when it is done. Neither waits for the other's texts.
+//! llama.cpp adds a control vector to everything that a context computes. Requests with a control
+//! vector therefore run in a second engine: those with the same vector are batched together, those with
+//! another vector wait until it is idle. Requests without a vector never wait for them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,7 @@ pub enum Told {
 /// Where completions that belong together are told of, each by its place among them.
 type Listener = UnboundedSender<(usize, Told)>;
 
-/// What is added to a text's states, and what tells it from other such.
+/// A control vector, with a digest that tells whether two requests have the same.
 #[derive(Debug, Clone)]
 pub struct Control {
     vector: Arc<ControlVector>,
@@ -46,7 +46,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// That of a vector.
+    /// Computes the digest of a vector.
     pub fn new(vector: ControlVector) -> Self {
         Control {
             digest: vector.digest(),
@@ -190,19 +190,19 @@ struct Live {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// An engine and who is computed by it.
-struct Desk {
+/// An engine and the requests that it computes.
+struct Lane {
     engine: Engine,
     live: HashMap<RequestId, Live>,
     busy: bool,
 }
 
-/// Computes what comes until nobody can ask any more. `setup` is how texts with a control vector
-/// are computed, the vector aside.
+/// Computes requests until all senders are gone. `setup` is the setup of the engine for requests with
+/// a control vector, without the vector.
 pub fn run(engine: Engine, setup: Setup, inbox: Inbox, shared: &Shared) {
     let Inbox(mut inbox) = inbox;
-    let mut hall = Hall {
-        plain: Desk::new(engine),
+    let mut scheduler = Scheduler {
+        plain: Lane::new(engine),
         steered: None,
         waiting: VecDeque::new(),
         setup,
@@ -210,27 +210,27 @@ pub fn run(engine: Engine, setup: Setup, inbox: Inbox, shared: &Shared) {
         shared,
     };
     loop {
-        if !hall.is_busy() {
-            hall.publish();
+        if !scheduler.is_busy() {
+            scheduler.publish();
             match inbox.blocking_recv() {
-                Some(submission) => hall.take(submission),
+                Some(submission) => scheduler.take(submission),
                 None => return,
             }
         }
         while let Ok(submission) = inbox.try_recv() {
-            hall.take(submission);
+            scheduler.take(submission);
         }
-        hall.admit();
-        hall.step();
+        scheduler.admit();
+        scheduler.step();
     }
 }
 
-/// All who are computed or wait.
-struct Hall<'a> {
-    plain: Desk,
-    /// The desk of those with a control vector, and which it is.
-    steered: Option<([u8; 32], Desk)>,
-    /// Those with another.
+/// All requests that are computed or wait, and the engines.
+struct Scheduler<'a> {
+    plain: Lane,
+    /// The engine of requests with a control vector, with the vector's digest.
+    steered: Option<([u8; 32], Lane)>,
+    /// Requests with another control vector, in the order of their arrival.
     waiting: VecDeque<(Control, Submission)>,
     setup: Setup,
     /// Requests so far.
@@ -238,9 +238,9 @@ struct Hall<'a> {
     shared: &'a Shared,
 }
 
-impl Hall<'_> {
+impl Scheduler<'_> {
     fn is_busy(&self) -> bool {
-        let steered = self.steered.as_ref().is_some_and(|(_, desk)| desk.busy);
+        let steered = self.steered.as_ref().is_some_and(|(_, lane)| lane.busy);
         self.plain.busy || steered || !self.waiting.is_empty()
     }
 
@@ -251,16 +251,16 @@ impl Hall<'_> {
         }
     }
 
-    /// Submits those who wait for the desk with a control vector, in their order.
+    /// Submits waiting requests with a control vector, in order, as soon as their vector can be applied.
     fn admit(&mut self) {
         self.waiting
             .retain(|(_, submission)| !submission.to.is_closed());
         while let Some((control, _)) = self.waiting.front() {
             match &self.steered {
                 Some((digest, _)) if *digest == control.digest => {}
-                Some((_, desk)) if !desk.live.is_empty() => return,
+                Some((_, lane)) if !lane.live.is_empty() => return,
                 _ => {
-                    // One context at most: what was kept for another vector goes.
+                    // There is at most one such context, so that of another vector is dropped first.
                     self.steered = None;
                     let settings = Settings {
                         control: Some(Arc::clone(&control.vector)),
@@ -272,7 +272,7 @@ impl Hall<'_> {
                     };
                     let digest = control.digest;
                     match Engine::new(self.plain.engine.model(), setup) {
-                        Ok(engine) => self.steered = Some((digest, Desk::new(engine))),
+                        Ok(engine) => self.steered = Some((digest, Lane::new(engine))),
                         Err(error) => {
                             if let Some((_, submission)) = self.waiting.pop_front() {
                                 drop(submission.accepted.send(Err(error.into())));
@@ -282,10 +282,10 @@ impl Hall<'_> {
                     }
                 }
             }
-            if let (Some((_, desk)), Some((_, submission))) =
+            if let (Some((_, lane)), Some((_, submission))) =
                 (&mut self.steered, self.waiting.pop_front())
             {
-                desk.submit(submission, &mut self.next, self.shared);
+                lane.submit(submission, &mut self.next, self.shared);
             }
         }
     }
@@ -293,27 +293,27 @@ impl Hall<'_> {
     fn step(&mut self) {
         let mut told = Vec::new();
         self.plain.step(self.shared, &mut told);
-        if let Some((_, desk)) = &mut self.steered {
-            desk.step(self.shared, &mut told);
+        if let Some((_, lane)) = &mut self.steered {
+            lane.step(self.shared, &mut told);
         }
-        // Who has an answer finds the server as it is after it.
+        // The counters are published first, so that a client that has its answer sees its effect.
         self.publish();
         for (to, index, told) in told {
-            // Who hung up meanwhile is found before the next decode.
+            // A client that disconnected in between is noticed before the next decode.
             drop(to.send((index, told)));
         }
     }
 
     fn publish(&self) {
         let mut snapshot = Snapshot::default();
-        let steered = self.steered.as_ref().map(|(_, desk)| desk);
-        for desk in std::iter::once(&self.plain).chain(steered) {
-            let load = desk.engine.load();
+        let steered = self.steered.as_ref().map(|(_, lane)| lane);
+        for lane in std::iter::once(&self.plain).chain(steered) {
+            let load = lane.engine.load();
             snapshot.active += load.active;
             snapshot.waiting += load.waiting;
             snapshot
                 .tasks
-                .extend(desk.live.values().map(|request| Task {
+                .extend(lane.live.values().map(|request| Task {
                     id: request.number,
                     n_prompt: request.n_prompt,
                     n_decoded: request.n_decoded,
@@ -330,9 +330,9 @@ impl Hall<'_> {
     }
 }
 
-impl Desk {
+impl Lane {
     fn new(engine: Engine) -> Self {
-        Desk {
+        Lane {
             engine,
             live: HashMap::new(),
             busy: false,
@@ -371,11 +371,11 @@ impl Desk {
         }
         self.busy = true;
         shared.counters.completions.add(ids.len() as u64);
-        // Whoever hung up meanwhile has dropped the receiver, too.
+        // A client that disconnected in between has dropped the receiver.
         drop(submission.accepted.send(Ok(())));
     }
 
-    /// Computes one decode for those who still listen.
+    /// Computes one decode, after cancelling the requests of clients that disconnected.
     fn step(&mut self, shared: &Shared, told: &mut Vec<(Listener, usize, Told)>) {
         if !self.busy {
             return;
@@ -408,7 +408,7 @@ impl Desk {
         };
     }
 
-    /// What a request is told of an event, and the way to it.
+    /// The message that an event becomes, with its receiver and the request's index.
     fn told(
         &mut self,
         id: RequestId,
@@ -444,7 +444,7 @@ impl Desk {
         Some((to, index, told))
     }
 
-    /// What is wrong with all of it ends all of it.
+    /// Ends all requests of the engine with an error.
     fn fail_all(&mut self, error: &RuntimeError) {
         tracing::error!("a step failed: {error}");
         let failure = match error {

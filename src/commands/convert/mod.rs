@@ -12,7 +12,7 @@ use regex::Regex;
 
 use crate::base::{human, outfile};
 use crate::commands::again::quote;
-use crate::commands::fetching::cancel_on_signals;
+use crate::commands::fetching::{cancel_on_signals, or_like};
 use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::{self, Checkpoint};
@@ -130,6 +130,9 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
 
     // Errors that would stop the conversion are reported before gigabytes are fetched for it. A model
     // with an adapter is another one: it has a name of its own, and no place in the store.
+    if let Some(folder) = adapter {
+        expect_adapter(folder)?;
+    }
     let asked = match (&args.output, adapter) {
         (None, Some(_)) => Some(Path::new("")),
         (asked, _) => asked.as_deref(),
@@ -383,6 +386,22 @@ fn open_imatrix(path: &Path) -> anyhow::Result<Imatrix> {
         }
         _ => error.into(),
     })
+}
+
+/// Checks that a folder can hold an adapter.
+fn expect_adapter(folder: &Path) -> anyhow::Result<()> {
+    let kind =
+        "an adapter is a folder with adapter_config.json, as PEFT's save_pretrained writes it";
+    let name = folder.to_string_lossy();
+    if !folder.is_dir() {
+        let error = anyhow!("no such folder: {}", folder.display());
+        return Err(hinted(error, or_like(&name, kind)));
+    }
+    if !folder.join("adapter_config.json").is_file() {
+        let error = anyhow!("{}: has no adapter_config.json", folder.display());
+        return Err(hinted(error, kind));
+    }
+    Ok(())
 }
 
 /// Returns an error if the folder of an output that the user named does not exist. Folders of the

@@ -171,18 +171,16 @@ impl PromptArgs {
     /// # Errors
     /// See [`PromptArgs::some`]; there are several prompts.
     pub fn one(&self, command: &str, names_model: bool) -> anyhow::Result<Text> {
-        let mut texts = self.some(command, names_model)?;
-        if texts.len() > 1 {
-            let usage = Usage(format!("{command} takes one prompt, not {}", texts.len()));
-            let words: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-            if texts.iter().all(|text| text.origin == Origin::Argument) {
-                let sentence = super::again::quote(&words.join(" "));
-                let hint = format!("quote it: modelve {command} {sentence}");
-                return Err(hinted(usage, hint));
-            }
-            return Err(usage.into());
-        }
-        Ok(texts.remove(0))
+        let texts = self.some(command, names_model)?;
+        Ok(at_most(1, command, texts)?.remove(0))
+    }
+
+    /// The prompts of a command that takes one, or two to compare.
+    ///
+    /// # Errors
+    /// See [`PromptArgs::some`]; there are more than two prompts.
+    pub fn one_or_two(&self, command: &str, names_model: bool) -> anyhow::Result<Vec<Text>> {
+        at_most(2, command, self.some(command, names_model)?)
     }
 
     /// The messages that `text` is the last of, in a conversation.
@@ -275,4 +273,27 @@ pub fn missing(command: &str, what: &str) -> anyhow::Error {
         Usage(format!("no {what}")),
         format!("give it as an argument, on standard input or with --file FILE: {example}"),
     )
+}
+
+/// Returns the prompts if there are at most `most` (one or two). More words than that are usually a
+/// sentence without quotes, so the hint quotes them.
+fn at_most(most: usize, command: &str, texts: Vec<Text>) -> anyhow::Result<Vec<Text>> {
+    if texts.len() <= most {
+        return Ok(texts);
+    }
+    let taken = if most == 1 {
+        "one prompt"
+    } else {
+        "one prompt or two"
+    };
+    let usage = Usage(format!("{command} takes {taken}, not {}", texts.len()));
+    if texts.iter().any(|text| text.origin != Origin::Argument) {
+        return Err(usage.into());
+    }
+    let words: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
+    let sentence = super::again::quote(&words.join(" "));
+    Err(hinted(
+        usage,
+        format!("quote it: modelve {command} {sentence}"),
+    ))
 }

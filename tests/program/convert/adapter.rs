@@ -176,6 +176,19 @@ fn without_an_output_the_file_is_named_after_both() {
 }
 
 #[test]
+fn a_mistyped_adapter_is_told_before_anything_is_read() {
+    let bench = bench(|_| {}, |_| {});
+    let said = bench.bad(&["org/model", "--adapter", "poets", "--offline"], 1);
+    assert!(said.contains("no such folder: poets"), "{said}");
+    assert!(said.contains("did you mean poet?"), "{said}");
+    let said = bench.bad(&["in", "--adapter", "in"], 1);
+    assert!(
+        said.contains("has no adapter_config.json") && said.contains("save_pretrained"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_adapter_for_another_model_is_noted() {
     let same = bench(|_| {}, |_| {});
     let said = same.good(&["in", "--adapter", "poet", "--dry-run"]);

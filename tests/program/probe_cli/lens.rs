@@ -87,7 +87,7 @@ fn two_prompts_of_a_lens_follow_one_token() {
     );
     let (said, code) = bench.refusal(&["lens", "a", "b", "c"]);
     assert!(
-        code == 2 && said.contains("lens takes one prompt"),
+        code == 2 && said.contains("lens takes one prompt or two, not 3"),
         "{said}"
     );
 }

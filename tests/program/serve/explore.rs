@@ -130,6 +130,25 @@ fn a_server_without_a_page_has_none() {
 }
 
 #[test]
+fn a_file_that_is_no_model_is_told_before_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes.gguf");
+    std::fs::write(&file, "hello").unwrap();
+    for command in [
+        &["explore", "--no-open", "-m"][..],
+        &["serve", "--port", "0"],
+    ] {
+        let mut run = assert_cmd::Command::cargo_bin("modelve").unwrap();
+        let output = run.args(command).arg(&file).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(output.stdout.is_empty(), "{command:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("is not a GGUF file"), "{said}");
+        assert!(!said.contains("http://"), "{said}");
+    }
+}
+
+#[test]
 fn without_a_screen_the_address_is_told() {
     let (server, url) = exploring(&[], &[]);
     let note = server.notes.recv_timeout(PATIENCE).unwrap();
