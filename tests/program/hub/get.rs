@@ -124,8 +124,10 @@ fn what_cannot_be_got_is_told_with_what_can() {
     for (arguments, said) in [
         (vec!["get"], "required"),
         (vec!["get", "tiny"], "inside the program"),
-        (vec!["get", "./nothing"], "no Hub id"),
+        (vec!["get", "tiny"], "run it: modelve complete -m tiny"),
+        (vec!["get", "./nothing"], "\"./nothing\" is not a Hub id"),
         (vec!["get", "."], "on this machine already"),
+        (vec!["get", "."], "look inside: modelve meta ."),
     ] {
         let ran = bench.run(&arguments);
         assert_eq!(ran.code, Some(2), "{}", ran.said);
