@@ -10,7 +10,7 @@ use modelve::experiment::patch::{self, Corrupt, patch};
 use modelve::experiment::why::{self, why};
 use modelve::experiment::{room, settings};
 use modelve::probe::{Prompt, SAMPLE};
-use modelve::runtime::{LoadOptions, Model, Session, Settings, Want, host};
+use modelve::runtime::{LoadOptions, Model, Session, Settings, WantLogits, host};
 
 /// The number of prefills that are timed; the time of all of them is extrapolated.
 const TIMED: usize = 16;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         for _ in 0..times {
             let seq = plain.open()?;
-            plain.feed(&seq, &clean.ids, Want::Last, &mut |_, _| {})?;
+            plain.feed(&seq, &clean.ids, WantLogits::Last, &mut |_, _| {})?;
         }
         Ok(start.elapsed().as_secs_f64())
     };

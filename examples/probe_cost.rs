@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use modelve::probe::score::{Windows, score};
 use modelve::probe::{Prompt, SAMPLE, attention, lens};
-use modelve::runtime::{LoadOptions, Model, Session, Settings, Want, host};
+use modelve::runtime::{LoadOptions, Model, Session, Settings, WantLogits, host};
 
 type Timed<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
 
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let seq = plain.open().expect("a sequence");
                 seconds(&mut || {
                     plain
-                        .feed(&seq, &prompt.ids, Want::Last, &mut |_, _| {})
+                        .feed(&seq, &prompt.ids, WantLogits::Last, &mut |_, _| {})
                         .expect("prefill");
                 })
             }),

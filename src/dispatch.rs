@@ -10,14 +10,14 @@ use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get,
     greeting, heads, lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
 };
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, Output};
 use crate::runtime;
 use crate::version::VERSION;
 
 /// Runs the command that the command line names.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    Isa::requested().map_err(|error| Usage(error.to_string()))?;
+    Isa::requested().map_err(|error| UsageError(error.to_string()))?;
     if cli.version && cli.verbose {
         return doctor::run(&doctor::Args { json: false });
     }

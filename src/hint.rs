@@ -64,7 +64,7 @@ pub fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyho
 /// The command line is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub struct UsageError(pub String);
 
 /// The user pressed Ctrl-C: exit code 130. Results so far have been printed.
 #[derive(Debug, thiserror::Error)]

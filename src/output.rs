@@ -11,7 +11,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::base::human;
-use crate::hint::{Hinted, Interrupted, Usage};
+use crate::hint::{Hinted, Interrupted, UsageError};
 
 /// For headings and names.
 pub const BOLD: Style = Style::new().bold();
@@ -175,7 +175,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     if interrupted {
         ExitCode::from(130)
-    } else if Hinted::is_about::<Usage>(error) {
+    } else if Hinted::is_about::<UsageError>(error) {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE

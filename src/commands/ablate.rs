@@ -16,7 +16,7 @@ use crate::base::human;
 use crate::experiment::ablate::{self, Ablation, Options, Ranking};
 use crate::experiment::removal::{Kind, With};
 use crate::experiment::{Spot, html};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::Choice;
 use crate::probe::next::Next;
@@ -99,9 +99,9 @@ fn spot(text: &str) -> Result<Spot, String> {
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.part.is_empty() && args.all.is_none() {
-        let again = super::again::Again::typed().with(&["--all", "heads"]);
+        let again = super::command_line::CommandLine::typed().with(&["--all", "heads"]);
         return Err(hinted(
-            Usage("no part to take out: --part 2.1, or --all heads".to_owned()),
+            UsageError("no part to take out: --part 2.1, or --all heads".to_owned()),
             format!("to see which heads matter: {again}"),
         ));
     }

@@ -11,7 +11,7 @@ use super::probing::{bar, end, interrupted, load, pad, percent, quoted, session,
 use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::base::human;
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::attention::{self, Attention, Habits, Options, Rows};
 use crate::probe::html::Page;
@@ -61,11 +61,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
         let what = "fused attention keeps no weights to show: leave out --flash-attn on";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     if base.kv_type.is_quantized() {
         let what = "a quantized KV cache needs fused attention, which keeps no weights to show: leave out --kv-type";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     let model = load(&args.engine, text.text.len(), &cancel)?;
     let to = to.of(&model);
@@ -169,7 +169,7 @@ fn layer(args: &Args, n_layer: usize) -> anyhow::Result<Option<usize>> {
         Some(several) => {
             let what = format!("attention shows one layer, not {}", several.len());
             Err(hinted(
-                Usage(what),
+                UsageError(what),
                 "name one, such as --layer 3; without --layer all are shown in numbers",
             ))
         }

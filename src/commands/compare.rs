@@ -14,7 +14,7 @@ use super::results::Form;
 use super::score::windows;
 use crate::base::human;
 use crate::gguf::Gguf;
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::compare::{self, Comparison, Side};
 use crate::probe::html::Page;
@@ -100,10 +100,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if named.len() < 2 {
         let what =
             "name two files to compare, the better first: modelve compare F16.gguf Q4_K_M.gguf";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     if args.swap.is_some() && named.len() > 2 {
-        return Err(Usage("--swap takes two models".to_owned()).into());
+        return Err(UsageError("--swap takes two models".to_owned()).into());
     }
     let text = text(args)?;
     let engine = |name: &String| {
@@ -210,7 +210,7 @@ fn text(args: &Args) -> anyhow::Result<String> {
         (None, None) => SAMPLE.to_owned(),
     };
     if text.is_empty() {
-        return Err(Usage("the text is empty".to_owned()).into());
+        return Err(UsageError("the text is empty".to_owned()).into());
     }
     Ok(text)
 }

@@ -14,7 +14,7 @@ use super::results::{self, NewFile};
 use crate::base::outfile::{self, Outfile};
 use crate::base::{human, rawfile};
 use crate::experiment::dump::{self, Plan, Tensor, What};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::output::{BOLD, DIM, Output};
 use crate::progress::{self, Unit};
 use crate::table::{Columns, plain};
@@ -135,7 +135,7 @@ fn output_error(error: outfile::Error) -> anyhow::Error {
     match &error {
         outfile::Error::NotAFile { .. } => {
             let what = "rows are written as they are computed, in any order";
-            let error = Usage(format!("{error}: {what}"));
+            let error = UsageError(format!("{error}: {what}"));
             hinted(error, "write a file and send that: -o acts.safetensors")
         }
         _ => results::file_error(

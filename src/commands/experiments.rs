@@ -3,12 +3,12 @@
 
 use std::io::Write as _;
 
-use super::again::{Again, quote};
+use super::command_line::{CommandLine, quote};
 use super::engine::{EngineArgs, explain};
 use super::probing::{self, quoted};
 use crate::experiment::measure::{Asked, Measure, Name};
 use crate::experiment::{self, Error};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::output::{DIM, GOOD, Output, WARN};
 use crate::runtime::{Cancel, Model, Session, Token};
 
@@ -84,11 +84,11 @@ pub fn told(error: Error) -> anyhow::Error {
         Error::Runtime(error) => explain(error),
         Error::Probe(error) => probing::told(error),
         Error::NoPart { .. } => {
-            let typed = Again::typed();
+            let typed = CommandLine::typed();
             let model = typed.model().map(|model| format!(" {}", quote(model)));
             let model = model.unwrap_or_default();
             hinted(
-                Usage(error.to_string()),
+                UsageError(error.to_string()),
                 format!("what layers and heads the model has: modelve meta{model}"),
             )
         }
@@ -99,7 +99,7 @@ pub fn told(error: Error) -> anyhow::Error {
         | Error::SameTokens { .. }
         | Error::Unaligned { .. }
         | Error::OneSided { .. }
-        | Error::TooFewTokens { .. } => Usage(error.to_string()).into(),
+        | Error::TooFewTokens { .. } => UsageError(error.to_string()).into(),
         error => error.into(),
     }
 }

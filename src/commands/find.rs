@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
-use super::again::Again;
+use super::command_line::CommandLine;
 use super::kind;
 use crate::gguf::Gguf;
 use crate::hint::hinted;
@@ -22,7 +22,7 @@ pub fn explain(error: locate::Error, model: Option<&str>) -> anyhow::Error {
     let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
     let hint = match (&error, hint) {
         (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
-            let now = Again::typed().on_model("tiny");
+            let now = CommandLine::typed().on_model("tiny");
             Some(format!("with the model that comes along: {now}\n{hint}"))
         }
         (locate::Error::NotHere { id, .. } | locate::Error::NoSuchQuant { id, .. }, Some(hint)) => {

@@ -1,6 +1,6 @@
 //! Flags that several commands share, so that their names and meanings are the same everywhere.
 
-use crate::hint::Usage;
+use crate::hint::UsageError;
 
 /// The model of a command whose subject is a model: the first argument, or `-m`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -72,7 +72,7 @@ impl Layers {
 /// Parses a list of numbers below `len`, such as `3`, `0-5,9`, or `-1` for the last.
 pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>> {
     let wrong = || {
-        Usage(format!(
+        UsageError(format!(
             "{text:?} is not a list of {what}s, such as 0-5,9 or -1"
         ))
     };
@@ -81,7 +81,7 @@ pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>>
         if let Some(back) = item.strip_prefix('-') {
             let back: usize = back.parse().map_err(|_| wrong())?;
             let Some(at) = len.checked_sub(back).filter(|&at| at < len) else {
-                return Err(Usage(format!("{what} {item} of {len}")).into());
+                return Err(UsageError(format!("{what} {item} of {len}")).into());
             };
             list.push(at);
             continue;
@@ -94,7 +94,7 @@ pub fn numbers(text: &str, len: usize, what: &str) -> anyhow::Result<Vec<usize>>
         }
         if to >= len {
             let last = len.saturating_sub(1);
-            return Err(Usage(format!("{what} {to} of {len}, which are 0 to {last}")).into());
+            return Err(UsageError(format!("{what} {to} of {len}, which are 0 to {last}")).into());
         }
         list.extend(from..=to);
     }

@@ -5,10 +5,10 @@ use std::io::Write;
 use anyhow::anyhow;
 use serde::Serialize;
 
-use super::again::quote;
+use super::command_line::quote;
 use super::fetching;
 use super::flags::Subject;
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::hub::locate::{self, ModelRef};
 use crate::hub::{self, Error, HubId, Wanted};
 use crate::output::{self, Output};
@@ -103,11 +103,11 @@ fn parse(model: &str) -> anyhow::Result<HubId> {
     match ModelRef::parse(model) {
         ModelRef::Hub(id) => Ok(id),
         ModelRef::Tiny => {
-            let usage = Usage("`tiny` is inside the program".to_owned());
+            let usage = UsageError("`tiny` is inside the program".to_owned());
             Err(hinted(usage, "run it: modelve complete -m tiny"))
         }
         ModelRef::Path(path) if path.exists() => {
-            let usage = Usage(format!("{} is on this machine already", path.display()));
+            let usage = UsageError(format!("{} is on this machine already", path.display()));
             let hint = format!(
                 "look inside: modelve meta {}",
                 quote(&path.to_string_lossy())
@@ -115,7 +115,7 @@ fn parse(model: &str) -> anyhow::Result<HubId> {
             Err(hinted(usage, hint))
         }
         ModelRef::Path(path) => Err(hinted(
-            Usage(format!("{:?} is not a Hub id", path.to_string_lossy())),
+            UsageError(format!("{:?} is not a Hub id", path.to_string_lossy())),
             "a Hub id is org/name, org/name:LABEL or org/name@revision:LABEL",
         )),
     }

@@ -11,7 +11,7 @@ use super::prompt::PromptArgs;
 use super::results::Form;
 use crate::experiment::detect::{self, Heads, Options, Said, Table};
 use crate::experiment::html::HEADS;
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::progress::{self, Unit};
 use crate::runtime::FlashAttention;
@@ -86,11 +86,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
         let what = "fused attention keeps no weights to look at: leave out --flash-attn on";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     if base.kv_type.is_quantized() {
         let what = "a quantized KV cache needs fused attention, which keeps no weights to look at: leave out --kv-type";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     let options = Options {
         seed: args.seed,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
-use super::again::{Again, quote};
+use super::command_line::{CommandLine, quote};
 use crate::base::human;
 use crate::convert::arch;
 use crate::convert::checkpoint::Checkpoint;
@@ -134,7 +134,7 @@ pub fn checkpoint_hint(folder: &Path, flags: &str) -> String {
         Err(error) => format!(
             "it cannot be converted: {error}; a GGUF of it from elsewhere runs, and so does the \
              model that comes along: {}",
-            Again::typed().on_model("tiny")
+            CommandLine::typed().on_model("tiny")
         ),
     }
 }

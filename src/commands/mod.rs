@@ -1,8 +1,8 @@
 //! The commands, in one file or folder each, with their flags.
 
 pub mod ablate;
-pub mod again;
 pub mod attention;
+pub mod command_line;
 pub mod compare;
 pub mod complete;
 pub mod completions;

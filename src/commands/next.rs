@@ -8,7 +8,7 @@ use super::headings::{headings, wrap};
 use super::probing::{Sessions, bar, end, interrupted, load, pad, percent, quoted, telling, told};
 use super::prompt::{PromptArgs, Text};
 use super::results::Form;
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, ACCENT, BOLD, DIM, GOOD, Output, WARN};
 use crate::probe::html::Page;
 use crate::probe::next::{self, Next, candidate_ids, moved, one_token};
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = args.prompts.some("next", args.engine.model.is_given())?;
     let candidates = split(&args.candidates);
     if let Some(i) = candidates.iter().position(String::is_empty) {
-        return Err(Usage(format!("candidate {} is empty", i + 1)).into());
+        return Err(UsageError(format!("candidate {} is empty", i + 1)).into());
     }
     let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
@@ -164,7 +164,7 @@ fn split(given: &[String]) -> Vec<String> {
 fn forced(args: &Args, model: &Model, text: &Text) -> anyhow::Result<Prompt> {
     let vocab = model.vocab();
     if text.text.is_empty() && args.then.is_empty() && !vocab.adds_bos() {
-        return Err(Usage("the prompt is empty".to_owned()).into());
+        return Err(UsageError("the prompt is empty".to_owned()).into());
     }
     let tokens: Vec<Token> = args
         .then

@@ -5,7 +5,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::engine::{EngineArgs, explain};
 use crate::base::human;
-use crate::hint::{Interrupted, Usage};
+use crate::hint::{Interrupted, UsageError};
 use crate::output;
 use crate::probe::Error;
 use crate::progress::{Progress, Unit};
@@ -36,7 +36,7 @@ pub fn told(error: Error) -> anyhow::Error {
         | Error::NoHead { .. }
         | Error::NoPosition { .. }
         | Error::Window { .. }
-        | Error::Tree { .. } => Usage(error.to_string()).into(),
+        | Error::Tree { .. } => UsageError(error.to_string()).into(),
         error => error.into(),
     }
 }
@@ -77,7 +77,7 @@ pub fn session_beside(
     settings: Settings,
 ) -> anyhow::Result<Session> {
     check_length(engine, model, tokens)?;
-    let n_ctx = model.context_for(model.regime(tokens), tokens + beside);
+    let n_ctx = model.context_for(model.rope_factors(tokens), tokens + beside);
     Session::new(model, &Settings { n_ctx, ..settings }).map_err(explain)
 }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::again::{Again, quote};
+use super::command_line::{CommandLine, quote};
 use crate::base::human;
 use crate::base::outfile::{self, Existing, Outfile};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::output::{self, Output};
 use crate::probe::Subject;
 use crate::probe::html::{About, Page};
@@ -97,15 +97,15 @@ impl Form {
         if page.is_stdout() && self.json {
             let what =
                 "--json and --html - would both write to standard output: name a file for one";
-            return Err(Usage(what.to_owned()).into());
+            return Err(UsageError(what.to_owned()).into());
         }
         Ok(Results {
             json: self.json,
             page: Some(page),
             about: About {
                 models: Vec::new(),
-                model: Again::typed().model().map(str::to_owned),
-                command: Again::typed().to_string(),
+                model: CommandLine::typed().model().map(str::to_owned),
+                command: CommandLine::typed().to_string(),
                 date: chrono::Local::now().format("%Y-%m-%d %H:%M").to_string(),
             },
         })
@@ -211,7 +211,9 @@ fn page_error(error: outfile::Error) -> anyhow::Error {
 pub fn file_error(error: outfile::Error, other_name: &str) -> anyhow::Error {
     use outfile::Error;
     let hint = match &error {
-        Error::Exists { .. } => format!("to replace it: {}", Again::typed().with(&["--force"])),
+        Error::Exists { .. } => {
+            format!("to replace it: {}", CommandLine::typed().with(&["--force"]))
+        }
         Error::IsInput { .. } | Error::IsStream { .. } | Error::NotAFile { .. } => {
             other_name.to_owned()
         }

@@ -10,7 +10,7 @@ use super::probing::{Sessions, interrupted, load, telling, told};
 use super::prompt::{self, Input, Origin, Text};
 use super::results::Form;
 use crate::base::human;
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, BOLD, DIM, Output};
 use crate::probe::Prompt;
 use crate::probe::html::Page;
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .filter(|texts| !texts.is_empty())
         .ok_or_else(|| prompt::missing("score", "text"))?;
     if let Some(i) = texts.iter().position(|text| text.text.is_empty()) {
-        return Err(Usage(format!("text {} is empty", i + 1)).into());
+        return Err(UsageError(format!("text {} is empty", i + 1)).into());
     }
     let to = args.form.judge(args.engine.reading(&args.input))?;
     let cancel = cancel_on_ctrl_c()?;
@@ -147,7 +147,9 @@ pub(super) fn windows(
     let size = size.unwrap_or_else(|| default.min(allowed).min(short));
     let stride = stride.unwrap_or(size / 2);
     let windows = Windows { size, stride };
-    windows.check().map_err(|error| Usage(error.to_string()))?;
+    windows
+        .check()
+        .map_err(|error| UsageError(error.to_string()))?;
     Ok(windows)
 }
 

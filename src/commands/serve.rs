@@ -9,7 +9,7 @@ use super::engine::{EngineArgs, explain};
 use super::prompt;
 use super::vectors::{self, Share};
 use crate::base::human;
-use crate::hint::{Usage, WithHint, hinted};
+use crate::hint::{UsageError, WithHint, hinted};
 use crate::hub::locate::ModelRef;
 use crate::output;
 use crate::runtime::engine::Capacity;
@@ -153,7 +153,7 @@ impl Args {
         let mut read: Vec<(String, ControlVector)> = Vec::new();
         for (name, share) in &self.control_vector {
             if read.iter().any(|(other, _)| other == name) {
-                return Err(Usage(format!("two control vectors are called {name:?}")).into());
+                return Err(UsageError(format!("two control vectors are called {name:?}")).into());
             }
             let vector = vectors::sum(std::slice::from_ref(share))?;
             read.extend(vector.map(|vector| (name.clone(), vector)));
@@ -164,17 +164,20 @@ impl Args {
     fn config(&self, model: Option<&str>) -> anyhow::Result<Config> {
         let address = resolve(&self.host, self.port)?;
         if let Some(empty) = self.api_key.iter().position(|key| key.trim().is_empty()) {
-            return Err(Usage(format!("key {} is empty", empty + 1)).into());
+            return Err(UsageError(format!("key {} is empty", empty + 1)).into());
         }
         if !address.ip().is_loopback() && self.api_key.is_empty() && !self.no_auth {
-            let usage = Usage(format!("{} is reached by other machines", self.host));
+            let usage = UsageError(format!("{} is reached by other machines", self.host));
             return Err(hinted(
                 usage,
                 format!(
                     "ask for a key: modelve serve --host {0} --api-key KEY{1}\n\
                      or let everybody in: modelve serve --host {0} --no-auth{1}",
-                    super::again::quote(&self.host),
-                    model.map_or(String::new(), |m| format!(" -m {}", super::again::quote(m))),
+                    super::command_line::quote(&self.host),
+                    model.map_or(String::new(), |m| format!(
+                        " -m {}",
+                        super::command_line::quote(m)
+                    )),
                 ),
             ));
         }
@@ -270,7 +273,7 @@ fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
         .ok()
         .and_then(|mut all| all.next());
     found.ok_or_else(|| {
-        Usage(format!(
+        UsageError(format!(
             "{host:?} is no address of this machine, such as 127.0.0.1"
         ))
         .into()

@@ -14,7 +14,7 @@ use modelve::gguf::{GgmlType, Gguf, Layout, Value};
 use modelve::probe::Prompt;
 use modelve::runtime::graph::{Hook, Node, NodeInfo, Role};
 use modelve::runtime::{
-    ControlVector, Error, LoadOptions, Model, Session, Settings, StateFault, Token, Want,
+    ControlVector, Error, LoadOptions, Model, Session, Settings, StateFault, Token, WantLogits,
 };
 
 fn vector(width: usize, layers: &[usize]) -> ControlVector {
@@ -73,10 +73,12 @@ fn logits(model: &Model, settings: &Settings, hook: Option<&mut dyn Hook>) -> Ve
     let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
     match hook {
         Some(hook) => {
-            let pass = session.feed_hooked(&seq, &TEXT, Want::All, hook, &mut keep);
+            let pass = session.feed_hooked(&seq, &TEXT, WantLogits::All, hook, &mut keep);
             let _ = pass.unwrap();
         }
-        None => session.feed(&seq, &TEXT, Want::All, &mut keep).unwrap(),
+        None => session
+            .feed(&seq, &TEXT, WantLogits::All, &mut keep)
+            .unwrap(),
     }
     rows
 }
@@ -126,7 +128,9 @@ fn a_steered_answer_is_that_of_transformers() {
             let seq = session.open().unwrap();
             let mut row = Vec::new();
             let mut keep = |_: usize, logits: &[f32]| row = logits.to_vec();
-            session.feed(&seq, &ids, Want::Last, &mut keep).unwrap();
+            session
+                .feed(&seq, &ids, WantLogits::Last, &mut keep)
+                .unwrap();
             row
         };
         let far = |a: &[f32], b: &[f32]| {
@@ -157,7 +161,7 @@ fn what_the_cache_holds_belongs_to_its_vector() {
         let mut session = Session::new(&model, &with(control)).unwrap();
         let seq = session.open().unwrap();
         session
-            .feed(&seq, &TEXT, Want::None, &mut |_, _| {})
+            .feed(&seq, &TEXT, WantLogits::None, &mut |_, _| {})
             .unwrap();
         session.save(&seq).unwrap()
     };
@@ -393,7 +397,7 @@ fn what_is_learned_is_the_difference_of_means() {
     let states = texts.map(|(ids, _)| {
         let seq = session.open().unwrap();
         let mut last = Last(Vec::new());
-        let pass = session.feed_hooked(&seq, &ids, Want::All, &mut last, &mut |_, _| {});
+        let pass = session.feed_hooked(&seq, &ids, WantLogits::All, &mut last, &mut |_, _| {});
         let _ = pass.unwrap();
         last.0
     });

@@ -79,7 +79,7 @@ fn a_comparison_is_what_both_models_say_position_by_position() {
         let mut rows = Vec::new();
         let seq = side.session.open().unwrap();
         let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
-        let want = modelve::runtime::Want::All;
+        let want = modelve::runtime::WantLogits::All;
         side.session.feed(&seq, &text.ids, want, &mut keep).unwrap();
         rows
     };

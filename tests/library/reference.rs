@@ -9,7 +9,7 @@ use std::process::Command;
 
 use modelve::runtime::{
     Event, FlashAttention, KvType, LoadOptions, Model, Options, Request, Session, Settings, Setup,
-    Token, Want, complete,
+    Token, WantLogits, complete,
 };
 use serde_json::Value;
 
@@ -139,7 +139,9 @@ fn logits_are_those_of_transformers() {
                 let mut session = session(&model, long, tokens.len(), settings);
                 let seq = session.open().unwrap();
                 let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
-                session.feed(&seq, &tokens, Want::All, &mut keep).unwrap();
+                session
+                    .feed(&seq, &tokens, WantLogits::All, &mut keep)
+                    .unwrap();
                 rows
             };
             let (ours, by_default) = (feed(exact()), feed(Settings::default()));
@@ -235,7 +237,9 @@ fn quantized_logits_stay_within_bounds() {
             let mut session = session(&model, long, tokens.len(), exact());
             let seq = session.open().unwrap();
             let mut keep = |_: usize, row: &[f32]| ours.push(row.to_vec());
-            session.feed(&seq, &tokens, Want::All, &mut keep).unwrap();
+            session
+                .feed(&seq, &tokens, WantLogits::All, &mut keep)
+                .unwrap();
             for row in prompt["rows"].as_array().unwrap() {
                 let at = row["position"].as_u64().unwrap() as usize;
                 let from = row["row"].as_u64().unwrap() as usize * n_vocab;

@@ -14,7 +14,8 @@ use modelve_probe::next::{Next, moved};
 use modelve_probe::{Prompt, Subject};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    ControlVector, Event, Finish, Model, Request, Session, Settings, Setup, Token, Vocab, Want,
+    ControlVector, Event, Finish, Model, Request, Session, Settings, Setup, Token, Vocab,
+    WantLogits,
 };
 
 /// On which side of the difference a text stands.
@@ -232,11 +233,12 @@ impl Learning {
         let n_batch = session.settings().n_batch as usize;
         let last = (text.ids.len() - 1) / n_batch * n_batch;
         let (before, last) = text.ids.split_at(last);
-        session.feed(&seq, before, Want::None, &mut |_, _| {})?;
+        session.feed(&seq, before, WantLogits::None, &mut |_, _| {})?;
         let mut states = States(vec![Vec::new(); self.layers.len()]);
         let mut ignore = |_: usize, _: &[f32]| {};
         // The hook stops no pass.
-        let _: Pass = session.feed_hooked(&seq, last, Want::Last, &mut states, &mut ignore)?;
+        let _: Pass =
+            session.feed_hooked(&seq, last, WantLogits::Last, &mut states, &mut ignore)?;
         session.close(seq);
         for (sums, state) in self.layers.iter_mut().zip(&states.0) {
             let sum = match side {

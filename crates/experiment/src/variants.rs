@@ -7,7 +7,7 @@
 use modelve_runtime::graph::Pass;
 use modelve_runtime::{
     Entry, Error as RuntimeError, FlashAttention, KvType, Model, Seq, Session, Settings, Token,
-    Want, kv,
+    WantLogits, kv,
 };
 
 use super::edit::{Edit, Editing, States};
@@ -120,8 +120,8 @@ impl Base {
         };
         let seq = session.open()?;
         let want = match states.wants_all() {
-            true => Want::All,
-            false => Want::Last,
+            true => WantLogits::All,
+            false => WantLogits::Last,
         };
         let mut hook = Editing::new([(seq.id(), edits)]).reading(seq.id(), states);
         let mut logits = Vec::new();
@@ -152,7 +152,8 @@ impl Base {
         if let Some(seq) = seq {
             let mut hook = Editing::new([(seq.id(), edits)]);
             let mut keep = |_: usize, row: &[f32]| *logits = row.to_vec();
-            let _: Pass = session.feed_hooked(seq, &[token], Want::Last, &mut hook, &mut keep)?;
+            let _: Pass =
+                session.feed_hooked(seq, &[token], WantLogits::Last, &mut hook, &mut keep)?;
             ids.push(token);
         }
         Ok(())
@@ -243,7 +244,7 @@ impl Base {
         let mut hook = Editing::new([(seq.id(), &variant.edits[..])]);
         let mut keep = |_: usize, row: &[f32]| on_logits(row);
         let ids = &variant.ids[start..];
-        let _: Pass = session.feed_hooked(&seq, ids, Want::Last, &mut hook, &mut keep)?;
+        let _: Pass = session.feed_hooked(&seq, ids, WantLogits::Last, &mut hook, &mut keep)?;
         session.close(seq);
         Ok(())
     }

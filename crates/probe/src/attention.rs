@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{Error, Piece, Prompt, Result, piece};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, Want, kv,
+    Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, WantLogits, kv,
 };
 
 /// Attention of one layer, and how all heads of the model behave.
@@ -316,7 +316,7 @@ pub fn attention(
         let before = watch.small();
         // In the last layer queries without logits are dropped before attention in some
         // architectures, after it in others: ask for all.
-        match session.feed_hooked(&seq, chunk, Want::All, &mut watch, &mut |_, _| {}) {
+        match session.feed_hooked(&seq, chunk, WantLogits::All, &mut watch, &mut |_, _| {}) {
             Err(RuntimeError::Cancelled) if done > 0 => {
                 watch.back_to(before, done);
                 break;

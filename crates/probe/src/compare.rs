@@ -10,7 +10,7 @@ use super::math::{Distribution, Mean, Reference};
 use super::score::Windows;
 use super::weights::TensorError;
 use super::{Choice, Error, Piece, Prompt, Result, piece, text_of};
-use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, Want};
+use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, WantLogits};
 
 /// A file compared with the first.
 #[derive(Debug, Clone, Serialize)]
@@ -254,7 +254,11 @@ fn batch(
     wanted: bool,
     worst: usize,
 ) -> Result<()> {
-    let want = if wanted { Want::All } else { Want::None };
+    let want = if wanted {
+        WantLogits::All
+    } else {
+        WantLogits::None
+    };
     let vocab = first.session.model().vocab().clone();
     let mut rows: Vec<(Reference, Choice, f64)> = Vec::new();
     let start = Instant::now();
@@ -326,7 +330,7 @@ pub fn parting(a: &mut Session, b: &mut Session, prompt: &Prompt, most: usize) -
     while same.len() < most {
         let says = |session: &mut Session, seq: &Seq| -> Result<Choice> {
             let mut choice = None;
-            session.feed(seq, &fed, Want::Last, &mut |_, logits| {
+            session.feed(seq, &fed, WantLogits::Last, &mut |_, logits| {
                 let d = Distribution::new(logits);
                 choice = Some(Choice::new(&vocab, &d, d.best()));
             })?;

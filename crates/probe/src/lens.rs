@@ -16,7 +16,7 @@ use super::unembed_ffi::Unembed;
 use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Error as RuntimeError, Model, Seq, Session, Settings, Token, Vocab, Want, host,
+    Error as RuntimeError, Model, Seq, Session, Settings, Token, Vocab, WantLogits, host,
 };
 
 /// What to look at.
@@ -324,7 +324,7 @@ impl<'a> Looking<'a> {
             }
         };
         // The hook stops no pass.
-        let _: Pass = session.feed_hooked(seq, tokens, Want::All, &mut states, &mut keep)?;
+        let _: Pass = session.feed_hooked(seq, tokens, WantLogits::All, &mut states, &mut keep)?;
         let States { states, .. } = states;
         if wanted.is_empty() {
             return Ok(());

@@ -55,7 +55,7 @@ pub use subject::Subject;
 use serde::Serialize;
 
 use math::Distribution;
-use modelve_runtime::{Reading, Seq, Session, Token, Vocab, Want};
+use modelve_runtime::{Reading, Seq, Session, Token, Vocab, WantLogits};
 
 /// A text as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,9 +174,9 @@ fn read(
     for part in ids.chunks(step) {
         done += part.len();
         let want = if done == ids.len() {
-            Want::Last
+            WantLogits::Last
         } else {
-            Want::None
+            WantLogits::None
         };
         session.feed(&seq, part, want, &mut |_, logits| row = logits.to_vec())?;
         on_progress(done);

@@ -12,7 +12,7 @@ use super::math::Distribution;
 use super::next::Next;
 use super::score::{Judged, Score, Windows, judge, summary};
 use super::{Choice, Error, Prompt, Result};
-use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, Want};
+use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, WantLogits};
 
 /// Texts that are kept, at most.
 pub const KEPT: u32 = 4;
@@ -203,7 +203,7 @@ impl Texts {
                         scores: source.scores.clone(),
                         tail: source.tail.clone(),
                     },
-                    Err(RuntimeError::CannotTakeBack { .. }) => return fresh(session),
+                    Err(RuntimeError::CannotTruncate { .. }) => return fresh(session),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -212,7 +212,7 @@ impl Texts {
         let keep = match session.truncate(&kept.seq, keep) {
             Ok(()) => keep,
             // A memory that cannot be taken back in part begins again.
-            Err(RuntimeError::CannotTakeBack { .. }) => {
+            Err(RuntimeError::CannotTruncate { .. }) => {
                 session.truncate(&kept.seq, 0)?;
                 0
             }
@@ -260,7 +260,7 @@ fn go_on(
     let mut done = from;
     while done < ids.len() {
         let part = &ids[done..ids.len().min(done + step)];
-        session.feed(&kept.seq, part, Want::All, &mut |i, logits| {
+        session.feed(&kept.seq, part, WantLogits::All, &mut |i, logits| {
             let next = done + i + 1;
             if let Some(&id) = ids.get(next) {
                 scores.push(judged(logits, id));

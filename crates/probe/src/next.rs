@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::math::Distribution;
 use super::tree::{Branch, Shape, grow};
 use super::{Choice, Error, Piece, Prompt, Result, piece, read};
-use modelve_runtime::{Error as RuntimeError, Reading, Seq, Session, Token, Vocab, Want};
+use modelve_runtime::{Error as RuntimeError, Reading, Seq, Session, Token, Vocab, WantLogits};
 
 /// What a model expects after a prompt.
 #[derive(Debug, Clone, Serialize)]
@@ -137,14 +137,14 @@ fn rest_logprob(session: &mut Session, seq: &Seq, prompt: &Prompt, ids: &[Token]
         return Ok(0.0);
     };
     let mut sum = 0.0;
-    session.feed(seq, fed, Want::All, &mut |i, logits| {
+    session.feed(seq, fed, WantLogits::All, &mut |i, logits| {
         sum += Distribution::new(logits).logprob(ids[i + 1]);
     })?;
     match session.truncate(seq, prompt.ids.len()) {
         // A memory that cannot be taken back in part begins again.
-        Err(RuntimeError::CannotTakeBack { .. }) => {
+        Err(RuntimeError::CannotTruncate { .. }) => {
             session.truncate(seq, 0)?;
-            session.feed(seq, &prompt.ids, Want::None, &mut |_, _| {})?;
+            session.feed(seq, &prompt.ids, WantLogits::None, &mut |_, _| {})?;
         }
         result => result?,
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::math::{Distribution, bits};
 use super::{Choice, Error, Piece, Prompt, Result, piece};
-use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, Want};
+use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, WantLogits};
 
 /// How a text longer than the context is read: in windows of `size` tokens, each beginning
 /// `stride` tokens after the one before. Every token is scored once, by the first window that
@@ -82,10 +82,15 @@ impl Window {
         let tokens = self.tokens(session.model().vocab(), ids);
         let seq = session.open()?;
         let unseen = first - 1 - start;
-        session.feed(&seq, &tokens[..unseen], Want::None, &mut |_, _| {})?;
-        session.feed(&seq, &tokens[unseen..], Want::All, &mut |i, logits| {
-            on_row(first + i, logits);
-        })?;
+        session.feed(&seq, &tokens[..unseen], WantLogits::None, &mut |_, _| {})?;
+        session.feed(
+            &seq,
+            &tokens[unseen..],
+            WantLogits::All,
+            &mut |i, logits| {
+                on_row(first + i, logits);
+            },
+        )?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::math::{Distribution, Mean, Reference};
 use super::{Error, Result};
 use modelve_gguf::{Array, GgmlType, Gguf, Layout, TensorInfo, Value, ValueRef, ValueType};
-use modelve_runtime::{Session, Token, Want};
+use modelve_runtime::{Session, Token, WantLogits};
 
 /// What happens when one tensor is the second file's.
 #[derive(Debug, Clone, Serialize)]
@@ -221,7 +221,7 @@ impl Baseline {
     pub fn new(session: &mut Session, ids: &[Token]) -> Result<Self> {
         let mut rows = Vec::with_capacity(ids.len());
         let seq = session.open()?;
-        session.feed(&seq, ids, Want::All, &mut |_, logits| {
+        session.feed(&seq, ids, WantLogits::All, &mut |_, logits| {
             rows.push(Distribution::new(logits).reference());
         })?;
         Ok(Baseline {
@@ -237,7 +237,7 @@ impl Baseline {
     pub fn kl(&self, session: &mut Session) -> Result<Mean> {
         let mut mean = Mean::default();
         let seq = session.open()?;
-        session.feed(&seq, &self.ids, Want::All, &mut |i, logits| {
+        session.feed(&seq, &self.ids, WantLogits::All, &mut |i, logits| {
             mean.add(self.rows[i].kl(&Distribution::new(logits)));
         })?;
         Ok(mean)

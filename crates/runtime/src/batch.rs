@@ -95,7 +95,7 @@ impl Batch {
                 });
             }
             if pos < 0 || seq < 0 || seq as u32 >= limits.n_seq {
-                return Err(Error::NoPlace {
+                return Err(Error::OutOfContext {
                     seq,
                     position: pos,
                     n_seq: limits.n_seq,

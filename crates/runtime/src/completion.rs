@@ -146,7 +146,7 @@ pub struct ContextReport {
     /// Maximum number of sequences in it.
     pub n_seq: u32,
     /// The time it took to make.
-    pub made_in: Duration,
+    pub creation_time: Duration,
     /// Whether its KV cache is in a device's memory.
     pub cache_offloaded: bool,
 }

@@ -1,7 +1,7 @@
 //! The memory that a context takes, and whether it fits.
 
 use super::check::Facts;
-use super::error::{Error, Refusal, Result};
+use super::error::{Error, MemoryShortage, Result};
 use super::host;
 use super::kv::CONTEXT_STEP;
 use super::model::{Model, Weights};
@@ -40,7 +40,7 @@ pub fn check_fit(
     }
     let step = u64::from(CONTEXT_STEP);
     let largest = room.checked_div(per_token).unwrap_or(0) / step * step;
-    Err(Error::Memory(Refusal {
+    Err(Error::Memory(MemoryShortage {
         n_ctx,
         per_token,
         free: room,

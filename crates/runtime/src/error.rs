@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The KV cache and working memory would not fit.
     #[error("{0}")]
-    Memory(Refusal),
+    Memory(MemoryShortage),
     /// A sequence has more tokens than its context holds.
     #[error("{need} tokens do not fit into a context of {n_ctx}")]
     ContextFull {
@@ -135,7 +135,7 @@ pub enum Error {
     },
     /// A sequence or position is outside the context.
     #[error("no sequence {seq} with a position {position} in a context of {n_seq} sequences")]
-    NoPlace {
+    OutOfContext {
         /// The sequence.
         seq: i32,
         /// The position.
@@ -154,7 +154,7 @@ pub enum Error {
     ForeignSequence,
     /// The model's memory cannot be rolled back to an earlier token.
     #[error("the memory of this model ({arch}) cannot be rolled back from {have} to {want} tokens")]
-    CannotTakeBack {
+    CannotTruncate {
         /// The architecture.
         arch: String,
         /// The number of tokens of the sequence.
@@ -312,7 +312,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum StateFault {
     /// The bytes are not a saved sequence.
     #[error("it is not a saved sequence")]
-    NoState,
+    NotASavedSequence,
     /// It has the format of another version of this library.
     #[error("its format is version {version}, which this version of modelve does not read")]
     Version {
@@ -341,7 +341,7 @@ pub enum StateFault {
 
 /// The sizes of a context that does not fit into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct MemoryShortage {
     /// The requested number of tokens.
     pub n_ctx: u64,
     /// Bytes of KV cache per token.
@@ -354,7 +354,7 @@ pub struct Refusal {
     pub kv_type: KvType,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for MemoryShortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -13,7 +13,7 @@
 //! use std::path::Path;
 //!
 //! use modelve_runtime::{
-//!     Event, LoadOptions, Model, Options, Reading, Request, Result, Session, Settings, Setup, Want,
+//!     Event, LoadOptions, Model, Options, Reading, Request, Result, Session, Settings, Setup, WantLogits,
 //!     complete, likeliest,
 //! };
 //!
@@ -34,7 +34,7 @@
 //!     // The most likely next tokens at every position of the prompt.
 //!     let mut session = Session::new(&model, &Settings { n_ctx: 256, ..Settings::default() })?;
 //!     let seq = session.open()?;
-//!     session.feed(&seq, &prompt, Want::All, &mut |i, logits| {
+//!     session.feed(&seq, &prompt, WantLogits::All, &mut |i, logits| {
 //!         println!("after token {i}: {:?}", likeliest(logits, 3));
 //!     })?;
 //!     Ok(())
@@ -90,14 +90,14 @@ pub use completion::{Completion, ContextReport, Event, Finish, Options, Report, 
 pub use control::ControlVector;
 pub use device::Device;
 pub use engine::{Engine, Request, RequestId, Setup, complete};
-pub use error::{Error, Refusal, Result, StateFault};
+pub use error::{Error, MemoryShortage, Result, StateFault};
 pub use ffi::on_abort;
 pub use grammar::Grammar;
-pub use model::{Checked, GpuLayers, LoadOptions, Model, Weights};
-pub use rope::{Regime, Rope};
+pub use model::{CheckedFile, GpuLayers, LoadOptions, Model, Weights};
+pub use rope::{Rope, RopeFactors};
 pub use sampling::{Likely, Sampling, likeliest, log_sum_exp};
 pub use seq::{Position, Seq, SeqId};
-pub use session::{Entry, Session, Want};
+pub use session::{Entry, Session, WantLogits};
 pub use sessions::Sessions;
 pub use settings::{FlashAttention, KvType, Settings};
 pub use start::{Starting, devices, own_kernels, start_ahead, system_info};

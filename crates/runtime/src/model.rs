@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::ffi;
 use super::params::{Extent, LoadParams};
 use super::roles::FoundRoles;
-use super::rope::{Regime, Rope};
+use super::rope::{Rope, RopeFactors};
 use super::start::{self, start};
 use super::vocab::Vocab;
 use modelve_gguf::Gguf;
@@ -95,10 +95,10 @@ impl Model {
     ///
     /// # Errors
     /// The file is not a GGUF, or llama.cpp would fail on it.
-    pub fn inspect(path: &Path) -> Result<Checked> {
+    pub fn inspect(path: &Path) -> Result<CheckedFile> {
         let gguf = Gguf::open(path)?;
         let facts = check::model(path, &gguf)?;
-        Ok(Checked {
+        Ok(CheckedFile {
             path: path.to_owned(),
             gguf,
             facts,
@@ -117,9 +117,9 @@ impl Model {
     ///
     /// # Errors
     /// See [`Model::load`].
-    pub fn load_checked(checked: Checked, options: &LoadOptions) -> Result<Model> {
+    pub fn load_checked(checked: CheckedFile, options: &LoadOptions) -> Result<Model> {
         let begun = Instant::now();
-        let Checked { path, gguf, facts } = checked;
+        let CheckedFile { path, gguf, facts } = checked;
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
         let rope = facts.rope_boundary.map(Rope::new);
         // llama.cpp compares the boundary between RoPE factors with the padded size of the context.
@@ -211,28 +211,28 @@ impl Model {
     }
 
     /// The RoPE factors for a text of `tokens` tokens.
-    pub fn regime(&self, tokens: usize) -> Regime {
+    pub fn rope_factors(&self, tokens: usize) -> RopeFactors {
         match self.rope() {
-            Some(rope) if tokens > rope.original as usize => Regime::Long,
-            _ => Regime::Short,
+            Some(rope) if tokens > rope.original as usize => RopeFactors::Long,
+            _ => RopeFactors::Short,
         }
     }
 
     /// The longest text for these RoPE factors, in tokens.
-    pub fn reach(&self, regime: Regime) -> usize {
-        match (self.rope(), regime) {
-            (Some(rope), Regime::Short) => rope.original as usize,
+    pub fn reach(&self, rope_factors: RopeFactors) -> usize {
+        match (self.rope(), rope_factors) {
+            (Some(rope), RopeFactors::Short) => rope.original as usize,
             _ => usize::MAX,
         }
     }
 
     /// The size of a context for `tokens` cells that computes with these RoPE factors.
-    pub fn context_for(&self, regime: Regime, tokens: usize) -> u32 {
+    pub fn context_for(&self, rope_factors: RopeFactors, tokens: usize) -> u32 {
         let tokens = u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
-        match (self.rope(), regime) {
+        match (self.rope(), rope_factors) {
             // llama.cpp uses the long factors only in a context larger than the boundary.
-            (Some(rope), Regime::Long) => tokens.max(rope.short_context + 1),
-            (Some(rope), Regime::Short) => tokens.min(rope.short_context),
+            (Some(rope), RopeFactors::Long) => tokens.max(rope.short_context + 1),
+            (Some(rope), RopeFactors::Short) => tokens.min(rope.short_context),
             (None, _) => tokens,
         }
     }
@@ -260,13 +260,13 @@ impl Model {
 
 /// A GGUF file whose header was read and checked.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedFile {
     path: PathBuf,
     gguf: Gguf,
     facts: Facts,
 }
 
-impl Checked {
+impl CheckedFile {
     /// Lets llama.cpp read the whole header: metadata, vocabulary, and every tensor that it needs,
     /// whose shapes it checks. The weights are neither read nor mapped.
     ///
@@ -299,7 +299,7 @@ impl Checked {
     ///
     /// # Errors
     /// The device does not exist, or there is no device at all.
-    pub fn place(&self, options: &LoadOptions) -> Result<(u32, String)> {
+    pub fn choose_device(&self, options: &LoadOptions) -> Result<(u32, String)> {
         place_layers(&self.facts, &self.gguf, options)
     }
 }

@@ -29,16 +29,16 @@ impl Rope {
 
 /// A set of RoPE factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Regime {
+pub enum RopeFactors {
     /// The short factors, or the only ones of a model with one set.
     Short,
     /// The long factors.
     Long,
 }
 
-impl Regime {
+impl RopeFactors {
     /// Both sets.
-    pub const ALL: [Regime; 2] = [Regime::Short, Regime::Long];
+    pub const ALL: [RopeFactors; 2] = [RopeFactors::Short, RopeFactors::Long];
 }
 
 /// A value for each set of factors.
@@ -53,25 +53,25 @@ impl<T> PerRegime<T> {
         PerRegime { short, long }
     }
 
-    /// The value for `regime`, and the one for the other set.
-    pub fn both(&mut self, regime: Regime) -> (&mut T, &mut T) {
-        match regime {
-            Regime::Short => (&mut self.short, &mut self.long),
-            Regime::Long => (&mut self.long, &mut self.short),
+    /// The value for `rope_factors`, and the one for the other set.
+    pub fn both(&mut self, rope_factors: RopeFactors) -> (&mut T, &mut T) {
+        match rope_factors {
+            RopeFactors::Short => (&mut self.short, &mut self.long),
+            RopeFactors::Long => (&mut self.long, &mut self.short),
         }
     }
 
-    pub fn get(&self, regime: Regime) -> &T {
-        match regime {
-            Regime::Short => &self.short,
-            Regime::Long => &self.long,
+    pub fn get(&self, rope_factors: RopeFactors) -> &T {
+        match rope_factors {
+            RopeFactors::Short => &self.short,
+            RopeFactors::Long => &self.long,
         }
     }
 
-    pub fn get_mut(&mut self, regime: Regime) -> &mut T {
-        match regime {
-            Regime::Short => &mut self.short,
-            Regime::Long => &mut self.long,
+    pub fn get_mut(&mut self, rope_factors: RopeFactors) -> &mut T {
+        match rope_factors {
+            RopeFactors::Short => &mut self.short,
+            RopeFactors::Long => &mut self.long,
         }
     }
 }

@@ -30,7 +30,7 @@ impl Sessions {
 
     /// Announces that a text will need `room` tokens, so that one session is made for all texts.
     pub fn reserve(&mut self, room: usize) {
-        let most = self.rooms.get_mut(self.model.regime(room));
+        let most = self.rooms.get_mut(self.model.rope_factors(room));
         *most = room.max(*most);
     }
 
@@ -41,9 +41,9 @@ impl Sessions {
     /// See [`Session::new`].
     pub fn of(&mut self, room: usize) -> Result<&mut Session> {
         self.reserve(room);
-        let regime = self.model.regime(room);
-        let n_ctx = (self.model).context_for(regime, *self.rooms.get(regime));
-        let made = self.made.get_mut(regime);
+        let rope_factors = self.model.rope_factors(room);
+        let n_ctx = (self.model).context_for(rope_factors, *self.rooms.get(rope_factors));
+        let made = self.made.get_mut(rope_factors);
         let fits = made
             .take()
             .filter(|session| session.n_ctx() >= n_ctx as usize);

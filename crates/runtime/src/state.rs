@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result, StateFault};
 use super::model::Model;
-use super::rope::Regime;
+use super::rope::RopeFactors;
 use super::seq::Seq;
 use super::session::Session;
 use super::settings::{FlashAttention, KvType};
@@ -76,12 +76,17 @@ fn kind(session: &Session) -> [u8; 4] {
         KvType::Q8_0 => 2,
         KvType::Q4_0 => 3,
     };
-    let regime = match session.regime() {
-        Regime::Short => 0,
-        Regime::Long => 1,
+    let rope_factors = match session.rope_factors() {
+        RopeFactors::Short => 0,
+        RopeFactors::Long => 1,
     };
     let fused = u8::from(settings.flash_attention != FlashAttention::Off);
-    [cache, regime, fused, u8::from(settings.control.is_some())]
+    [
+        cache,
+        rope_factors,
+        fused,
+        u8::from(settings.control.is_some()),
+    ]
 }
 
 /// The digest of a session's control vector; empty if it has none.
@@ -157,7 +162,7 @@ impl Session {
     fn check_state<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Token>, &'a [u8])> {
         let fault = |fault| Err(Error::State(fault));
         if bytes.get(..MAGIC.len()) != Some(MAGIC) {
-            return fault(StateFault::NoState);
+            return fault(StateFault::NotASavedSequence);
         }
         let mut reader = Reader(&bytes[MAGIC.len()..]);
         let version = u32::from_le_bytes(reader.array()?);

@@ -202,7 +202,7 @@ impl Bench {
         self.check(n)?;
         // A text that grows does not need another session at once, with which all would be gone.
         let ample = (2 * n).next_power_of_two().max(LIVE).min(self.limit);
-        let alike = self.model.regime(ample) == self.model.regime(n);
+        let alike = self.model.rope_factors(ample) == self.model.rope_factors(n);
         let session = self.live.of(if alike { ample } else { n })?;
         Ok((session, &mut self.texts))
     }
@@ -213,7 +213,7 @@ impl Bench {
     /// See [`Bench::plain`].
     pub fn own(&self, room: usize, settings: Settings) -> Result<Session> {
         self.check(room)?;
-        let n_ctx = self.model.context_for(self.model.regime(room), room);
+        let n_ctx = self.model.context_for(self.model.rope_factors(room), room);
         Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
     }
 
@@ -239,7 +239,7 @@ impl Bench {
     /// See [`Bench::plain`].
     pub fn beside(&self, tokens: usize, beside: usize, settings: Settings) -> Result<Session> {
         self.check(tokens)?;
-        let n_ctx = (self.model).context_for(self.model.regime(tokens), tokens + beside);
+        let n_ctx = (self.model).context_for(self.model.rope_factors(tokens), tokens + beside);
         let roomy = Settings {
             n_ctx,
             ..settings.clone()

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow};
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use crate::commands::prompt::{self, PromptArgs, Text};
 use crate::commands::vectors::{self, Share};
-use crate::hint::{Interrupted, Usage};
+use crate::hint::{Interrupted, UsageError};
 use crate::output::Output;
 use crate::runtime::weights::Work;
 use crate::runtime::{
@@ -190,7 +190,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let prompts = args.prompts.texts(args.engine.model.is_given())?;
     if let Some(empty) = args.stop.iter().position(String::is_empty) {
-        return Err(Usage(format!("stop text {} is empty", empty + 1)).into());
+        return Err(UsageError(format!("stop text {} is empty", empty + 1)).into());
     }
     let interactive = prompts.is_none() && std::io::stdin().is_terminal();
     if prompts.is_none() && !interactive {
@@ -337,10 +337,10 @@ impl Job<'_> {
         }
     }
 
-    /// Makes an engine. Ended sequences are kept for reuse unless `forget_ended`.
-    fn engine(&self, forget_ended: bool) -> anyhow::Result<Engine> {
+    /// Makes an engine. Ended sequences are kept for reuse unless `discard_ended`.
+    fn engine(&self, discard_ended: bool) -> anyhow::Result<Engine> {
         let setup = Setup {
-            forget_ended,
+            discard_ended,
             ..self.setup.clone()
         };
         Engine::new(&self.model, setup).map_err(explain)

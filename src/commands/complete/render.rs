@@ -51,7 +51,7 @@ struct Object<'a> {
     text: &'a str,
     finish_reason: &'static str,
     tokens: Vec<TokenObject>,
-    usage: Usage,
+    usage: UsageError,
     timing: Timing,
 }
 
@@ -80,7 +80,7 @@ struct Alternative {
 }
 
 #[derive(Serialize)]
-struct Usage {
+struct UsageError {
     prompt_tokens: usize,
     completion_tokens: usize,
 }
@@ -234,7 +234,7 @@ fn object<'a>(
             .iter()
             .map(|step| token_object(vocab, step))
             .collect(),
-        usage: Usage {
+        usage: UsageError {
             prompt_tokens: completion.prompt_tokens,
             completion_tokens: n,
         },
@@ -335,7 +335,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
                 human::bytes(context.kv_bytes),
                 job.setup.settings.kv_type,
                 context.n_seq,
-                context.made_in.as_secs_f64()
+                context.creation_time.as_secs_f64()
             ),
         );
     }

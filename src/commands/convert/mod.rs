@@ -11,14 +11,14 @@ use anyhow::{Context, anyhow};
 use regex::Regex;
 
 use crate::base::{human, outfile};
-use crate::commands::again::quote;
+use crate::commands::command_line::quote;
 use crate::commands::fetching::{cancel_on_signals, or_like};
 use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::{self, Checkpoint};
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::{GgmlType, Gguf, Problem};
-use crate::hint::{Interrupted, Usage, hinted};
+use crate::hint::{Interrupted, UsageError, hinted};
 use crate::hub::Wanted;
 use crate::output::Output;
 use crate::progress;
@@ -231,7 +231,7 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
 fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow::Result<()> {
     if args.dry_run {
         let why = "is not a type that modelve converts to, so there is nothing to plan";
-        return Err(Usage(format!("--dry-run: `{label}` {why}")).into());
+        return Err(UsageError(format!("--dry-run: `{label}` {why}")).into());
     }
     let progress = progress::stderr(false);
     let cancel = cancel_on_signals()?;
@@ -335,7 +335,7 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
 
 fn no_type(name: &str) -> anyhow::Error {
     let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
-    let error = Usage(format!("no type `{name}`; there are {}", names.join(", ")));
+    let error = UsageError(format!("no type `{name}`; there are {}", names.join(", ")));
     hinted(
         error,
         "what each is good for: modelve convert --list-quants",
@@ -349,7 +349,7 @@ fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
             Some(recipe) => format!("; {name} is a recipe, its tensors are {}", recipe.base),
             None => "; for example Q4_K, Q6_K, Q8_0, F16".to_owned(),
         };
-        Usage(format!("no tensor type `{name}`{example}"))
+        UsageError(format!("no tensor type `{name}`{example}"))
     })?)
 }
 
@@ -358,9 +358,9 @@ fn overrides(args: &Args) -> anyhow::Result<Overrides> {
     for text in &args.tensor_type {
         let (pattern, ty) = text
             .rsplit_once('=')
-            .ok_or_else(|| Usage(format!("--tensor-type {text}: REGEX=TYPE is needed")))?;
-        let pattern =
-            Regex::new(pattern).map_err(|error| Usage(format!("--tensor-type {text}: {error}")))?;
+            .ok_or_else(|| UsageError(format!("--tensor-type {text}: REGEX=TYPE is needed")))?;
+        let pattern = Regex::new(pattern)
+            .map_err(|error| UsageError(format!("--tensor-type {text}: {error}")))?;
         tensors.push((pattern, tensor_type(ty)?));
     }
     let named = |name: &Option<String>| name.as_deref().map(tensor_type).transpose();

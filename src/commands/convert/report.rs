@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::size;
 use crate::base::human;
-use crate::commands::again::quote;
+use crate::commands::command_line::quote;
 use crate::convert::{Deviation, Plan, PlannedTensor, Source};
 use crate::gguf::Value;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};

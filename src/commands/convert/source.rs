@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::commands::fetching;
 use crate::convert::Provenance;
 use crate::convert::arch::{self, Description};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::hub::locate::ModelRef;
 use crate::hub::store::store_path;
 use crate::hub::{self, FetchOptions, HubId, Wanted};
@@ -46,7 +46,7 @@ impl Place {
                     true => "is a file; a checkpoint is a folder with config.json and safetensors",
                     false => "does not exist",
                 };
-                let error = Usage(format!("{} {what}", path.display()));
+                let error = UsageError(format!("{} {what}", path.display()));
                 let hint = "name a checkpoint folder, or a Hub id such as org/name";
                 Err(hinted(
                     error,
@@ -55,7 +55,7 @@ impl Place {
             }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
-                Err(Usage("`tiny` is inside the program and converted already".into()).into())
+                Err(UsageError("`tiny` is inside the program and converted already".into()).into())
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::commands::find;
 use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
-    Checked, Error, Facts, KvType, LoadOptions, Model, Weights, context, host, own_kernels,
+    CheckedFile, Error, Facts, KvType, LoadOptions, Model, Weights, context, host, own_kernels,
 };
 
 /// The choices for a model on this machine.
@@ -57,14 +57,14 @@ impl Auto {
     }
 }
 
-fn layers(checked: &Checked) -> (u32, String, String) {
+fn layers(checked: &CheckedFile) -> (u32, String, String) {
     let facts = checked.facts();
     let all = facts.n_layer + 1;
     let options = LoadOptions {
         gpu_reserve: context::kv_bytes(facts, KvType::F16, 512),
         ..LoadOptions::default()
     };
-    match checked.place(&options) {
+    match checked.choose_device(&options) {
         Err(error) => (0, "none".to_owned(), error.to_string()),
         Ok((0, device)) if crate::runtime::devices().iter().all(|device| !device.gpu) => (
             0,

@@ -22,7 +22,7 @@ use super::flags;
 use super::kind::Kind;
 use crate::base::human;
 use crate::base::memory::Memory;
-use crate::hint::{Usage, WithHint};
+use crate::hint::{UsageError, WithHint};
 use crate::hub::locate::{self, Located};
 use crate::output::Output;
 use lists::Show;
@@ -108,7 +108,7 @@ impl<'a> Place<'a> {
 /// unless `offline`.
 pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let filter = match &args.filter {
-        Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
+        Some(pattern) => Some(Regex::new(pattern).map_err(|error| UsageError(error.to_string()))?),
         None => None,
     };
     let mut out = Output::stdout();
@@ -204,7 +204,7 @@ fn of_checkpoint(
 ) -> anyhow::Result<()> {
     if args.kv || (args.full && !args.json) {
         let message = "a checkpoint has no metadata to list: see its config.json, or --json";
-        return Err(Usage(message.to_owned()).into());
+        return Err(UsageError(message.to_owned()).into());
     }
     let source = checkpoint::Source::open(place.path)?;
     let show = args.show(filter);

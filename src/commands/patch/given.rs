@@ -8,7 +8,7 @@ use super::args::Args;
 use crate::commands::flags::numbers;
 use crate::commands::prompt::{Text, input};
 use crate::experiment::measure::{Asked, Name};
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::probe::Piece;
 
 /// A pair as it was given; without a corrupt prompt noise takes its place.
@@ -22,7 +22,7 @@ pub(super) fn given(args: &Args) -> anyhow::Result<Vec<Given>> {
     if let Some(path) = &args.pairs {
         if !args.prompts.input.file.is_empty() {
             return Err(
-                Usage("--pairs brings its own prompts: leave out --file".to_owned()).into(),
+                UsageError("--pairs brings its own prompts: leave out --file".to_owned()).into(),
             );
         }
         return pairs(path);
@@ -30,7 +30,7 @@ pub(super) fn given(args: &Args) -> anyhow::Result<Vec<Given>> {
     let mut texts = args.prompts.some("patch", args.engine.model.is_given())?;
     let wanted = if args.noise.is_some() { 1 } else { 2 };
     if texts.len() != wanted {
-        let usage = Usage(match wanted {
+        let usage = UsageError(match wanted {
             1 => format!("patch with --noise takes one prompt, not {}", texts.len()),
             _ => format!(
                 "patch takes two prompts, a clean and a corrupt one, not {}",
@@ -47,7 +47,7 @@ pub(super) fn given(args: &Args) -> anyhow::Result<Vec<Given>> {
         .is_some_and(|scale| !scale.is_finite() || scale <= 0.0)
     {
         return Err(
-            Usage("--noise takes a number of standard deviations above 0".to_owned()).into(),
+            UsageError("--noise takes a number of standard deviations above 0".to_owned()).into(),
         );
     }
     Ok(vec![Given {
@@ -90,7 +90,7 @@ fn pairs(path: &Path) -> anyhow::Result<Vec<Given>> {
         });
     }
     match given.is_empty() {
-        true => Err(Usage(format!("{} holds no pair", path.display())).into()),
+        true => Err(UsageError(format!("{} holds no pair", path.display())).into()),
         false => Ok(given),
     }
 }
@@ -99,7 +99,7 @@ fn pairs(path: &Path) -> anyhow::Result<Vec<Given>> {
 /// found when it is read.
 pub(super) fn positions(list: &str) -> anyhow::Result<Vec<i32>> {
     let wrong = || {
-        Usage(format!(
+        UsageError(format!(
             "{list:?} is no list of positions, such as 0-5,9 or -1"
         ))
     };
@@ -141,7 +141,7 @@ pub(super) fn places(pieces: &[Piece], named: &str) -> anyhow::Result<Vec<usize>
         .flatten();
     let Some(at) = at else {
         let what = format!("{named:?} is neither a text in the prompt nor a list of positions");
-        return Err(Usage(what).into());
+        return Err(UsageError(what).into());
     };
     let starts = [0].into_iter().chain(ends.iter().copied());
     let places = starts.zip(&ends).enumerate();

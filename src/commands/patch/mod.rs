@@ -11,7 +11,7 @@ use crate::experiment::measure::Asked;
 use crate::experiment::patch::{self, Corrupt, Noise, Options};
 use crate::probe::Prompt;
 use crate::progress;
-use crate::runtime::{Model, Regime, Session};
+use crate::runtime::{Model, RopeFactors, Session};
 
 mod args;
 mod given;
@@ -63,13 +63,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut sessions: [Option<Session>; 2] = [None, None];
     let mut complete = true;
     for job in &jobs {
-        let regime = model.regime(job.tokens());
-        let session = match &mut sessions[usize::from(regime == Regime::Long)] {
+        let rope_factors = model.rope_factors(job.tokens());
+        let session = match &mut sessions[usize::from(rope_factors == RopeFactors::Long)] {
             Some(session) => session,
             none => {
                 let alike = jobs
                     .iter()
-                    .filter(|job| model.regime(job.tokens()) == regime);
+                    .filter(|job| model.rope_factors(job.tokens()) == rope_factors);
                 let longest = alike.map(Job::tokens).max().unwrap_or(0);
                 none.insert(session(&args.engine, &model, longest + COMMON, &cancel)?)
             }

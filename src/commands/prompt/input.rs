@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Origin, Text};
 use crate::base::infile;
-use crate::commands::again::{Again, quote};
+use crate::commands::command_line::{CommandLine, quote};
 use crate::hint::{WithHint, hinted};
 
 /// The name of standard input in messages.
@@ -147,7 +147,7 @@ fn json_lines(content: &str, name: &str) -> anyhow::Result<Vec<Text>> {
             Err(_) => {
                 return Err(anyhow!("line {number} of {name} is not a JSON prompt")).with_hint(
                     || {
-                        let again = Again::typed().with(&["--lines"]);
+                        let again = CommandLine::typed().with(&["--lines"]);
                         format!(
                             "a line is {{\"prompt\": \"…\"}}; to take every line as it is: {again}"
                         )

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::Input;
 use crate::base::human;
-use crate::commands::again::{Again, quote};
-use crate::hint::{Usage, hinted};
+use crate::commands::command_line::{CommandLine, quote};
+use crate::hint::{UsageError, hinted};
 use crate::hub::locate::{self, ModelRef};
 
 /// Extensions of text files. A prompt without white space rarely ends like that.
@@ -18,25 +18,25 @@ pub(super) fn check(arguments: &[String], input: &Input, names_model: bool) -> a
     for (at, argument) in arguments.iter().enumerate() {
         let first_of_several = at == 0 && (arguments.len() > 1 || input.is_given());
         if !names_model && is_model(argument, first_of_several) {
-            let again = Again::typed().without(argument).on_model(argument);
+            let again = CommandLine::typed().without(argument).on_model(argument);
             return Err(hinted(
-                Usage(format!("{} is a model, not a text", shown(argument))),
+                UsageError(format!("{} is a model, not a text", shown(argument))),
                 format!("the model is named with -m: {again}"),
             ));
         }
         if !looks_like_a_file(argument) {
             continue;
         }
-        let again = Again::typed().without(argument);
+        let again = CommandLine::typed().without(argument);
         if Path::new(argument).is_file() {
             let again = again.with(&["--file", argument.as_str()]);
             return Err(hinted(
-                Usage(format!("{} is a file, not a text", shown(argument))),
+                UsageError(format!("{} is a file, not a text", shown(argument))),
                 format!("to read it: {again}"),
             ));
         }
         return Err(hinted(
-            Usage(format!("no such file: {}", shown(argument))),
+            UsageError(format!("no such file: {}", shown(argument))),
             format!(
                 "files are read with --file; to take the name for the text: printf %s {} | {again}",
                 quote(argument)

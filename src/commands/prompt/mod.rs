@@ -15,7 +15,7 @@ mod mistaken;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use crate::hint::{Usage, hinted};
+use crate::hint::{UsageError, hinted};
 use crate::probe;
 use crate::runtime::chat::{self, Message};
 use crate::runtime::{Model, Reading, Result, Token, Vocab};
@@ -94,7 +94,7 @@ impl Input {
         let arguments_read = arguments.iter().filter(|argument| *argument == "-").count();
         let files_read = self.file.iter().filter(|path| *path == stdin).count();
         if arguments_read + files_read > 1 {
-            return Err(Usage("standard input, `-`, can be read only once".to_owned()).into());
+            return Err(UsageError("standard input, `-`, can be read only once".to_owned()).into());
         }
         let mut texts = Vec::new();
         for argument in arguments {
@@ -268,9 +268,9 @@ pub fn tokens(vocab: &Vocab, text: &str, special: bool) -> Result<Vec<Token>> {
 
 /// The error of a command that was given no text.
 pub fn missing(command: &str, what: &str) -> anyhow::Error {
-    let example = super::again::Again::of([command, "Today is"]);
+    let example = super::command_line::CommandLine::of([command, "Today is"]);
     hinted(
-        Usage(format!("no {what}")),
+        UsageError(format!("no {what}")),
         format!("give it as an argument, on standard input or with --file FILE: {example}"),
     )
 }
@@ -286,12 +286,12 @@ fn at_most(most: usize, command: &str, texts: Vec<Text>) -> anyhow::Result<Vec<T
     } else {
         "one prompt or two"
     };
-    let usage = Usage(format!("{command} takes {taken}, not {}", texts.len()));
+    let usage = UsageError(format!("{command} takes {taken}, not {}", texts.len()));
     if texts.iter().any(|text| text.origin != Origin::Argument) {
         return Err(usage.into());
     }
     let words: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-    let sentence = super::again::quote(&words.join(" "));
+    let sentence = super::command_line::quote(&words.join(" "));
     Err(hinted(
         usage,
         format!("quote it: modelve {command} {sentence}"),

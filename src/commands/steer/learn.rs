@@ -16,7 +16,7 @@ use crate::commands::probing::{Sessions, load, percent};
 use crate::commands::prompt::{Manner, Text, input};
 use crate::commands::results::{self, NewFile};
 use crate::experiment::steer::{self, Direction, Learning, Side};
-use crate::hint::{Interrupted, Usage, hinted};
+use crate::hint::{Interrupted, UsageError, hinted};
 use crate::output::{BOLD, DIM, Output};
 use crate::probe::Subject;
 use crate::progress::{self, Unit};
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let output = output.map_err(output_error)?;
     if output.is_stdout() && args.file.json {
         let what = "--json and -o - would both write to standard output: name a file for one";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     let cancel = cancel_on_ctrl_c()?;
     let bytes = texts.iter().map(|(_, text)| text.text.len()).sum();
@@ -174,7 +174,7 @@ impl Args {
                 let what = "a direction leads from some texts to others, and one side has none";
                 let hint =
                     "modelve steer learn --plus 'I love it' --minus 'I hate it' -o love.gguf";
-                Err(hinted(Usage(what.to_owned()), hint))
+                Err(hinted(UsageError(what.to_owned()), hint))
             }
         }
     }
@@ -189,7 +189,7 @@ impl Args {
         layers.dedup();
         if layers.first() == Some(&0) {
             let what = "layer 0 can have no direction: llama.cpp adds the first after layer 1";
-            return Err(Usage(what.to_owned()).into());
+            return Err(UsageError(what.to_owned()).into());
         }
         Ok(layers)
     }

@@ -14,7 +14,7 @@ use crate::commands::results::Form;
 use crate::commands::vectors::{self, Share};
 use crate::experiment::steer::{self, Run, Source, Steered};
 use crate::experiment::{self, html::STEER};
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::{self, ACCENT, BOLD, DIM, Output};
 use crate::probe::{Prompt, Subject, next};
 use crate::progress::{self, Unit};
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let to = args.form.judge(args.inputs())?;
     let cancel = cancel_on_ctrl_c()?;
     let Some(vector) = vectors::sum(&args.vector)? else {
-        return Err(Usage("no control vector".to_owned()).into());
+        return Err(UsageError("no control vector".to_owned()).into());
     };
     // What each answer is given, beginning with nothing.
     let mut given = vec![(0.0, None)];

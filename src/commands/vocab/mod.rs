@@ -15,7 +15,7 @@ use super::find::open_gguf;
 use super::flags::ModelFlag;
 use super::kind;
 use crate::gguf::vocab::{Token, Vocabulary};
-use crate::hint::Usage;
+use crate::hint::UsageError;
 use crate::output::Output;
 use crate::runtime;
 
@@ -80,7 +80,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     // Errors that do not depend on the file are reported first.
     let pattern = match &args.search {
-        Some(pattern) => Some(Regex::new(pattern).map_err(|error| Usage(error.to_string()))?),
+        Some(pattern) => Some(Regex::new(pattern).map_err(|error| UsageError(error.to_string()))?),
         None => None,
     };
     let (path, gguf) = open_gguf(args.model.model.as_deref())?;

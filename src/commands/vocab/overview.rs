@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Args, JsonText};
 use crate::base::human;
-use crate::commands::again::Again;
+use crate::commands::command_line::CommandLine;
 use crate::gguf::vocab::Vocabulary;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output};
 use crate::table::{Columns, cell, plain};
@@ -190,7 +190,7 @@ fn print_special(vocabulary: &Vocabulary<'_>, most: usize, out: &mut Output) -> 
     out.write_all(rows.lines().as_bytes())?;
     if special.len() > most {
         let more = human::count((special.len() - most) as u64);
-        let all = Again::typed().with(&["--special"]);
+        let all = CommandLine::typed().with(&["--special"]);
         writeln!(out, "… and {more} more: {all}")?;
     }
     Ok(())

@@ -109,7 +109,7 @@ fn all_rows(
     let pass = session.feed_hooked(
         seq,
         &CLEAN.map(Token),
-        Want::All,
+        WantLogits::All,
         &mut Each(each),
         &mut |_, _| {},
     );

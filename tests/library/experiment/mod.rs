@@ -15,7 +15,7 @@ use modelve::experiment::{Part, Spot, settings};
 use modelve::probe::Prompt;
 use modelve::runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve::runtime::{
-    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Token, Want,
+    Cancel, FlashAttention, KvType, LoadOptions, Model, Session, Settings, Token, WantLogits,
 };
 
 mod ablation;
@@ -178,7 +178,7 @@ fn plainly(
     let mut row = Vec::new();
     let mut keep = |_: usize, logits: &[f32]| row = logits.to_vec();
     let mut hook = Change(change);
-    let pass = session.feed_hooked(&seq, &ids, Want::Last, &mut hook, &mut keep);
+    let pass = session.feed_hooked(&seq, &ids, WantLogits::Last, &mut hook, &mut keep);
     assert_eq!(pass.unwrap(), Pass::Complete);
     row
 }

@@ -65,7 +65,9 @@ fn fresh_runs(model: &Model, prompt: &[Token], n: usize) -> Vec<Token> {
             best = Token::at(ids.max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap());
         };
         let seq = session.open().unwrap();
-        session.feed(&seq, &tokens, Want::Last, &mut pick).unwrap();
+        session
+            .feed(&seq, &tokens, WantLogits::Last, &mut pick)
+            .unwrap();
         tokens.push(best);
     }
     tokens.split_off(prompt.len())

@@ -102,7 +102,7 @@ fn pass(session: &mut Session, tokens: &[Token], hook: &mut dyn Hook) -> Vec<Vec
     let seq = session.open().unwrap();
     let mut rows = Vec::new();
     let mut keep = |_: usize, row: &[f32]| rows.push(row.to_vec());
-    let pass = session.feed_hooked(&seq, tokens, Want::All, hook, &mut keep);
+    let pass = session.feed_hooked(&seq, tokens, WantLogits::All, hook, &mut keep);
     assert_eq!(pass.unwrap(), Pass::Complete);
     session.close(seq);
     rows
@@ -327,7 +327,7 @@ fn break_ends_the_pass_and_leaves_nothing_of_it() {
         }
     }
     let mut second = Second(0);
-    let stopped = session.feed_hooked(&seq, &A, Want::Last, &mut second, &mut silent);
+    let stopped = session.feed_hooked(&seq, &A, WantLogits::Last, &mut second, &mut silent);
     assert_eq!(stopped.unwrap(), Pass::Stopped);
     assert_eq!(second.0, 3, "not asked again");
     assert!(session.is_empty(&seq).unwrap());
@@ -418,7 +418,7 @@ fn a_session_without_hooks_has_none() {
     let seq = blind.open().unwrap();
     let mut ignore = |_: usize, _: &[f32]| {};
     let probe = &mut Probe::default();
-    let refused = blind.feed_hooked(&seq, &A, Want::None, probe, &mut ignore);
+    let refused = blind.feed_hooked(&seq, &A, WantLogits::None, probe, &mut ignore);
     assert!(matches!(refused, Err(Error::NoHooks)));
     assert!(matches!(blind.roles(), Err(Error::NoHooks)));
 }

@@ -26,7 +26,7 @@ fn use_it(lie: &str, parts: &Parts) -> bool {
     let fed = session.feed(
         &seq,
         &[Token(0), token, Token(1)],
-        Want::All,
+        WantLogits::All,
         &mut |_, _| {},
     );
     let _ = model.vocab().tokenize("the ball \u{20ac}", Reading::Prompt);

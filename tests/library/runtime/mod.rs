@@ -21,8 +21,8 @@ use crate::support::tiny_gguf::Tiny;
 use modelve::gguf::{GgmlType, Value};
 use modelve::runtime::{
     Cancel, Engine, Entry, Error, Event, Finish, FlashAttention, KvType, LoadOptions, Model,
-    Options, Reading, Report, Request, Sampling, Seq, Session, Settings, Setup, Token, Vocab, Want,
-    complete,
+    Options, Reading, Report, Request, Sampling, Seq, Session, Settings, Setup, Token, Vocab,
+    WantLogits, complete,
 };
 
 struct File {
@@ -66,7 +66,7 @@ fn alone(session: &mut Session, tokens: &[Token]) -> Vec<Vec<f32>> {
 fn all_logits(session: &mut Session, seq: &Seq, tokens: &[Token]) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     session
-        .feed(seq, tokens, Want::All, &mut |_, row| {
+        .feed(seq, tokens, WantLogits::All, &mut |_, row| {
             rows.push(row.to_vec())
         })
         .unwrap();
@@ -218,7 +218,7 @@ fn sequences_are_handed_out_and_taken_back() {
         output: true,
     };
     let errors = [
-        session.feed(&foreign, &[Token(270)], Want::Last, &mut ignore),
+        session.feed(&foreign, &[Token(270)], WantLogits::Last, &mut ignore),
         session.step(&[entry], &mut ignore),
         session.truncate(&foreign, 0),
         session.fork(&foreign, 0).map(drop),
@@ -239,17 +239,22 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let seq = session.open().unwrap();
     let mut ignore = |_: usize, _: &[f32]| {};
     session
-        .feed(&seq, &[270, 271].map(Token), Want::None, &mut ignore)
+        .feed(&seq, &[270, 271].map(Token), WantLogits::None, &mut ignore)
         .unwrap();
     let long = vec![Token(270); 600];
-    let full = session.feed(&seq, &long, Want::Last, &mut ignore);
+    let full = session.feed(&seq, &long, WantLogits::Last, &mut ignore);
     assert!(
         matches!(full, Err(Error::ContextFull { need: 602, .. })),
         "{full:?}"
     );
-    let range = session.feed(&seq, &[270, 1 << 20].map(Token), Want::Last, &mut ignore);
+    let range = session.feed(
+        &seq,
+        &[270, 1 << 20].map(Token),
+        WantLogits::Last,
+        &mut ignore,
+    );
     assert!(matches!(range, Err(Error::TokenRange { .. })));
-    let negative = session.feed(&seq, &[Token(-1)], Want::Last, &mut ignore);
+    let negative = session.feed(&seq, &[Token(-1)], WantLogits::Last, &mut ignore);
     assert!(matches!(
         negative,
         Err(Error::TokenRange {
@@ -289,7 +294,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     .unwrap();
     cancel.set();
     let seq = session.open().unwrap();
-    let stopped = session.feed(&seq, &[Token(270)], Want::Last, &mut ignore);
+    let stopped = session.feed(&seq, &[Token(270)], WantLogits::Last, &mut ignore);
     assert!(matches!(stopped, Err(Error::Cancelled)));
     assert_eq!(session.len(&seq).unwrap(), 0);
 }

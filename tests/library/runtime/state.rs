@@ -63,8 +63,8 @@ fn a_state_that_does_not_belong_here_is_refused() {
         }
     };
     let here = |bytes: &[u8]| fault(&exact(), &model, bytes);
-    assert_eq!(here(b"GGUF"), StateFault::NoState);
-    assert_eq!(here(b""), StateFault::NoState);
+    assert_eq!(here(b"GGUF"), StateFault::NotASavedSequence);
+    assert_eq!(here(b""), StateFault::NotASavedSequence);
     // Cut anywhere, or with any byte changed.
     for n in [8, 11, 12, 44, 60, bytes.len() / 2, bytes.len() - 1] {
         assert_eq!(here(&bytes[..n]), StateFault::Damaged, "{n}");

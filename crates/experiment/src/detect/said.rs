@@ -10,7 +10,7 @@ use crate::error::Result;
 use modelve_probe::math::Distribution;
 use modelve_probe::{Choice, FrozenNorm, Piece, Prompt, Readout, piece};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
-use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, Want};
+use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, WantLogits};
 
 /// The heads at the last token of a prompt.
 #[derive(Debug, Clone, Serialize)]
@@ -129,7 +129,7 @@ pub(super) fn said(
     let seq = session.open()?;
     let mut done = 0;
     for chunk in before.chunks(session.settings().n_batch as usize) {
-        match session.feed(&seq, chunk, Want::None, &mut |_, _| {}) {
+        match session.feed(&seq, chunk, WantLogits::None, &mut |_, _| {}) {
             Err(RuntimeError::Cancelled) => return Ok(None),
             fed => fed?,
         }
@@ -138,7 +138,7 @@ pub(super) fn said(
     }
     let mut logits = Vec::new();
     let mut keep = |_: usize, row: &[f32]| logits = row.to_vec();
-    match session.feed_hooked(&seq, &[last], Want::Last, &mut watch, &mut keep) {
+    match session.feed_hooked(&seq, &[last], WantLogits::Last, &mut watch, &mut keep) {
         Err(RuntimeError::Cancelled) => return Ok(None),
         // The hook stops no pass.
         pass => {

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
-use modelve_runtime::{Error as RuntimeError, Session, Token, Want};
+use modelve_runtime::{Error as RuntimeError, Session, Token, WantLogits};
 
 use super::Table;
 use crate::error::Result;
@@ -145,7 +145,7 @@ pub fn scores(
         for chunk in text.chunks(n_batch) {
             // Some layers may have seen a batch that is then given up.
             let before = watch.sums.clone();
-            match session.feed_hooked(&seq, chunk, Want::All, &mut watch, &mut |_, _| {}) {
+            match session.feed_hooked(&seq, chunk, WantLogits::All, &mut watch, &mut |_, _| {}) {
                 Err(RuntimeError::Cancelled) => {
                     watch.sums = before;
                     break 'texts;

@@ -20,7 +20,7 @@ use super::error::{Error, Result};
 use super::variants::exact;
 use modelve_probe::piece;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
-use modelve_runtime::{Model, Regime, Session, Settings, Token, Want};
+use modelve_runtime::{Model, RopeFactors, Session, Settings, Token, WantLogits};
 
 /// What can be dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +195,8 @@ impl Plan {
         let mut widths = Widths(BTreeMap::new());
         let mut ignore = |_: usize, _: &[f32]| {};
         // The hook stops no pass.
-        let _: Pass = session.feed_hooked(&seq, &[first], Want::All, &mut widths, &mut ignore)?;
+        let _: Pass =
+            session.feed_hooked(&seq, &[first], WantLogits::All, &mut widths, &mut ignore)?;
         session.close(seq);
 
         let tokens = texts.iter().map(Vec::len).sum();
@@ -264,7 +265,10 @@ impl Plan {
 
     /// Tokens that a session should have room for: those of each text, and of several together.
     pub fn rooms(&self, model: &Model) -> impl Iterator<Item = usize> {
-        let together = self.tokens().min(MAX_BATCH).min(model.reach(Regime::Short));
+        let together = self
+            .tokens()
+            .min(MAX_BATCH)
+            .min(model.reach(RopeFactors::Short));
         self.texts.iter().map(Vec::len).chain([together])
     }
 

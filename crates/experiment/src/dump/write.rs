@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use modelve_base::rawfile;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{
-    Entry, Error as RuntimeError, Regime, SeqId, Session, Sessions, Token, Want,
+    Entry, Error as RuntimeError, RopeFactors, SeqId, Session, Sessions, Token, WantLogits,
 };
 
 /// Bytes moved at once where a file is shortened.
@@ -214,8 +214,8 @@ impl Plan {
         let seq = session.open()?;
         writing.rows = HashMap::from([(seq.id(), first_row)]);
         let want = match self.needs_outputs {
-            true => Want::All,
-            false => Want::None,
+            true => WantLogits::All,
+            false => WantLogits::None,
         };
         let n_batch = session.settings().n_batch as usize;
         for chunk in text.chunks(n_batch) {
@@ -291,7 +291,7 @@ fn together(session: &mut Session, texts: &[Vec<Token>]) -> usize {
     let mut sum = 0;
     let fitting = texts.iter().take_while(|text| {
         sum += text.len();
-        sum <= cells && model.regime(text.len()) == Regime::Short
+        sum <= cells && model.rope_factors(text.len()) == RopeFactors::Short
     });
     fitting.take(sequences).count().max(1)
 }

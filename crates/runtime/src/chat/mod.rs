@@ -63,9 +63,9 @@ pub struct Conversation<'a> {
     /// Other variables of the template, such as `enable_thinking`.
     pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
     /// Whether the assistant continues the last message instead of starting a new one.
-    pub goes_on: bool,
+    pub continues_last: bool,
     /// The start of the assistant's turn, treated as if the template had written it.
-    pub begins: &'a str,
+    pub answer_start: &'a str,
     /// The template; `None` for the model's own.
     pub template: Option<&'a str>,
 }

@@ -62,7 +62,7 @@ fn either_way(
     surroundings: &Surroundings<'_>,
 ) -> Result<Text> {
     let begun = match conversation.messages.split_last() {
-        Some((last, before)) if conversation.goes_on => {
+        Some((last, before)) if conversation.continues_last => {
             let before = Conversation {
                 messages: before,
                 ..*conversation
@@ -75,7 +75,7 @@ fn either_way(
     };
     let mut whole = Builder::default();
     whole.push(&begun.0);
-    whole.push_own(conversation.begins);
+    whole.push_own(conversation.answer_start);
     whole.push(&begun.1);
     Ok(whole.finish())
 }

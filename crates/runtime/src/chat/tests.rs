@@ -265,8 +265,8 @@ fn an_answer_that_was_begun_stands_behind_the_template() {
     ];
     let conversation = Conversation {
         messages: &messages,
-        goes_on: true,
-        begins: "<|call|>",
+        continues_last: true,
+        answer_start: "<|call|>",
         ..Conversation::default()
     };
     let pieces = pieces_of(TURNS, &conversation);

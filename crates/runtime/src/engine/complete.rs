@@ -19,7 +19,7 @@ pub fn complete(
 ) -> Result<Report> {
     // No later request could reuse a sequence that has ended.
     let setup = Setup {
-        forget_ended: true,
+        discard_ended: true,
         ..setup
     };
     Engine::new(model, setup)?.complete(requests, on_event)

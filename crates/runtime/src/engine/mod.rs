@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::completion::{Completion, Finish, Options, Report};
 use super::error::{Error, Result};
 use super::model::Model;
-use super::rope::{PerRegime, Regime};
+use super::rope::{PerRegime, RopeFactors};
 use super::session::Session;
 use super::token::Token;
 pub use complete::complete;
@@ -83,7 +83,7 @@ impl Engine {
             setup,
             limit,
             next_id: 0,
-            lanes: PerRegime::new(Lane::new(Regime::Short), Lane::new(Regime::Long)),
+            lanes: PerRegime::new(Lane::new(RopeFactors::Short), Lane::new(RopeFactors::Long)),
             ended: Vec::new(),
             sound: None,
             ends: Vec::new(),
@@ -106,8 +106,8 @@ impl Engine {
     /// The numbers of requests that are being computed and that wait.
     pub fn load(&self) -> Load {
         let mut load = Load::default();
-        for &regime in &Regime::ALL {
-            let lane = self.lanes.get(regime);
+        for &rope_factors in &RopeFactors::ALL {
+            let lane = self.lanes.get(rope_factors);
             load.active += lane.n_active();
             load.waiting += lane.waiting.len();
         }
@@ -164,8 +164,8 @@ impl Engine {
             let completion = job.done(Finish::Length);
             self.ended.push((id, Event::Done(completion)));
         } else {
-            let regime = self.model.regime(job.tokens.len());
-            self.lanes.get_mut(regime).waiting.push_back(job);
+            let rope_factors = self.model.rope_factors(job.tokens.len());
+            self.lanes.get_mut(rope_factors).waiting.push_back(job);
         }
         Ok(id)
     }
@@ -178,13 +178,13 @@ impl Engine {
     /// step continues them, [`Engine::cancel_all`] ends them.
     pub fn step(&mut self, events: &mut Vec<(RequestId, Event)>) -> Result<State> {
         events.append(&mut self.ended);
-        let Some(regime) = self.turn() else {
+        let Some(rope_factors) = self.turn() else {
             return Ok(State::Idle);
         };
         if self.setup.settings.cancel.is_set() {
             return Err(Error::Cancelled);
         }
-        let (lane, other) = self.lanes.both(regime);
+        let (lane, other) = self.lanes.both(rope_factors);
         let mut ctx = StepContext {
             model: &self.model,
             setup: &self.setup,
@@ -202,50 +202,53 @@ impl Engine {
             result => result?,
         }
         let outgrown = lane.step(&mut ctx)?;
-        self.lanes.get_mut(Regime::Long).waiting.extend(outgrown);
-        let busy = Regime::ALL
+        self.lanes
+            .get_mut(RopeFactors::Long)
+            .waiting
+            .extend(outgrown);
+        let busy = RopeFactors::ALL
             .iter()
-            .any(|&regime| self.lanes.get(regime).is_busy());
+            .any(|&rope_factors| self.lanes.get(rope_factors).is_busy());
         Ok(if busy { State::Busy } else { State::Idle })
     }
 
     /// The lane that computes next. Requests for the long factors wait until the other lane is
     /// idle, or for [`PATIENCE`] steps, so that several of them share one context.
-    fn turn(&mut self) -> Option<Regime> {
-        let (short, long) = self.lanes.both(Regime::Short);
-        let regime = match (short.is_busy(), long.is_busy()) {
+    fn turn(&mut self) -> Option<RopeFactors> {
+        let (short, long) = self.lanes.both(RopeFactors::Short);
+        let rope_factors = match (short.is_busy(), long.is_busy()) {
             (false, false) => return None,
-            (true, false) => Regime::Short,
-            (false, true) => Regime::Long,
+            (true, false) => RopeFactors::Short,
+            (false, true) => RopeFactors::Long,
             (true, true) => {
                 self.patience += 1;
                 match long.is_active() {
-                    true if self.patience.is_multiple_of(2) => Regime::Long,
-                    false if self.patience > PATIENCE => Regime::Long,
-                    _ => Regime::Short,
+                    true if self.patience.is_multiple_of(2) => RopeFactors::Long,
+                    false if self.patience > PATIENCE => RopeFactors::Long,
+                    _ => RopeFactors::Short,
                 }
             }
         };
-        if regime == Regime::Long && !long.is_active() {
+        if rope_factors == RopeFactors::Long && !long.is_active() {
             self.patience = 0;
         }
-        Some(regime)
+        Some(rope_factors)
     }
 
     /// Ends a request and returns its completion so far; others continue. `None` if it has already
     /// ended.
     pub fn cancel(&mut self, id: RequestId) -> Option<Completion> {
-        let lanes = Regime::ALL.iter();
+        let lanes = RopeFactors::ALL.iter();
         let job = lanes
             .into_iter()
-            .find_map(|&regime| self.lanes.get_mut(regime).cancel(id));
+            .find_map(|&rope_factors| self.lanes.get_mut(rope_factors).cancel(id));
         job.map(|job| job.done(Finish::Cancelled))
     }
 
     /// Ends all requests and returns their completions so far, in the order of their ids.
     pub fn cancel_all(&mut self) -> Vec<(RequestId, Completion)> {
-        let lanes = Regime::ALL.iter();
-        let jobs = lanes.flat_map(|&regime| self.lanes.get_mut(regime).cancel_all());
+        let lanes = RopeFactors::ALL.iter();
+        let jobs = lanes.flat_map(|&rope_factors| self.lanes.get_mut(rope_factors).cancel_all());
         let mut jobs: Vec<Job> = jobs.collect();
         jobs.sort_by_key(|job| job.id);
         let done = jobs.into_iter();
@@ -261,7 +264,7 @@ impl Engine {
     /// [`Error::ContextFull`] or [`Error::NoSequence`] if active requests need the room; the errors
     /// of [`Session::new`].
     pub fn session(&mut self, room: usize) -> Result<&mut Session> {
-        let (lane, _) = self.lanes.both(self.model.regime(room));
+        let (lane, _) = self.lanes.both(self.model.rope_factors(room));
         let mut ctx = StepContext {
             model: &self.model,
             setup: &self.setup,

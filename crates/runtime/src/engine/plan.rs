@@ -5,7 +5,7 @@ use crate::context::{self, kv_bytes};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::Model;
-use crate::rope::Regime;
+use crate::rope::RopeFactors;
 use crate::settings::{MAX_SEQ, Settings};
 use crate::token::Token;
 
@@ -92,7 +92,7 @@ pub(super) fn fixed(settings: &Settings, n_ctx: u32, n_seq: u32) -> Settings {
 pub(super) fn settings(
     model: &Model,
     setup: &Setup,
-    regime: Regime,
+    rope_factors: RopeFactors,
     shared: usize,
     needs: &[Need],
 ) -> Settings {
@@ -107,12 +107,12 @@ pub(super) fn settings(
     let affordable = host::free_memory().map_or(u64::MAX, |free| free / 4 / per_token);
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
     let cap = match model.rope() {
-        Some(rope) if regime == Regime::Short => rope.short_context as usize,
+        Some(rope) if rope_factors == RopeFactors::Short => rope.short_context as usize,
         _ => SHARED_CELLS,
     };
     let mut n_ctx = wanted.min(cap).min(affordable).max(one);
-    if regime == Regime::Long {
-        n_ctx = n_ctx.max(model.context_for(regime, n_ctx) as usize);
+    if rope_factors == RopeFactors::Long {
+        n_ctx = n_ctx.max(model.context_for(rope_factors, n_ctx) as usize);
     }
     let together = cells.iter().rev().scan(shared, |sum, &n| {
         *sum += n;

@@ -25,7 +25,7 @@ pub struct Setup {
     pub parallel: Option<u32>,
     /// Whether ended sequences are removed from the cache at once instead of kept for requests that
     /// start with them. Then the cells of a text do not depend on what was computed before it.
-    pub forget_ended: bool,
+    pub discard_ended: bool,
 }
 
 /// The size of an engine's contexts.

@@ -11,7 +11,7 @@ use crate::token::Token;
 
 /// Which tokens of a feed get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want<'a> {
+pub enum WantLogits<'a> {
     /// None of them.
     None,
     /// The last one.
@@ -22,13 +22,13 @@ pub enum Want<'a> {
     At(&'a [usize]),
 }
 
-impl Want<'_> {
+impl WantLogits<'_> {
     fn has(&self, i: usize, n: usize) -> bool {
         match self {
-            Want::None => false,
-            Want::Last => i + 1 == n,
-            Want::All => true,
-            Want::At(list) => list.contains(&i),
+            WantLogits::None => false,
+            WantLogits::Last => i + 1 == n,
+            WantLogits::All => true,
+            WantLogits::At(list) => list.contains(&i),
         }
     }
 }
@@ -56,7 +56,7 @@ impl Session {
         &mut self,
         seq: &Seq,
         tokens: &[Token],
-        want: Want<'_>,
+        want: WantLogits<'_>,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
         self.feed_in_parts(seq, tokens, want, None, on_logits)
@@ -74,7 +74,7 @@ impl Session {
         &mut self,
         seq: &Seq,
         tokens: &[Token],
-        want: Want<'_>,
+        want: WantLogits<'_>,
         hook: &mut dyn Hook,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<Pass> {
@@ -100,7 +100,7 @@ impl Session {
         &mut self,
         seq: &Seq,
         tokens: &[Token],
-        want: Want<'_>,
+        want: WantLogits<'_>,
         mut hook: Option<&mut (dyn Hook + '_)>,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<Pass> {

@@ -13,7 +13,7 @@ use crate::host;
 use crate::kv::CONTEXT_STEP;
 use crate::model::Model;
 use crate::params::ContextParams;
-use crate::rope::Regime;
+use crate::rope::RopeFactors;
 use crate::seq::Home;
 use crate::settings::{FlashAttention, MAX_SEQ, Settings};
 use crate::token::Token;
@@ -22,7 +22,7 @@ mod feed;
 mod sequences;
 mod survey;
 
-pub use feed::{Entry, Want};
+pub use feed::{Entry, WantLogits};
 
 /// One context of a [`Model`], used by one thread at a time.
 pub struct Session {
@@ -39,7 +39,7 @@ pub struct Session {
     /// The roles of the graph's nodes; `None` without hooks.
     roles: Option<Arc<Roles>>,
     cache_offloaded: bool,
-    made_in: Duration,
+    creation_time: Duration,
 }
 
 impl std::fmt::Debug for Session {
@@ -126,13 +126,13 @@ impl Session {
             batch: Batch::default(),
             roles: None,
             cache_offloaded,
-            made_in: Duration::ZERO,
+            creation_time: Duration::ZERO,
         };
         if session.settings.hooks {
             session.roles = Some(session.find_roles()?);
         }
         session.add_control()?;
-        session.made_in = start.elapsed();
+        session.creation_time = start.elapsed();
         Ok(session)
     }
 
@@ -147,8 +147,8 @@ impl Session {
     }
 
     /// The time that making the context took.
-    pub fn made_in(&self) -> Duration {
-        self.made_in
+    pub fn creation_time(&self) -> Duration {
+        self.creation_time
     }
 
     /// Returns whether the KV cache is in a device's memory, because layers are on the device and
@@ -202,10 +202,10 @@ impl Session {
     }
 
     /// The RoPE factors that this context computes with.
-    pub fn regime(&self) -> Regime {
+    pub fn rope_factors(&self) -> RopeFactors {
         match self.uses_long_rope() {
-            Some(true) => Regime::Long,
-            _ => Regime::Short,
+            Some(true) => RopeFactors::Long,
+            _ => RopeFactors::Short,
         }
     }
 }

@@ -131,7 +131,7 @@ impl Session {
     fn check_truncate(&self, seq: &Seq, length: usize) -> Result<()> {
         match self.can_truncate(seq, length)? {
             true => Ok(()),
-            false => Err(Error::CannotTakeBack {
+            false => Err(Error::CannotTruncate {
                 arch: self.model.facts().arch.clone(),
                 have: self.len(seq)?,
                 want: length,
@@ -142,7 +142,7 @@ impl Session {
     /// Truncates a sequence to its first `length` tokens.
     ///
     /// # Errors
-    /// [`Error::CannotTakeBack`] if [`Session::can_truncate`] is false; nothing is changed then.
+    /// [`Error::CannotTruncate`] if [`Session::can_truncate`] is false; nothing is changed then.
     pub fn truncate(&mut self, seq: &Seq, length: usize) -> Result<()> {
         let slot = self.slot(seq)?;
         if length >= self.tokens[slot as usize].len() {
@@ -150,7 +150,7 @@ impl Session {
         }
         self.check_truncate(seq, length)?;
         if !self.context.truncate(slot, length) {
-            return Err(Error::CannotTakeBack {
+            return Err(Error::CannotTruncate {
                 arch: self.model.facts().arch.clone(),
                 have: self.tokens[slot as usize].len(),
                 want: length,
@@ -165,7 +165,7 @@ impl Session {
     /// of these tokens.
     ///
     /// # Errors
-    /// [`Error::NoSequence`]; [`Error::CannotTakeBack`] if `length` is less than all of `from` and
+    /// [`Error::NoSequence`]; [`Error::CannotTruncate`] if `length` is less than all of `from` and
     /// [`Session::can_truncate`] is false for it.
     pub fn fork(&mut self, from: &Seq, length: usize) -> Result<Seq> {
         let source = self.slot(from)? as usize;

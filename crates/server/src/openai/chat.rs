@@ -204,13 +204,13 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
         let message = "top_logprobs are told with logprobs: true";
         return Err(ApiError::wrong("top_logprobs", message));
     }
-    let goes_on = match (asked.continue_final_message, asked.add_generation_prompt) {
+    let continues_last = match (asked.continue_final_message, asked.add_generation_prompt) {
         (Some(true), Some(true)) => {
             let message = "the answer cannot both go on with a message and begin one";
             return Err(ApiError::wrong("continue_final_message", message));
         }
         (None, Some(true)) => Some(false),
-        (goes_on, _) => goes_on,
+        (continues_last, _) => continues_last,
     };
     let conversation = Asked {
         messages: asked.messages,
@@ -219,7 +219,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
         several: asked.parallel_tool_calls.unwrap_or(true),
         format: asked.response_format,
         variables: asked.chat_template_kwargs.unwrap_or_default(),
-        goes_on,
+        continues_last,
     };
     let read = conversation.read(model, means.template.as_deref())?;
     let mut options = knobs.options(knobs::OPENAI, model.vocab(), read.grammar)?;

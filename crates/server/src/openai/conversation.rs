@@ -32,7 +32,7 @@ pub struct Asked {
     /// What the template is told besides.
     pub variables: Map<String, Value>,
     /// Whether the answer goes on with the last message; none: if the assistant has the last word.
-    pub goes_on: Option<bool>,
+    pub continues_last: Option<bool>,
 }
 
 /// A conversation as the model reads it.
@@ -72,7 +72,7 @@ impl Asked {
             return Err(ApiError::wrong("messages", message));
         };
         let messages = self.messages()?;
-        let goes_on = self.goes_on()?;
+        let continues_last = self.continues_last()?;
         if self.tools.len() > MOST_TOOLS {
             return Err(ApiError::wrong(
                 "tools",
@@ -99,8 +99,8 @@ impl Asked {
                 messages: &messages,
                 tools: tools.as_ref(),
                 variables: Some(&self.variables),
-                goes_on,
-                begins,
+                continues_last,
+                answer_start: begins,
                 template: Some(template),
             };
             match knows_tools || (tools.is_none() && !is_about_tools(&messages)) {
@@ -161,14 +161,14 @@ impl Asked {
     }
 
     /// Whether the answer goes on with what the assistant has said already.
-    fn goes_on(&self) -> Result<bool> {
+    fn continues_last(&self) -> Result<bool> {
         let is_said = |message: &&ChatMessage| {
             message.role == "assistant" && message.tool_calls.as_ref().is_none_or(Vec::is_empty)
         };
         let said = self.messages.iter().rev().take_while(is_said).count();
         match said {
-            _ if self.goes_on == Some(false) => Ok(false),
-            0 if self.goes_on == Some(true) => Err(ApiError::wrong(
+            _ if self.continues_last == Some(false) => Ok(false),
+            0 if self.continues_last == Some(true) => Err(ApiError::wrong(
                 "continue_final_message",
                 "the last message is not what the assistant has said",
             )),

@@ -143,7 +143,7 @@ impl Lane {
                 Ok(Next::Outgrown) => outgrown.push(*job),
                 Ok(Next::Done(finish)) => {
                     ctx.events.push((job.id, Event::Done(job.done(finish))));
-                    if !ctx.setup.forget_ended {
+                    if !ctx.setup.discard_ended {
                         self.kept.push_back(seq);
                     }
                 }

@@ -9,7 +9,7 @@ use crate::engine::plan::{self, Need};
 use crate::engine::request::{Event, RequestId, Setup};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::rope::Regime;
+use crate::rope::RopeFactors;
 use crate::seq::Seq;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -56,7 +56,7 @@ pub(super) struct StepContext<'a> {
 }
 
 pub(super) struct Lane {
-    regime: Regime,
+    rope_factors: RopeFactors,
     pub waiting: VecDeque<Job>,
     session: Option<Session>,
     active: Vec<Active>,
@@ -67,9 +67,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn new(regime: Regime) -> Self {
+    pub fn new(rope_factors: RopeFactors) -> Self {
         Lane {
-            regime,
+            rope_factors,
             waiting: VecDeque::new(),
             session: None,
             active: Vec::new(),
@@ -132,7 +132,7 @@ impl Lane {
 
     /// The longest text, in tokens, that this lane computes.
     fn reach(&self, ctx: &StepContext<'_>) -> usize {
-        ctx.model.reach(self.regime).min(ctx.limit)
+        ctx.model.reach(self.rope_factors).min(ctx.limit)
     }
 
     /// The settings for the waiting requests, and the length of the prefix that they all share.
@@ -140,7 +140,7 @@ impl Lane {
         let sharing = self.waiting.iter().filter(|job| !job.judges());
         let shared = plan::shared_prefix(sharing.map(|job| job.tokens.as_slice()));
         if let Some(capacity) = ctx.setup.capacity {
-            let n_ctx = (ctx.model).context_for(self.regime, capacity.cells as usize);
+            let n_ctx = (ctx.model).context_for(self.rope_factors, capacity.cells as usize);
             let settings = plan::fixed(&ctx.setup.settings, n_ctx, capacity.sequences);
             return (settings, shared);
         }
@@ -158,7 +158,7 @@ impl Lane {
                 }
             })
             .collect();
-        let settings = plan::settings(ctx.model, ctx.setup, self.regime, shared, &needs);
+        let settings = plan::settings(ctx.model, ctx.setup, self.rope_factors, shared, &needs);
         (settings, shared)
     }
 
@@ -194,7 +194,7 @@ impl Lane {
             kv_bytes: session.kv_bytes(),
             long_rope: session.uses_long_rope(),
             n_seq: settings.n_seq,
-            made_in: session.made_in(),
+            creation_time: session.creation_time(),
             cache_offloaded: session.cache_offloaded(),
         });
         let session = self.session.insert(session);
@@ -235,7 +235,7 @@ impl Lane {
         let now = self.session.as_ref().map_or(0, Session::n_ctx);
         let twice = ctx
             .model
-            .context_for(self.regime, (2 * now).min(self.reach(ctx)));
+            .context_for(self.rope_factors, (2 * now).min(self.reach(ctx)));
         match plan::check_fit(ctx.model, &ctx.setup.settings, twice as usize) {
             Ok(()) => n_ctx.max(twice),
             Err(_) => n_ctx,
@@ -248,7 +248,7 @@ impl Lane {
     /// [`Error::ContextFull`] or [`Error::NoSequence`] if active requests need them.
     pub fn lend(&mut self, ctx: &mut StepContext<'_>, cells: usize) -> Result<&mut Session> {
         if self.session.is_none() {
-            let n_ctx = ctx.model.context_for(self.regime, cells);
+            let n_ctx = ctx.model.context_for(self.rope_factors, cells);
             let settings = match ctx.setup.capacity {
                 Some(_) => self.plan(ctx).0,
                 None => plan::fixed(&ctx.setup.settings, n_ctx, 2),

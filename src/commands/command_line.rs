@@ -4,12 +4,12 @@ use std::fmt;
 
 /// A command line to propose. It displays with the program's name first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Again {
+pub struct CommandLine {
     /// The words after the program's name.
     words: Vec<String>,
 }
 
-impl Again {
+impl CommandLine {
     /// The command line of this process.
     pub fn typed() -> Self {
         let words = std::env::args_os().skip(1);
@@ -80,7 +80,7 @@ fn names_model(word: &str) -> bool {
     short || word == "--model" || word.starts_with("--model=")
 }
 
-impl fmt::Display for Again {
+impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("modelve")?;
         for word in &self.words {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn words_are_added_after_the_command_and_quoted_for_a_shell() {
-        let typed = Again::of(["-v", "complete", "a.gguf", "It's", ""]);
+        let typed = CommandLine::of(["-v", "complete", "a.gguf", "It's", ""]);
         assert_eq!(typed.command(), Some("complete"));
         let better = typed.without("a.gguf").with(&["-m", "a.gguf"]);
         assert_eq!(
@@ -124,16 +124,16 @@ mod tests {
             &[],
         ] {
             let words = [&["score", "a"], named, &["--json"]].concat();
-            let model = Again::of(words.clone()).model().map(str::to_owned);
+            let model = CommandLine::of(words.clone()).model().map(str::to_owned);
             assert_eq!(model.as_deref(), (!named.is_empty()).then_some("x"));
-            let better = Again::of(words).on_model("tiny");
+            let better = CommandLine::of(words).on_model("tiny");
             assert_eq!(better.to_string(), "modelve score -m tiny a --json");
         }
     }
 
     #[test]
     fn the_command_itself_is_no_argument() {
-        let typed = Again::of(["complete", "complete", "x"]);
+        let typed = CommandLine::of(["complete", "complete", "x"]);
         assert_eq!(typed.without("complete").to_string(), "modelve complete x");
     }
 }
