@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
+use super::cache::CacheArgs;
 use super::engine::{EngineArgs, explain};
 use super::prompt;
 use super::vectors::{self, Share};
@@ -89,6 +90,9 @@ pub struct Args {
     max_tokens: u32,
 
     #[command(flatten)]
+    cache: CacheArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -112,6 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (address, keys) = (config.address, config.keys.len());
     let server = Server::bind(config)
         .with_hint(|| "another port: modelve serve --port 0 takes one that is free".to_owned())?;
+    let store = args.cache.open()?;
     let (stop, cancel) = (Stop::new(), Cancel::new());
     let loading = Cancel::new();
     on_signals(&stop, &loading)?;
@@ -119,6 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     server.run(&stop, || {
         let model = engine.load_file(&path, work(args.parallel), &loading)?;
         let setup = setup(&engine, &model, &cancel, args.parallel, args.cells)?;
+        let setup = Setup { store, ..setup };
         output::note(&format!(
             "ready: {} in {:.1} s",
             human::escape(path.display().to_string().as_bytes()),
