@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest, Sha256};
+
 use crate::state;
 use crate::token::Token;
 
@@ -80,10 +82,14 @@ impl Folder {
             .collect()
     }
 
-    /// The tokens of a state, from the start of its file. A file that has none is removed, because
-    /// it would take the place of a state.
+    /// The tokens of a state, from the start of its file. A file that has none, or others than its
+    /// name says, is removed, because it would take the place of a state.
     fn read_tokens(&self, name: &OsStr) -> Option<Arc<[Token]>> {
         let tokens = state::tokens_at_start(&mut self.file(name)?);
+        let tokens = tokens.filter(|tokens| {
+            let name = name.to_str();
+            name.is_some_and(|name| name.ends_with(&suffix(tokens)))
+        });
         if tokens.is_none() {
             self.remove(name);
         }
@@ -210,9 +216,23 @@ struct Listed {
     used: SystemTime,
 }
 
-/// The name of a state: what it belongs to, and what its tokens are.
-pub(super) fn name(prefix: &str, tokens: &str) -> OsString {
-    format!("{prefix}{tokens}{SUFFIX}").into()
+/// The name of a state: a digest of what it belongs to, and one of its tokens.
+pub(super) fn name(prefix: &str, tokens: &[Token]) -> OsString {
+    format!("{prefix}{}", suffix(tokens)).into()
+}
+
+fn suffix(tokens: &[Token]) -> String {
+    let mut hash = Sha256::new();
+    for token in tokens {
+        hash.update(token.0.to_le_bytes());
+    }
+    format!("{}{SUFFIX}", short_hex(&hash.finalize()))
+}
+
+/// The first 16 bytes of a digest as digits.
+pub(super) fn short_hex(digest: &[u8]) -> String {
+    let bytes = digest.iter().take(16);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A new file that only the user can read.

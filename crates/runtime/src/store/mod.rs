@@ -16,8 +16,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use sha2::{Digest, Sha256};
-
 use super::context::kv_bytes;
 use super::error::{Error, Result};
 use super::host;
@@ -119,7 +117,7 @@ impl StateStore {
     pub(crate) fn keep(&self, session: &mut Session, seq: &Seq) -> Result<()> {
         let tokens = session.tokens(seq)?;
         let prefix = prefix(&Origin::of(session));
-        let name = folder::name(&prefix, &hex(&digest(tokens)[..16]));
+        let name = folder::name(&prefix, tokens);
         let (facts, kv_type) = (session.model().facts(), session.settings().kv_type);
         let size = kv_bytes(facts, kv_type, tokens.len() as u64);
         if size > self.folder.limit.min(room()) || !self.folder.announce(&name, tokens) {
@@ -158,17 +156,5 @@ fn room() -> u64 {
 
 /// The start of the names of the states of an origin.
 fn prefix(origin: &Origin) -> String {
-    format!("{}-", hex(&origin.digest()[..16]))
-}
-
-fn digest(tokens: &[Token]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for token in tokens {
-        hash.update(token.0.to_le_bytes());
-    }
-    hash.finalize().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{}-", folder::short_hex(&origin.digest()))
 }

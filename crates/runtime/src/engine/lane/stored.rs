@@ -54,6 +54,11 @@ impl Lane {
         let Some(found) = store.find(&origin, wanted, have, whole) else {
             return Ok(None);
         };
+        // No kept sequence is dropped in vain.
+        let promised: usize = self.active.iter().map(|active| active.cells).sum();
+        if promised + found.len > session.n_ctx() {
+            return Ok(None);
+        }
         while self.spare_cells()? < found.len || self.session()?.free_sequences() == 0 {
             if self.kept.pop_front().is_none() {
                 return Ok(None);
