@@ -8,6 +8,7 @@ mod ends;
 mod explore;
 mod guard;
 mod llama;
+mod open_webui;
 mod probes;
 mod steering;
 
