@@ -59,9 +59,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// What is fed for it: all its tokens but the last, of which only the likelihood is asked.
+    /// Its tokens as they are fed.
     pub(super) fn tokens(self, vocab: &Vocab, ids: &[Token]) -> Vec<Token> {
-        let mut tokens = ids[self.start..self.end - 1].to_vec();
+        let mut tokens = ids[self.start..self.end].to_vec();
         if vocab.adds_bos()
             && let Some(bos) = vocab.bos()
         {
@@ -71,7 +71,9 @@ impl Window {
     }
 
     /// Feeds the window to a sequence of its own and hands over each row of logits with the index
-    /// of the token it predicts.
+    /// of the token it predicts. The last token is fed, too, although nothing is predicted from it:
+    /// the kernels depend on the number of tokens, so the log-probabilities of a quantized model
+    /// are the same as in a completion that echoes the text.
     pub(super) fn feed(
         self,
         session: &mut Session,
@@ -82,13 +84,16 @@ impl Window {
         let tokens = self.tokens(session.model().vocab(), ids);
         let seq = session.open()?;
         let unseen = first - 1 - start;
+        let scored = tokens.len() - unseen - 1;
         session.feed(&seq, &tokens[..unseen], WantLogits::None, &mut |_, _| {})?;
         session.feed(
             &seq,
             &tokens[unseen..],
             WantLogits::All,
             &mut |i, logits| {
-                on_row(first + i, logits);
+                if i < scored {
+                    on_row(first + i, logits);
+                }
             },
         )?;
         Ok(())
