@@ -1,4 +1,4 @@
-//! `/openapi.json`: all paths, with the types that are read and written.
+//! `/openapi.json`: all paths, with the types of requests and answers.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use utoipa::OpenApi;
 
 use crate::{error, experiments, knobs, llama, openai, probes, status};
 
-/// The types.
+/// The types of requests and answers.
 #[derive(OpenApi)]
 #[openapi(components(schemas(
     error::ErrorBody,
@@ -45,15 +45,15 @@ use crate::{error, experiments, knobs, llama, openai, probes, status};
 )))]
 struct Types;
 
-/// A path: what it is for, what is asked, and what is answered.
+/// A path with its description, request and answer.
 struct Path {
     path: &'static str,
     about: &'static str,
-    /// The types that a body is; none: it is read with GET.
+    /// The types that a request body combines; empty for GET.
     asked: &'static [&'static str],
-    /// The type of an answer; none: it depends on the model or on what is asked.
+    /// The type of the answer; `None` where it depends on the model or the request.
     answered: Option<&'static str>,
-    /// Whether it can come as server-sent events.
+    /// Whether it can be streamed as server-sent events.
     streams: bool,
 }
 
@@ -268,7 +268,7 @@ fn whole() -> Value {
     document
 }
 
-/// The document.
+/// Returns the document.
 pub async fn document() -> Response {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
     let bytes = DOCUMENT.get_or_init(|| whole().to_string().into());
