@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint: every error names the file and what in it.
+//! Errors in a checkpoint; each names the file and what is wrong in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use safetensors::SafeTensorError;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct Error {
-    /// The file, or the folder when a file is absent.
+    /// The file, or the folder when a file is missing.
     pub path: PathBuf,
     /// What is wrong with it.
     #[source]
@@ -76,7 +76,7 @@ pub enum Problem {
     Tokenizer(String),
 }
 
-/// The library's errors in words that say what to suspect.
+/// Rephrases the library's errors so that they name the likely cause.
 fn explain(error: &SafeTensorError) -> String {
     match error {
         SafeTensorError::HeaderTooSmall => "it is shorter than the 8 bytes of a length".into(),
