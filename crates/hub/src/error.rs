@@ -30,7 +30,7 @@ pub enum Error {
         /// What was asked for.
         revision: String,
     },
-    /// The Hub lists a file that it does not have.
+    /// The Hub lists a file, but does not have it.
     #[error("{repo}: the Hub lists {file}, but does not have it")]
     NoSuchFile {
         /// `org/name`.
@@ -80,7 +80,7 @@ pub enum Error {
         /// The time allowed.
         limit: Duration,
     },
-    /// The answer was an error, in several attempts or of a kind that does not pass.
+    /// The answer was an error, and so were further attempts, or further attempts could not help.
     #[error("{host} answers {status}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
     Server {
         /// The host.
@@ -120,7 +120,7 @@ pub enum Error {
         /// The value of what was received.
         got: u64,
     },
-    /// A header is longer than is read of files that are not fetched.
+    /// The headers are longer than the limit for files that are not fetched.
     #[error("{file}: more than {} would have to be read to know what is in it", bytes(*limit))]
     HeaderTooLong {
         /// The file.
@@ -232,7 +232,7 @@ pub enum Error {
         /// The bytes that are free there.
         free: u64,
     },
-    /// A file on this machine.
+    /// A file on this machine cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
         /// The file.
@@ -240,7 +240,7 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A file on this machine.
+    /// A file on this machine cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
