@@ -35,7 +35,7 @@ impl Imatrix {
         ] {
             if file.get(key).is_none() {
                 return Err(error(format!(
-                    "is no importance matrix: `{key}` is missing"
+                    "is not an importance matrix: `{key}` is missing"
                 )));
             }
         }
@@ -52,7 +52,9 @@ impl Imatrix {
             weights.insert(name.to_owned(), mean(name, &sums, &counts).map_err(error)?);
         }
         if weights.is_empty() {
-            return Err(error("is no importance matrix: it holds no sums".into()));
+            return Err(error(
+                "is not an importance matrix: it holds no sums".into(),
+            ));
         }
         let datasets = file.get("imatrix.datasets").and_then(|value| {
             let list = value.as_array()?;

@@ -343,7 +343,7 @@ fn left_out(checkpoint: &Checkpoint, description: &Description) -> Option<String
         .filter(|tensor| other(&tensor.name))
         .count();
     (count > 0).then(|| {
-        format!("{count} tensors that see pictures are left out: the text part is converted")
+        format!("{count} tensors of the vision part are left out: only the text part is converted")
     })
 }
 

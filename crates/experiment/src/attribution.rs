@@ -119,7 +119,8 @@ pub fn attribute(
     let state = |role: Role| {
         states.row(role, position).ok_or_else(|| {
             let arch = model.facts().arch.clone();
-            let what = format!("its graph has no {role}, so that its parts cannot be told");
+            let what =
+                format!("its graph has no {role}, so the contributions of its parts are not known");
             Error::Unsupported { arch, what }
         })
     };
@@ -155,7 +156,7 @@ pub fn attribute(
             Ok(heads) => parts.extend(heads),
             Err(why) => {
                 parts.push(Contribution::new(Part::Attention(layer), attention));
-                notes.push(format!("attn.{layer} is told as a whole: {why}"));
+                notes.push(format!("attn.{layer} is not split into heads: {why}"));
             }
         }
         parts.push(Contribution::new(Part::Mlp(layer), mlp));
@@ -204,7 +205,7 @@ fn check_sum(
             model,
             format!(
                 "the state after layer {layer} is not the one before it and what attention and MLP add \
-                 (they are scaled, or something else is added), so that its parts cannot be told"
+                 (they are scaled, or something else is added), so the contributions of its parts are not known"
             ),
         )),
     }
@@ -258,7 +259,7 @@ impl End {
         {
             return Err(unsupported(
                 model,
-                "its last norm is not computed as the file says, so that its parts cannot be told",
+                "its last norm is not computed as the file says, so the contributions of its parts are not known",
             ));
         }
         let bias = vector(gguf, "output.bias", matrix.n_out);
@@ -338,7 +339,7 @@ fn logit_scale(
         false => Err(unsupported(
             model,
             "its logits do not follow from its last state by a norm and a matrix, \
-             so that its parts cannot be told",
+             so the contributions of its parts are not known",
         )),
     }
 }

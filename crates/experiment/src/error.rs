@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// A text that is not the name of a part.
     #[error(
-        "{text:?} is no part of a model: a part is 5.3 (a head), attn.5, mlp.5, layer.5 or embed, with @P at one position"
+        "{text:?} is not a part of a model: a part is 5.3 (a head), attn.5, mlp.5, layer.5 or embed, with @P at one position"
     )]
     NotAPart {
         /// The text.
@@ -39,7 +39,7 @@ pub enum Error {
     },
     /// A steering direction without texts on one of its two sides.
     #[error(
-        "a direction leads from one kind of text to another: {plus} on the plus side, {minus} on the minus side"
+        "a direction needs texts on both sides: there are {plus} on the plus side, {minus} on the minus side"
     )]
     OneSided {
         /// Number of texts to steer towards.
@@ -59,7 +59,7 @@ pub enum Error {
         want: usize,
     },
     /// A bias, which is computed together with its block and cannot be removed alone.
-    #[error("{part} is a bias, which cannot be taken out: take out the block that it is of")]
+    #[error("{part} is a bias, which cannot be removed alone: remove the block that it belongs to")]
     NotRemovable {
         /// The part, as on the command line.
         part: String,
@@ -79,7 +79,9 @@ pub enum Error {
         flag: &'static str,
     },
     /// A measure that compares a token with itself.
-    #[error("{token:?} and {against:?} are not two answers: the first tokens that differ decide")]
+    #[error(
+        "{token:?} and {against:?} are the same answer: the first tokens that differ are compared"
+    )]
     SameTokens {
         /// The token whose logit is measured.
         token: String,
@@ -94,7 +96,7 @@ pub enum Error {
     },
     /// Two prompts for which the measure is the same.
     #[error(
-        "both prompts give the same measure ({value:.6}), so that no share of the difference can be told"
+        "the measure is the same for both prompts ({value:.6}), so there is no difference of which to show a share"
     )]
     NoDifference {
         /// The measure of both.

@@ -110,8 +110,8 @@ impl Averaging {
         // A column of a head does not depend on the position.
         if map.heads.is_none() && positions != first.positions {
             let what = format!(
-                "pair {} has {} columns where the first has {}, so that no mean can be told: \
-                 positions counted from the end meet in prompts of different lengths",
+                "pair {} has {} columns where the first has {}, so there is no mean: \
+                 positions counted from the end fit prompts of different lengths",
                 self.seen,
                 positions.len(),
                 first.positions.len()

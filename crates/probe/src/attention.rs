@@ -340,7 +340,7 @@ pub fn attention(
     if n_head == 0 {
         let what = match session.settings().flash_attention {
             FlashAttention::Off => format!("layer {layer} has no attention weights"),
-            _ => "fused attention keeps no weights".to_owned(),
+            _ => "flash attention keeps no weights".to_owned(),
         };
         return Err(Error::Unsupported {
             arch: model.facts().arch.clone(),

@@ -218,5 +218,5 @@ async fn nowhere(State(_): State<Arc<App>>, uri: Uri) -> ApiError {
 }
 
 async fn otherwise(method: Method, uri: Uri) -> ApiError {
-    ApiError::method(format!("{method} is not for {}", uri.path()))
+    ApiError::method(format!("{method} is not allowed for {}", uri.path()))
 }

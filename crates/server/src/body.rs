@@ -36,7 +36,7 @@ async fn next(body: &mut Body, pause: Duration) -> Result<Option<Bytes>> {
         None => Ok(None),
         // Trailers are ignored.
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Some(Err(_)) => Err(ApiError::bad("the body breaks off")),
+        Some(Err(_)) => Err(ApiError::bad("the body is incomplete")),
     }
 }
 

@@ -145,7 +145,7 @@ impl Handle {
             );
             return Err(ApiError::wrong(param, message));
         }
-        let full = |_| ApiError::unavailable("too many requests wait already: try again soon");
+        let full = |_| ApiError::unavailable("too many requests are waiting: try again soon");
         let permits = (0..n).map(|_| Arc::clone(&self.room).try_acquire_owned().map_err(full));
         permits.collect::<Result<_>>().map(Room)
     }

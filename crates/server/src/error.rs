@@ -130,7 +130,7 @@ impl ApiError {
     /// 408: the body stalled.
     pub fn too_slow() -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;
-        let message = "the body did not come in time";
+        let message = "the body was not received in time";
         Self::new(status, "invalid_request_error", message)
     }
 

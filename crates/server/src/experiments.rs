@@ -194,7 +194,7 @@ pub async fn ablate(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Re
         let prompt = asking.prompt(to)?;
         let kind = asked.all.as_deref().map(kind).transpose()?;
         if asked.parts.is_empty() == kind.is_none() {
-            let message = "parts to take out, or all of a kind one by one";
+            let message = "parts to remove, or all parts of a kind";
             return Err(ApiError::wrong("parts", message));
         }
         let parts = asked.parts.iter().map(|part| part.trim().parse::<Spot>());
@@ -304,7 +304,7 @@ pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
     answer(&app, bytes, |to, asking, asked: SteerAsked| {
         let prompt = asking.prompt(to)?;
         let Some(vector) = sum(&asked.control_vectors, to)? else {
-            let message = "a control vector to add, by its name";
+            let message = "the name of a control vector is needed";
             return Err(ApiError::wrong("control_vectors", message));
         };
         let n_layer = to.model.facts().n_layer as usize;

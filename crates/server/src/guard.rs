@@ -84,7 +84,7 @@ fn check_key(headers: &HeaderMap, keys: &[String]) -> Result<()> {
     });
     let own = || headers.get("x-api-key").and_then(|key| key.to_str().ok());
     let Some(shown) = bearer.or_else(own) else {
-        let message = "a key is needed: Authorization: Bearer KEY";
+        let message = "an API key is needed: Authorization: Bearer KEY";
         return Err(ApiError::unauthorized(message));
     };
     // All keys are compared, each in constant time.
@@ -94,7 +94,7 @@ fn check_key(headers: &HeaderMap, keys: &[String]) -> Result<()> {
     match known {
         true => Ok(()),
         false => Err(ApiError::unauthorized(
-            "the key is not one of this server's",
+            "the API key is not one of this server's",
         )),
     }
 }
@@ -118,7 +118,7 @@ fn check_origin(
     // A client that sends a key is not a page that a user happened to visit.
     if config.keys.is_empty() && !is_own_name(host, config) {
         return Err(ApiError::forbidden(format!(
-            "this server is not asked as {}: --allow-host adds a name",
+            "this server does not answer under the name {}: --allow-host adds a name",
             host.escape_debug()
         )));
     }

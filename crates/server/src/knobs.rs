@@ -86,7 +86,10 @@ pub fn sum(shares: &[Share], means: &Means) -> Result<Option<ControlVector>> {
             let names: Vec<&str> = means.vectors.keys().map(String::as_str).collect();
             return Err(wrong(match names.is_empty() {
                 true => "this server was started without --control-vector".to_owned(),
-                false => format!("no {name:?}; there are {}", names.join(", ")),
+                false => format!(
+                    "there is no control vector {name:?}, only {}",
+                    names.join(", ")
+                ),
             }));
         };
         let added = vector.clone().scaled(scale.unwrap_or(1.0));
@@ -247,7 +250,7 @@ impl Knobs {
                 for (id, bias) in by_id {
                     let id = id
                         .parse()
-                        .map_err(|_| wrong(format!("{id:?} is no token id")))?;
+                        .map_err(|_| wrong(format!("{id:?} is not a token id")))?;
                     biases.push((id, *bias));
                 }
             }

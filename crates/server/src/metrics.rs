@@ -63,17 +63,17 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
         ),
         (
             "http_refused_total",
-            "Requests refused for want of room.",
+            "Requests refused because the queue was full.",
             &counters.refused,
         ),
         (
             "completions_total",
-            "Completions the engine took.",
+            "Completions accepted by the engine.",
             &counters.completions,
         ),
         (
             "cancelled_total",
-            "Completions whose client hung up.",
+            "Completions whose client disconnected.",
             &counters.cancelled,
         ),
         (
@@ -83,7 +83,7 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
         ),
         (
             "reused_tokens_total",
-            "Tokens of prompts that were not computed again.",
+            "Prompt tokens whose KV cache was reused.",
             &counters.reused,
         ),
         (
@@ -106,7 +106,7 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
     one(
         "completions_active",
         "gauge",
-        "Completions that are computed.",
+        "Completions being computed.",
         snapshot.active.to_string(),
     );
     one(

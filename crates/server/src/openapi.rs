@@ -94,7 +94,7 @@ const PATHS: &[Path] = &[
     get("/v1/models", "The model", Some("Models")),
     streamed(post(
         "/v1/completions",
-        "Texts that go on",
+        "Continuations of texts",
         &["CompletionRequest", "Knobs"],
         Some("CompletionAnswer"),
     )),
@@ -112,7 +112,7 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/completion",
-        "A text that goes on, as llama.cpp's server has it",
+        "The continuation of a text, in the form of llama.cpp's server",
         &["LlamaRequest", "Knobs"],
         None,
     )),
@@ -134,9 +134,13 @@ const PATHS: &[Path] = &[
         &["TemplateRequest"],
         Some("Templated"),
     ),
-    get("/props", "What the model is", None),
-    get("/slots", "The completions that are computed or wait", None),
-    get("/metrics", "What was counted, for Prometheus", None),
+    get("/props", "Properties of the model", None),
+    get(
+        "/slots",
+        "The completions that are computed or waiting",
+        None,
+    ),
+    get("/metrics", "Counters in Prometheus' text format", None),
     streamed(post(
         "/v1/modelve/next",
         "What the model expects after a prompt",
@@ -151,7 +155,7 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/v1/modelve/live",
-        "What comes next in a text that somebody is writing, and how likely each token was",
+        "What comes next in a text that is being written, and how likely each token was",
         &["Asking", "LiveAsked"],
         None,
     )),
@@ -163,31 +167,31 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/v1/modelve/attention",
-        "Where the heads of each layer look",
+        "What the heads of each layer attend to",
         &["Asking", "AttentionAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/why",
-        "The words an answer hangs on, and the parts of the model it is the sum of",
+        "The words an answer depends on, and the contributions of the model's parts",
         &["Asking", "WhyAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/patch",
-        "Where what tells two prompts apart lies",
+        "Where the difference between two prompts is represented",
         &["Asking", "PatchAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/ablate",
-        "What the model says without parts of itself, and which of them matter",
+        "What the model says without some of its parts, and which of them matter",
         &["Asking", "AblateAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/heads",
-        "Which head does what",
+        "What each head does",
         &["Asking", "HeadsAsked"],
         None,
     )),
@@ -208,7 +212,7 @@ fn whole() -> Value {
     document["info"] = json!({
         "title": "modelve",
         "version": env!("CARGO_PKG_VERSION"),
-        "description": "A model that stays loaded. The model's name in a request is accepted whatever it is.",
+        "description": "A model that stays loaded. Requests may name any model.",
     });
     document["components"]["securitySchemes"] = json!({
         "key": {"type": "http", "scheme": "bearer"},
@@ -236,10 +240,10 @@ fn whole() -> Value {
                 ("503", "Not now"),
             ],
             _ => &[
-                ("400", "What is asked makes no sense"),
+                ("400", "The request is invalid"),
                 ("401", "No key"),
                 ("403", "Not from there"),
-                ("408", "The body does not come"),
+                ("408", "The body stalled"),
                 ("413", "The body is too long"),
                 ("503", "Not now"),
             ],

@@ -158,7 +158,7 @@ impl Probes {
                 },
             }),
             Err(_) => Err(ApiError::unavailable(
-                "too many probes wait already: try again soon",
+                "too many probes are waiting: try again soon",
             )),
         }
     }
@@ -224,7 +224,7 @@ impl Bench {
     /// The KV cache is quantized, which needs flash attention.
     pub fn unfused(&self) -> Result<Settings> {
         if self.base.kv_type.is_quantized() {
-            let message = "a quantized KV cache keeps no weights of attention to show";
+            let message = "with a quantized KV cache there are no attention weights to show";
             return Err(ApiError::bad(message));
         }
         Ok(Settings {

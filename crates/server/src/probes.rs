@@ -434,7 +434,7 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
         let need = 4 * attention::bytes(model, n, options);
         if host::free_memory().is_some_and(|free| need > free) {
             let message = format!(
-                "the weights over {n} tokens take more memory than there is: head selects one"
+                "the weights for {n} tokens need more memory than is free: choose one with head"
             );
             return Err(ApiError::wrong("prompt", message));
         }

@@ -98,8 +98,8 @@ fn scaling(config: &Json) -> (&Json, Option<String>) {
     match (new.is_null(), old.is_null()) {
         (true, _) => (old, None),
         (false, false) if !scales && !old["long_factor"].is_null() => {
-            let note = "rope_parameters of config.json scales no positions and rope_scaling does: \
-                        its factors are taken";
+            let note = "rope_parameters of config.json does not scale positions, but rope_scaling \
+                        does: its factors are used";
             (old, Some(note.to_owned()))
         }
         (false, _) => (new, None),

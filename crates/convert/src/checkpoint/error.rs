@@ -41,7 +41,7 @@ pub enum Problem {
     Adapter { kind: String, base: Option<String> },
     #[error("{0}")]
     Lora(String),
-    #[error("is no checkpoint folder: it has no config.json")]
+    #[error("is not a checkpoint folder: it has no config.json")]
     NoConfig,
     #[error("is not the JSON expected: {0}")]
     Json(serde_json::Error),
@@ -52,21 +52,21 @@ pub enum Problem {
     NoWeights { pickled: bool },
     #[error("the header of {len} bytes is cut off: the file has {file} bytes")]
     HeaderLength { len: u64, file: u64 },
-    #[error("is no intact safetensors file: {}", explain(.0))]
+    #[error("is not an intact safetensors file: {}", explain(.0))]
     Header(SafeTensorError),
-    #[error("the tensor `{tensor}` stands in two files")]
+    #[error("the tensor `{tensor}` is in two files")]
     DuplicateTensor { tensor: String },
     #[error(
-        "`{shard}`, the file of tensor `{tensor}`, is no plain file name; it would lead out of the folder"
+        "`{shard}`, the file of tensor `{tensor}`, is not a plain file name; it would lead out of the folder"
     )]
     ShardName { tensor: String, shard: String },
-    #[error("names the file `{shard}`, which is absent")]
+    #[error("names the file `{shard}`, which is missing")]
     ShardAbsent { shard: String },
     #[error("holds the tensor `{tensor}`, which the index does not name")]
     NotInIndex { tensor: String },
-    #[error("holds the tensor `{tensor}`, which the index looks for in {stated}")]
+    #[error("holds the tensor `{tensor}`, which the index expects in {stated}")]
     OtherShard { tensor: String, stated: String },
-    #[error("does not hold the tensor `{tensor}` that the index looks for in it")]
+    #[error("does not hold the tensor `{tensor}` that the index expects in it")]
     OnlyInIndex { tensor: String },
     #[error("the tensor `{tensor}` {problem}")]
     Tensor { tensor: String, problem: String },

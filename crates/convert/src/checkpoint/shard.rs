@@ -170,7 +170,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
                 let mut map = BTreeMap::new();
                 while let Some((key, value)) = access.next_entry::<String, V>()? {
                     if map.contains_key(&key) {
-                        let twice = format!("the key `{key}` stands twice");
+                        let twice = format!("the key `{key}` occurs twice");
                         return Err(serde::de::Error::custom(twice));
                     }
                     map.insert(key, value);

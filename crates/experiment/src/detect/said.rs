@@ -177,7 +177,7 @@ pub(super) fn said(
             let unlike = || crate::Error::Unsupported {
                 arch: model.facts().arch.clone(),
                 what: format!(
-                    "what attention adds in layer {layer} is not the sum of what its heads write"
+                    "the output of attention in layer {layer} is not the sum of its heads' outputs"
                 ),
             };
             let output = Output::of(model.gguf(), layer).ok_or_else(unlike)?;

@@ -125,7 +125,7 @@ fn a_connection_that_always_breaks_ends_the_fetch_and_keeps_the_part() {
         ),
         "{error:?}"
     );
-    assert!(error.hint().unwrap().contains("goes on where it stopped"));
+    assert!(error.hint().unwrap().contains("continues where it stopped"));
     assert!(bench.parts().iter().any(|(_, len)| *len == 300_000));
 }
 

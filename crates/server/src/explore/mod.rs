@@ -53,7 +53,8 @@ const LOCKED: &str =
 /// Serves the page to clients that have the token of its address.
 pub async fn page(State(app): State<Arc<App>>, uri: Uri) -> Response {
     let Some(explore) = &app.config.explore else {
-        return ApiError::not_found("no page here: modelve explore has one").into_response();
+        return ApiError::not_found("there is no page here; modelve explore serves one")
+            .into_response();
     };
     let shown = uri.query().and_then(|query| query.strip_prefix("token="));
     let known = shown.is_some_and(|token| token.as_bytes().ct_eq(explore.token.as_bytes()).into());
@@ -151,7 +152,7 @@ pub async fn keep(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
     };
     let page = apart(move || {
         let keep: Keep = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::bad(format!("no view to keep: {error}")))?;
+            .map_err(|error| ApiError::bad(format!("not a view that can be saved: {error}")))?;
         let page = VIEWS
             .iter()
             .chain(&KEPT)

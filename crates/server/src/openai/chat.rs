@@ -200,12 +200,12 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     within("top_logprobs", top, 0, MOST_LOGPROBS)?;
     let logprobs = asked.logprobs.unwrap_or(false);
     if top > 0 && !logprobs {
-        let message = "top_logprobs are told with logprobs: true";
+        let message = "top_logprobs needs logprobs: true";
         return Err(ApiError::wrong("top_logprobs", message));
     }
     let continues_last = match (asked.continue_final_message, asked.add_generation_prompt) {
         (Some(true), Some(true)) => {
-            let message = "the answer cannot both go on with a message and begin one";
+            let message = "the answer cannot both continue a message and begin a new one";
             return Err(ApiError::wrong("continue_final_message", message));
         }
         (None, Some(true)) => Some(false),

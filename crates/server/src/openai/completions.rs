@@ -132,7 +132,10 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let best_of = within("best_of", asked.best_of.unwrap_or(n), n, MOST_TEXTS)?;
     let stream = asked.stream.unwrap_or(false);
     if stream && best_of > n {
-        return Err(ApiError::wrong("best_of", "best_of is not for streams"));
+        return Err(ApiError::wrong(
+            "best_of",
+            "best_of cannot be used with stream",
+        ));
     }
     if asked.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::wrong("suffix", "suffix is not supported"));

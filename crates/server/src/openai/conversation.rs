@@ -172,13 +172,13 @@ impl Asked {
             _ if self.continues_last == Some(false) => Ok(false),
             0 if self.continues_last == Some(true) => Err(ApiError::wrong(
                 "continue_final_message",
-                "the last message is not what the assistant has said",
+                "the last message is not the assistant's",
             )),
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(ApiError::wrong(
                 "messages",
-                "the conversation ends in two messages of the assistant: there can be one, which the answer goes on with",
+                "the conversation ends with two messages of the assistant; the answer can only continue one",
             )),
         }
     }
@@ -186,10 +186,7 @@ impl Asked {
     fn offer(&self) -> Result<Offer> {
         for (i, tool) in self.tools.iter().enumerate() {
             if tool.r#type != "function" {
-                let message = format!(
-                    "{:?} is no kind of tool that is known: function",
-                    tool.r#type
-                );
+                let message = format!("{:?} is not a known kind of tool: function", tool.r#type);
                 return Err(ApiError::wrong(format!("tools[{i}].type"), message));
             }
             if tool.function.name.is_empty() {

@@ -204,8 +204,7 @@ impl ChatMessage {
                 "text" | "input_text" | "output_text" => &part.text,
                 "refusal" => &part.refusal,
                 other => {
-                    let message =
-                        format!("{other:?} is nothing that this model reads: it reads text");
+                    let message = format!("{other:?} is not supported: this model reads text only");
                     return Err(ApiError::wrong(
                         format!("{place}.content[{i}].type"),
                         message,

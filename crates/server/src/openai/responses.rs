@@ -158,7 +158,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let asked: ResponseRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
     if asked.previous_response_id.is_some() {
-        let message = "nothing is stored: send what was said before in input";
+        let message = "nothing is stored: send the earlier messages in input";
         return Err(ApiError::wrong("previous_response_id", message));
     }
     let mut messages = Vec::new();
@@ -176,10 +176,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let mut tools = Vec::new();
     for (i, tool) in asked.tools.into_iter().flatten().enumerate() {
         if tool.r#type != "function" {
-            let message = format!(
-                "{:?} is no kind of tool that is known: function",
-                tool.r#type
-            );
+            let message = format!("{:?} is not a known kind of tool: function", tool.r#type);
             return Err(ApiError::wrong(format!("tools[{i}].type"), message));
         }
         let missing = || ApiError::wrong(format!("tools[{i}].name"), "the name is missing");
@@ -269,7 +266,7 @@ impl Item {
             // Earlier reasoning is not part of the prompt.
             "reasoning" => {}
             other => {
-                let message = format!("{other:?} is no kind of item that is known");
+                let message = format!("{other:?} is not a known kind of item");
                 return Err(ApiError::wrong(format!("{place}.type"), message));
             }
         }

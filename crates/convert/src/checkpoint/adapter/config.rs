@@ -122,7 +122,7 @@ fn patterns(key: &str, stated: &Value) -> Result<Vec<(Regex, f64)>, String> {
     let Value::Object(map) = stated else {
         return match stated {
             Value::Null => Ok(Vec::new()),
-            _ => Err(format!("`{key}` is no object")),
+            _ => Err(format!("`{key}` is not an object")),
         };
     };
     let mut patterns = Vec::new();

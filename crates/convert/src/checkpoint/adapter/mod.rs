@@ -217,7 +217,10 @@ fn merged<'a>(
         (None, None) => return Ok(base.clone()),
     };
     let [rows, columns] = base.shape[..] else {
-        return Err((a, "changes what is no matrix in the base".into()));
+        return Err((
+            a,
+            "changes a tensor of the base that is not a matrix".into(),
+        ));
     };
     if !FLOATS.contains(&base.dtype) {
         return Err((a, format!("changes a tensor of type {:?}", base.dtype)));

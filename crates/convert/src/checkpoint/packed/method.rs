@@ -24,7 +24,7 @@ pub enum Method {
 /// A way of packing that is not supported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the checkpoint is quantized already ({method}, says quantization_config), in a form that is not read here: {}",
+    "the checkpoint is quantized already ({method}, says quantization_config), in a form that is not supported: {}",
     advice(method)
 )]
 pub struct Refused {

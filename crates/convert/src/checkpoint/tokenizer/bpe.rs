@@ -52,7 +52,7 @@ pub(super) fn read(
     for (text, id) in vocab {
         let id = id
             .as_u64()
-            .ok_or_else(|| error(format!("the id of `{text}` is no number")))?;
+            .ok_or_else(|| error(format!("the id of `{text}` is not a number")))?;
         add(id, text, TokenType::Normal);
     }
     for (id, text, special) in added_tokens(&files.config, Some(json)) {
@@ -90,7 +90,7 @@ fn merges(list: &[Value]) -> Result<Vec<String>, String> {
     };
     list.iter()
         .enumerate()
-        .map(|(i, merge)| one(merge).ok_or_else(|| format!("merge {i} is no pair of texts")))
+        .map(|(i, merge)| one(merge).ok_or_else(|| format!("merge {i} is not a pair of texts")))
         .collect()
 }
 
@@ -166,12 +166,12 @@ fn pre_tokenizer(
                 Some((_, "dbrx")) if ignore_merges => Ok("llama-bpe"),
                 Some((_, name)) => Ok(name),
                 None => Err(format!(
-                    "cuts text by a rule that is none of llama.cpp's: {pattern}"
+                    "splits text by a rule that llama.cpp does not have: {pattern}"
                 )),
             }
         }
         _ => Err(format!(
-            "cuts text by a rule that is none of llama.cpp's: {}",
+            "splits text by a rule that llama.cpp does not have: {}",
             patterns.join(" then ")
         )),
     }

@@ -44,7 +44,7 @@ pub(super) fn read(
     for (text, id) in vocab {
         let id = id
             .as_u64()
-            .ok_or_else(|| error(format!("the id of `{text}` is no number")))?;
+            .ok_or_else(|| error(format!("the id of `{text}` is not a number")))?;
         let kind = match text.as_str() {
             text if Some(text) == unknown => TokenType::Unknown,
             text if is_byte(text) => TokenType::Byte,
@@ -112,7 +112,7 @@ fn scores(merges: &[Value]) -> Result<(HashMap<String, f32>, Vec<String>), Strin
             },
             _ => None,
         };
-        let piece = piece.ok_or_else(|| format!("merge {at} is no pair of texts"))?;
+        let piece = piece.ok_or_else(|| format!("merge {at} is not a pair of texts"))?;
         if piece == last {
             continue;
         }

@@ -60,7 +60,7 @@ pub(super) fn read(
     }
     let bytes = infile::regular(&path, MOST_BYTES).map_err(|e| Error::new(&path, e))?;
     let model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
-        let text = format!("is no SentencePiece model: {e}");
+        let text = format!("is not a SentencePiece model: {e}");
         files.error(MODEL, Problem::Tokenizer(text))
     })?;
     if model.pieces.is_empty() || model.pieces.len() > files.vocab_size {

@@ -123,7 +123,7 @@ impl Special {
         for id in others.iter().skip(2) {
             let text = String::from_utf8_lossy(&tokens[*id as usize].text);
             notes.push(format!(
-                "llama.cpp has no place for a fourth stop token: {id} `{text}`"
+                "a GGUF has no key for a fourth stop token: {id} `{text}`"
             ));
         }
     }
@@ -256,7 +256,7 @@ fn chat_template(
             if jinja.is_some_and(|text| stated != ChatTemplate::One(text)) {
                 notes.push(
                     "tokenizer_config.json and chat_template.jinja hold different chat templates: \
-                     the first is taken, as by llama.cpp's converter; transformers takes the second"
+                     the first is used, as by llama.cpp's converter; transformers uses the second"
                         .to_owned(),
                 );
             }
