@@ -148,7 +148,7 @@ fn prompts_that_do_not_match_are_told() {
             );
         }
     }
-    assert!(text(&["patch", PARK, PARK]).contains("no share can be told"));
+    assert!(text(&["patch", PARK, PARK]).contains("there is no share to show"));
 }
 
 #[test]
