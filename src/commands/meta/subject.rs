@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::activation;
 use crate::convert::arch::names;
-use crate::gguf::{GgmlType, Gguf, ValueRef};
+use crate::gguf::{Gguf, ValueRef};
 use crate::quant::mix;
 
 /// A tensor: enough to draw and to count.
@@ -14,8 +14,8 @@ pub struct Tensor {
     pub name: String,
     /// Sizes in GGUF order: the fastest dimension first.
     pub shape: Vec<u64>,
-    /// Type of its weights.
-    pub ty: GgmlType,
+    /// What its weights are stored as, in a word: a type of ggml's, or a form that checkpoints have.
+    pub form: String,
     /// Bytes of data; `None` when the type is unknown.
     pub bytes: Option<u64>,
 }
@@ -80,7 +80,7 @@ impl<'a> Subject<'a> {
         let tensors = gguf.tensors().iter().map(|tensor| Tensor {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
-            ty: tensor.ty,
+            form: tensor.ty.to_string(),
             bytes: tensor.bytes,
         });
         Self::new(tensors.collect(), gguf.size_bytes(), gguf)
@@ -312,19 +312,19 @@ impl Identity {
     }
 }
 
-/// The recipe that `general.file_type` names, else the type that holds most bytes.
+/// The recipe that `general.file_type` names, else the form that holds most bytes.
 fn quantization(subject: &Subject<'_>) -> Option<String> {
-    let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
+    let mut bytes: Vec<(&str, u64)> = Vec::new();
     for tensor in &subject.tensors {
         let size = tensor.bytes.unwrap_or(0);
-        match bytes.iter_mut().find(|(ty, _)| *ty == tensor.ty) {
+        match bytes.iter_mut().find(|(form, _)| *form == tensor.form) {
             Some((_, sum)) => *sum += size,
-            None => bytes.push((tensor.ty, size)),
+            None => bytes.push((&tensor.form, size)),
         }
     }
     let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
     let stated = subject.file_type().and_then(mix::file_type_name);
-    Some(stated.map_or_else(|| most.to_string(), str::to_owned))
+    Some(stated.unwrap_or(most).to_owned())
 }
 
 /// The share of the weights, in bytes, that are read for a token: of experts those that it goes through, of

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use super::subject::{Subject, Tensor};
 use crate::base::human;
 use crate::convert::arch::names::{self, Module, Name};
-use crate::gguf::GgmlType;
 
 /// A module, a group of them, or a run of layers that are alike.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ pub struct Node {
     /// Bytes, of all layers drawn as one.
     pub bytes: u64,
     /// Types and the layers (0 outside of them) that have them, the most frequent first.
-    pub types: Vec<(GgmlType, Vec<u64>)>,
+    pub types: Vec<(String, Vec<u64>)>,
     /// What is inside.
     pub children: Vec<Node>,
     /// Where a child stands in `children`.
@@ -183,9 +182,13 @@ fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], layers: &str, family: O
     leaf.params = leaf.params.saturating_add(p.tensor.n_elements());
     leaf.bytes = leaf.bytes.saturating_add(p.tensor.bytes.unwrap_or(0));
     let layer = p.layer.unwrap_or(0);
-    match leaf.types.iter_mut().find(|(ty, _)| *ty == p.tensor.ty) {
+    match leaf
+        .types
+        .iter_mut()
+        .find(|(form, _)| *form == p.tensor.form)
+    {
         Some((_, layers)) => layers.push(layer),
-        None => leaf.types.push((p.tensor.ty, vec![layer])),
+        None => leaf.types.push((p.tensor.form.clone(), vec![layer])),
     }
 }
 
@@ -266,7 +269,7 @@ impl Node {
         let counted = counted && self.types.len() > 1;
         let each = self.types.iter().map(|(ty, layers)| match counted {
             true => format!("{} {ty}", layers.len()),
-            false => ty.to_string(),
+            false => ty.clone(),
         });
         each.collect::<Vec<_>>().join(", ")
     }
@@ -306,6 +309,7 @@ impl Node {
 mod tests {
     use super::super::subject::{Fact, Facts};
     use super::*;
+    use crate::gguf::GgmlType;
 
     struct Phi3;
 
@@ -319,7 +323,7 @@ mod tests {
         Tensor {
             name: name.to_owned(),
             shape: shape.to_vec(),
-            ty,
+            form: ty.to_string(),
             bytes: ty.row_bytes(shape.iter().product()),
         }
     }
