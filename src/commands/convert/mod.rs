@@ -262,12 +262,13 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
 /// Opens the checkpoint and merges the adapter into it.
 fn open(found: &source::Found, adapter: Option<&Path>) -> anyhow::Result<Checkpoint> {
     let checkpoint = open_base(found)?;
-    match adapter {
-        Some(adapter) => Ok(checkpoint
-            .merge(adapter)
-            .with_context(|| format!("cannot merge {}", adapter.display()))?),
-        None => Ok(checkpoint),
-    }
+    let Some(adapter) = adapter else {
+        return Ok(checkpoint);
+    };
+    let description = arch::describe(checkpoint.config())?;
+    checkpoint
+        .merge(adapter, |tensor| description.is_turned(tensor))
+        .with_context(|| format!("cannot merge {}", adapter.display()))
 }
 
 /// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.

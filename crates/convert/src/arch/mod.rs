@@ -147,6 +147,16 @@ impl Description {
         checkpoint.tensor(name).or_else(renamed)
     }
 
+    /// Returns whether the rows of a checkpoint's matrix are inputs: the GGUF has its columns as rows.
+    pub fn is_turned(&self, tensor: &str) -> bool {
+        let turned = |weight: &&Weight| matches!(weight.arrangement, Arrangement::Columns { .. });
+        let mut turned = self.weights.iter().filter(turned);
+        turned.any(|weight| {
+            let mut names = self.meant(tensor);
+            names.any(|name| weight.sources.iter().any(|source| *source == *name))
+        })
+    }
+
     /// The names that a tensor of a checkpoint may have in [`Weight::sources`].
     pub(crate) fn meant<'a>(&self, tensor: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         let renamed = self.prefixes.iter().filter_map(move |(there, here)| {
