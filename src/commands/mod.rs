@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod attention;
+pub mod cache;
 pub mod command_line;
 pub mod compare;
 pub mod complete;
