@@ -106,7 +106,7 @@ function pin(k, told) {
 }
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,
-  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, " layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
+  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, "layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
 if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j), true);
 
 const against = U ? ["--against-id", String(data.against.id)] : [];
