@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// Tokens that the two answers of a measure may begin with alike, for which there is room.
-pub(super) const COMMON: usize = 16;
+pub const COMMON: usize = 16;
 
 /// Computes and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
