@@ -11,7 +11,7 @@ pub mod convert;
 pub mod doctor;
 pub mod dump;
 pub mod engine;
-mod experiments;
+pub mod experiments;
 pub mod explore;
 pub mod fetching;
 pub mod find;

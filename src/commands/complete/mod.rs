@@ -301,7 +301,8 @@ impl Args {
     }
 }
 
-fn clock_seed() -> u32 {
+/// A seed that differs from call to call.
+pub fn clock_seed() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32)
 }
