@@ -2,7 +2,7 @@
 
 They are fetched, run and deleted. In place of llama-server they start a small program, which runs
 `modelve serve` with those flags that it also has. llama_server_skips.txt lists the tests that are not
-run, with the reasons.
+run, with the reasons; with CHECK_SKIPS those alone are run, and one that passes is a failure.
 """
 
 import json
@@ -68,14 +68,21 @@ def skips() -> list[tuple[re.Pattern, str]]:
 
 
 PLUGIN = """
-import json, re, pytest
+import json, os, re, pytest
 SKIPS = [(re.compile(p), r) for p, r in json.load(open(__SKIPS__))]
+CHECK = "CHECK_SKIPS" in os.environ
 
 def pytest_collection_modifyitems(items):
+    skipped = []
     for item in items:
-        for pattern, reason in SKIPS:
-            if pattern.match(item.name):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        reason = next((reason for pattern, reason in SKIPS if pattern.match(item.name)), None)
+        if reason and CHECK:
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+            skipped.append(item)
+        elif reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if CHECK:
+        items[:] = skipped
 """
 
 with tempfile.TemporaryDirectory() as work:

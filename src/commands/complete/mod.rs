@@ -192,6 +192,8 @@ fn parse_bias(text: &str) -> Result<(Token, f32), String> {
 /// Completes prompts.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
+    // A prompt that was taken for the folder is told before the prompt that is missing.
+    let store = args.cache.open()?;
     let prompts = args.prompts.texts(args.engine.model.is_given())?;
     if let Some(empty) = args.stop.iter().position(String::is_empty) {
         return Err(UsageError(format!("stop text {} is empty", empty + 1)).into());
@@ -203,7 +205,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options()?;
     let control = vectors::control(&args.control_vector)?;
-    let store = args.cache.open()?;
     let prompts = prompts.unwrap_or_default();
     let model = args
         .engine
