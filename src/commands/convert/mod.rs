@@ -32,11 +32,11 @@ use source::Place;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  modelve convert                                    Phi-3-mini-128k from the Hub, as Q4_K_M, into the store
+  modelve convert                                    Phi-3-mini-128k from the Hub, into the store
   modelve convert -q Q4_0 ./my-checkpoint            a folder, to NAME-Q4_0.gguf in this folder
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
-  modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, as it is
-  modelve convert org/name --adapter ./my-lora       a model with a LoRA merged into it, to a file in this folder
+  modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, unchanged
+  modelve convert org/name --adapter ./my-lora       merges a LoRA, to a file in this folder
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
     /// A checkpoint folder, or a Hub id: `org/name[@revision][:TYPE]`
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     positional: Option<String>,
 
-    /// The same, as the commands take it whose arguments are texts or tokens
+    /// The same MODEL as a flag, like in the commands whose arguments are texts
     #[arg(
         short,
         long,
@@ -54,7 +54,7 @@ pub struct Args {
     )]
     model: Option<String>,
 
-    /// How to quantize; --list-quants explains each [default: Q4_K_M]
+    /// The quantization; --list-quants explains each [default: Q4_K_M]
     #[arg(short, long, value_name = "TYPE")]
     pub quant: Option<String>,
 
@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long)]
     pub list_quants: bool,
 
-    /// Afterwards compare every tensor with its source, and let llama.cpp load the rest
+    /// Afterwards compare every tensor with its source, and load the rest with llama.cpp
     #[arg(long, conflicts_with = "dry_run")]
     pub verify: bool,
 
@@ -87,15 +87,15 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Threads that encode [default: one per core]
+    /// Number of threads that encode [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<u32>,
 
-    /// Importance matrix (llama-imatrix, GGUF): which columns matter more
+    /// Importance matrix (llama-imatrix, GGUF): how much each column matters
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
 
-    /// Another type for the tensors whose GGUF name matches; may be repeated, the first counts
+    /// Another type for the tensors whose GGUF name matches; repeatable, the first match counts
     #[arg(long, value_name = "REGEX=TYPE")]
     pub tensor_type: Vec<String>,
 
@@ -265,7 +265,7 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     }
     if let Some(output) = &args.output {
         let error = anyhow!(
-            "a GGUF file is fetched unchanged into the Hub's cache; -o applies to conversions only"
+            "a GGUF file is fetched unchanged into the Hub's cache; -o is for conversions only"
         );
         let paths = [gguf, output.as_path()].map(|path| quote(&path.to_string_lossy()));
         let hint = format!("copy it: cp {}", paths.join(" "));
@@ -307,7 +307,8 @@ fn open_base(found: &source::Found) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
-/// A folder that holds an adapter is converted together with the model that it is for.
+/// Adds the hint for a folder that holds only an adapter, which is converted together with its
+/// model.
 fn adapter_hint(error: checkpoint::Error) -> anyhow::Error {
     let checkpoint::Problem::Adapter { kind, base } = &error.problem else {
         return error.into();
@@ -352,10 +353,7 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
 fn no_type(name: &str) -> anyhow::Error {
     let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
     let error = UsageError(format!("no type `{name}`; there are {}", names.join(", ")));
-    hinted(
-        error,
-        "what each is good for: modelve convert --list-quants",
-    )
+    hinted(error, "what each is for: modelve convert --list-quants")
 }
 
 fn no_imatrix(recipe: &str) -> anyhow::Error {
@@ -463,11 +461,11 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
                     quote(&output.to_string_lossy())
                 ),
                 Err(_) => {
-                    "that file is not a GGUF: give the output a name of its own, -o FILE.gguf".to_owned()
+                    "that file is not a GGUF: choose another name, -o FILE.gguf".to_owned()
                 }
             },
             outfile::Error::IsInput { .. } | outfile::Error::NotAFile { .. } => {
-                "give the output a name of its own: -o FILE.gguf".to_owned()
+                "choose another name: -o FILE.gguf".to_owned()
             }
             _ => return error,
         };

@@ -1,4 +1,4 @@
-//! A checkpoint looked at as the GGUF that would become of it.
+//! Describes a checkpoint as the GGUF that it would be converted to.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::gguf::Value;
 use crate::output::{ACCENT, DIM, Output};
 use crate::table::{Columns, cell, plain};
 
-/// A checkpoint and what its configuration means.
+/// A checkpoint and the description of its architecture.
 pub struct Source {
     checkpoint: Checkpoint,
     description: Description,
@@ -57,7 +57,7 @@ impl Source {
         })
     }
 
-    /// The checkpoint's tensors under their GGUF names.
+    /// Returns the checkpoint's tensors under their GGUF names.
     pub fn subject(&self) -> anyhow::Result<Subject<'_>> {
         let mut tensors = Vec::new();
         for weight in &self.description.weights {
@@ -93,7 +93,8 @@ impl Source {
         Ok(Subject::new(tensors, size, self))
     }
 
-    /// What the architecture knows, in its order; what the checkpoint lacks is left out.
+    /// Returns the tensors that the architecture expects, in its order, without those that the
+    /// checkpoint does not have.
     fn named(&self) -> impl Iterator<Item = (&SourceTensor, &str)> {
         let weights = self.description.weights.iter();
         weights.flat_map(|weight| {
@@ -117,7 +118,7 @@ impl Source {
         rows
     }
 
-    /// One row per tensor, under both names.
+    /// Prints one row per tensor, with both names.
     pub fn print_tensors(&self, show: &Show<'_>, out: &mut Output) -> anyhow::Result<()> {
         let titles = [
             "name",
@@ -148,7 +149,7 @@ impl Source {
         Ok(())
     }
 
-    /// The object that docs/json.md describes for checkpoints.
+    /// Prints the object that docs/json.md describes for checkpoints.
     pub fn print_json(
         &self,
         place: &Place<'_>,

@@ -317,7 +317,7 @@ fn adapters_that_cannot_be_merged_are_refused_by_name() {
             let magnitude = tensor(&[64], &[0.0; 64]);
             t.insert(format!("{DOWN}.lora_magnitude_vector"), magnitude);
         },
-        &["lora_magnitude_vector", "none that a LoRA is known to have"],
+        &["lora_magnitude_vector", "is not a tensor of a LoRA"],
     );
     refused(
         |t| {

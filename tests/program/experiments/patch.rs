@@ -122,7 +122,7 @@ fn prompts_that_do_not_match_are_told() {
     let (said, code) = refusal(&["patch", PARK, longer, "--positions", "2"]);
     assert_eq!(code, 2);
     assert!(
-        said.contains("position 2 stands for nothing in the clean prompt"),
+        said.contains("position 2 has no counterpart in the clean prompt"),
         "{said}"
     );
     let (said, code) = refusal(&["patch", PARK, CAVE, "--positions", "10"]);
@@ -148,7 +148,7 @@ fn prompts_that_do_not_match_are_told() {
             );
         }
     }
-    assert!(text(&["patch", PARK, PARK]).contains("no share can be told"));
+    assert!(text(&["patch", PARK, PARK]).contains("there is no share to show"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Rotary positions: the base of the frequencies and what stretches them.
+//! Rotary positions: the base of the frequencies and their scaling.
 
 use serde_json::Value as Json;
 
@@ -15,7 +15,7 @@ pub(super) struct Rope {
     llama3: Option<Llama3>,
 }
 
-/// The scaling of Llama 3.1: long wavelengths are multiplied by a factor, short ones stay, and
+/// The scaling of Llama 3.1: low frequencies are divided by a factor, high frequencies stay, and
 /// those between are interpolated.
 struct Llama3 {
     factor: f32,
@@ -113,8 +113,8 @@ impl Rope {
         Ok(rope)
     }
 
-    /// The factors on the frequencies, one for each pair of components of a head. Computed in 32
-    /// bits, as the converter does.
+    /// Returns the factors of the frequencies, one for each pair of components of a head. They are
+    /// computed in 32 bits, as by the converter.
     pub(super) fn constant(&self, head: u64) -> Option<Constant> {
         let scaling = self.llama3.as_ref()?;
         let factor_of = |pair: u64| {
