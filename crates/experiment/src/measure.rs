@@ -8,6 +8,7 @@
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use modelve_gguf::GgmlType;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::candidate_ids;
 use modelve_probe::{Piece, Prompt, piece};
@@ -252,6 +253,28 @@ impl Measure {
 /// A piece in quotes, with what is no character to look at spelled out.
 fn quoted(piece: &str) -> String {
     format!("{piece:?}")
+}
+
+/// A difference of two measures, in logits, that the rounding of activations makes in quantized
+/// files: it was seen to move a measure by a tenth, now and then by some tenths.
+const ROUNDING: f64 = 0.25;
+
+/// Why shares of this difference between two measures say little, if they do: it is small, and the
+/// model's weights are quantized. Equal measures have no shares.
+pub(crate) fn doubt(model: &Model, difference: f64) -> Option<String> {
+    let is_quantized = |ty: GgmlType| ty.block_size().is_some_and(|weights| weights > 1);
+    let quantized = model
+        .facts()
+        .weights
+        .iter()
+        .any(|&(ty, _)| is_quantized(ty));
+    let small = difference != 0.0 && difference.abs() < ROUNDING;
+    (quantized && small).then(|| {
+        format!(
+            "the measures differ by only {:.3} logits; in a quantized model the rounding of activations alone may move one by that much, so that these shares say little: measure two tokens that the prompts tell further apart, or take a file in 16 or 32 bits",
+            difference.abs()
+        )
+    })
 }
 
 #[cfg(test)]

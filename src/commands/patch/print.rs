@@ -78,6 +78,9 @@ pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
         let note = "both prompts give the same measure, so that no share can be told";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
+    if let Some(doubt) = &found.doubt {
+        writeln!(out, "{}", out.paint(WARN, doubt))?;
+    }
     partial(out, found.complete)
 }
 
