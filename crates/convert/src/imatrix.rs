@@ -1,7 +1,7 @@
 //! Importance matrices: how much each column of a matrix matters, measured on a text by
 //! llama.cpp's `llama-imatrix`.
 //!
-//! The file is a GGUF: for the matrix `NAME` it holds `NAME.in_sum2`, the sums of the squared
+//! The file is a GGUF. For the matrix `NAME` it holds `NAME.in_sum2`, the sums of the squared
 //! inputs per column, and `NAME.counts`, over how many tokens (`common_imatrix_load` and
 //! `load_imatrix` in llama.cpp).
 
@@ -35,7 +35,7 @@ impl Imatrix {
         ] {
             if file.get(key).is_none() {
                 return Err(error(format!(
-                    "is no importance matrix: `{key}` is missing"
+                    "is not an importance matrix: `{key}` is missing"
                 )));
             }
         }
@@ -52,7 +52,9 @@ impl Imatrix {
             weights.insert(name.to_owned(), mean(name, &sums, &counts).map_err(error)?);
         }
         if weights.is_empty() {
-            return Err(error("is no importance matrix: it holds no sums".into()));
+            return Err(error(
+                "is not an importance matrix: it holds no sums".into(),
+            ));
         }
         let datasets = file.get("imatrix.datasets").and_then(|value| {
             let list = value.as_array()?;
@@ -73,9 +75,9 @@ impl Imatrix {
         })
     }
 
-    /// The weights of a matrix of this shape (columns first), one per column, and of experts those of
-    /// one after another; `None` when there are none for it. As in llama.cpp a wrong length is forgiven
-    /// for the token embedding only.
+    /// Returns the weights of a matrix of this shape (columns first), one per column; for experts
+    /// those of one expert after another. `None` if the file has none for it. As in llama.cpp, a
+    /// wrong length is only tolerated for the token embedding.
     pub fn weights(&self, tensor: &str, shape: &[u64]) -> Result<Option<&[f32]>, Error> {
         let columns = shape.first().copied().unwrap_or(0);
         let wanted = columns * shape.get(2).copied().unwrap_or(1);
@@ -124,7 +126,8 @@ fn floats(file: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>, String> {
         .collect())
 }
 
-/// Sums over counts. A matrix of experts has one count per expert; 0 means never used.
+/// Divides sums by counts. A matrix of experts has one count per expert; 0 means that it was never
+/// used.
 fn mean(name: &str, sums: &[f32], counts: &[f32]) -> Result<Vec<f32>, String> {
     if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) || sums.is_empty() {
         return Err(format!(
@@ -133,8 +136,8 @@ fn mean(name: &str, sums: &[f32], counts: &[f32]) -> Result<Vec<f32>, String> {
             counts.len()
         ));
     }
-    // Squares are summed, and tokens counted: a matrix that says otherwise is damaged, and weights
-    // made of it would look sound.
+    // Sums of squares and counts are not negative; anything else is damage that the weights would
+    // not show.
     let is_sum = |x: &f32| x.is_finite() && *x >= 0.0;
     for (what, values) in [("sum", sums), ("count", counts)] {
         if let Some(bad) = values.iter().find(|x| !is_sum(x)) {

@@ -107,7 +107,7 @@ fn shows_every_token(patch: &Value) {
     }
 }
 
-/// Shares of a difference that rounding could have made are doubted, others are not.
+/// There is a warning if rounding can have caused the difference, and otherwise none.
 #[test]
 fn small_differences_of_a_quantized_model_are_doubted() {
     let words = ["was", "fl", "hung", "opened", "flew", "had"];
@@ -127,7 +127,7 @@ fn small_differences_of_a_quantized_model_are_doubted() {
         }
     }
     assert!(doubted[0] > 0 && doubted[1] > 0, "{doubted:?}");
-    // The same prompt twice has no shares that could be doubted.
+    // The same prompt twice has no shares.
     let same = found(&["patch", PARK, PARK, "--layers", "0", "--positions", "0"]);
     assert_eq!(same["doubt"], Value::Null);
 }
@@ -147,7 +147,7 @@ fn prompts_that_do_not_match_are_told() {
     let (said, code) = refusal(&["patch", PARK, longer, "--positions", "2"]);
     assert_eq!(code, 2);
     assert!(
-        said.contains("position 2 stands for nothing in the clean prompt"),
+        said.contains("position 2 has no counterpart in the clean prompt"),
         "{said}"
     );
     let (said, code) = refusal(&["patch", PARK, CAVE, "--positions", "10"]);
@@ -173,7 +173,7 @@ fn prompts_that_do_not_match_are_told() {
             );
         }
     }
-    assert!(text(&["patch", PARK, PARK]).contains("no share can be told"));
+    assert!(text(&["patch", PARK, PARK]).contains("there is no share to show"));
 }
 
 #[test]

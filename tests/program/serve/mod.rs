@@ -1,5 +1,6 @@
 //! `modelve serve` as clients meet it, over loopback, mostly with the built-in model.
 
+mod cache;
 mod chat;
 mod completions;
 #[cfg(unix)]

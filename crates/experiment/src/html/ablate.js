@@ -4,7 +4,7 @@ const rival = U || "the mean of all tokens";
 const silent = data.with === "mean" ? "held at its mean over the prompt" : "silent";
 const measure = ["--token-id", String(data.token.id), ...(U ? ["--against-id", String(data.against.id)] : [])];
 
-// Before and after: the same tokens in the same rows, on one scale.
+// Before and after on one scale, with the same token in the same row.
 function beforeAfter() {
   const parts = data.parts.join(" + ");
   const choices = [...new Map([...data.before.top, ...data.after.top].map((c) => [c.id, c])).values()];

@@ -16,7 +16,7 @@ const number = (kind, x) => (kind === "entropy_bits" ? fixed(x, 2) + " bits" : p
 const best = (kind) => places.reduce((a, b) => ((score(kind, b) ?? -1) > (score(kind, a) ?? -1) ? b : a), places[0]);
 const lastOf = (p) => (said ? data.last[p.layer][p.head] : null);
 
-// What a head does, in a few lines.
+// A few lines on what a head does.
 function describe(p) {
   const lines = Object.entries(KINDS).map(([kind, k]) => el("div", {}, k.name + " " + number(kind, score(kind, p))));
   const last = lastOf(p);
@@ -55,7 +55,7 @@ const options = [...(told ? [["to_answer", "what it adds to the answer"]] : []),
 const [colour_, colouring] = select("Colour:", options, (value) => { kind = value; paint(); });
 walk(grid, items, (i) => describe(places[i]), (i) => { chosen = places[i]; paint(); show(); }, wide);
 
-// The heads that do most of a kind.
+// The heads with the highest score of a kind.
 function leaders(k) {
   const order = [...places].filter((p) => score(k, p) != null).sort((a, b) => score(k, b) - score(k, a)).slice(0, 8);
   const items = order.map((p, i) => twin("head " + name(p), el("li", { "data-i": i },
@@ -86,7 +86,7 @@ function show() {
   one.replaceChildren(...parts);
 }
 
-// The heads that matter most to the answer.
+// The heads that contribute most to the answer.
 function movers() {
   const order = [...places].sort((a, b) => Math.abs(lastOf(b).to_answer) - Math.abs(lastOf(a).to_answer)).slice(0, 14);
   const rows = order.map((p) => ({ name: name(p), value: lastOf(p).to_answer }));

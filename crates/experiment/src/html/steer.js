@@ -5,7 +5,7 @@ const layers = data.layers.length === 1 ? "layer " + data.layers[0] : "layers " 
 const names = fileNames(data.files.map((f) => f.file));
 const files = data.files.map((f, i) => names[i] + (f.scale === 1 ? "" : " \u00d7 " + f.scale)).join(" + ");
 
-// The same token in the same row of every column, all on one scale.
+// All columns on one scale, with the same token in the same row.
 const choices = [...new Map(runs.flatMap((run) => run.next.top.slice(0, 6)).map((c) => [c.id, c])).values()];
 const prob = (run, id) => {
   const listed = [...run.next.top, ...(run.next.beside || [])].find((c) => c.id === id);

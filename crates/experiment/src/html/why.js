@@ -28,7 +28,7 @@ if (words.length) {
     const i = byToken.get(t);
     if (i === undefined) { text.append(el("span", { class: "soft" }, written(data.pieces[t], t, data.prompt))); continue; }
     if (t > words[i].from) continue;
-    // Without a word that speaks for the answer the measure falls.
+    // The measure falls without a word that supports the answer.
     const span = el("span", { "data-i": i }, written(words[i].text, t, data.prompt));
     tint(span, sides, -words[i].change / most);
     twin("word " + i, span);

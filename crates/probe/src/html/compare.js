@@ -1,4 +1,4 @@
-// Names that tell the files apart.
+// Names that distinguish the files.
 const paths = [data[0].a, ...data.map((c) => c.b)], told = fileNames(paths);
 const short = (path) => told[paths.indexOf(path)];
 const mostSwapped = Math.max(1e-12, ...data.flatMap((c) => (c.swap || []).map((s) => s.kl_mean)));
