@@ -384,7 +384,7 @@ def same_numbers(options, folder, file):
     if getattr(model.config, "rope_parameters", None) and model.config.rope_parameters.get("truncate") is False:
         published = differences_of_numbers(told, model)
         rounded = differences_of_numbers(told, reference(folder, rope_parameters={**model.config.rope_parameters, "truncate": True}))
-        return {column: (at < most, f"{at:.0e}; {far:.0e} from a ramp with broken ends")
+        return {column: (at < most, f"{at:.0e}; {far:.0e} from the published ramp")
                 for column, at, far, most in zip(["logits", "probes"], rounded, published, [1e-4, 1e-3])}
     found = dict(zip(["logits", "probes"], differences_of_numbers(told, model)))
     if not use_table(model):

@@ -204,7 +204,7 @@ fn print_proof(out: &mut Output, why: &Why) -> std::io::Result<()> {
             "part",
             "contributes>",
             "removed at the last token>",
-            "out everywhere>",
+            "removed everywhere>",
             "then says",
         ],
     );

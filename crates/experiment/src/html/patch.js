@@ -37,6 +37,7 @@ main.append(el("div", { class: "columns" },
   side("Clean", data.clean_pieces, data.clean, columnOfClean, data.noise ? () => false : differsClean, data.clean_value, data.clean_top),
   side(data.noise ? "Corrupt: the same with noise of " + data.noise.scale + " standard deviations on what is marked" : "Corrupt", data.corrupt_pieces, data.corrupt, columnOf, data.noise ? (t) => noisy.has(t) : differsAt, data.corrupt_value, data.corrupt_top)));
 if (data.unaligned) main.append(el("p", { class: "soft" }, data.unaligned[0].toUpperCase() + data.unaligned.slice(1) + ": these have no column."));
+if (data.doubt) main.append(el("p", {}, el("b", {}, "A small difference: "), data.doubt + "."));
 
 // The cell that restores most, for the explanation.
 let best = null;
