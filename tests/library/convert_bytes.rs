@@ -180,7 +180,7 @@ fn an_imatrix_weighs_columns_as_in_llama_cpp() {
         .collect();
     let weights = imatrix(&path("imatrix.gguf"), &matrices);
     let imatrix = Imatrix::open(&path("imatrix.gguf")).unwrap();
-    assert_eq!(imatrix.entries(), matrices.len());
+    assert_eq!(imatrix.entries().len(), matrices.len());
     for name in [
         "Q4_0", "Q5_0", "Q4_K_M", "Q2_K", "Q3_K_M", "Q6_K", "IQ4_XS", "IQ4_NL", "Q8_0",
     ] {
