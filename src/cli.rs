@@ -12,7 +12,7 @@ use crate::commands::{
 #[derive(Debug, Parser)]
 #[command(name = "modelve", disable_version_flag = true, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -20,11 +20,11 @@ pub struct Cli {
     #[arg(short = 'V', long, action = ArgAction::SetTrue)]
     pub version: bool,
 
-    /// Show llama.cpp's own log, and what encodes each type, on standard error
+    /// Show llama.cpp's own log, and the encoder used for each type, on standard error
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     pub verbose: bool,
 
-    /// Keep off the network, and use only what is on this machine
+    /// Do not use the network, only what is on this machine
     #[arg(long, global = true, action = ArgAction::SetTrue)]
     pub offline: bool,
 }
@@ -36,31 +36,31 @@ pub enum Command {
     Convert(convert::Args),
     /// Measure on a text which columns of the matrices matter, for `convert --imatrix`
     Imatrix(Box<imatrix::Args>),
-    /// Fetch a model from the Hub as it is there: a GGUF file, or a checkpoint
+    /// Fetch a GGUF file or a checkpoint from the Hub unchanged
     Get(get::Args),
     /// Show what is in a model: layers, shapes, types, sizes, and whether it fits
     Meta(meta::Args),
-    /// Look into the vocabulary: ids, pieces, special tokens; encode, decode, search
+    /// Look into the vocabulary: ids, texts, special tokens; encode, decode, search
     Vocab(vocab::Args),
     /// Complete one prompt or many
     Complete(Box<complete::Args>),
-    /// What the model expects after a prompt: the next token, branches, candidates
+    /// Show what the model expects after a prompt: the next token, branches, candidates
     Next(Box<next::Args>),
-    /// How likely the model finds a text, token by token; perplexity
+    /// Show how likely the model finds a text, token by token; perplexity
     Score(Box<score::Args>),
-    /// What the model would say if it stopped after a layer
+    /// Show what the model would say if it stopped after a layer
     Lens(Box<lens::Args>),
-    /// Where the heads of each layer look
+    /// Show what the heads of each layer attend to
     Attention(Box<attention::Args>),
-    /// Why it says so: the words and the parts of the model that an answer depends on
+    /// Explain an answer: the words and the parts of the model it depends on
     Why(Box<why::Args>),
-    /// Where in the model two prompts differ: states of one put into the other
+    /// Show where in the model two prompts differ, by putting states of one into the other
     Patch(Box<patch::Args>),
-    /// What the model says without a head, an MLP or a layer, and which of them matter
+    /// Show what the model says without a head, an MLP or a layer, and which of them matter
     Ablate(Box<ablate::Args>),
-    /// Which head does what: induction, previous token, and what it writes
+    /// Show what each head does: induction, previous token, promoted tokens
     Heads(Box<heads::Args>),
-    /// Learn a direction from texts, and what the model says when it is steered along it
+    /// Learn a direction from texts, and steer the model along it
     Steer(Box<steer::Args>),
     /// Write activations to a safetensors file
     Dump(Box<dump::Args>),
@@ -68,15 +68,16 @@ pub enum Command {
     Explore(Box<explore::Args>),
     /// Keep the model loaded and answer over HTTP, as OpenAI's API does
     Serve(Box<serve::Args>),
-    /// What quantization changed: two files of one model, or more, side by side
+    /// Show what quantization changed, by comparing two or more files of one model
     Compare(Box<compare::Args>),
-    /// Say what this build can do on this machine: devices, CPU features, memory
+    /// Show what this build can do on this machine: devices, CPU features, memory
     Doctor(doctor::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
     /// Print the manual page
     Man(man::Args),
-    /// Try a model's file in this process; other commands start it for files that are not fully checked
+    /// Try a model's file in this process; other commands start it for files that cannot be checked
+    /// in full
     #[command(hide = true)]
     TryFile(trial::Args),
 }

@@ -1,4 +1,4 @@
-//! `modelve attention`: where each head looks.
+//! `modelve attention`: what each head attends to.
 
 use std::io::Write;
 
@@ -22,12 +22,12 @@ use crate::table::{Columns, cell, plain};
 /// Flags of `modelve attention`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  modelve attention 'The ball hit the bat'                      all heads in numbers
+  modelve attention 'The ball hit the bat'                      statistics of all heads
   modelve attention 'The ball hit the bat' --layer 3            a layer, head by head
   modelve attention 'The ball hit the bat' --layer 3 --head 5   one head, token by token
   modelve attention 'The ball hit the bat' --html heads.html    maps to look at
 
-Attention is computed without fusing, which keeps the weights.")]
+Attention is computed without flash attention, which does not keep the weights.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
@@ -46,12 +46,12 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Bytes of the maps of all layers that a page has at most.
+/// Limit in bytes of the maps of all layers on a page.
 const MOST_MAPS: usize = 4_000_000;
 /// Maximum number of weights on a page, so that browsers draw it quickly.
 const MOST_WEIGHTS: usize = 6_000_000;
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = args
         .prompts
@@ -60,11 +60,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
-        let what = "fused attention keeps no weights to show: leave out --flash-attn on";
+        let what = "flash attention keeps no weights to show: leave out --flash-attn on";
         return Err(UsageError(what.to_owned()).into());
     }
     if base.kv_type.is_quantized() {
-        let what = "a quantized KV cache needs fused attention, which keeps no weights to show: leave out --kv-type";
+        let what = "a quantized KV cache needs flash attention, which keeps no weights to show: leave out --kv-type";
         return Err(UsageError(what.to_owned()).into());
     }
     let model = load(&args.engine, text.text.len(), &cancel)?;
@@ -72,7 +72,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let prompt = args.prompts.read(&model, &text).map_err(told)?;
     let layer = layer(args, model.facts().n_layer as usize)?;
     let n = prompt.ids.len();
-    // A page of all layers, as long as it stays small; a layer or a head that was named stands alone.
+    // The page has all layers as long as it stays small; a layer or head that was named is shown
+    // alone.
     let whole = args.form.html.is_some() && layer.is_none() && args.head.is_none();
     let options = Options {
         maps: whole && attention::least_map_bytes(&model, n) <= MOST_MAPS as u64,
@@ -112,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let left = found.keep_sharpest(MOST_WEIGHTS);
         if left > 0 {
             progress.note(&format!(
-                "the page has the sharpest {} heads, {left} would make it too large; --head selects one",
+                "the page has the {} heads of lowest entropy, because {left} would make it too large; --head selects one",
                 found.heads.len()
             ));
         }
@@ -122,7 +123,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(found.complete)
 }
 
-/// What the page has: what `--json` prints, and the maps of all layers.
+/// The data of the page: that of `--json`, and the maps of all layers.
 #[derive(Serialize)]
 struct PageData<'a> {
     #[serde(flatten)]
@@ -132,10 +133,11 @@ struct PageData<'a> {
     maps: attention::PageMaps,
 }
 
-/// Says that the page has the maps of one layer, as those of all would take `bytes` or more.
+/// Prints a note that the page has the maps of one layer, because those of all would take `bytes`
+/// or more.
 fn alone(progress: &dyn Progress, found: &Attention, bytes: u64) {
     progress.note(&format!(
-        "the page has the maps of layer {}; those of all layers would make it {} or more; --layer selects one",
+        "the page has the maps of layer {}, because those of all layers would make it {} or more; --layer selects one",
         found.layer,
         human::bytes(bytes)
     ));
@@ -147,14 +149,14 @@ fn check_memory(model: &Model, n: usize, options: Options) -> anyhow::Result<()>
     match host::free_memory() {
         Some(free) if need > free => {
             let error = anyhow!(
-                "the weights over {} tokens take {}, and {} are free",
+                "the weights for {} tokens take {}, and {} are free",
                 human::count(n as u64),
                 human::bytes(need),
                 human::bytes(free)
             );
             Err(hinted(
                 error,
-                "--head H keeps one head; without --json and --html only the last token's weights are kept",
+                "--head H keeps one head; without --json and --html only the weights of the last token are kept",
             ))
         }
         _ => Ok(()),
@@ -170,7 +172,7 @@ fn layer(args: &Args, n_layer: usize) -> anyhow::Result<Option<usize>> {
             let what = format!("attention shows one layer, not {}", several.len());
             Err(hinted(
                 UsageError(what),
-                "name one, such as --layer 3; without --layer all are shown in numbers",
+                "name one, such as --layer 3; without --layer there are statistics of all",
             ))
         }
     }
@@ -192,7 +194,7 @@ fn print(out: &mut Output, args: &Args, found: &Attention) -> std::io::Result<()
     print_overview(out, found)
 }
 
-/// A number about a head: its name, its value, and the value that fills a block.
+/// A statistic of a head: its name, its value, and the value that fills a block.
 type Measure = (&'static str, fn(&Habits) -> f64, f64);
 
 /// Prints a block for every head of every layer, and the heads with the largest values.
@@ -251,7 +253,7 @@ fn print_overview(out: &mut Output, found: &Attention) -> std::io::Result<()> {
             all().max_by(|a, b| a.2.to_first.total_cmp(&b.2.to_first)),
         ),
         (
-            "most on the token before",
+            "most on the previous token",
             all().max_by(|a, b| a.2.to_previous.total_cmp(&b.2.to_previous)),
         ),
     ];

@@ -29,12 +29,12 @@ use crate::table::{Columns, cell, plain};
 /// Flags of `modelve compare`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  modelve compare phi3-F16.gguf phi3-Q4_K_M.gguf            over a text that comes with the program
+  modelve compare phi3-F16.gguf phi3-Q4_K_M.gguf            over a built-in text
   modelve compare F16.gguf Q8_0.gguf Q4_K_M.gguf Q4_0.gguf  quality against size
   modelve compare F16.gguf Q4_0.gguf --file wiki.txt -n 4096
   modelve compare F16.gguf Q4_0.gguf --swap 10              which tensors matter most?
 
-The first file is what the others are measured by. All are read side by side, batch by batch.")]
+The other files are compared with the first. All models read the same text, batch by batch.")]
 pub struct Args {
     /// Files of one model, the best first: .gguf files, Hub ids, `tiny`
     #[arg(value_name = "MODEL")]
@@ -48,11 +48,11 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Take `<|end|>` and its like in the text as those tokens
+    /// Read `<|end|>` and other special tokens written in the text as those tokens
     #[arg(long, overrides_with = "no_special")]
     pub special: bool,
 
-    /// Take `<|end|>` and its like in the text as plain characters: the default
+    /// Read special tokens written in the text as plain characters (the default)
     #[arg(long, overrides_with = "special", hide_short_help = true)]
     pub no_special: bool,
 
@@ -60,23 +60,25 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub tokens: Option<u32>,
 
-    /// Tokens seen at once [default: 512, or fewer where the model's RoPE factors change before]
+    /// Number of tokens in a window [default: 512, or fewer where the model's RoPE factors change
+    /// before]
     #[arg(short, long, value_name = "N")]
     pub window: Option<usize>,
 
-    /// Tokens a window moves by [default: half the window]
+    /// Number of tokens a window moves by [default: half the window]
     #[arg(short, long, value_name = "N")]
     pub stride: Option<usize>,
 
-    /// How many of the worst positions to show
+    /// Number of worst positions to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub worst: usize,
 
-    /// Tokens of greedy text to wait for the models to part
+    /// Maximum number of greedy tokens after which the models may diverge
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub greedy: usize,
 
-    /// Put single tensors of the second file into the first and measure: the N that differ most
+    /// Replace single tensors of the first file by the second's and measure the effect, for the N
+    /// that differ most
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "8")]
     pub swap: Option<usize>,
 
@@ -94,7 +96,7 @@ const SWAP_TOKENS: usize = 128;
 /// The number of tokens of the prompt that greedy texts start with.
 const GREEDY_PROMPT: usize = 12;
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let named: Vec<&String> = args.engine.model.model.iter().chain(&args.models).collect();
     if named.len() < 2 {
@@ -396,7 +398,7 @@ fn print_one(out: &mut Output, result: &Comparison) -> std::io::Result<()> {
         match (&parting.a, &parting.b) {
             (Some(a), Some(b)) => writeln!(
                 out,
-                "greedy texts part after {} tokens: {said} {} or {}",
+                "greedy texts diverge after {} tokens: {said} {} or {}",
                 parting.n_same,
                 quoted(&a.piece),
                 quoted(&b.piece)

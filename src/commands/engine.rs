@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use clap::ValueEnum;
+use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use super::flags::{self, ModelFlag};
 use super::prompt::Input;
 use super::{find, kind, trial};
 use crate::gguf::Gguf;
-use crate::hint::{Interrupted, hinted};
+use crate::hint::{Interrupted, UsageError, hinted};
 use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
@@ -20,16 +20,16 @@ use crate::runtime::{
 /// The flags that choose a model and how it runs.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EngineArgs {
-    /// Which model runs.
+    /// The model.
     #[command(flatten)]
     pub model: ModelFlag,
 
-    /// Threads to compute with [default: the cores this process may use]
+    /// Number of threads [default: the cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = flags::threads, help_heading = "Engine", hide_short_help = true)]
     pub threads: Option<u32>,
 
-    /// The longest text, prompt and answer, in tokens [default: what the model was trained on];
-    /// memory is taken for what is needed only
+    /// Context size in tokens, for prompt and answer [default: that of the model's training];
+    /// memory is only taken as needed
     #[arg(long, value_name = "TOKENS", help_heading = "Engine", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx_size: Option<u32>,
 
@@ -43,7 +43,7 @@ pub struct EngineArgs {
     )]
     pub kv_type: KvTypeArg,
 
-    /// Attention in one fused operation
+    /// Flash attention, which computes attention in one operation
     #[arg(
         long,
         value_name = "WHEN",
@@ -64,11 +64,11 @@ pub struct EngineArgs {
     )]
     pub weights: WeightsArg,
 
-    /// Layers to put on a GPU: a number, all, or auto (all that fit)
+    /// Number of layers to put on a GPU: a number, all, or auto (all that fit)
     #[arg(long, value_name = "N", help_heading = "Engine", hide_short_help = true, default_value = "auto", value_parser = parse_gpu_layers)]
     pub gpu_layers: GpuLayersArg,
 
-    /// The device to compute on, by name; `CPU` keeps off GPUs
+    /// The device to compute on, by name; `CPU` uses no GPU
     #[arg(
         long,
         value_name = "NAME",
@@ -77,41 +77,41 @@ pub struct EngineArgs {
     )]
     pub device: Option<String>,
 
-    /// Load a model of any architecture at once; else those whose files are not checked in full are
-    /// first tried in a process of their own
+    /// Load a model of any architecture at once; without it, files that cannot be checked in full
+    /// are first tried in a separate process
     #[arg(long, help_heading = "Engine", hide_short_help = true)]
     pub trust: bool,
 }
 
-/// `--kv-type`.
+/// The values of `--kv-type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum KvTypeArg {
-    /// 32 bits a value
+    /// 32 bits per value
     F32,
-    /// 16 bits a value
+    /// 16 bits per value
     #[default]
     F16,
-    /// 8.5 bits a value
+    /// 8.5 bits per value
     #[value(name = "q8_0")]
     Q8_0,
-    /// 4.5 bits a value
+    /// 4.5 bits per value
     #[value(name = "q4_0")]
     Q4_0,
 }
 
-/// `--flash-attn`.
+/// The values of `--flash-attn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum FlashArg {
     /// Always
     On,
     /// Never
     Off,
-    /// Where the device can
+    /// Where the device supports it
     #[default]
     Auto,
 }
 
-/// `--weights`.
+/// The values of `--weights`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum WeightsArg {
     /// In place, from the file
@@ -123,7 +123,7 @@ pub enum WeightsArg {
     Auto,
 }
 
-/// `--gpu-layers`.
+/// The value of `--gpu-layers`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GpuLayersArg(GpuLayers);
 
@@ -140,6 +140,27 @@ fn parse_gpu_layers(text: &str) -> Result<GpuLayersArg, String> {
 }
 
 impl EngineArgs {
+    /// The flags that these words are, such as `--threads=2`.
+    ///
+    /// # Errors
+    /// Words that are no such flags, or values that they do not take.
+    pub fn of_words(words: impl IntoIterator<Item = String>) -> Result<EngineArgs, UsageError> {
+        let command = clap::Command::new("modelve").no_binary_name(true);
+        let parsed = EngineArgs::augment_args(command).try_get_matches_from(words);
+        parsed
+            .and_then(|matches| EngineArgs::from_arg_matches(&matches))
+            .map_err(|error| {
+                // What follows is about the program's help.
+                let text = error.to_string();
+                let lines = text
+                    .lines()
+                    .take_while(|line| !line.starts_with("For more"));
+                let text = lines.map(str::trim).filter(|line| !line.is_empty());
+                let text = text.collect::<Vec<_>>().join(" ");
+                UsageError(text.trim_start_matches("error: ").to_owned())
+            })
+    }
+
     /// The settings of sessions, except for sizes.
     pub fn settings(&self, cancel: &Cancel) -> Settings {
         Settings {
@@ -204,7 +225,7 @@ impl EngineArgs {
         Ok(())
     }
 
-    /// [`EngineArgs::load`] for a file that was found.
+    /// Does what [`EngineArgs::load`] does, for a file that was found.
     pub fn load_file(&self, path: &Path, work: Work, cancel: &Cancel) -> anyhow::Result<Model> {
         let checked = Model::inspect(path).map_err(|error| refused(error, path))?;
         let facts = checked.facts();

@@ -1,5 +1,5 @@
-//! Shared by the commands that run experiments: the measure's flags, the session, errors, and the
-//! format of signed numbers.
+//! Shared code of the commands that run experiments: the measure's flags, the session, errors, and
+//! the format of signed numbers.
 
 use std::io::Write as _;
 
@@ -15,7 +15,7 @@ use crate::runtime::{Cancel, Model, Session, Token};
 /// The flags that choose what an experiment measures.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct MeasureArgs {
-    /// The answer to explain: a word, as the candidates of `next` are read [default: the likeliest]
+    /// The answer to explain: a word, read like the candidates of `next` [default: the likeliest]
     #[arg(
         long,
         value_name = "WORD",
@@ -24,7 +24,7 @@ pub struct MeasureArgs {
     )]
     pub token: Option<String>,
 
-    /// The answer it is held against [default: the second likeliest; with --token the mean of all]
+    /// The answer to compare it with [default: the second likeliest; with --token the mean of all]
     #[arg(
         long,
         value_name = "WORD",
@@ -33,11 +33,11 @@ pub struct MeasureArgs {
     )]
     pub against: Option<String>,
 
-    /// The answer to explain, by the id of its token
+    /// The answer to explain, by token id
     #[arg(long, value_name = "ID", hide_short_help = true)]
     pub token_id: Option<Token>,
 
-    /// The answer it is held against, by the id of its token
+    /// The answer to compare it with, by token id
     #[arg(long, value_name = "ID", hide_short_help = true)]
     pub against_id: Option<Token>,
 }
@@ -127,7 +127,7 @@ pub fn partial(out: &mut Output, complete: bool) -> std::io::Result<()> {
     if complete {
         return Ok(());
     }
-    let note = "stopped before its end: what was computed by then";
+    let note = "interrupted: results so far";
     writeln!(out, "{}", out.paint(WARN, note))
 }
 

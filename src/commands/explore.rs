@@ -19,13 +19,13 @@ use crate::server::{Config, Explore, Limits, Loaded, Server, Stop};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   modelve explore                       the default model
-  modelve explore -m tiny               the small model that comes along
-  modelve explore --no-open --port 8081 prints the address alone, such as behind ssh -L 8081:127.0.0.1:8081
+  modelve explore -m tiny               the built-in small model
+  modelve explore --no-open --port 8081 only print the address, for ssh -L 8081:127.0.0.1:8081
 
-The page works on this machine alone, with the token in its address; docs/explore.md shows what
-it can do. Ctrl-C ends it.")]
+The page can only be opened on this machine, with the token in its address; docs/explore.md shows
+what it can do. Ctrl-C ends the server.")]
 pub struct Args {
-    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`; as -m
+    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`; the same as -m
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     positional: Option<String>,
 
@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long)]
     no_open: bool,
 
-    /// The port to listen on [default: one that is free]
+    /// The port to listen on [default: any free one]
     #[arg(
         long,
         value_name = "PORT",
@@ -42,7 +42,7 @@ pub struct Args {
     )]
     port: u16,
 
-    /// A chat template (Jinja) in place of the model's own
+    /// A chat template (Jinja) instead of the model's own
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     chat_template: Option<PathBuf>,
 
@@ -50,23 +50,23 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// Texts computed at once: somebody chats in one window or two.
+/// Number of texts computed in one batch: a person chats in one or two windows.
 const PARALLEL: u32 = 2;
-/// Completions that are computed or wait, at most.
+/// Maximum number of completions that are computed or waiting.
 const QUEUE: usize = 16;
-/// Tokens of an answer.
+/// Maximum number of tokens in an answer.
 const MAX_TOKENS: usize = 512;
-/// Tokens of the longest text, unless `--ctx-size` says more.
+/// Context size in tokens, unless `--ctx-size` gives another.
 const LONGEST: u32 = 4096;
 
-/// Opens the page and serves it until it is told to stop.
+/// Runs the command: opens the page and serves it until it is stopped.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut engine = args.engine.clone();
     if args.positional.is_some() {
         engine.model.model = args.positional.clone();
     }
     let given = engine.model.model.clone();
-    // What is not there is told before a browser opens.
+    // A missing model is reported before a browser opens.
     let path = engine.locate("")?;
     engine.inspect(&path)?;
     let token = token()?;
@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             model: given,
         }),
     })
-    .with_hint(|| "without --port a port is taken that is free: modelve explore".to_owned())?;
+    .with_hint(|| "without --port, a free port is chosen: modelve explore".to_owned())?;
     let (stop, cancel, loading) = (Stop::new(), Cancel::new(), Cancel::new());
     serve::on_signals(&stop, &loading)?;
     let url = format!("http://{}/?token={token}", server.address());
@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     })
 }
 
-/// What only those know who can read the address: 128 random bits.
+/// Returns the secret in the page's address: 128 random bits.
 fn token() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
@@ -125,12 +125,12 @@ fn token() -> anyhow::Result<String> {
     Ok(token)
 }
 
-/// Opens a browser, or says how to get there without one.
+/// Opens a browser, or prints how to open the page without one.
 fn open(url: &str, port: u16) {
     let screen = ["DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER"]
         .iter()
         .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    // Elsewhere than on Linux a session without a screen is rare, and opening fails by itself.
+    // On other systems a session without a screen is rare, and opening a browser fails by itself.
     let reason = match cfg!(target_os = "linux") && !screen {
         true => "this session has no screen".to_owned(),
         false => match open::that_detached(url) {

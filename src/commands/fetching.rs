@@ -1,4 +1,4 @@
-//! What the commands share that use the Hub: options, the way to stop, and errors with their hints.
+//! Shared code of the commands that use the Hub: options, cancellation, and errors with hints.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,15 +8,15 @@ use crate::hint::{Interrupted, hinted};
 use crate::hub::locate;
 use crate::hub::{Error, FetchOptions, HubId};
 
-/// The options of the environment. `offline` keeps off the network, as HF_HUB_OFFLINE does.
+/// Returns the options from the environment. `offline` has the effect of HF_HUB_OFFLINE.
 pub fn options(offline: bool) -> FetchOptions {
     let mut options = FetchOptions::from_env();
     options.offline |= offline;
     options
 }
 
-/// A flag that Ctrl-C and termination set. A file that grows past the limit of the process is an
-/// error of the write, not the end of the process.
+/// Returns a flag that Ctrl-C and SIGTERM set. It also ignores SIGXFSZ, so that a file larger than
+/// the process's limit is an error of the write instead of the end of the process.
 pub fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let cancel = cancel_on_ctrl_c()?.flag();
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&cancel))?;
@@ -25,7 +25,7 @@ pub fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(cancel)
 }
 
-/// The error of a request about `id`, with the hint that belongs to it.
+/// Attaches a hint to the error of a request about `id`.
 pub fn refused(id: &HubId, error: Error) -> anyhow::Error {
     let hint = error.hint();
     let (said, hint) = match &error {
@@ -44,7 +44,7 @@ pub fn refused(id: &HubId, error: Error) -> anyhow::Error {
     }
 }
 
-/// A hint, and before it the folders that may have been meant.
+/// Returns a hint that starts with existing folders of similar names, if there are any.
 pub fn or_like(text: &str, hint: &str) -> String {
     match locate::paths_like(text).as_slice() {
         [] => hint.to_owned(),

@@ -10,7 +10,7 @@ pub struct Subject {
     #[arg(value_name = "MODEL")]
     positional: Option<String>,
 
-    /// The same, as the commands take it whose arguments are texts or tokens
+    /// The same MODEL as a flag, like in the commands whose arguments are texts
     #[arg(
         short,
         long,

@@ -1,4 +1,4 @@
-//! `modelve get`: a GGUF file or a checkpoint of the Hub, as it is there, into the Hub's cache.
+//! `modelve get`: fetches a GGUF file or a checkpoint of the Hub, unchanged, into the Hub's cache.
 
 use std::io::Write;
 
@@ -21,14 +21,14 @@ use crate::quant::mix::Recipe;
     .help("A Hub id: org/name[@revision][:LABEL]")
     .required_unless_present("model")))]
 #[command(after_help = "\
-The label is the quantization in the file's name, as its publisher writes it or nearly so: Q4_K_M, q4,
-fp16, UD-Q4_K_XL, IQ2_M, MXFP4_MOE, or the whole name. Parts of split files are fetched together.
-An interrupted transfer goes on where it stopped, and every file is compared with the Hub's hash.
+The label is the quantization in the file's name, exactly or nearly as its publisher writes it:
+Q4_K_M, q4, fp16, UD-Q4_K_XL, IQ2_M, MXFP4_MOE, or the whole name. The parts of a split file are
+fetched together. An interrupted transfer is resumed, and every file is verified by the Hub's hash.
 
 Examples:
-  modelve meta org/name-GGUF          which files there are, and which one fits this machine
-  modelve get org/name-GGUF:Q4_K_M    fetch that one, and print where it is
-  modelve get org/name                a checkpoint, as it is
+  modelve meta org/name-GGUF          the files there are, and which one fits this machine
+  modelve get org/name-GGUF:Q4_K_M    fetch one of them, and print its path
+  modelve get org/name                a checkpoint, unchanged
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
@@ -40,7 +40,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// What `--json` prints.
+/// The result as JSON.
 #[derive(Serialize)]
 struct Got {
     path: String,
@@ -51,10 +51,10 @@ struct Got {
     received_bytes: u64,
 }
 
-/// Fetches the model and prints its path; `offline` looks into the cache alone.
+/// Fetches the model and prints its path; with `offline` it only searches the cache.
 pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let id = parse(args.subject.name().unwrap_or_default())?;
-    // A label names one of the GGUF files; without one it may be a checkpoint.
+    // A label names a GGUF file; without one it may be a checkpoint.
     let wanted = match id.quant {
         Some(_) => Wanted::Gguf,
         None => Wanted::Any,
@@ -92,7 +92,7 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     if !args.json {
         let what = match kind {
             "gguf" => "run it",
-            _ => "make a GGUF of it",
+            _ => "convert it",
         };
         output::note(&format!("{what}: {next}"));
     }
@@ -103,11 +103,11 @@ fn parse(model: &str) -> anyhow::Result<HubId> {
     match ModelRef::parse(model) {
         ModelRef::Hub(id) => Ok(id),
         ModelRef::Tiny => {
-            let usage = UsageError("`tiny` is inside the program".to_owned());
+            let usage = UsageError("`tiny` is built in".to_owned());
             Err(hinted(usage, "run it: modelve complete -m tiny"))
         }
         ModelRef::Path(path) if path.exists() => {
-            let usage = UsageError(format!("{} is on this machine already", path.display()));
+            let usage = UsageError(format!("{} is already on this machine", path.display()));
             let hint = format!(
                 "look inside: modelve meta {}",
                 quote(&path.to_string_lossy())
@@ -121,8 +121,8 @@ fn parse(model: &str) -> anyhow::Result<HubId> {
     }
 }
 
-/// The error of the fetch. Where a type was asked for that can be made of the repository's
-/// checkpoint, that is advised.
+/// Returns the error of the fetch. If the label is a type that can be made from the repository's
+/// checkpoint, the hint says so.
 fn refused(id: &HubId, error: Error) -> anyhow::Error {
     let recipe = id.quant.as_deref().and_then(Recipe::find);
     match (&error, recipe) {
@@ -132,12 +132,12 @@ fn refused(id: &HubId, error: Error) -> anyhow::Error {
             },
             Some(recipe),
         ) => {
-            let error = anyhow!("{} holds a checkpoint and no GGUF file", id.without_quant());
+            let error = anyhow!("{} has a checkpoint, but no GGUF file", id.without_quant());
             let made = HubId {
                 quant: Some(recipe.name.to_owned()),
                 ..id.clone()
             };
-            let hint = format!("make one of it: {}", locate::command_for(&made));
+            let hint = format!("convert it: {}", locate::command_for(&made));
             hinted(error, hint)
         }
         _ => fetching::refused(id, error),

@@ -6,7 +6,7 @@ use crate::output::{ACCENT, BOLD, Output};
 
 /// Commands to start with, and what they show. A test runs them.
 const START: [(&str, &str); 3] = [
-    ("modelve complete -m tiny \"Today is\"", "go on with a text"),
+    ("modelve complete -m tiny \"Today is\"", "complete a text"),
     ("modelve meta tiny", "layers, shapes, types, sizes"),
     (
         "modelve next -m tiny \"The ball hit the bat, and\"",
@@ -18,10 +18,7 @@ const START: [(&str, &str); 3] = [
 pub fn print() -> anyhow::Result<()> {
     let mut out = Output::stdout();
     let title = out.paint(BOLD, "modelve looks inside language models.");
-    writeln!(
-        out,
-        "{title} To start with, on the small one that comes along:\n"
-    )?;
+    writeln!(out, "{title} To start with, on the built-in small model:\n")?;
     let width = START.iter().map(|(command, _)| command.len()).max();
     for (command, about) in START {
         let pad = " ".repeat(width.unwrap_or(0) - command.len());

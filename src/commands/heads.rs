@@ -1,4 +1,4 @@
-//! `modelve heads`: which head does what.
+//! `modelve heads`: what each head does.
 
 use std::io::Write;
 
@@ -21,29 +21,29 @@ use crate::table::{Columns, cell, plain};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   modelve heads                                      what each head does with random tokens
-  modelve heads 'The ball hit the bat, and'          and what it writes at the end of a prompt
+  modelve heads 'The ball hit the bat, and'          and which tokens it promotes after a prompt
   modelve heads --html heads.html                    maps of all heads
-  modelve heads --length 100 --draws 10 --seed 7     more tokens, other ones
+  modelve heads --length 100 --draws 10 --seed 7     more and other tokens
 
-Random tokens are drawn, and stand there twice. An induction head looks at what followed a
-token the first time, a duplicate-token head at that token itself.")]
+Each sequence of random tokens is repeated once. In the second copy, an induction head attends to
+the token that followed the same token before, a duplicate-token head to that token itself.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
 
-    /// How many tokens to tell of what each head writes
+    /// Number of tokens to show of those that each head promotes
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
-    /// Random tokens before they repeat
+    /// Number of random tokens before they are repeated
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_two)]
     pub length: usize,
 
-    /// How often tokens are drawn
+    /// Number of sequences of random tokens
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
     pub draws: usize,
 
-    /// Begin the random numbers here
+    /// Seed of the random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
@@ -68,14 +68,14 @@ fn at_least_two(text: &str) -> Result<usize, String> {
 }
 
 impl Args {
-    /// Whether there is a prompt. Heads can do without, so standard input is read only when it is
+    /// Returns whether there is a prompt. It is optional, so standard input is only read when it is
     /// named.
     fn has_prompt(&self) -> bool {
         !self.prompts.prompts.is_empty() || !self.prompts.input.file.is_empty()
     }
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = match args.has_prompt() {
         true => Some((args.prompts).one("heads", args.engine.model.is_given())?),
@@ -85,11 +85,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let base = args.engine.settings(&cancel);
     if base.flash_attention == FlashAttention::On {
-        let what = "fused attention keeps no weights to look at: leave out --flash-attn on";
+        let what = "flash attention keeps no weights to show: leave out --flash-attn on";
         return Err(UsageError(what.to_owned()).into());
     }
     if base.kv_type.is_quantized() {
-        let what = "a quantized KV cache needs fused attention, which keeps no weights to look at: leave out --kv-type";
+        let what = "a quantized KV cache needs flash attention, which keeps no weights to show: leave out --kv-type";
         return Err(UsageError(what.to_owned()).into());
     }
     let options = Options {
@@ -130,7 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(found.complete)
 }
 
-/// What a head may be called by what it does most: a letter, a name, and its scores.
+/// A kind of head, by the pattern it attends to most: a letter, a name, and its scores.
 type Kind = (char, &'static str, fn(&Heads) -> &Table);
 
 const KINDS: [Kind; 4] = [
@@ -140,9 +140,9 @@ const KINDS: [Kind; 4] = [
     ('F', "first token", |found| &found.scores.first),
 ];
 
-/// The weight from which on a head is called by what it looks at.
+/// The weight on its pattern from which a head is classified.
 const MUCH: f64 = 0.4;
-/// Heads of each kind that are named.
+/// Number of heads of each kind that are listed.
 const NAMED: usize = 5;
 
 fn print(out: &mut Output, found: &Heads) -> std::io::Result<()> {
@@ -178,13 +178,13 @@ fn print(out: &mut Output, found: &Heads) -> std::io::Result<()> {
             print_said(out, said)
         }
         None => {
-            let hint = "with a prompt: what each head writes at its end; --html FILE draws maps";
+            let hint = "with a prompt: which tokens each head promotes; --html FILE draws maps";
             writeln!(out, "{}", out.paint(DIM, hint))
         }
     }
 }
 
-/// Every head as a letter, layers as rows.
+/// Prints every head as a letter, with one row per layer.
 fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
     let legend = KINDS.map(|(letter, name, _)| format!("{letter} {name}"));
     let legend = format!(
@@ -193,7 +193,7 @@ fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
         100.0 * MUCH
     );
     writeln!(out, "{}", out.paint(DIM, legend))?;
-    // Heads that do not fit in a line of the terminal are told by the table alone.
+    // Heads that do not fit in a line of the terminal are only in the table.
     let fit = output::width().saturating_sub(7) / 2;
     let shown = found.heads.min(fit);
     let header: String = (0..shown)
@@ -207,7 +207,7 @@ fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
             let much = |kind: &&Kind| kind.2(found).0[layer][head] > MUCH;
             line += " ";
             line += &match KINDS.iter().find(much) {
-                // The first token is where a head looks that has nothing to do.
+                // A head with nothing to attend to often attends to the first token.
                 Some(('F', ..)) => out.paint(DIM, 'F'),
                 Some((letter, ..)) => out.paint(ACCENT, letter),
                 None => out.paint(DIM, '·'),
@@ -221,7 +221,7 @@ fn print_map(out: &mut Output, found: &Heads) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Heads that are told of a prompt, those that matter most to its answer.
+/// Number of heads listed for a prompt, those that contribute most to its answer.
 const TOLD: usize = 12;
 
 fn print_said(out: &mut Output, said: &Said) -> std::io::Result<()> {
@@ -237,7 +237,10 @@ fn print_said(out: &mut Output, said: &Said) -> std::io::Result<()> {
         writeln!(
             out,
             "{}",
-            out.paint(DIM, format!("what heads write is not told: {why}"))
+            out.paint(
+                DIM,
+                format!("which tokens the heads promote is not known: {why}")
+            )
         )?;
         return Ok(());
     }
@@ -271,7 +274,7 @@ fn print_said(out: &mut Output, said: &Said) -> std::io::Result<()> {
     writeln!(out, "{}", out.paint(DIM, note))
 }
 
-/// As many of these as have room in a line, whole but for the first.
+/// Joins as many of these as fit in a line; the first is cut if necessary.
 fn fitting(parts: impl Iterator<Item = String>, room: usize) -> String {
     let mut line = String::new();
     for part in parts {

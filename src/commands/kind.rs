@@ -111,8 +111,7 @@ pub fn unread(error: &gguf::Error) -> Option<&'static str> {
 }
 
 /// The hint for a damaged or incomplete file.
-const DAMAGED: &str =
-    "the file is damaged, or was cut off: fetch, copy or convert it again from where it came";
+const DAMAGED: &str = "the file is damaged, or was cut off: fetch, copy or convert it again";
 
 /// The hint for a file that can be read but that llama.cpp does not run.
 pub fn does_not_run(path: &Path) -> String {
@@ -130,10 +129,10 @@ pub fn checkpoint_hint(folder: &Path, flags: &str) -> String {
         .map_err(anyhow::Error::from)
         .and_then(|checkpoint| Ok(arch::describe(checkpoint.config())?));
     match described {
-        Ok(_) => format!("make a GGUF of it: modelve convert {place}{flags}"),
+        Ok(_) => format!("convert it: modelve convert {place}{flags}"),
         Err(error) => format!(
-            "it cannot be converted: {error}; a GGUF of it from elsewhere runs, and so does the \
-             model that comes along: {}",
+            "it cannot be converted: {error}; a GGUF of it from elsewhere may run, and the built-in \
+             model does: {}",
             CommandLine::typed().on_model("tiny")
         ),
     }

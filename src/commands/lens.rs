@@ -25,14 +25,14 @@ use crate::table::{Columns, cell, plain};
   modelve lens 'The ball hit the bat, and' --token cave     where one token ranks
   modelve lens 'The ball hit the bat, and' --html lens.html a map to hover over
   modelve lens 'The ball hit the bat, and' 'The cave hid the bat, and' --html lens.html
-                                                            two prompts over each other
+                                                            two prompts, one above the other
 
 The state after each layer goes through the model's last norm and output matrix.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
 
-    /// Follow one token, by text or id [default with two prompts: the answer to the first]
+    /// Follow one token, as text or id [default with two prompts: the answer to the first]
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
 
@@ -43,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) layers: Layers,
 
-    /// How many tokens to keep of each layer and position
+    /// Number of tokens to keep for each layer and position
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
@@ -54,7 +54,7 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let given = args.engine.model.is_given();
     let texts = args.prompts.one_or_two("lens", given)?;
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut token = token
         .map(|token| one_token(model.vocab(), token).map_err(told))
         .transpose()?;
-    // What is asked wrongly is told before anything is computed.
+    // Errors in the request are reported before anything is computed.
     let mut asked = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
         let list = args.positions.as_deref();
@@ -159,7 +159,7 @@ fn print_column(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
     let read = String::from_utf8_lossy(&read);
     let title = format!("{} _", tail(read.trim_start(), output::width() - 2));
     writeln!(out, "{}", out.paint(BOLD, title))?;
-    let mut header = vec!["layer>", "entropy bits>", "KL to end, nats>"];
+    let mut header = vec!["layer>", "entropy bits>", "KL to final, nats>"];
     if lens.token.is_some() {
         header.extend(["rank>", "probability>"]);
     }
@@ -293,7 +293,7 @@ fn print_leads(out: &mut Output, lens: &Lens) -> std::io::Result<()> {
             "leads first after layer {layer} of 0 to {}",
             lens.n_layers - 1
         ),
-        None => "leads after none of the layers looked at".to_owned(),
+        None => "leads after none of these layers".to_owned(),
     };
     writeln!(
         out,

@@ -1,4 +1,5 @@
-//! Shared by the commands that probe a model: loading it, its session, and the format of results.
+//! Shared code of the commands that probe a model: loading it, its session, and the format of
+//! results.
 
 use anyhow::bail;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
@@ -41,8 +42,11 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// Returns an error if a text of `tokens` tokens is longer than the flags or the model allow.
-fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
+/// Checks that a text of `tokens` tokens is not longer than the flags and the model allow.
+///
+/// # Errors
+/// It is longer.
+pub fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
     let trained = model.facts().n_ctx_train;
     let (most, whose) = match engine.ctx_size {
         Some(size) => (size, "--ctx-size allows"),
@@ -68,7 +72,7 @@ pub fn session(
     session_beside(engine, model, tokens, 0, settings)
 }
 
-/// [`session`] with room for `beside` more tokens in other sequences.
+/// Makes a [`session`] with room for `beside` more tokens in other sequences.
 pub fn session_beside(
     engine: &EngineArgs,
     model: &Model,
@@ -125,7 +129,7 @@ impl<'a> Sessions<'a> {
     }
 }
 
-/// Tells `progress` of work that says how much of it is done in all.
+/// Returns a callback that reports the total done so far to `progress`.
 pub fn telling(progress: &dyn Progress) -> impl FnMut(usize) {
     let mut before = 0;
     move |done| {
@@ -134,7 +138,7 @@ pub fn telling(progress: &dyn Progress) -> impl FnMut(usize) {
     }
 }
 
-/// The same of work whose size is known once it has begun: it is told with what is done.
+/// Returns such a callback for work whose total is only known once it has begun.
 pub fn telling_of(
     progress: &dyn Progress,
     what: &'static str,
@@ -162,7 +166,7 @@ pub fn interrupted(complete: bool) -> anyhow::Result<()> {
 /// The error of an experiment that was interrupted before it had a result; also prints a note that
 /// says so.
 pub fn nothing_yet() -> anyhow::Error {
-    output::note("interrupted before there was a result: nothing was written");
+    output::note("interrupted before the first result: nothing was written");
     Interrupted.into()
 }
 

@@ -21,16 +21,16 @@ pub struct Form {
     #[arg(long)]
     pub json: bool,
 
-    /// Write a page to look at with a browser instead of text; it replaces none but an earlier page
+    /// Write a page for a browser instead of text; it only replaces an earlier page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 
-    /// With --html: replace whatever file has that name, but never one that the command reads
+    /// With --html: replace any file of that name, except one that the command reads
     #[arg(long, requires = "html")]
     pub force: bool,
 }
 
-/// Flags of a command whose result is a file of its own.
+/// The flags of a command whose result is a file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct NewFile {
     /// The file to write
@@ -47,11 +47,11 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Decides where the file goes, and that it can be written there. What the command reads (`inputs`)
-    /// stays whatever it is.
+    /// Checks where the file goes, and that it can be written there. Files that the command reads
+    /// (`inputs`) are never replaced.
     ///
     /// # Errors
-    /// A file that is there, without `--force`; a folder that is not there or cannot be written.
+    /// The file exists, without `--force`, or its folder does not exist or cannot be written.
     pub fn judge(
         &self,
         inputs: impl IntoIterator<Item = PathBuf>,
@@ -199,10 +199,10 @@ impl Results {
 fn page_error(error: outfile::Error) -> anyhow::Error {
     match &error {
         outfile::Error::Exists { .. } => {
-            let hint = "it is not a page that modelve made: give the page another name, or --force";
+            let hint = "it is not a page that modelve made: choose another name, or replace it with --force";
             hinted(error, hint)
         }
-        _ => file_error(error, "give the page a name of its own: --html page.html"),
+        _ => file_error(error, "choose another name: --html page.html"),
     }
 }
 

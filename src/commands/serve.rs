@@ -1,10 +1,11 @@
-//! `modelve serve`: the model stays loaded and answers over HTTP.
+//! `modelve serve`: keeps the model loaded and answers over HTTP.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
+use super::cache::CacheArgs;
 use super::engine::{EngineArgs, explain};
 use super::prompt;
 use super::vectors::{self, Share};
@@ -20,26 +21,26 @@ use crate::server::{Config, Limits, Loaded, Server, Stop};
 /// Flags of `modelve serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  modelve serve                                 on this machine alone, at port 8080
-  modelve serve -m tiny --port 0                at a port that is free
+  modelve serve                                 for this machine only, on port 8080
+  modelve serve -m tiny --port 0                on a free port
   MODELVE_API_KEY=secret modelve serve --host 0.0.0.0
 
-Clients that speak OpenAI's API use http://127.0.0.1:8080/v1; docs/clients.md shows them one by one.
-Ctrl-C or SIGTERM finishes what runs; a second one ends at once.")]
+Clients of OpenAI's API use http://127.0.0.1:8080/v1; docs/clients.md shows some of them.
+Ctrl-C or SIGTERM finishes running requests; a second one ends at once.")]
 pub struct Args {
-    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`; as -m
+    /// A .gguf file, a Hub id such as org/name:Q4_K_M, or `tiny`; the same as -m
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     positional: Option<String>,
 
-    /// The address to listen on; other machines reach 0.0.0.0, and then need a key
+    /// The address to listen on; 0.0.0.0 is reachable from other machines and needs a key
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
 
-    /// The port to listen on; 0 is one that is free
+    /// The port to listen on; 0 chooses a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
 
-    /// A key that requests must show (repeatable)
+    /// A key that requests must send (repeatable)
     #[arg(
         long,
         value_name = "KEY",
@@ -48,61 +49,67 @@ pub struct Args {
     )]
     api_key: Vec<String>,
 
-    /// Let everybody who reaches the address ask without a key
+    /// Let everybody who reaches the address use the model without a key
     #[arg(long, conflicts_with = "api_key")]
     no_auth: bool,
 
-    /// Let pages of this origin ask, such as http://localhost:3000; `*` is all (repeatable)
+    /// Let web pages of this origin use the server, such as http://localhost:3000; `*` allows all
+    /// (repeatable)
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
 
-    /// Answer under this name, too, where no key is asked for (repeatable)
+    /// Also answer under this host name where no key is needed (repeatable)
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     allow_host: Vec<String>,
 
-    /// A chat template (Jinja) in place of the model's own
+    /// A chat template (Jinja) instead of the model's own
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     chat_template: Option<PathBuf>,
 
-    /// A control vector that requests may ask for by its name, NAME=FILE or NAME=FILE:SCALE (repeatable)
+    /// A control vector that requests may use by its name, NAME=FILE or NAME=FILE:SCALE
+    /// (repeatable)
     #[arg(long, value_name = "NAME=FILE", hide_short_help = true, value_parser = named)]
     control_vector: Vec<(String, Share)>,
 
-    /// What the model is called [default: its file's name]
+    /// Name of the model in answers [default: its file's name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     alias: Option<String>,
 
-    /// Texts computed at once
+    /// Number of texts computed in one batch
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=240))]
     parallel: u32,
 
-    /// Completions that are computed or wait, at most; others are told to try again
+    /// Maximum number of completions that are computed or waiting; further ones get error 503
     #[arg(long, value_name = "N", default_value_t = 256, hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     queue: u32,
 
-    /// Tokens that all texts have together in the KV cache [default: what a quarter of the free memory holds, up to 32,768]
+    /// Total number of tokens of all texts in the KV cache [default: what fits into a quarter of
+    /// the free memory, up to 32,768]
     #[arg(long, value_name = "TOKENS", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     cells: Option<u32>,
 
-    /// Tokens of an answer whose request does not say how many
+    /// Maximum number of tokens in an answer whose request does not say
     #[arg(long, value_name = "N", default_value_t = 2048, hide_short_help = true)]
     max_tokens: u32,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 
     #[command(flatten)]
     engine: EngineArgs,
 }
 
-/// Cells where memory does not set the limit.
+/// Number of cells where memory does not set the limit.
 const CELLS: u64 = 32_768;
 
-/// Serves until it is told to stop.
+/// Runs the command: serves until it is stopped.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let mut engine = args.engine.clone();
     if args.positional.is_some() {
         engine.model.model = args.positional.clone();
     }
     let config = args.config(engine.model.model.as_deref())?;
-    // What is not there is told before anything listens.
+    // A missing model is reported before anything listens.
     let path = engine.locate("")?;
     engine.inspect(&path)?;
     let config = Config {
@@ -111,7 +118,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let (address, keys) = (config.address, config.keys.len());
     let server = Server::bind(config)
-        .with_hint(|| "another port: modelve serve --port 0 takes one that is free".to_owned())?;
+        .with_hint(|| "choose a free port: modelve serve --port 0".to_owned())?;
+    let store = args.cache.open()?;
     let (stop, cancel) = (Stop::new(), Cancel::new());
     let loading = Cancel::new();
     on_signals(&stop, &loading)?;
@@ -119,6 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     server.run(&stop, || {
         let model = engine.load_file(&path, work(args.parallel), &loading)?;
         let setup = setup(&engine, &model, &cancel, args.parallel, args.cells)?;
+        let setup = Setup { store, ..setup };
         output::note(&format!(
             "ready: {} in {:.1} s",
             human::escape(path.display().to_string().as_bytes()),
@@ -128,7 +137,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     })
 }
 
-/// A server's work: many answers at once, for long.
+/// Estimates a server's work: many answers at once, for a long time.
 pub(super) fn work(parallel: u32) -> Work {
     let parallel = parallel as usize;
     Work {
@@ -139,7 +148,7 @@ pub(super) fn work(parallel: u32) -> Work {
     }
 }
 
-/// `NAME=FILE`.
+/// Parses `NAME=FILE`.
 fn named(text: &str) -> Result<(String, Share), String> {
     match text.split_once('=') {
         Some((name, file)) if !name.is_empty() => Ok((name.to_owned(), file.parse()?)),
@@ -148,7 +157,7 @@ fn named(text: &str) -> Result<(String, Share), String> {
 }
 
 impl Args {
-    /// The control vectors, read.
+    /// Reads the control vectors.
     fn vectors(&self) -> anyhow::Result<Vec<(String, ControlVector)>> {
         let mut read: Vec<(String, ControlVector)> = Vec::new();
         for (name, share) in &self.control_vector {
@@ -167,12 +176,12 @@ impl Args {
             return Err(UsageError(format!("key {} is empty", empty + 1)).into());
         }
         if !address.ip().is_loopback() && self.api_key.is_empty() && !self.no_auth {
-            let usage = UsageError(format!("{} is reached by other machines", self.host));
+            let usage = UsageError(format!("{} can be reached by other machines", self.host));
             return Err(hinted(
                 usage,
                 format!(
-                    "ask for a key: modelve serve --host {0} --api-key KEY{1}\n\
-                     or let everybody in: modelve serve --host {0} --no-auth{1}",
+                    "with a key: modelve serve --host {0} --api-key KEY{1}\n\
+                     or for everybody: modelve serve --host {0} --no-auth{1}",
                     super::command_line::quote(&self.host),
                     model.map_or(String::new(), |m| format!(
                         " -m {}",
@@ -201,7 +210,7 @@ impl Args {
     }
 }
 
-/// What a model is called: never a path, which is nobody's business.
+/// Returns the model's name in answers: never a path, which clients must not learn.
 pub(super) fn name(model: Option<&str>, path: &Path) -> String {
     match model.map(ModelRef::parse) {
         Some(ModelRef::Tiny | ModelRef::Hub(_)) => model.unwrap_or_default().to_owned(),
@@ -211,8 +220,8 @@ pub(super) fn name(model: Option<&str>, path: &Path) -> String {
     }
 }
 
-/// How `parallel` texts are computed at once, in so many `cells` of the KV cache or what a quarter
-/// of the free memory holds.
+/// Returns the engine's setup for `parallel` texts in one batch, with `cells` cells of the KV cache
+/// or as many as fit into a quarter of the free memory.
 pub(super) fn setup(
     engine: &EngineArgs,
     model: &Model,
@@ -227,13 +236,13 @@ pub(super) fn setup(
         None => {
             let token = context::kv_bytes(model.facts(), settings.kv_type, 1).max(1);
             let affordable = host::free_memory().map_or(CELLS, |free| free / 4 / token);
-            // Several texts of the longest kind, where it is short.
+            // If a short context was asked for, there is room for several texts of that length.
             let wanted = match engine.ctx_size {
                 Some(size) => u64::from(size).max(CELLS.min(4 * u64::from(size))),
                 None => CELLS.min(longest.saturating_mul(u64::from(parallel))),
             };
             match engine.ctx_size {
-                // What was asked for is had, or refused.
+                // A context that was asked for is provided or refused, never shortened.
                 Some(size) => wanted.min(affordable.max(u64::from(size))),
                 None => wanted.min(affordable.max(256)),
             }
@@ -260,10 +269,11 @@ pub(super) fn setup(
     })
 }
 
-/// Texts that ended and are kept for those who begin like them, besides those that are computed.
+/// Number of ended texts whose cache is kept for prompts with the same beginning, in addition to
+/// `parallel`.
 const KEPT: u32 = 8;
 
-/// The address that is meant.
+/// Resolves the address.
 fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
     if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Ok((ip, port).into());
@@ -274,13 +284,13 @@ fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
         .and_then(|mut all| all.next());
     found.ok_or_else(|| {
         UsageError(format!(
-            "{host:?} is no address of this machine, such as 127.0.0.1"
+            "{host:?} is not an address of this machine, such as 127.0.0.1"
         ))
         .into()
     })
 }
 
-/// Says where the server listens, and how to try it.
+/// Prints where the server listens, and how to try it.
 fn announce(args: &Args, address: SocketAddr, ip: IpAddr, keys: usize) {
     let own = match ip.is_unspecified() {
         true => SocketAddr::from(([127, 0, 0, 1], address.port())),
@@ -288,7 +298,7 @@ fn announce(args: &Args, address: SocketAddr, ip: IpAddr, keys: usize) {
     };
     let key = match keys {
         0 => "",
-        // What is in the environment is not written to a screen.
+        // A key from the environment is not printed.
         _ => " -H \"Authorization: Bearer $MODELVE_API_KEY\"",
     };
     output::note(&format!("listening on http://{address}"));
@@ -296,11 +306,11 @@ fn announce(args: &Args, address: SocketAddr, ip: IpAddr, keys: usize) {
         "try it: curl http://{own}/v1/completions{key} -d '{{\"prompt\": \"Today is\", \"max_tokens\": 16}}'"
     ));
     if args.no_auth && !ip.is_loopback() {
-        output::note("no key is asked for: everybody who reaches this address can use the model");
+        output::note("no key is needed: everybody who reaches this address can use the model");
     }
 }
 
-/// The first signal finishes what runs, the second ends at once.
+/// The first signal finishes running requests, the second ends the program at once.
 pub(super) fn on_signals(stop: &Stop, loading: &Cancel) -> anyhow::Result<()> {
     #[cfg(unix)]
     {
@@ -318,7 +328,7 @@ pub(super) fn on_signals(stop: &Stop, loading: &Cancel) -> anyhow::Result<()> {
                         signal_hook::low_level::exit(128 + signal);
                     }
                     told = true;
-                    output::note("finishing what runs; once more ends at once");
+                    output::note("finishing running requests; a second signal ends at once");
                     loading.set();
                     stop.begin();
                 }

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow};
 use crate::base::{human, infile};
 use crate::hint::{Interrupted, hinted};
 use crate::hub::store::Store;
+use crate::program;
 use crate::runtime::{
     self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Request, Setup, Vocab,
 };
@@ -153,8 +154,8 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn new(path: &'a Path, bytes: u64) -> Self {
         let memory = MEMORY + bytes / 4;
-        let mut command =
-            Command::new(std::env::current_exe().unwrap_or_else(|_| "modelve".into()));
+        // Where the program is not installed, starting it fails with this name.
+        let mut command = Command::new(program::path().unwrap_or_else(|| "modelve".into()));
         command
             .arg(COMMAND)
             .arg("--memory")
@@ -206,7 +207,7 @@ impl<'a> Trial<'a> {
         let limits = "if the file is sound and this machine slow or the model unusual, --trust loads it without this trial";
         let Some(status) = status else {
             let error = anyhow!(
-                "{path}: llama.cpp did not compute two tokens with it within {} seconds",
+                "{path}: llama.cpp did not compute two tokens within {} seconds",
                 self.time.as_secs()
             );
             return Err(hinted(error, limits));
@@ -223,23 +224,23 @@ impl<'a> Trial<'a> {
         ];
         if memory.iter().any(|words| said.contains(words)) {
             let error = anyhow!(
-                "{path}: llama.cpp wants more than {} of memory besides the file to compute two tokens with it",
+                "{path}: llama.cpp needs more than {} of memory in addition to the file to compute two tokens",
                 human::bytes(self.memory)
             );
             return Err(hinted(error, limits));
         }
         let reason = said.lines().find_map(|line| line.strip_prefix(GAVE_UP));
         let how = match reason {
-            Some(reason) => format!("it gave up: {}", reason.trim()),
+            Some(reason) => format!("it aborted: {}", reason.trim()),
             None if said.contains("overflowed its stack") => "its stack overflowed".to_owned(),
             None => format!("it ended by {}", ending(status)),
         };
         let error = anyhow!(
-            "{path}: llama.cpp cannot compute with this file, which is damaged or of an unknown make: {how}"
+            "{path}: llama.cpp cannot compute with this file, which is damaged or of an unknown kind: {how}"
         );
         Err(hinted(
             error,
-            "make the file again, or ask where it comes from: `modelve meta` shows what it holds",
+            "convert or fetch the file again; `modelve meta` shows what is in it",
         ))
     }
 }
@@ -284,7 +285,7 @@ fn wait(child: &mut Child, time: Duration, cancel: &Cancel) -> anyhow::Result<Op
 }
 
 /// The start of the line that reports an abort of llama.cpp.
-pub const GAVE_UP: &str = "error: llama.cpp gave up: ";
+pub const GAVE_UP: &str = "error: llama.cpp aborted: ";
 
 /// The hidden command, which the child runs. Exits with 0 if the file passes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -389,7 +390,7 @@ mod tests {
         );
         assert!(judged(6, "what():  std::bad_alloc").contains("more than 4.00 GiB of memory"));
         let said = format!("{GAVE_UP}llama-vocab.cpp:1: fatal error\n");
-        assert!(judged(1 << 8, &said).contains("it gave up: llama-vocab.cpp:1: fatal error"));
+        assert!(judged(1 << 8, &said).contains("it aborted: llama-vocab.cpp:1: fatal error"));
     }
 
     #[test]

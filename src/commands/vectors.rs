@@ -64,7 +64,7 @@ fn unread(error: anyhow::Error) -> anyhow::Error {
     )
 }
 
-/// [`sum`] in the form for a session's settings.
+/// Returns the [`sum`] in the form for a session's settings.
 ///
 /// # Errors
 /// See [`sum`].

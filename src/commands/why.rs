@@ -1,4 +1,4 @@
-//! `modelve why`: the words an answer hangs on, and the parts of the model it is the sum of.
+//! `modelve why`: the words an answer depends on, and the contributions of the model's parts.
 
 use std::io::Write;
 
@@ -18,13 +18,13 @@ use crate::progress;
 /// Flags of `modelve why`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  modelve why 'The ball hit the bat, and'                        the likeliest answer against the next
+  modelve why 'The ball hit the bat, and'                        the likeliest against the second
   modelve why 'The ball hit the bat, and' --token it --against the
   modelve why 'The ball hit the bat, and' --token it             against the mean of all answers
   modelve why 'The ball hit the bat, and' --html why.html        a page to read
 
 Three views of one number, logit(token) − logit(against): without each word, as a sum over the
-parts of the model, and with the largest of those parts really taken out.")]
+parts of the model, and with the largest of those parts actually removed.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
@@ -32,11 +32,11 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) measure: MeasureArgs,
 
-    /// Leave out single tokens, not whole words
+    /// Leave out single tokens instead of words
     #[arg(long)]
     pub tokens: bool,
 
-    /// How many parts to show
+    /// Number of parts to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 12)]
     pub top: usize,
 
@@ -47,10 +47,10 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// Tokens that the two answers of a measure may begin with alike, for which there is room.
-pub(super) const COMMON: usize = 16;
+/// Number of tokens of room for the common beginning of the two answers of a measure.
+pub const COMMON: usize = 16;
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = args.prompts.one("why", args.engine.model.is_given())?;
     let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
@@ -169,7 +169,8 @@ fn print_parts(out: &mut Output, why: &Why, top: usize, width: usize) -> std::io
     let room = width.saturating_sub(name + 16).clamp(8, 60) / 2;
     for (text, value) in rows {
         let drawn = bar(value.abs() / most, room);
-        // Bars to the left of the axis are whole columns: there are no eighths from the right.
+        // Bars to the left of the axis are whole columns, because there are no block characters
+        // filled from the right.
         let left = "█".repeat((value.abs() / most * room as f64).round() as usize);
         let line = match value < 0.0 {
             true => format!("{left:>room$}│"),
@@ -180,7 +181,7 @@ fn print_parts(out: &mut Output, why: &Why, top: usize, width: usize) -> std::io
         writeln!(out, "  {} {number} {line}", pad(&text, name))?;
     }
     let line = format!(
-        "  sum {} of {}; not told by it: {}",
+        "  sum {} of {}; not explained: {}",
         signed(sum.sum),
         signed(why.value),
         signed(sum.error)
@@ -195,22 +196,22 @@ fn print_proof(out: &mut Output, why: &Why) -> std::io::Result<()> {
     writeln!(
         out,
         "\n{}",
-        out.paint(BOLD, "with the largest of them taken out")
+        out.paint(BOLD, "with the largest of them removed")
     )?;
     let mut rows = crate::table::Columns::new(
         out,
         &[
             "part",
             "contributes>",
-            "out at the last token>",
-            "out everywhere>",
+            "removed at the last token>",
+            "removed everywhere>",
             "then says",
         ],
     );
     let all = why.proof.len() - 1;
     for proof in &why.proof {
         use crate::table::{cell, plain};
-        // Taking out what speaks for an answer should lower the measure.
+        // Removing a part that contributes to an answer should lower the measure.
         let agrees = proof.change_last * proof.contribution <= 0.0;
         let style = if agrees { GOOD } else { WARN };
         let name = match proof.part.contains(" + ") {
@@ -231,6 +232,6 @@ fn print_proof(out: &mut Output, why: &Why) -> std::io::Result<()> {
         ]);
     }
     out.write_all(rows.lines().as_bytes())?;
-    let note = "a part's contribution, and how the measure changes when it gives nothing; where they differ, later parts make up for it";
+    let note = "a part's contribution, and how the measure changes without its output; where they differ, later parts compensate";
     writeln!(out, "{}", out.paint(DIM, note))
 }

@@ -249,14 +249,14 @@ fn rwkv_is_checked_for_heads_and_mixes() {
     let (_dir, path) = sound(&|parts| parts.set("rwkv6.token_shift_count", Value::U32(1)));
     let said = refusal(&path);
     assert!(said.contains("cannot compute with this file"), "{said}");
-    assert!(said.contains("it gave up: rwkv6.cpp:"), "{said}");
+    assert!(said.contains("it aborted: rwkv6.cpp:"), "{said}");
     // Who trusts the file meets llama.cpp's own end, in words as well.
     let trusting = ["complete", "-m", &path, "--trust", "-n", "2", "the bat"];
     let output = command(&trusting).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = crate::hostile::said(&output);
     assert!(
-        said.starts_with("error: llama.cpp gave up: rwkv6.cpp:"),
+        said.starts_with("error: llama.cpp aborted: rwkv6.cpp:"),
         "{said}"
     );
 }

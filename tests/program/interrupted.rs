@@ -78,7 +78,7 @@ fn heads_that_were_tried_by_then_are_ranked() {
     let Some(shown) = slow.stopped(&["ablate", &prompt, "--all", "heads"], &at) else {
         return;
     };
-    assert!(shown.contains("stopped before its end"), "{shown}");
+    assert!(shown.contains("interrupted: results so far"), "{shown}");
     let shown = slow.stopped(&["ablate", &prompt, "--all", "heads", "--json"], &at);
     let found = object(&shown.unwrap());
     let tried = found["parts"].as_array().unwrap().len();
@@ -98,7 +98,7 @@ fn places_that_were_patched_by_then_have_a_share() {
     let Some(shown) = slow.stopped(&arguments, &at) else {
         return;
     };
-    assert!(shown.contains("stopped before its end"), "{shown}");
+    assert!(shown.contains("interrupted: results so far"), "{shown}");
     let page = slow.file("part.html");
     let more = ["--json", "--html", page.to_str().unwrap()];
     let shown = slow.stopped(&[&arguments[..], &more].concat(), &at);
@@ -126,7 +126,7 @@ fn draws_that_were_read_by_then_have_scores() {
     assert!((1..2000).contains(&draws), "{draws}");
     assert_eq!(found["induction"].as_array().unwrap().len(), 8);
     let shown = slow.stopped(&arguments[..5], at).unwrap();
-    assert!(shown.contains("stopped before its end"), "{shown}");
+    assert!(shown.contains("interrupted: results so far"), "{shown}");
 }
 
 /// A text of so many words, in a file.

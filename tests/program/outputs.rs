@@ -94,10 +94,7 @@ fn a_page_does_not_replace_the_model_it_is_about() {
                     said.contains(&format!("{name} is read by this command")),
                     "{said}"
                 );
-                assert!(
-                    said.contains("hint: give the page a name of its own"),
-                    "{said}"
-                );
+                assert!(said.contains("hint: choose another name"), "{said}");
             });
         }
     }

@@ -103,7 +103,7 @@ fn standard_input_is_one_prompt() {
         ["the ball\n\nthe bat\n"]
     );
     assert_eq!(bench.prompts(&["a", "-", "b"], "c\n"), ["a", "c", "b"]);
-    // What is no object of one line is a text.
+    // What is not an object of one line is a text.
     for text in ["\"Today\" is", "{\n  \"a\": 1\n}", "{% if a %}", "[1]"] {
         assert_eq!(bench.prompts(&["-"], text), [text]);
     }

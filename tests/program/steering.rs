@@ -288,7 +288,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
             &[
                 "steer", "run", "the", "--vector", &vector, "--scale", "much",
             ],
-            "is no number",
+            "is not a number",
         ),
     ] {
         let (said, code) = bench.refusal(arguments);
@@ -302,7 +302,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
     ];
     let (said, code) = bench.refusal(&zero);
     assert!(
-        said.contains("layer 0 can have no direction") && code == 2,
+        said.contains("layer 0 cannot have a direction") && code == 2,
         "{said}"
     );
     std::fs::write(bench.file("pairs"), "{\"plus\": \"a\"}").unwrap();

@@ -214,7 +214,7 @@ fn a_device_without_enough_memory_gets_less_to_do() {
             "{layers}"
         );
         let said = said(&output);
-        assert!(said.contains("for want of room"), "{layers}: {said}");
+        assert!(said.contains("the device is full"), "{layers}: {said}");
     }
 }
 

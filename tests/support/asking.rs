@@ -40,7 +40,7 @@ pub fn array(value: &Value) -> &[Value] {
 pub fn number(value: &Value) -> f64 {
     value
         .as_f64()
-        .unwrap_or_else(|| panic!("{value} is no number"))
+        .unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 pub fn numbers(value: &Value) -> Vec<f64> {

@@ -1,4 +1,4 @@
-//! The work in pieces: a few rows of one tensor each, handed to all threads in order.
+//! Splits the work into chunks of a few rows of one tensor, which all threads process in order.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,26 +6,26 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::{Error, Plan, Source};
 use crate::arch::Arrangement;
 
-/// Bytes of the checkpoint per piece, as far as rows allow. With two buffers per thread this is
-/// what bounds memory; large enough that a read costs more than asking for it.
+/// Number of bytes of the checkpoint in a chunk, rounded to whole rows. With two buffers per thread
+/// it bounds memory; it is large enough that the cost of a system call does not matter.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Columns per piece at least, of a matrix whose columns become rows: each of its rows is read in strips of
-/// so many numbers.
+/// Minimum number of columns in a chunk of a matrix whose columns become rows: this many numbers
+/// are read from each of its rows.
 const LEAST_COLUMNS: u64 = 128;
 
 /// Some rows of one tensor, all from the same matrix of the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
-    /// Which of [`Plan::tensors`].
+    /// Index in [`Plan::tensors`].
     pub(super) tensor: usize,
     /// The first row.
     pub(super) row: u64,
-    /// How many.
+    /// Number of rows.
     pub(super) rows: u64,
 }
 
-/// Every row of every tensor of the checkpoint, in the order of the file.
+/// Returns chunks of all rows of all tensors from the checkpoint, in the order of the file.
 pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, planned) in plan.tensors().iter().enumerate() {
@@ -37,7 +37,8 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
         let each = (total / planned.slices()).max(1);
         let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
         let row_bytes = bytes / total.max(1);
-        // The encoder takes a bias as one row, which holds all that is reordered.
+        // The encoder takes a bias as one row, which must hold all values that are reordered
+        // together.
         let group = match planned.shape.len() {
             1 => 1,
             _ => arrangement.group(each),
@@ -57,8 +58,8 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
     chunks
 }
 
-/// Memory that writing a plan takes, in bytes: the header and its sources, and per thread the
-/// largest chunk on both sides and the encoders' scratch.
+/// Returns the memory that writing a plan takes, in bytes: the header and its sources, and for each
+/// thread the largest chunk before and after encoding and the encoders' scratch.
 pub fn memory(plan: &Plan, threads: usize) -> u64 {
     let largest = chunks(plan).into_iter().map(|chunk| {
         let tensor = &plan.tensors()[chunk.tensor];
@@ -75,13 +76,13 @@ pub fn memory(plan: &Plan, threads: usize) -> u64 {
     PROGRAM + 4 * plan.header().len() as u64 + threads as u64 * (largest + SCRATCH)
 }
 
-/// The program, its libraries and stacks.
+/// Size of the program, its libraries and stacks, in bytes.
 const PROGRAM: u64 = 24 << 20;
-/// Encoders of a few types.
+/// Scratch memory of the encoders of a few types, in bytes.
 const SCRATCH: u64 = 1 << 20;
 
-/// Runs `work` on every index below `count`, on so many threads, each with a state of its own.
-/// The first error stops all of them, as does `cancel`.
+/// Runs `work` on every index below `count` on several threads, each with its own state. The first
+/// error stops all of them, as does `cancel`.
 pub(super) fn run<S>(
     threads: usize,
     count: usize,
@@ -95,7 +96,7 @@ pub(super) fn run<S>(
     let fail = |index: usize, error: Error| {
         failed.store(true, Ordering::Relaxed);
         let mut slot = failure.lock().unwrap_or_else(|e| e.into_inner());
-        // Of several errors the one that comes first in the file, as with one thread.
+        // Of several errors the first one in the file is kept, as with one thread.
         if slot.as_ref().is_none_or(|(other, _)| index < *other) {
             *slot = Some((index, error));
         }

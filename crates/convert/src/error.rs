@@ -1,4 +1,4 @@
-//! What can go wrong on the way from a checkpoint to a GGUF.
+//! Errors of a conversion.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use crate::{arch, checkpoint};
 use modelve_base::human;
 use modelve_gguf::GgmlType;
 
-/// Why a conversion was not begun or not finished.
+/// The reason why a conversion failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)]

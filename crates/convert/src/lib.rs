@@ -1,10 +1,10 @@
 //! From a checkpoint to a quantized GGUF in one pass: plan, stream, verify.
 //!
-//! [`Plan`] decides everything from headers alone: every tensor's source, name, type, shape and
-//! place, and all metadata. [`write()`] then moves the weights, shards → rows → blocks → file, on
+//! [`Plan`] decides everything from headers alone: source, name, type, shape and offset of every
+//! tensor, and all metadata. [`write()`] then moves the weights, shards → rows → blocks → file, on
 //! all cores and in constant memory. [`check`] and [`measure`] read back what was written.
 //!
-//! | module | what it knows |
+//! | module | contents |
 //! |---|---|
 //! | [`checkpoint`] | the files of a Hugging Face checkpoint: configuration, tokenizer, shards |
 //! | [`arch`] | one file per architecture: names, shapes and metadata |
@@ -45,7 +45,7 @@ pub use plan::{Plan, PlannedTensor, Request, Source, estimate, file_name};
 pub use stream::{Options, check_name, check_output, write};
 pub use verify::{Deviation, check, measure};
 
-/// Where a checkpoint came from.
+/// The origin of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// The repository on the Hub: `microsoft/Phi-3-mini-128k-instruct`.

@@ -1,4 +1,4 @@
-//! The metadata of the GGUF: what llama.cpp's converter writes, and where it came from.
+//! The metadata of the GGUF: the keys of llama.cpp's converter, and the origin of the model.
 
 use std::sync::LazyLock;
 
@@ -16,8 +16,7 @@ use modelve_quant::mix::Recipe;
 /// The version of the quantized formats, `GGML_QNT_VERSION`.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// Keys and values in the order in which they are added; a key that stands already keeps its
-/// value.
+/// Keys and values in the order in which they are added; the first value of a key is kept.
 #[derive(Default)]
 struct Keys(Vec<(String, Value)>);
 
@@ -42,7 +41,7 @@ impl Keys {
     }
 }
 
-/// What goes into the metadata.
+/// The sources of the metadata.
 pub(super) struct Inputs<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) description: &'a Description,
@@ -50,11 +49,11 @@ pub(super) struct Inputs<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) imatrix: Option<&'a Imatrix>,
     pub(super) provenance: &'a Provenance,
-    /// Number of weights of all tensors together.
+    /// Number of weights in all tensors.
     pub(super) weights: u64,
 }
 
-/// All metadata of the file.
+/// Returns all metadata of the file.
 pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
     let mut keys = Keys::default();
     keys.text(
@@ -105,7 +104,7 @@ pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
     keys.0
 }
 
-/// The sampling that `generation_config.json` recommends.
+/// Adds the sampling parameters that `generation_config.json` recommends.
 fn sampling(keys: &mut Keys, generation: &Json) {
     let float = |x: f64| Value::F32(x as f32);
     for (source, key) in [
@@ -127,8 +126,8 @@ fn sampling(keys: &mut Keys, generation: &Json) {
     }
 }
 
-/// `general.*`: by the model card, then the repository's name, `_name_or_path` of `config.json`
-/// and last the folder's name.
+/// Adds `general.*`, from the model card, then the repository's name, `_name_or_path` of
+/// `config.json`, and last the folder's name.
 fn general(keys: &mut Keys, inputs: &Inputs<'_>) {
     let card = inputs.checkpoint.card();
     let config = inputs.checkpoint.config();
@@ -214,7 +213,7 @@ fn licence_and_origin(keys: &mut Keys, card: &ModelCard, inputs: &Inputs<'_>) {
     keys.texts("general.languages", &languages);
 }
 
-/// The models or data sets that a card names, as ids on the Hub or as addresses.
+/// Adds the models or data sets that a card names, as Hub ids or addresses.
 fn references(keys: &mut Keys, kind: &str, ids: &[String], weights: u64) {
     const HUB: &str = "https://huggingface.co/";
     keys.add(
@@ -248,13 +247,14 @@ fn references(keys: &mut Keys, kind: &str, ids: &[String], weights: u64) {
     }
 }
 
-/// The name under which llama.cpp recognizes the tokenizer.
+/// Returns a name by which llama.cpp recognizes the tokenizer.
 ///
-/// It strips white space after special tokens, as Phi-3's reference tokenizer does, only if the
-/// name contains `phi-3` or `phi3`, and then cannot load a vocabulary without the four tokens it
-/// makes exceptions for (llama-vocab.cpp). Its own converter writes the name as a title, `Phi 3
-/// Mini`, and so loses the stripping; here the name stays as the repository has it, a fine-tune
-/// with another name says what it is, and only what could not be loaded gets a title.
+/// llama.cpp strips white space after special tokens, as Phi-3's reference tokenizer does, only if
+/// the name contains `phi-3` or `phi3`; and it then cannot load a vocabulary without the four
+/// tokens that it excepts (llama-vocab.cpp). Its own converter writes the name as a title, `Phi 3
+/// Mini`, and so loses the stripping. Here the name stays as in the repository; a fine-tune with
+/// another name gets an addition that llama.cpp recognizes, and only a name with which the
+/// vocabulary could not be loaded becomes a title.
 fn recognizable(name: String, tokenizer: &Tokenizer) -> String {
     static KNOWN: LazyLock<Regex> =
         LazyLock::new(|| Regex::new("(?i)phi-?3").expect("a constant that the tests compile"));
@@ -295,7 +295,7 @@ fn tokenizer(keys: &mut Keys, tokenizer: &Tokenizer) {
                 Value::Array(merges.iter().collect()),
             );
         }
-        // True is what llama.cpp takes where the key is absent, as its converter leaves it.
+        // llama.cpp's default is true, and its converter leaves the key out.
         Algorithm::SentencePiece {
             add_space_prefix: false,
         } => {
@@ -306,7 +306,7 @@ fn tokenizer(keys: &mut Keys, tokenizer: &Tokenizer) {
     for (kind, id) in &tokenizer.special.ids {
         let kind = match *kind {
             "unk" => "unknown",
-            // So spelled in the format.
+            // The format's spelling.
             "sep" => "seperator",
             "pad" => "padding",
             other => other,

@@ -1,8 +1,8 @@
-//! What a repository's name says: `Phi-3-mini-128k-instruct` is the model `Phi-3`, of size
-//! `mini`, tuned as `128k-instruct`.
+//! Parses the name of a repository: `Phi-3-mini-128k-instruct` is the model `Phi-3` of size `mini`,
+//! fine-tuned as `128k-instruct`.
 //!
 //! The heuristics are those of gguf-py (metadata.py, `get_model_id_components`), so that the
-//! `general.*` keys are those that llama.cpp's converter writes.
+//! `general.*` keys equal those of llama.cpp's converter.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ pub(super) struct Components {
     pub(super) size_label: Option<String>,
 }
 
-/// What one part between hyphens may be; a part can be several things at once.
+/// The possible meanings of one part between hyphens; a part can have several.
 #[derive(Clone, Debug, Default)]
 struct Part {
     text: String,
@@ -27,7 +27,7 @@ struct Part {
     size_label: bool,
     finetune: bool,
     version: bool,
-    /// A quantization in the name: known, and used for nothing.
+    /// The name of a quantization, which is recognized and not used.
     quantization: bool,
 }
 
@@ -57,8 +57,8 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(&format!("(?i)^(?:{pattern})$")).expect("a constant that the tests compile")
 }
 
-/// Takes a name apart; `weights` is the number of weights, which tells a size (`7B`) from a
-/// context length (`128k`).
+/// Splits a name into its components; `weights` is the number of weights, which distinguishes a
+/// size (`7B`) from a context length (`128k`).
 pub(super) fn components(id: &str, weights: u64) -> Components {
     if id.contains(' ') {
         return Components {
@@ -173,7 +173,7 @@ fn annotate(i: usize, text: &str, weights: u64) -> Part {
     part
 }
 
-/// `mistral-v0.1-community` → `Mistral v0.1 Community`.
+/// Turns a name into a title: `mistral-v0.1-community` becomes `Mistral v0.1 Community`.
 pub(super) fn title(name: &str) -> String {
     let capitalized = |word: &str| {
         let lower = word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
@@ -196,7 +196,7 @@ pub(super) fn title(name: &str) -> String {
     words.join(" ")
 }
 
-/// `3.8B`: the number of weights with at least two digits.
+/// Formats a number of weights with at least two digits: `3.8B`.
 pub(super) fn size_label(weights: u64) -> String {
     let (scale, unit) = match weights {
         n if n > 1_000_000_000_000 => (1e-12, "T"),
@@ -229,7 +229,7 @@ mod tests {
         .map(Option::unwrap_or_default)
     }
 
-    /// What gguf-py 0.19 gives for the same names and numbers of weights.
+    /// The results of gguf-py 0.19 for the same names and numbers of weights.
     #[test]
     fn names_are_taken_apart_as_gguf_py_does() {
         let phi3 = 3_821_079_648;

@@ -1,4 +1,5 @@
-//! The plan: everything that can be decided from headers, before a byte is written.
+//! The plan of a conversion: everything that can be decided from headers, before any byte is
+//! written.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,25 +11,24 @@ use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
 use modelve_quant::imatrix;
-use modelve_quant::mix::{self, Overrides, Recipe};
+use modelve_quant::mix::{self, Decision, Overrides, Recipe};
 
-/// What is asked for.
+/// The options of a conversion.
 pub struct Request<'a> {
-    /// How to quantize.
+    /// The quantization recipe.
     pub recipe: &'static Recipe,
-    /// Types asked for by name.
+    /// Types given for single tensors.
     pub overrides: &'a Overrides,
-    /// Weights of columns.
+    /// The importance matrix, if there is one.
     pub imatrix: Option<&'a Imatrix>,
-    /// Where the checkpoint came from.
+    /// The origin of the checkpoint.
     pub provenance: &'a Provenance,
 }
 
-/// Where a tensor's values come from.
+/// The source of a tensor's values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// Tensors of the checkpoint, one or several whose values follow one another, and what is done
-    /// to them.
+    /// Checkpoint tensors whose values follow one another, and what is done to them.
     Checkpoint(Vec<SourceTensor>, Arrangement),
     /// Values computed from the configuration.
     Computed(Vec<f32>),
@@ -43,9 +43,9 @@ pub struct PlannedTensor {
     pub shape: Vec<u64>,
     /// Type in the GGUF.
     pub ty: GgmlType,
-    /// Why that type.
+    /// The reason for the type.
     pub reason: String,
-    /// Where its values come from.
+    /// The source of its values.
     pub source: Source,
     /// Offset in the file, in bytes.
     pub offset: u64,
@@ -54,7 +54,7 @@ pub struct PlannedTensor {
 }
 
 impl PlannedTensor {
-    /// Weights per row.
+    /// Number of weights in a row.
     pub fn columns(&self) -> u64 {
         self.shape.first().copied().unwrap_or(1)
     }
@@ -64,13 +64,13 @@ impl PlannedTensor {
         self.shape.iter().product()
     }
 
-    /// Number of matrices: 1, or that of the experts.
+    /// Number of matrices: the number of experts, or 1.
     pub fn slices(&self) -> u64 {
         self.shape.get(2).copied().unwrap_or(1).max(1)
     }
 }
 
-/// The file to write, down to the last offset.
+/// The file to write, with all offsets.
 #[derive(Debug)]
 pub struct Plan {
     tensors: Vec<PlannedTensor>,
@@ -97,6 +97,7 @@ impl Plan {
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
         check_patterns(request.overrides, &named)?;
         check_imatrix(request.imatrix, &named)?;
+        check_few_bits(request.imatrix, &named, &decisions)?;
 
         let tokenizer = Tokenizer::read(checkpoint, description.vocab_size)?;
         let metadata = metadata::metadata(&Inputs {
@@ -152,7 +153,7 @@ impl Plan {
         })
     }
 
-    /// The tensors in the order in which they stand in the file.
+    /// The tensors in the order of the file.
     pub fn tensors(&self) -> &[PlannedTensor] {
         &self.tensors
     }
@@ -162,23 +163,23 @@ impl Plan {
         &self.metadata
     }
 
-    /// The value of one key of the metadata.
+    /// The value of one metadata key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let (_, value) = self.metadata.iter().find(|(k, _)| k == key)?;
         Some(value)
     }
 
-    /// The file's header, up to where the data starts.
+    /// The file's header, up to the start of the data.
     pub fn header(&self) -> &[u8] {
         self.layout.header()
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn file_size(&self) -> u64 {
         self.layout.file_size()
     }
 
-    /// Bytes of the checkpoint's tensors that are read.
+    /// Size of the checkpoint tensors that are read, in bytes.
     pub fn source_bytes(&self) -> u64 {
         self.source_bytes
     }
@@ -188,20 +189,20 @@ impl Plan {
         self.tensors.iter().map(PlannedTensor::elements).sum()
     }
 
-    /// Bits of tensor data per weight.
+    /// Average number of bits of tensor data per weight.
     pub fn bits_per_weight(&self) -> f64 {
         let bytes: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         bytes as f64 * 8.0 / self.weights().max(1) as f64
     }
 
-    /// What a careful reader should know about the tokenizer.
+    /// Notes for the user.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 }
 
-/// A note where an adapter says that it was trained for a model of another name. What its tensors
-/// need has been checked; models of one shape can still differ in their weights.
+/// Returns a note if an adapter says that it was trained for a model of another name. Its tensors
+/// fit this model's, but models of the same shape can have different weights.
 fn other_base(checkpoint: &Checkpoint, provenance: &Provenance) -> Option<String> {
     let stated = checkpoint.adapter()?.base.as_deref()?;
     let folder = checkpoint.folder();
@@ -222,7 +223,7 @@ fn other_base(checkpoint: &Checkpoint, provenance: &Provenance) -> Option<String
     ))
 }
 
-/// Bytes of tensor data that a model of this description takes in a recipe, and its weights.
+/// Returns the bytes of tensor data that a model takes in a recipe, and its number of weights.
 pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64), Error> {
     let mut tensors: Vec<(&str, Vec<u64>)> = description
         .weights
@@ -238,7 +239,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
         .iter()
         .map(|(name, shape)| (*name, shape.as_slice()))
         .collect();
-    let facts = description.facts(false);
+    let facts = description.facts(recipe.needs_imatrix());
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
     let (mut bytes, mut weights) = (0, 0);
     for ((_, shape), decision) in named.iter().zip(decisions) {
@@ -251,7 +252,8 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
     Ok((bytes, weights))
 }
 
-/// llama.cpp's order of tensors: those of no layer first, then layer by layer, each by name.
+/// Returns the sort key of llama.cpp's order of tensors: those outside the layers first, then layer
+/// by layer, each by name.
 fn order(name: &str) -> (Option<u64>, &str) {
     let layer = name
         .strip_prefix("blk.")
@@ -259,7 +261,7 @@ fn order(name: &str) -> (Option<u64>, &str) {
     (layer, name)
 }
 
-/// A tensor to be, and where it comes from.
+/// A tensor to write and its source.
 struct Sourced {
     name: String,
     /// In GGUF's order: columns first.
@@ -267,8 +269,8 @@ struct Sourced {
     source: Source,
 }
 
-/// Finds a source for every tensor of the architecture, and an architecture's tensor for every
-/// one of the checkpoint.
+/// Finds a source for every tensor of the architecture, and checks that every tensor of the
+/// checkpoint is used.
 fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sourced>, Error> {
     let mut sources = Vec::new();
     for weight in &description.weights {
@@ -330,7 +332,7 @@ fn sources(checkpoint: &Checkpoint, description: &Description) -> Result<Vec<Sou
     Ok(sources)
 }
 
-/// A note on the parts of the checkpoint that are no part of the text model.
+/// Returns a note on the tensors that do not belong to the text model.
 fn left_out(checkpoint: &Checkpoint, description: &Description) -> Option<String> {
     let other = |name: &str| {
         description
@@ -343,12 +345,12 @@ fn left_out(checkpoint: &Checkpoint, description: &Description) -> Option<String
         .filter(|tensor| other(&tensor.name))
         .count();
     (count > 0).then(|| {
-        format!("{count} tensors that see pictures are left out: the text part is converted")
+        format!("{count} tensors of the vision part are left out: only the text part is converted")
     })
 }
 
-/// A tensor of the checkpoint, if it has the shape that the configuration asks for and a type that
-/// can be converted.
+/// Checks that a tensor of the checkpoint has the shape that the configuration implies and a type
+/// that can be converted.
 fn checked<'a>(tensor: &'a SourceTensor, shape: &[u64]) -> Result<&'a SourceTensor, Error> {
     if tensor.shape != shape {
         return Err(Error::Shape {
@@ -366,7 +368,7 @@ fn checked<'a>(tensor: &'a SourceTensor, shape: &[u64]) -> Result<&'a SourceTens
     Ok(tensor)
 }
 
-/// A `--tensor-type` that matches nothing is a mistake in typing.
+/// Checks that every `--tensor-type` matches a tensor; one that does not is a typing mistake.
 fn check_patterns(overrides: &Overrides, tensors: &[(&str, &[u64])]) -> Result<(), Error> {
     for (pattern, _) in &overrides.tensors {
         if !tensors.iter().any(|(name, _)| pattern.is_match(name)) {
@@ -377,7 +379,7 @@ fn check_patterns(overrides: &Overrides, tensors: &[(&str, &[u64])]) -> Result<(
     Ok(())
 }
 
-/// An importance matrix must fit every matrix that it has weights for.
+/// Checks that an importance matrix fits every matrix for which it has weights.
 fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Result<(), Error> {
     let Some(imatrix) = imatrix else {
         return Ok(());
@@ -395,7 +397,32 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
     }
 }
 
-/// The name to write a checkpoint to beside the caller: `NAME-QUANT.gguf`, `NAME-ADAPTER-QUANT.gguf`.
+/// Checks that every tensor of a type of few bits has weights of its columns in the importance matrix.
+fn check_few_bits(
+    imatrix: Option<&Imatrix>,
+    tensors: &[(&str, &[u64])],
+    decisions: &[Decision],
+) -> Result<(), Error> {
+    for ((name, shape), decision) in tensors.iter().zip(decisions) {
+        if !mix::needs_imatrix(name, decision.ty) {
+            continue;
+        }
+        let Some(imatrix) = imatrix else {
+            let tensor = name.to_string();
+            let ty = decision.ty;
+            return Err(Error::NeedsImatrix { tensor, ty });
+        };
+        if imatrix.weights(name, shape)?.is_none() {
+            return Err(Error::Imatrix {
+                path: imatrix.path().to_owned(),
+                problem: format!("has no weights for `{name}`, which {} needs", decision.ty),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the default file name of the output: `NAME-QUANT.gguf` or `NAME-ADAPTER-QUANT.gguf`.
 pub fn file_name(plan: &Plan, recipe: &Recipe, folder: &Path) -> String {
     let name = match plan.get("general.name") {
         Some(Value::String(name)) => name.clone(),

@@ -1,6 +1,6 @@
-//! The rows of a planned tensor, read from the checkpoint and arranged as the GGUF has them.
+//! Reads the rows of a planned tensor from the checkpoint and arranges them as in the GGUF.
 //!
-//! [`super::write`] encodes what comes from here and [`super::measure`] compares with it.
+//! [`super::write`] encodes these rows, and [`super::measure`] compares with them.
 
 use super::chunks::Chunk;
 use super::{Error, Plan, PlannedTensor, Source};
@@ -9,13 +9,13 @@ use crate::checkpoint::{self, Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::GgmlType;
 use modelve_quant::{SourceType, dequantize_rows};
 
-/// The shards of a checkpoint, opened.
+/// The opened shards of a checkpoint.
 pub(super) struct Shards<'a> {
     plan: &'a Plan,
     files: checkpoint::Shards,
 }
 
-/// What a thread reads into, kept from chunk to chunk.
+/// The buffers of a thread, kept from chunk to chunk.
 #[derive(Default)]
 pub(super) struct Rows {
     /// The rows last read, in the order of the GGUF.
@@ -31,7 +31,7 @@ impl<'a> Shards<'a> {
         })
     }
 
-    /// Reads the rows of a chunk; returns their element type and the bytes that were read.
+    /// Reads the rows of a chunk; returns their element type and the number of bytes read.
     pub(super) fn read(&self, chunk: Chunk, rows: &mut Rows) -> Result<(SourceType, u64), Error> {
         let (ty, read) = self.read_values(chunk, rows)?;
         let tensor = &self.plan.tensors()[chunk.tensor];
@@ -44,7 +44,7 @@ impl<'a> Shards<'a> {
         })
     }
 
-    /// As [`Self::read`], but the bytes are counted as those of the values.
+    /// Like [`Self::read`], but returns the number of bytes of the values.
     fn read_values(&self, chunk: Chunk, rows: &mut Rows) -> Result<(SourceType, u64), Error> {
         let tensor = &self.plan.tensors()[chunk.tensor];
         let Source::Checkpoint(parts, arrangement) = &tensor.source else {
@@ -67,7 +67,8 @@ impl<'a> Shards<'a> {
         self.read_at(&piece, piece.first * piece.row_bytes(), &mut rows.bytes)?;
         match *arrangement {
             Arrangement::InterleaveHalves { .. } => {
-                // The encoder takes a bias as one row, which holds all that is reordered.
+                // The encoder takes a bias as one row, which must hold all values that are
+                // reordered together.
                 let all = piece.source.shape.first().copied().unwrap_or(1).max(1);
                 let row_bytes = (piece.source.bytes / all) as usize;
                 let group = arrangement.group(all);
@@ -88,7 +89,8 @@ impl<'a> Shards<'a> {
     /// Tells the system that a chunk will be read soon.
     pub(super) fn announce(&self, chunk: Chunk) {
         let tensor = &self.plan.tensors()[chunk.tensor];
-        // The columns of a matrix lie all over it; the first of its chunks reads most of its pages.
+        // The columns of a matrix are spread all over it, so the first of its chunks reads most of
+        // its pages.
         if let Source::Checkpoint(parts, arrangement) = &tensor.source
             && !matches!(
                 arrangement,
@@ -108,8 +110,8 @@ impl<'a> Shards<'a> {
         Ok(self.files.read_at(piece.source, at, into)?)
     }
 
-    /// Reads some columns of a matrix as rows: a strip of each of its rows, turned. Returns the bytes
-    /// that were read.
+    /// Reads some columns of a matrix as rows: the same strip of each of its rows, transposed.
+    /// Returns the number of bytes read.
     fn read_columns(
         &self,
         piece: &Piece<'_>,
@@ -136,7 +138,7 @@ impl<'a> Shards<'a> {
         Ok((height * strip) as u64)
     }
 
-    /// Reads rows and keeps some numbers of each.
+    /// Reads rows and keeps some values of each.
     fn read_every(
         &self,
         piece: &Piece<'_>,
@@ -178,7 +180,7 @@ impl<'a> Piece<'a> {
         let slices = tensor.slices();
         let each = (tensor.elements() / columns.max(1) / slices).max(1);
         let slice = chunk.row / each;
-        // Each matrix is a tensor of its own, or all are one.
+        // Each matrix is a tensor of its own, or all are in one tensor.
         let (source, within) = match parts {
             [one] => (one, slice),
             _ => (&parts[slice as usize], 0),
@@ -192,7 +194,7 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Bytes of an element.
+    /// Size of an element in bytes.
     fn element(&self) -> usize {
         source_type(self.source.dtype).bytes()
     }
@@ -202,7 +204,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// The encoder's name for an element type; the plan has refused all others.
+/// Returns the encoder's name for an element type; the plan has refused all others.
 fn source_type(dtype: Dtype) -> SourceType {
     match dtype {
         Dtype::BF16 => SourceType::Bf16,
@@ -211,7 +213,7 @@ fn source_type(dtype: Dtype) -> SourceType {
     }
 }
 
-/// Adds a number to each element; the sums are F32.
+/// Adds a number to each element; the results are F32.
 fn add(ty: SourceType, number: f32, rows: &mut Rows) -> Result<(), modelve_quant::Error> {
     let stored = match ty {
         SourceType::Bf16 => GgmlType::BF16,

@@ -1,10 +1,10 @@
 //! The stream: shards → rows → blocks → file, in one pass and constant memory.
 //!
-//! The plan knows the place of every row in both files, so each thread takes the next few rows,
-//! reads them, encodes them and writes them where they belong. Reading, encoding and writing
-//! overlap across threads, nothing waits for its turn, and the bytes are the same for any number
-//! of threads. The file grows under a temporary name beside its own and gets that last, when
-//! every byte has reached the disk.
+//! The plan has the place of every row in both files, so each thread takes the next few rows, reads
+//! them, encodes them and writes them to their place. Reading, encoding and writing overlap across
+//! threads, no thread waits for another, and the bytes are the same for any number of threads. The
+//! file is written under a temporary name in the same folder and renamed last, once every byte has
+//! reached the disk.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,25 +24,26 @@ use modelve_base::rawfile;
 use modelve_gguf::GgmlType;
 use modelve_quant::Encoder;
 
-/// How to write.
+/// Options of [`write()`].
 pub struct Options<'a> {
-    /// Threads that encode.
+    /// Number of threads that encode.
     pub threads: usize,
-    /// Whether an existing file is replaced.
+    /// Whether to replace an existing file.
     pub force: bool,
-    /// Set from outside to stop: the temporary file is then removed.
+    /// When set, writing stops and the temporary file is removed.
     pub cancel: &'a AtomicBool,
 }
 
-/// Bytes between two pushes of written data to the disk. Without them all of it waits in memory
-/// for the last one, and the threads have nothing left to do meanwhile.
+/// Number of bytes after which written data is flushed to the disk. Without these flushes all of it
+/// would be in memory when the last flush begins, and the threads would have nothing to do
+/// meanwhile.
 const SYNC_EVERY: u64 = 256 << 20;
 
-/// Chunks ahead of the one being read that the system is told about.
+/// Number of chunks ahead of the current one that the system is advised to read.
 const READ_AHEAD: usize = 8;
 
-/// Decides where the file goes: refuses an output that would destroy something, or for which there
-/// is no room.
+/// Checks where the file goes: refuses an output that would destroy something, or for which there
+/// is no space.
 ///
 /// # Errors
 /// [`Error::Output`], [`Error::Space`].
@@ -75,8 +76,8 @@ pub fn check_output(
     Ok(outfile)
 }
 
-/// Refuses an output under whose name something is that must stay, or can be no file. This needs
-/// no checkpoint, so that it can be said before gigabytes are fetched.
+/// Refuses an output whose name is in use by something that must stay, or cannot be a file. It
+/// needs no checkpoint, so it can be checked before gigabytes are fetched.
 ///
 /// # Errors
 /// [`Error::Output`].
@@ -93,7 +94,7 @@ fn existing(force: bool) -> Existing {
     }
 }
 
-/// Files of a checkpoint folder that a conversion reads.
+/// Returns whether a file of a checkpoint folder is read by a conversion.
 fn is_input(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
     ["safetensors", "json", "model", "jinja", "md", "txt"]
@@ -104,8 +105,7 @@ fn is_input(path: &Path) -> bool {
 /// Writes the planned file to `output`.
 ///
 /// # Errors
-/// Whatever the reason, nothing then stands under the name `output` that did not before, and
-/// the temporary file is gone.
+/// In all cases nothing has changed under the name `output`, and the temporary file is removed.
 pub fn write(
     plan: &Plan,
     checkpoint: &Checkpoint,
@@ -165,7 +165,7 @@ pub fn write(
     Ok(pending.commit()?)
 }
 
-/// What all threads share.
+/// The state that all threads share.
 struct Stream<'a> {
     plan: &'a Plan,
     request: &'a Request<'a>,
@@ -175,7 +175,7 @@ struct Stream<'a> {
     output: &'a Path,
 }
 
-/// What a thread keeps from chunk to chunk, so that nothing is allocated per row.
+/// The buffers of a thread, kept from chunk to chunk so that nothing is allocated per row.
 #[derive(Default)]
 struct Worker {
     rows: Rows,
@@ -184,7 +184,7 @@ struct Worker {
 }
 
 impl Stream<'_> {
-    /// Reads, encodes and writes some rows; returns the bytes read and written.
+    /// Reads, encodes and writes some rows; returns the numbers of bytes read and written.
     fn convert(
         &self,
         worker: &mut Worker,
@@ -210,7 +210,7 @@ impl Stream<'_> {
             Some(imatrix) => imatrix.weights(&tensor.name, &tensor.shape)?,
             None => None,
         };
-        // Each expert has weights of its own.
+        // Each expert has importance weights of its own.
         let expert = chunk.row / tensor.shape.get(1).copied().unwrap_or(1).max(1);
         let at = expert as usize * tensor.columns() as usize;
         let imatrix = imatrix.and_then(|all| all.get(at..at + tensor.columns() as usize));
@@ -233,12 +233,12 @@ impl Stream<'_> {
     }
 }
 
-/// Bytes of a row in the GGUF; the plan has made sure that rows are whole blocks.
+/// Returns the size of a row in the GGUF in bytes; the plan has checked that rows are whole blocks.
 pub(super) fn row_bytes(tensor: &PlannedTensor) -> u64 {
     tensor.ty.row_bytes(tensor.columns()).unwrap_or(0)
 }
 
-/// An encoder's error in terms of the whole tensor.
+/// Converts an encoder's error to positions in the whole tensor.
 fn encode_error(tensor: &PlannedTensor, first_row: u64, error: modelve_quant::Error) -> Error {
     let name = tensor.name.clone();
     match error {
@@ -263,7 +263,7 @@ fn encode_error(tensor: &PlannedTensor, first_row: u64, error: modelve_quant::Er
     }
 }
 
-/// Pushes written data to the disk while the next is being encoded.
+/// Flushes written data to the disk while more is being encoded.
 #[derive(Default)]
 struct Flusher {
     written: AtomicU64,
@@ -289,7 +289,7 @@ impl Flusher {
             }
             due.sync = false;
             drop(due);
-            // An error comes back from the last sync, which counts.
+            // Errors are returned by the last flush, whose result is checked.
             let _ = target.sync_data();
         }
     }

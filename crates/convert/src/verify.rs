@@ -1,4 +1,5 @@
-//! Reading back what was written: is it the planned file, and how far is it from the source?
+//! Verification: checks that the written file is the planned one, and measures its distance to the
+//! source.
 
 use std::fs::File;
 use std::io;
@@ -16,17 +17,17 @@ use modelve_base::rawfile;
 use modelve_gguf::{GgmlType, Gguf};
 use modelve_quant::{Encoder, dequantize_rows};
 
-/// How far a tensor is from its source.
+/// The difference between a tensor and its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deviation {
     /// Name in the GGUF.
     pub tensor: String,
     /// Type in the GGUF.
     pub ty: GgmlType,
-    /// The root of the mean squared difference over the root of the mean square of the source:
-    /// 0 is exact, 1 is as far as zeros would be.
+    /// Root mean square of the difference divided by that of the source: 0 is exact, 1 is the value
+    /// for a tensor of zeros.
     pub relative_rmse: f64,
-    /// The largest difference of a single weight.
+    /// The largest absolute difference of a single weight.
     pub largest: f32,
 }
 
@@ -73,11 +74,11 @@ struct Sums {
     largest: f32,
 }
 
-/// Decodes every tensor and compares it with the checkpoint; worst first.
+/// Decodes every tensor and compares it with the checkpoint; largest difference first.
 ///
 /// # Errors
-/// [`Error::Verify`]: another file than planned, or a tensor that tells no more of its source than
-/// zeros would.
+/// [`Error::Verify`] for a file other than the planned one, or a tensor that is no closer to its
+/// source than zeros.
 pub fn measure(
     plan: &Plan,
     checkpoint: &Checkpoint,
@@ -148,7 +149,7 @@ pub fn measure(
         total.source += sum.source;
         total.largest = total.largest.max(sum.largest);
     }
-    // An encoder that overflows writes blocks that decode well, only not to the weights.
+    // An encoder that overflows writes blocks that decode without an error, but to other weights.
     for (tensor, sums) in plan.tensors().iter().zip(&per_tensor) {
         let is_near = sums.difference.is_finite()
             && (sums.difference == 0.0 || sums.difference < sums.source);
@@ -188,7 +189,7 @@ fn unreadable(path: &Path, source: io::Error) -> Error {
     }
 }
 
-/// What a thread keeps from chunk to chunk.
+/// The buffers of a thread, kept from chunk to chunk.
 #[derive(Default)]
 struct Worker {
     rows: Rows,

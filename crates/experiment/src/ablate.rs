@@ -1,4 +1,4 @@
-//! What a model says without a part of itself, and which of its parts matter.
+//! Ablation: what a model says without some of its parts, and which of its parts matter.
 
 use serde::Serialize;
 
@@ -14,58 +14,58 @@ use modelve_probe::next::{Next, beside, moved};
 use modelve_probe::{Choice, JsonText, Prompt, Subject};
 use modelve_runtime::{Session, Token, Vocab};
 
-/// What is taken out, and what to tell.
+/// Options of [`ablate`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The measure.
+    /// The tokens that the measure compares.
     pub asked: Asked,
-    /// What is taken out, all of it at once.
+    /// The parts to remove, all at once.
     pub spots: Vec<Spot>,
-    /// What takes its place.
+    /// The values that replace their output.
     pub with: With,
-    /// How many of the likeliest tokens to tell.
+    /// Number of likeliest tokens to return.
     pub top: usize,
-    /// How many tokens to write, with and without the parts.
+    /// Number of tokens to generate, both with and without the parts; 0 means none.
     pub max_tokens: usize,
 }
 
-/// A prompt with and without parts of the model.
+/// The predictions of a model with and without some of its parts.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ablation {
     /// The model.
     pub model: Subject,
     /// The prompt.
     pub prompt: String,
-    /// What was taken out.
+    /// The parts that were removed.
     pub parts: Vec<Spot>,
-    /// What took its place.
+    /// The values that replaced their output.
     pub with: With,
-    /// What is measured.
+    /// The measure, see [`crate::measure`].
     #[serde(flatten)]
     pub measure: Measure,
-    /// The measure of the whole model.
+    /// Value of the measure for the whole model.
     pub value: f64,
-    /// The measure without the parts.
+    /// Value of the measure without the parts.
     pub without: f64,
-    /// That less the measure of the whole model.
+    /// `without` minus `value`.
     pub change: f64,
     /// D(before ‖ after) in nats.
     pub kl: f64,
-    /// What the whole model expects.
+    /// Next-token distribution of the whole model.
     pub before: Next,
-    /// What it expects without the parts.
+    /// Next-token distribution without the parts.
     pub after: Next,
-    /// What it then writes, always the likeliest token, if that was asked for.
+    /// The greedy continuation without the parts, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<Written>,
-    /// What the whole model writes.
+    /// The greedy continuation of the whole model, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_before: Option<Written>,
-    /// Whether everything was computed.
+    /// Whether everything was computed, that is, whether the session was not cancelled.
     pub complete: bool,
 }
 
-/// A text that the model wrote, byte by byte.
+/// Generated text as bytes, because it may end within a character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written(pub Vec<u8>);
 
@@ -75,12 +75,13 @@ impl Serialize for Written {
     }
 }
 
-/// Takes parts out of the model. The session is made with [`settings`](super::settings) and has
-/// [`room`](super::room), and [`Options::max_tokens`], beside the prompt; `on_progress` is told
-/// how many of how many passes are done.
+/// Removes parts of the model and compares its predictions. The session must have been made with
+/// [`settings`](super::settings) and have [`room`](super::room) and [`Options::max_tokens`] in
+/// addition to the prompt; `on_progress` gets the number of passes done and their total.
 ///
 /// # Errors
-/// Parts that the model does not have; names that are no tokens; a prompt that does not fit.
+/// Parts that the model does not have, measured texts that are not tokens, or a prompt that does
+/// not fit the session.
 pub fn ablate(
     session: &mut Session,
     prompt: &Prompt,
@@ -167,7 +168,7 @@ pub fn ablate(
     })
 }
 
-/// Writes on after a prompt, always the likeliest token, until the model ends the text.
+/// Continues a prompt greedily until the model ends the text.
 fn write(
     session: &mut Session,
     ids: &[Token],
@@ -195,55 +196,55 @@ fn bytes_of(vocab: &Vocab, ids: &[Token]) -> Vec<u8> {
     pieces.flatten().collect::<Vec<_>>().concat()
 }
 
-/// How much each part of a kind matters.
+/// The effect of every part of one kind.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ranking {
     /// The model.
     pub model: Subject,
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// What took the place of each part.
+    /// The values that replaced the output of each part.
     pub with: With,
-    /// What is measured.
+    /// The measure, see [`crate::measure`].
     #[serde(flatten)]
     pub measure: Measure,
-    /// The measure of the whole model.
+    /// Value of the measure for the whole model.
     pub value: f64,
-    /// The likeliest tokens of the whole model.
+    /// The likeliest next tokens of the whole model.
     pub top: Vec<Choice>,
-    /// Each part, the one first without which the measure changes most.
+    /// One entry for each part, the largest change of the measure first.
     pub parts: Vec<Effect>,
     /// Whether all parts were tried.
     pub complete: bool,
 }
 
-/// What happens without one part.
+/// The effect of removing one part.
 #[derive(Debug, Clone, Serialize)]
 pub struct Effect {
     /// The part.
     pub part: Part,
-    /// Its layer.
+    /// Its layer; `None` for a part outside the layers.
     pub layer: Option<usize>,
-    /// Its head, if it is one.
+    /// Its head; `None` for a part that is not a head.
     pub head: Option<usize>,
-    /// The measure without it.
+    /// Value of the measure without the part.
     pub without: f64,
-    /// That less the measure of the whole model.
+    /// `without` minus the value for the whole model.
     pub change: f64,
     /// D(before ‖ after) in nats.
     pub kl: f64,
-    /// The likeliest token without it.
+    /// The likeliest next token without the part.
     pub says: Choice,
 }
 
-/// Takes every part of a kind out of the model, one by one, at every position. The session is made
-/// with [`settings`](super::settings) and has [`room`](super::room) beside the prompt.
+/// Removes every part of a kind in turn, at every position. The session must have been made with
+/// [`settings`](super::settings) and have [`room`](super::room) in addition to the prompt.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a model without such parts; names that are no tokens; a prompt that
-/// does not fit.
+/// [`Error::Unsupported`] for a model without such parts, measured texts that are not tokens, or a
+/// prompt that does not fit the session.
 pub fn rank(
     session: &mut Session,
     prompt: &Prompt,

@@ -1,24 +1,25 @@
-//! Which positions of two prompts stand for each other.
+//! Aligns the positions of two prompts.
 
 use std::ops::Range;
 
 use super::error::{Error, Result};
 use modelve_runtime::Token;
 
-/// Two prompts side by side.
+/// The positions of two prompts that correspond to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alignment {
-    /// Positions of the first and of the second prompt that stand for each other.
+    /// Pairs of corresponding positions in the first and the second prompt.
     pub pairs: Vec<(usize, usize)>,
-    /// The first position of the second prompt at which it differs from the first: before it all
-    /// states are the same. The length of the second where the prompts are the same.
+    /// The first position at which the second prompt differs from the first; all states before it
+    /// are equal. It is the length of the second prompt where both are equal.
     pub from: usize,
-    /// What of each prompt stands for nothing in the other.
+    /// The positions of each prompt that have no counterpart in the other; `None` where all have
+    /// one.
     pub unmatched: Option<(Range<usize>, Range<usize>)>,
 }
 
-/// Prompts of equal length stand for each other token by token. Of others what they begin and what
-/// they end with alike does; what lies between has nothing to stand for.
+/// Aligns two prompts. Prompts of equal length correspond token by token. Otherwise only their
+/// common beginning and their common end correspond.
 pub fn align(clean: &[Token], corrupt: &[Token]) -> Alignment {
     let same = |(a, b): &(&Token, &Token)| a == b;
     let from = clean.iter().zip(corrupt).take_while(same).count();
@@ -43,14 +44,14 @@ pub fn align(clean: &[Token], corrupt: &[Token]) -> Alignment {
 }
 
 impl Alignment {
-    /// The pair of a position of the second prompt.
+    /// Returns the pair of a position of the second prompt.
     ///
     /// # Errors
-    /// [`Error::Unaligned`] with `sentence`, for a position that stands for nothing.
+    /// [`Error::Unaligned`], with `sentence` as explanation, for a position without a counterpart.
     pub fn at(&self, position: usize, sentence: &str) -> Result<(usize, usize)> {
         let pair = self.pairs.iter().find(|(_, of)| *of == position);
         pair.copied().ok_or_else(|| Error::Unaligned {
-            what: format!("position {position} stands for nothing in the clean prompt: {sentence}"),
+            what: format!("position {position} has no counterpart in the clean prompt: {sentence}"),
         })
     }
 }
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(found.unmatched, Some((1..3, 1..2)));
         assert!(found.at(1, "").is_err());
         assert_eq!(found.at(2, "").unwrap(), (3, 2));
-        // What both begin and end with is not counted twice.
+        // Tokens in both the common beginning and the common end are counted once.
         let found = align(&[1, 7, 7], &[1, 7]);
         assert_eq!(found.pairs, [(0, 0), (1, 1)]);
         assert_eq!(found.unmatched, Some((2..3, 2..2)));

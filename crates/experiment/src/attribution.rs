@@ -1,15 +1,16 @@
-//! Direct logit attribution: which parts of the model the measure is the sum of.
+//! Direct logit attribution: the measure as a sum of contributions of the model's parts.
 //!
-//! The residual stream at the last token is the sum of the embedding and of what every block's
-//! attention and MLP add to it. Behind it are the final norm and the output matrix. With the scale
-//! of that norm as it is in this pass, the rest is linear, so each part contributes a number, and
-//! the numbers add up to the measure (Elhage et al., "A Mathematical Framework for Transformer
-//! Circuits", 2021). A head's part is its output through its columns of the attention's output
-//! matrix; instead of that product the direction of the measure is pulled back through the matrix,
-//! once for a layer. Where a block's output is normed again, that scale is kept as it is, too.
+//! The residual stream at the last token is the sum of the embedding and the outputs of every
+//! layer's attention and MLP. It goes through the final norm and the output matrix. With the scale
+//! of that norm fixed to its value in this pass, the rest is linear, so each part contributes a
+//! number, and the numbers add up to the measure (Elhage et al., "A Mathematical Framework for
+//! Transformer Circuits", 2021). The contribution of a head is its output times its columns of the
+//! attention's output matrix; instead of computing that product for every head, the direction of
+//! the measure is multiplied with the transposed matrix once per layer. Where a block's output is
+//! normed again, the scale of that norm is fixed as well.
 //!
-//! What was computed with quantized activations is not exactly the product of these weights: the
-//! difference stays visible in [`Attribution::error`].
+//! Products with quantized activations differ slightly from the product with these weights; the
+//! difference is reported as [`Attribution::error`].
 
 use std::sync::Arc;
 
@@ -26,16 +27,16 @@ use modelve_gguf::Gguf;
 use modelve_runtime::graph::{Role, Roles};
 use modelve_runtime::{Model, Token};
 
-/// What a part contributes to the measure.
+/// The contribution of a part to the measure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Contribution {
     /// The part.
     pub part: Part,
-    /// Its layer, if it has one.
+    /// Its layer; `None` for a part outside the layers.
     pub layer: Option<usize>,
-    /// Its head, if it is one.
+    /// Its head; `None` for a part that is not a head.
     pub head: Option<usize>,
-    /// In the unit of the measure.
+    /// The contribution, in the unit of the measure.
     pub value: f64,
 }
 
@@ -50,44 +51,43 @@ impl Contribution {
     }
 }
 
-/// What the two blocks of a layer contribute, as the model computed them.
+/// The contributions of the two blocks of a layer, from the outputs that the model computed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LayerSum {
-    /// The layer.
+    /// The layer, from 0.
     pub layer: usize,
-    /// Its attention, all heads and the bias together.
+    /// Contribution of its attention: all heads and the bias.
     pub attention: f64,
-    /// Its MLP.
+    /// Contribution of its MLP.
     pub mlp: f64,
-    /// What the measure would be if the model stopped after this layer, the final norm's scale
-    /// and its bias included.
+    /// Value of the measure if the model stopped after this layer, with the scale of the final norm
+    /// unchanged and its bias included.
     pub after: f64,
 }
 
-/// The measure as a sum.
+/// The measure as a sum of contributions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Attribution {
-    /// What each part contributes, in the order of the model: the embedding, then layer by layer
-    /// heads, bias and MLP, then the last bias.
+    /// The contribution of each part, in the order of the model: the embedding, then the heads,
+    /// bias and MLP of each layer, then the bias after the last layer.
     pub parts: Vec<Contribution>,
     /// The sum of all parts.
     pub sum: f64,
-    /// The measure less that sum: what quantized activations round away, and what else the sum
-    /// misses.
+    /// The measure minus the sum: rounding of quantized activations, and anything the sum misses.
     pub error: f64,
-    /// Layer by layer.
+    /// One entry for each layer.
     pub layers: Vec<LayerSum>,
-    /// What could not be told apart, in words.
+    /// Sentences about parts whose contribution could not be determined.
     pub notes: Vec<String>,
 }
 
-/// How far apart two vectors may be that are to be the same: products with quantized activations
-/// differ by a percent or two.
+/// Tolerance for two vectors that should be equal, relative to their length. Products with
+/// quantized activations differ by one or two percent.
 const ALIKE: f64 = 0.1;
-/// How far the residual stream may be from the sum of what was added to it.
+/// Tolerance for the residual stream and the sum of everything that was added to it.
 const EXACT: f64 = 2e-3;
 
-/// What a pass has to keep at `position` for [`attribute`].
+/// Returns the nodes whose values at `position` a pass has to keep for [`attribute`].
 pub fn needs(roles: &Roles, n_layer: usize, position: usize) -> Vec<(Role, Keep)> {
     let blocks = (0..n_layer).flat_map(|layer| {
         [
@@ -103,12 +103,12 @@ pub fn needs(roles: &Roles, n_layer: usize, position: usize) -> Vec<(Role, Keep)
         .collect()
 }
 
-/// What the parts of the model contribute to the measure at a position. `states` holds what
-/// [`needs`] says, `logits` the model's own after that position.
+/// Computes the contributions of the parts of the model to the measure at a position. `states`
+/// holds the values of [`needs`], `logits` are the model's own after that position.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a model of which the sum is not known: its residual stream is more
-/// than what its blocks add, or its logits do not follow from it by a norm and a matrix.
+/// [`Error::Unsupported`] for a model whose residual stream is not the sum of its blocks' outputs,
+/// or whose logits are not a norm and a matrix applied to it.
 pub fn attribute(
     model: &Model,
     states: &States,
@@ -119,7 +119,8 @@ pub fn attribute(
     let state = |role: Role| {
         states.row(role, position).ok_or_else(|| {
             let arch = model.facts().arch.clone();
-            let what = format!("its graph has no {role}, so that its parts cannot be told");
+            let what =
+                format!("its graph has no {role}, so the contributions of its parts are not known");
             Error::Unsupported { arch, what }
         })
     };
@@ -155,7 +156,7 @@ pub fn attribute(
             Ok(heads) => parts.extend(heads),
             Err(why) => {
                 parts.push(Contribution::new(Part::Attention(layer), attention));
-                notes.push(format!("attn.{layer} is told as a whole: {why}"));
+                notes.push(format!("attn.{layer} is not split into heads: {why}"));
             }
         }
         parts.push(Contribution::new(Part::Mlp(layer), mlp));
@@ -187,7 +188,7 @@ fn unsupported(model: &Model, what: impl Into<String>) -> Error {
     }
 }
 
-/// Checks that a layer's two blocks are all that it adds.
+/// Checks that the outputs of a layer's two blocks are all that it adds.
 fn check_sum(
     model: &Model,
     layer: usize,
@@ -204,7 +205,7 @@ fn check_sum(
             model,
             format!(
                 "the state after layer {layer} is not the one before it and what attention and MLP add \
-                 (they are scaled, or something else is added), so that its parts cannot be told"
+                 (they are scaled, or something else is added), so the contributions of its parts are not known"
             ),
         )),
     }
@@ -227,13 +228,13 @@ fn dot(a: &[f64], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, &b)| a * f64::from(b)).sum()
 }
 
-/// From the last state to the measure: measure = direction · state + constant.
+/// The step from the last state to the measure: measure = direction · state + constant.
 struct End {
     direction: Vec<f64>,
     constant: f64,
 }
 
-/// The likeliest tokens by which the way to the logits is checked.
+/// Number of likeliest tokens whose logits are computed as a check.
 const CHECKED: usize = 24;
 
 impl End {
@@ -258,7 +259,7 @@ impl End {
         {
             return Err(unsupported(
                 model,
-                "its last norm is not computed as the file says, so that its parts cannot be told",
+                "its last norm is not computed as the file says, so the contributions of its parts are not known",
             ));
         }
         let bias = vector(gguf, "output.bias", matrix.n_out);
@@ -297,8 +298,8 @@ impl End {
     }
 }
 
-/// The constant factor that some architectures give their logits: 1 for most. Checks that the
-/// logits of the likeliest tokens follow from the normed state.
+/// Finds the constant factor by which some architectures multiply their logits; 1 for most. Checks
+/// that the logits of the likeliest tokens follow from the normed state.
 fn logit_scale(
     model: &Model,
     measure: &Measure,
@@ -314,7 +315,7 @@ fn logit_scale(
     for id in ids {
         let x: f64 = row(id)?.iter().zip(normed).map(|(w, x)| w * x).sum();
         let y = uncapped(f64::from(logits[id.index()]), measure.soft_cap);
-        // Near its cap a logit no longer tells what it was.
+        // A logit near its cap does not determine its value before the cap.
         if (measure.soft_cap).is_some_and(|cap| f64::from(logits[id.index()]).abs() > 0.99 * cap) {
             continue;
         }
@@ -338,23 +339,23 @@ fn logit_scale(
         false => Err(unsupported(
             model,
             "its logits do not follow from its last state by a norm and a matrix, \
-             so that its parts cannot be told",
+             so the contributions of its parts are not known",
         )),
     }
 }
 
-/// A norm with the scale that it has for one state: linear from here on.
+/// A norm whose scale is fixed to its value for one state, which makes it linear.
 struct Norm {
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    /// The mean that is taken off, for a LayerNorm.
+    /// The mean that is subtracted, for a LayerNorm.
     mean: Option<f64>,
-    /// What the state is multiplied with.
+    /// The factor of the state.
     scale: f64,
 }
 
 impl Norm {
-    /// The last norm of a model, for this state.
+    /// Computes the final norm of a model for this state.
     fn of(gguf: &Gguf, state: &[f32]) -> Option<Self> {
         let n = state.len();
         let number = |key: &str| gguf.arch(key)?.as_f64();
@@ -386,14 +387,15 @@ impl Norm {
         normed.collect()
     }
 
-    /// A direction behind the norm as one before it, and what the bias contributes to it.
+    /// Turns a direction after the norm into the one before it, and returns the contribution of the
+    /// norm's bias as well.
     fn pull_back(&self, direction: &[f64]) -> (Vec<f64>, f64) {
         let weighted = direction.iter().zip(&self.weight);
         let mut pulled: Vec<f64> = weighted
             .map(|(x, &weight)| x * f64::from(weight) * self.scale)
             .collect();
         if self.mean.is_some() {
-            // Taking off the mean of a state is taking off the mean of what it is multiplied with.
+            // Subtracting the mean of the state is the same as subtracting the mean of the factors.
             let mean = pulled.iter().sum::<f64>() / pulled.len() as f64;
             pulled.iter_mut().for_each(|x| *x -= mean);
         }
@@ -402,8 +404,8 @@ impl Norm {
     }
 }
 
-/// What the heads of a layer contribute, and the bias behind them; in words why that cannot be
-/// told.
+/// Computes the contributions of a layer's heads and of the bias of its output matrix. The inner
+/// error says why they cannot be told apart.
 fn split(
     model: &Model,
     layer: usize,
@@ -446,8 +448,8 @@ fn split(
             .zip(bias)
             .for_each(|(x, &b)| *x += f64::from(b));
     }
-    // Either the product is what attention adds, or it is normed once more. That norm's scale is
-    // the factor that makes of the one the other.
+    // Attention adds either the product itself or, in architectures with a second norm, the normed
+    // product. The scale of that norm is the factor between the two.
     let (pull, direction, factor) = match distance(&product, attention) <= ALIKE {
         true => (&pulled[0], &direct, 1.0),
         false => {

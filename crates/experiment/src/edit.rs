@@ -1,4 +1,4 @@
-//! What is changed while a variant of a prompt is computed, and what is read on the way.
+//! The hook of experiments: edits of values during a pass, and values read from it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Role};
 use modelve_runtime::{Result, SeqId};
 
-/// Which rows of a node.
+/// Positions whose rows are edited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// Every position.
+    /// All positions.
     All,
     /// This position, from 0.
     One(usize),
@@ -24,7 +24,7 @@ impl At {
         }
     }
 
-    /// The first position it speaks of.
+    /// Returns the first position that is edited.
     pub fn first(self) -> usize {
         match self {
             At::All => 0,
@@ -33,22 +33,22 @@ impl At {
     }
 }
 
-/// Which values of a row.
+/// The values of a row that are edited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slice {
-    /// All of them.
+    /// All values.
     Whole,
-    /// The `index`-th of `of` equal parts: a head's among those of all heads.
+    /// The `index`-th of `of` equal parts: the values of one head among those of all heads.
     Share {
         /// Which one, from 0.
         index: usize,
-        /// How many there are.
+        /// Number of parts.
         of: usize,
     },
 }
 
 impl Slice {
-    /// Where it lies in a row of `width` values.
+    /// Returns its range in a row of `width` values.
     pub fn range(self, width: usize) -> Range<usize> {
         match self {
             Slice::Whole => 0..width,
@@ -60,32 +60,32 @@ impl Slice {
     }
 }
 
-/// What values are replaced with. Vectors are as long as a whole row, whatever the slice.
+/// The new values. Vectors are as long as a whole row, whatever the slice.
 #[derive(Debug, Clone)]
 pub enum To {
     /// Zeros.
     Zero,
-    /// These.
+    /// These values.
     Vector(Arc<[f32]>),
-    /// What is there and these, added up.
+    /// The old values plus these.
     Plus(Arc<[f32]>),
 }
 
-/// A change of one node's values in one sequence.
+/// An edit of one node's values in one sequence.
 #[derive(Debug, Clone)]
 pub struct Edit {
-    /// The node.
+    /// The node of the graph.
     pub role: Role,
-    /// Its rows.
+    /// The rows to edit.
     pub at: At,
-    /// Their values.
+    /// The values of these rows to edit.
     pub slice: Slice,
-    /// What they become.
+    /// Their new values.
     pub to: To,
 }
 
 impl Edit {
-    /// Changes a row of `width` values. A vector that is too short changes nothing behind its end.
+    /// Edits a row of `width` values. Values beyond the end of a shorter vector do not change.
     fn apply(&self, row: &mut [f32]) {
         let range = self.slice.range(row.len());
         match &self.to {
@@ -105,16 +105,16 @@ impl Edit {
     }
 }
 
-/// Which rows of a node are kept.
+/// The rows of a node that are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
-    /// Those of these positions.
+    /// The rows of these positions.
     Rows(Vec<usize>),
     /// The mean of all rows.
     Mean,
 }
 
-/// What was read of a pass: rows by node and position, and means by node.
+/// Values read during a pass: rows by node and position, and means by node.
 #[derive(Debug, Clone, Default)]
 pub struct States {
     wanted: HashMap<Role, Keep>,
@@ -123,12 +123,12 @@ pub struct States {
 }
 
 impl States {
-    /// Nothing.
+    /// Reads nothing.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// What is to be read.
+    /// Reads the wanted rows and means.
     pub fn of(wanted: impl IntoIterator<Item = (Role, Keep)>) -> Self {
         States {
             wanted: wanted.into_iter().collect(),
@@ -136,20 +136,20 @@ impl States {
         }
     }
 
-    /// The row of a node at a position. From the last layer on only those exist whose logits were
-    /// wanted.
+    /// Returns the row of a node at a position. Nodes of the last layer only have rows for tokens
+    /// whose logits were wanted.
     pub fn row(&self, role: Role, position: usize) -> Option<&Arc<[f32]>> {
         self.rows.get(&role)?.get(&position)
     }
 
-    /// The mean row of a node.
+    /// Returns the mean row of a node.
     pub fn mean(&self, role: Role) -> Option<Arc<[f32]>> {
         let (n, sums) = self.sums.get(&role)?;
         let n = *n as f64;
         Some(sums.iter().map(|sum| (sum / n) as f32).collect())
     }
 
-    /// Whether a mean is wanted, and so every row of every layer.
+    /// Returns whether a mean is wanted, which needs every row of every layer.
     pub fn wants_all(&self) -> bool {
         self.wanted.values().any(|keep| *keep == Keep::Mean)
     }
@@ -173,15 +173,15 @@ impl States {
     }
 }
 
-/// The hook of every experiment: edits of sequences, and what is read of one of them after its
-/// edits were made.
+/// The hook of every experiment: edits of several sequences, and values read from one of them after
+/// its edits.
 pub struct Editing<'a> {
     edits: HashMap<Role, Vec<(SeqId, &'a Edit)>>,
     read: Option<(SeqId, &'a mut States)>,
 }
 
 impl<'a> Editing<'a> {
-    /// The edits of some sequences.
+    /// Makes a hook with the edits of some sequences.
     pub fn new(edits: impl IntoIterator<Item = (SeqId, &'a [Edit])>) -> Self {
         let mut by_role: HashMap<Role, Vec<(SeqId, &'a Edit)>> = HashMap::new();
         for (seq, edits) in edits {
@@ -195,7 +195,7 @@ impl<'a> Editing<'a> {
         }
     }
 
-    /// The same, and what is read of one sequence.
+    /// Reads values of one sequence in addition.
     pub fn reading(mut self, seq: SeqId, states: &'a mut States) -> Self {
         self.read = Some((seq, states));
         self
@@ -218,7 +218,7 @@ impl Hook for Editing<'_> {
         let (Some(role), Some(rows)) = (info.role, info.rows) else {
             return Ok(ControlFlow::Continue(()));
         };
-        // Attention weights have their tokens elsewhere; no experiment asks for them.
+        // The rows of attention weights are in another dimension; no experiment edits them.
         if rows.dimension != 1 || info.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }

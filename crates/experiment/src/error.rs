@@ -1,13 +1,13 @@
-//! Why an experiment has no result.
+//! Errors of the experiments.
 
 /// An error of an experiment.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The runtime's own.
+    /// An error of the runtime.
     #[error(transparent)]
     Runtime(#[from] modelve_runtime::Error),
-    /// What a probe says.
+    /// An error of a probe.
     #[error(transparent)]
     Probe(#[from] modelve_probe::Error),
     /// A model file that cannot be read.
@@ -21,9 +21,9 @@ pub enum Error {
         /// Why.
         source: modelve_quant::Error,
     },
-    /// A text that names no part of a model.
+    /// A text that is not the name of a part.
     #[error(
-        "{text:?} is no part of a model: a part is 5.3 (a head), attn.5, mlp.5, layer.5 or embed, with @P at one position"
+        "{text:?} is not a part of a model: a part is 5.3 (a head), attn.5, mlp.5, layer.5 or embed, with @P at one position"
     )]
     NotAPart {
         /// The text.
@@ -37,29 +37,29 @@ pub enum Error {
         /// What the model has instead.
         why: String,
     },
-    /// A difference of two means, one of which is of nothing.
+    /// A steering direction without texts on one of its two sides.
     #[error(
-        "a direction leads from one kind of text to another: {plus} on the plus side, {minus} on the minus side"
+        "a direction needs texts on both sides: there are {plus} on the plus side, {minus} on the minus side"
     )]
     OneSided {
-        /// Texts to lead to.
+        /// Number of texts to steer towards.
         plus: usize,
-        /// Texts to lead away from.
+        /// Number of texts to steer away from.
         minus: usize,
     },
-    /// A file that cannot be written to.
+    /// A file that cannot be written.
     #[error("cannot write: {0}")]
     Write(std::io::Error),
-    /// A vocabulary with fewer ordinary tokens than are to be drawn.
+    /// A vocabulary with fewer ordinary tokens than are needed.
     #[error("{want} different tokens cannot be drawn: the vocabulary has {have} ordinary ones")]
     TooFewTokens {
-        /// Ordinary tokens there are.
+        /// Number of ordinary tokens in the vocabulary.
         have: usize,
-        /// Tokens asked for.
+        /// Number of tokens needed.
         want: usize,
     },
-    /// A part that nothing computes by itself.
-    #[error("{part} is a bias, which cannot be taken out: take out the block that it is of")]
+    /// A bias, which is computed together with its block and cannot be removed alone.
+    #[error("{part} is a bias, which cannot be removed alone: remove the block that it belongs to")]
     NotRemovable {
         /// The part, as on the command line.
         part: String,
@@ -67,43 +67,45 @@ pub enum Error {
     /// A position that the prompt does not have.
     #[error("position {position} of a prompt with {len} tokens, 0 to {}", len.saturating_sub(1))]
     NoPosition {
-        /// The position, counted from the end where it is negative.
+        /// The position; negative positions count from the end.
         position: i32,
-        /// Tokens of the prompt.
+        /// Number of tokens in the prompt.
         len: usize,
     },
-    /// A token of the measure that was named by an empty text.
+    /// An empty text where a token of the measure is expected.
     #[error("{flag} is empty")]
     EmptyName {
-        /// The flag that names it.
+        /// The flag that was given the empty text.
         flag: &'static str,
     },
-    /// A measure of a token against itself.
-    #[error("{token:?} and {against:?} are not two answers: the first tokens that differ decide")]
+    /// A measure that compares a token with itself.
+    #[error(
+        "{token:?} and {against:?} are the same answer: the first tokens that differ are compared"
+    )]
     SameTokens {
-        /// The token that is followed.
+        /// The token whose logit is measured.
         token: String,
-        /// Its rival.
+        /// The token that it is compared with.
         against: String,
     },
-    /// Two prompts between which nothing can be exchanged as asked.
+    /// Two prompts whose positions do not correspond as needed.
     #[error("{what}")]
     Unaligned {
-        /// Which tokens do not match.
+        /// Which tokens have no counterpart.
         what: String,
     },
-    /// Two prompts that the model answers alike.
+    /// Two prompts for which the measure is the same.
     #[error(
-        "both prompts give the same measure ({value:.6}), so that no share of the difference can be told"
+        "the measure is the same for both prompts ({value:.6}), so there is no difference of which to show a share"
     )]
     NoDifference {
         /// The measure of both.
         value: f64,
     },
-    /// The system gives no threads.
+    /// The system cannot start threads.
     #[error("no threads: {0}")]
     Threads(String),
-    /// What this architecture does not offer.
+    /// An architecture or file for which this experiment cannot be computed.
     #[error("{arch}: {what}")]
     Unsupported {
         /// The architecture.

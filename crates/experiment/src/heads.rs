@@ -1,11 +1,11 @@
-//! How many heads a layer has.
+//! The number of heads of a layer.
 
 use modelve_runtime::Model;
 
 use super::error::{Error, Result};
 use super::part::Part;
 
-/// Heads of a layer's attention; 0 where it has none.
+/// Number of attention heads in a layer; 0 where it has none.
 pub fn n_head(model: &Model, layer: usize) -> usize {
     let value = model.gguf().arch("attention.head_count");
     let listed = value.and_then(|value| match value.as_array() {
@@ -16,7 +16,7 @@ pub fn n_head(model: &Model, layer: usize) -> usize {
     usize::try_from(n).unwrap_or(0)
 }
 
-/// Refuses a part that the model does not have.
+/// Checks that the model has a part.
 ///
 /// # Errors
 /// [`Error::NoPart`].

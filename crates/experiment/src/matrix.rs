@@ -1,4 +1,4 @@
-//! Weights as numbers: rows of a matrix in the file, unpacked when they are needed.
+//! Rows of a matrix in the file, unpacked to numbers when needed.
 
 use rayon::prelude::*;
 
@@ -10,18 +10,19 @@ use modelve_quant::dequantize_rows;
 pub struct Matrix<'a> {
     info: &'a TensorInfo,
     data: &'a [u8],
-    /// Values of a row.
+    /// Number of values in a row.
     pub n_in: usize,
-    /// Rows.
+    /// Number of rows.
     pub n_out: usize,
     row_bytes: usize,
 }
 
-/// Rows unpacked at once by a thread.
+/// Number of rows that a thread unpacks at once.
 const ROWS: usize = 32;
 
 impl<'a> Matrix<'a> {
-    /// The matrix of this name; none if the file has none, or none of a sound size.
+    /// Finds the matrix of this name; `None` if the file has none, or one whose size does not fit
+    /// its shape.
     pub fn of(gguf: &'a Gguf, name: &str) -> Option<Self> {
         let info = gguf.tensor(name)?;
         let [n_in, n_out] = info.shape[..] else {
@@ -50,7 +51,7 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// One row; none where it has none of this number.
+    /// Unpacks one row; `None` if there is no row of this number.
     ///
     /// # Errors
     /// [`Error::Weights`] for a type that cannot be unpacked.
@@ -63,8 +64,8 @@ impl<'a> Matrix<'a> {
         Ok(Some(values))
     }
 
-    /// The product with a column of `n_in` values, and, for each vector of `back` (`n_out` values
-    /// each), its product with the transposed matrix: all in one pass over the weights.
+    /// Multiplies the matrix with a column of `n_in` values, and its transpose with each vector of
+    /// `back` (`n_out` values each), in one pass over the weights.
     ///
     /// # Errors
     /// See [`Matrix::row`].
@@ -113,8 +114,8 @@ impl<'a> Matrix<'a> {
         Ok((product, pulled))
     }
 
-    /// The products of each of `n` equal parts of a column with the columns of the matrix that
-    /// belong to it, `[part][row]`: they add up to the product with the whole.
+    /// Splits a column into `n` equal parts and multiplies each with the matching columns of the
+    /// matrix, `[part][row]`. The results add up to the product with the whole column.
     ///
     /// # Errors
     /// See [`Matrix::row`].
@@ -138,7 +139,7 @@ impl<'a> Matrix<'a> {
         Ok((0..n).map(|part| of(part).collect()).collect())
     }
 
-    /// The mean of all rows.
+    /// Computes the mean of all rows.
     ///
     /// # Errors
     /// See [`Matrix::row`].
@@ -150,10 +151,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What a thread has in hand: rows, products by row, and pulled directions.
+/// The working memory of a thread: unpacked rows, products by row, and sums of the transposed
+/// products.
 type Work = (Vec<f32>, Vec<(usize, f64)>, Vec<Vec<f64>>);
 
-/// Σ a · b, in lanes that the compiler makes vectors of.
+/// Σ a · b, accumulated in lanes so that the compiler can vectorize it.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];
@@ -168,7 +170,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().map(|&sum| f64::from(sum)).sum::<f64>() + f64::from(rest)
 }
 
-/// A vector of 32-bit floats of this name and length, if the file has one.
+/// Reads an F32 vector, if the file has one of this name and length.
 pub fn vector(gguf: &Gguf, name: &str, n: usize) -> Option<Vec<f32>> {
     let info = gguf.tensor(name)?;
     if info.ty != GgmlType::F32 || info.n_elements() != n as u64 {

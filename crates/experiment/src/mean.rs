@@ -1,4 +1,4 @@
-//! Many maps as one: the mean of what each place brings back, and how sure that mean is.
+//! The mean of several patching maps, with confidence intervals.
 
 use serde::Serialize;
 
@@ -8,32 +8,32 @@ use super::patch::{Noise, Patch, What};
 use modelve_probe::math::Mean;
 use modelve_probe::{Piece, Subject};
 
-/// The mean of several maps of one kind.
+/// The mean of several maps of the same kind.
 #[derive(Debug, Clone, Serialize)]
 pub struct MeanPatch {
     /// The model.
     pub model: Subject,
-    /// What is replaced.
+    /// The kind of value that is replaced.
     pub what: What,
-    /// The layers, one for each row.
+    /// The layers, one for each row of the map.
     pub layers: Vec<usize>,
-    /// The positions, one for each column, as they were asked for: from the end where negative.
+    /// The positions as given, one for each column; negative positions count from the end.
     pub positions: Vec<i32>,
-    /// The texts of the first pair's corrupt prompt at these positions.
+    /// The text at each of these positions in the corrupt prompt of the first pair.
     pub pieces: Vec<Piece>,
-    /// The heads, one for each column.
+    /// The heads, one for each column, in a map of heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Vec<usize>>,
-    /// The means of (patched − corrupt) / (clean − corrupt).
+    /// The mean of (patched − corrupt) / (clean − corrupt) for each place.
     pub recovered: Vec<Vec<Option<f64>>>,
-    /// Half the widths of the 95 % confidence intervals of these means (Student's t); null for a
-    /// single map.
+    /// Half the width of the 95 % confidence interval of each mean (Student's t); null for a single
+    /// map.
     pub interval: Vec<Vec<Option<f64>>>,
-    /// The pairs, in their order.
+    /// The pairs of prompts, in order.
     pub pairs: Vec<Pair>,
-    /// Pairs left out because the model answers both prompts alike, by their numbers from 1.
+    /// The numbers, from 1, of pairs left out because the measure is the same for both prompts.
     pub alike: Vec<usize>,
-    /// Whether all pairs were computed to the end.
+    /// Whether all pairs were computed completely.
     pub complete: bool,
 }
 
@@ -44,20 +44,20 @@ pub struct Pair {
     pub clean: String,
     /// The corrupt prompt.
     pub corrupt: String,
-    /// The noise, if that is what corrupts the prompt.
+    /// The noise, where the corrupt prompt is the clean one with noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<Noise>,
-    /// The token that is followed.
+    /// The token whose logit is measured.
     pub token: Named,
-    /// Its rival.
+    /// The token it is compared with; `None` means the mean logit of the vocabulary.
     pub against: Option<Named>,
-    /// The measure after the clean prompt.
+    /// Value of the measure after the clean prompt.
     pub clean_value: f64,
-    /// The measure after the corrupt prompt.
+    /// Value of the measure after the corrupt prompt.
     pub corrupt_value: f64,
 }
 
-/// Takes maps in one by one; only their sums are kept.
+/// Accumulates maps; only their sums are kept.
 #[derive(Debug, Default)]
 pub struct Averaging {
     first: Option<Shape>,
@@ -77,15 +77,16 @@ struct Shape {
     heads: Option<Vec<usize>>,
 }
 
-/// The least difference between two prompts of which a share is told, in units of the measure.
+/// The smallest difference between two prompts of which a share is computed, in units of the
+/// measure.
 const LEAST: f64 = 1e-4;
 
 impl Averaging {
-    /// Takes in a complete map. `positions` are its columns as they were asked for, which may be
-    /// counted from the end so that prompts of different lengths meet; none: as they are.
+    /// Adds a complete map. `positions` are its columns as given, which may count from the end so
+    /// that prompts of different lengths can be compared; `None` means the map's own.
     ///
     /// # Errors
-    /// [`Error::Unaligned`] for a map that has other columns than the first.
+    /// [`Error::Unaligned`] for a map whose columns differ from those of the first.
     pub fn add(&mut self, map: Patch, positions: Option<&[i32]>) -> Result<()> {
         self.seen += 1;
         let own = || {
@@ -106,11 +107,11 @@ impl Averaging {
                 .collect(),
             heads: map.heads.clone(),
         });
-        // A head's column is the same whatever the positions.
+        // A column of a head does not depend on the position.
         if map.heads.is_none() && positions != first.positions {
             let what = format!(
-                "pair {} has {} columns where the first has {}, so that no mean can be told: \
-                 positions counted from the end meet in prompts of different lengths",
+                "pair {} has {} columns where the first has {}, so there is no mean: \
+                 positions counted from the end fit prompts of different lengths",
                 self.seen,
                 positions.len(),
                 first.positions.len()
@@ -142,7 +143,7 @@ impl Averaging {
         Ok(())
     }
 
-    /// The mean of the maps that were taken in; none if there was none.
+    /// Returns the mean of the added maps; `None` if there are none.
     pub fn finish(self, complete: bool) -> Option<MeanPatch> {
         let first = self.first?;
         let each = |of: &dyn Fn(&Mean) -> Option<f64>| -> Vec<Vec<Option<f64>>> {
@@ -175,7 +176,8 @@ fn quantile(degrees: usize) -> f64 {
         2.052, 2.048, 2.045, 2.042,
     ];
     let of_few = degrees.checked_sub(1).and_then(|at| FEW.get(at));
-    // Beyond them within 0.001 of it (Fisher and Cornish 1960, the first two terms).
+    // For larger numbers, the first two terms of the expansion of Fisher and Cornish (1960) are
+    // accurate to 0.001.
     of_few.copied().unwrap_or_else(|| {
         let (z, n) = (1.959_964_f64, degrees.max(1) as f64);
         let first = (z.powi(3) + z) / (4.0 * n);

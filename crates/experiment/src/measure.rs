@@ -1,48 +1,49 @@
-//! The one number that an experiment changes: how far the model prefers one next token to
-//! another, in logits.
+//! The measure of an experiment: the difference between the logits of two next tokens.
 //!
-//! `logit(T) − logit(U)` needs no softmax and is linear in the last normed state, so that parts of
-//! the model can add up to it. Without a rival, the mean logit of the vocabulary takes its place.
-//! Logits are those before a soft cap, where a model has one: a capped logit is no longer linear.
+//! `logit(T) − logit(U)` needs no softmax and is linear in the last normed state, so the
+//! contributions of the model's parts add up to it. Without a second token, the mean logit of the
+//! vocabulary is subtracted. Logits are taken before a soft cap where the model has one, because
+//! capped logits are not linear.
 
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use modelve_gguf::GgmlType;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::candidate_ids;
 use modelve_probe::{Piece, Prompt, piece};
 use modelve_runtime::{Model, Token, Vocab};
 
-/// How a token of the measure was named.
+/// The name of a token of the measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// A word or text, read as the candidates of `next` are: see [`candidate_ids`].
+    /// A word or text, read like the candidates of `next`: see [`candidate_ids`].
     Text(String),
     /// The id of a token.
     Id(Token),
 }
 
-/// What the measure is to be about.
+/// The tokens that the measure compares, as given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// The token that is followed; none: the likeliest.
+    /// The token whose logit is measured; `None` means the likeliest.
     pub token: Option<Name>,
-    /// Its rival; none: the second likeliest where no token was named either, else the mean of
-    /// the vocabulary.
+    /// The token it is compared with. `None` means the second likeliest if `token` is `None` as
+    /// well, else the mean of the vocabulary.
     pub against: Option<Name>,
 }
 
-/// A token and its text.
+/// A token with its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Named {
-    /// Its id.
+    /// The token's id.
     pub id: Token,
     /// Its text.
     pub piece: Piece,
 }
 
 impl Named {
-    /// A token of a vocabulary.
+    /// Returns a token with its text.
     pub fn new(vocab: &Vocab, id: Token) -> Self {
         Named {
             id,
@@ -51,37 +52,37 @@ impl Named {
     }
 }
 
-/// Tokens that were named, before a model was asked.
+/// The tokens of the measure, as far as the tokenizer alone determines them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    /// What the two texts begin with alike; it is read after the prompt, so that the first tokens
-    /// that differ are what comes next.
+    /// The tokens that both texts begin with. They are appended to the prompt, so that the next
+    /// token is the first one that differs.
     pub common: Vec<Token>,
-    /// The token that is followed.
+    /// The token whose logit is measured.
     pub token: Option<Token>,
-    /// Its rival.
+    /// The token it is compared with.
     pub against: Option<Token>,
-    /// The names that stand for more tokens than the one that is measured.
+    /// Names that consist of more tokens than the one that is measured.
     pub longer: Vec<Longer>,
 }
 
-/// A name of several tokens, of which the first that differs from the other name's is measured.
+/// A name of several tokens, of which only the first that differs from the other name is measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Longer {
-    /// All that was named.
+    /// The whole name.
     pub named: String,
-    /// How many tokens that is.
+    /// Number of tokens in the name.
     pub tokens: usize,
     /// The token that is measured.
     pub measured: Named,
 }
 
 impl Asked {
-    /// The tokens that the names stand for after `prompt`: of texts of several tokens the first
-    /// that differ.
+    /// Returns the tokens that the names stand for after `prompt`: for texts of several tokens, the
+    /// first that differ.
     ///
     /// # Errors
-    /// [`Error::EmptyName`], [`Error::SameTokens`], a token that the vocabulary does not have.
+    /// [`Error::EmptyName`], [`Error::SameTokens`], or a token outside the vocabulary.
     pub fn names(&self, vocab: &Vocab, prompt: &Prompt) -> Result<Names> {
         let read = |name: &Option<Name>, flag: &'static str| -> Result<Option<Vec<Token>>> {
             Ok(match name {
@@ -138,39 +139,39 @@ impl Asked {
 /// The measure of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measure {
-    /// The token that is followed.
+    /// The token whose logit is measured.
     pub token: Named,
-    /// Its rival; none: the mean logit of the vocabulary.
+    /// The token it is compared with; `None` means the mean logit of the vocabulary.
     pub against: Option<Named>,
-    /// What it is, in words.
+    /// A description of the measure in words.
     pub measure: String,
     /// The unit of all its values.
     pub unit: &'static str,
-    /// The soft cap of the model's logits, which the measure is taken before.
+    /// The soft cap of the model's logits; the measure uses the logits before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_cap: Option<f64>,
-    /// The names of which but one token is measured.
+    /// Names of several tokens, of which one is measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub longer: Vec<Longer>,
 }
 
-/// The soft cap of a model's logits, if it has one.
+/// Returns the soft cap of a model's logits, if it has one.
 pub fn soft_cap(model: &Model) -> Option<f64> {
     let cap = model.gguf().arch("final_logit_softcapping")?.as_f64()?;
     Some(cap).filter(|&cap| cap > 0.0)
 }
 
-/// What a logit was before it was capped. Values at the cap itself are taken as a hair below it.
+/// Returns the logit before the cap. A logit equal to the cap is treated as slightly smaller.
 pub fn uncapped(logit: f64, cap: Option<f64>) -> f64 {
     match cap {
-        // The nearest value below 1 in 32 bits, in which logits come.
+        // The nearest value below 1 in 32 bits, the precision of logits.
         Some(cap) => cap * (logit / cap).clamp(-0.999_999_94, 0.999_999_94).atanh(),
         None => logit,
     }
 }
 
 impl Measure {
-    /// The measure of these tokens.
+    /// Makes the measure of these tokens.
     pub fn new(model: &Model, token: Token, against: Option<Token>) -> Self {
         let vocab = model.vocab();
         let (token, against) = (
@@ -196,11 +197,11 @@ impl Measure {
         }
     }
 
-    /// The measure of what was named; what was not is told by the logits of `row`: the likeliest
-    /// token, against the second likeliest.
+    /// Makes the measure of the named tokens. Unnamed ones are taken from the logits of `row`: the
+    /// likeliest token and the second likeliest.
     ///
     /// # Errors
-    /// [`Error::SameTokens`]: the rival that was named is the likeliest itself.
+    /// [`Error::SameTokens`] if the token to compare with is the likeliest itself.
     pub fn of(model: &Model, names: &Names, row: &[f32]) -> Result<Self> {
         let likeliest = |rank: usize| {
             let top = Distribution::new(row).top(rank + 1);
@@ -224,7 +225,7 @@ impl Measure {
         })
     }
 
-    /// Its value for a row of logits, one per vocabulary entry, as the model gives them.
+    /// Returns its value for a row of logits, one per vocabulary entry, as the model computes them.
     pub fn value(&self, logits: &[f32]) -> f64 {
         let logit = |named: &Named| {
             let at = named.id.index();
@@ -243,15 +244,38 @@ impl Measure {
         logit(&self.token) - rival
     }
 
-    /// The log-probability of the followed token.
+    /// Returns the log-probability of the measured token.
     pub fn logprob(&self, logits: &[f32]) -> f64 {
         Distribution::new(logits).logprob(self.token.id)
     }
 }
 
-/// A piece in quotes, with what is no character to look at spelled out.
+/// Returns a text in quotes, with invisible characters escaped.
 fn quoted(piece: &str) -> String {
     format!("{piece:?}")
+}
+
+/// The difference of two measures, in logits, that rounded activations can cause in a quantized
+/// model: usually a tenth or less, sometimes several tenths (SmolLM2-135M in Q4_1).
+const ROUNDING: f64 = 0.25;
+
+/// A sentence on why shares of this difference between two measures mean little: it is small, and
+/// the weights of the model are quantized. `None` otherwise, and if the measures are equal, as
+/// there are no shares then.
+pub(crate) fn doubt(model: &Model, difference: f64) -> Option<String> {
+    let is_quantized = |ty: GgmlType| ty.block_size().is_some_and(|weights| weights > 1);
+    let quantized = model
+        .facts()
+        .weights
+        .iter()
+        .any(|&(ty, _)| is_quantized(ty));
+    let small = difference != 0.0 && difference.abs() < ROUNDING;
+    (quantized && small).then(|| {
+        format!(
+            "the measures of the prompts differ by only {:.3} logits; in a quantized model, rounded activations alone can cause that, so these shares mean little; measure two tokens whose logits differ more between the prompts, or use a file in 16 or 32 bits",
+            difference.abs()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Seeded Gaussian noise for embeddings.
 
-/// Standard normal values, the same for the same seed: SplitMix64 (Steele et al. 2014) and the
-/// transform of Box and Muller.
+/// Standard normal values by seed: SplitMix64 (Steele et al. 2014) and the Box-Muller transform.
 #[derive(Debug, Clone)]
 pub struct Gauss {
     state: u64,
@@ -9,7 +8,7 @@ pub struct Gauss {
 }
 
 impl Gauss {
-    /// The values of a seed.
+    /// Makes a generator from a seed.
     pub fn new(seed: u64) -> Self {
         Gauss {
             state: seed,
@@ -17,7 +16,7 @@ impl Gauss {
         }
     }
 
-    /// Uniform in (0, 1].
+    /// Returns a uniform value in (0, 1].
     fn uniform(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;
@@ -27,7 +26,7 @@ impl Gauss {
         ((z >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 
-    /// The next value.
+    /// Returns the next value.
     pub fn value(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -39,7 +38,7 @@ impl Gauss {
     }
 }
 
-/// The standard deviation of all values of some vectors.
+/// Returns the standard deviation of all values of some vectors.
 pub fn deviation<'a>(vectors: impl Iterator<Item = &'a [f32]>) -> f64 {
     let (mut n, mut sum, mut square) = (0.0, 0.0, 0.0);
     for &x in vectors.flatten() {

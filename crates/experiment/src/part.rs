@@ -1,4 +1,4 @@
-//! The parts of a model that an experiment speaks of, and how they are written.
+//! Parts of a model, and their names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use serde::{Serialize, Serializer};
 
 use super::error::{Error, Result};
 
-/// A part of a model: something that adds to the residual stream. Layers and heads are counted
-/// from 0. It is written `embed`, `5.3`, `attn.5`, `mlp.5`, `layer.5`, `bias.5`, `bias.final`.
+/// A part of a model that adds to the residual stream. Layers and heads are counted from 0. The
+/// names are `embed`, `5.3`, `attn.5`, `mlp.5`, `layer.5`, `bias.5` and `bias.final`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    /// What enters the first block.
+    /// The input of the first block: the embedding.
     Embed,
-    /// One head of a layer's attention, through its columns of the output matrix.
+    /// One head of a layer's attention, with its columns of the output matrix.
     Head {
         /// The layer.
         layer: usize,
@@ -26,14 +26,15 @@ pub enum Part {
     Mlp(usize),
     /// A whole layer: its attention and its MLP.
     Layer(usize),
-    /// The bias behind the output matrix of a layer's attention, which belongs to no head.
+    /// The bias of a layer's attention output matrix, which belongs to no head.
     Bias(usize),
-    /// What the last norm and the output matrix add whatever the residual stream holds.
+    /// The biases of the final norm and the output matrix, which do not depend on the residual
+    /// stream.
     FinalBias,
 }
 
 impl Part {
-    /// The layer it belongs to, if it belongs to one.
+    /// Returns its layer, if it has one.
     pub fn layer(self) -> Option<usize> {
         match self {
             Part::Embed | Part::FinalBias => None,
@@ -45,7 +46,7 @@ impl Part {
         }
     }
 
-    /// The head it is, if it is one.
+    /// Returns its head, if it is one.
     pub fn head(self) -> Option<usize> {
         match self {
             Part::Head { head, .. } => Some(head),
@@ -99,17 +100,17 @@ impl Serialize for Part {
     }
 }
 
-/// A part, at every position or at one: `mlp.7`, `mlp.7@3`, `mlp.7@-1` for the last position.
+/// A part at one position or at all: `mlp.7` at all, `mlp.7@3`, `mlp.7@-1` at the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spot {
     /// The part.
     pub part: Part,
-    /// The position, from 0; from the end where it is negative. None: all positions.
+    /// The position, from 0; negative positions count from the end. `None` means all positions.
     pub position: Option<i32>,
 }
 
 impl Spot {
-    /// A part at every position.
+    /// Makes a part at every position.
     pub fn everywhere(part: Part) -> Self {
         Spot {
             part,

@@ -1,9 +1,9 @@
-//! Activation patching: where what tells two prompts apart lies.
+//! Activation patching: where the difference between two prompts is represented.
 //!
-//! The model reads the corrupt prompt, and at one place of it a value is replaced with what the
-//! clean prompt has there. The share of the measure that this brings back says how much of the
-//! difference passes through that place (Meng et al., "Locating and Editing Factual Associations
-//! in GPT", 2022; Heimersheim and Nanda, "How to use and interpret activation patching", 2024).
+//! The model reads the corrupt prompt, with the value at one place replaced by the value that the
+//! clean prompt has there. The share of the measure that this restores tells how much of the
+//! difference passes through that place (Meng et al., "Locating and Editing Factual Associations in
+//! GPT", 2022; Heimersheim and Nanda, "How to use and interpret activation patching", 2024).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::align::{Alignment, align};
 use super::edit::{At, Edit, Keep, Slice, States, To};
 use super::error::{Error, Result};
 use super::heads::n_head;
-use super::measure::{Asked, Measure, Names};
+use super::measure::{Asked, Measure, Names, doubt};
 use super::noise::{Gauss, deviation};
 use super::removal::place;
 use super::variants::{Base, Variant, is_cancelled};
@@ -23,18 +23,18 @@ use modelve_probe::{Choice, Piece, Prompt, Subject, piece};
 use modelve_runtime::graph::Role;
 use modelve_runtime::{Model, Session, Token, Vocab};
 
-/// What is put in the place of the other.
+/// The kind of value that is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// The residual stream after a layer.
     #[default]
     Residual,
-    /// What a layer's attention adds.
+    /// The output of a layer's attention block.
     Attention,
-    /// What a layer's MLP adds.
+    /// The output of a layer's MLP.
     Mlp,
-    /// What one head of a layer gives, at all positions.
+    /// The output of one head of a layer, at all positions.
     Head,
 }
 
@@ -49,113 +49,119 @@ impl What {
     }
 }
 
-/// What the clean prompt is compared with.
+/// The prompt that the clean one is compared with.
 #[derive(Debug, Clone)]
 pub enum Corrupt {
     /// Another prompt.
     Prompt(Prompt),
-    /// The same one with noise.
+    /// The clean prompt with noise on its embeddings.
     Noise(Noise),
 }
 
 /// Gaussian noise on the embeddings of some tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Noise {
-    /// Its standard deviation, in those of the values of the prompt's embeddings.
+    /// Its standard deviation, in units of the standard deviation of the prompt's embedding values.
     pub scale: f64,
-    /// The positions of the tokens.
+    /// The positions of these tokens.
     pub positions: Vec<usize>,
-    /// What decides its values.
+    /// The seed of its values.
     pub seed: u64,
 }
 
-/// What to do.
+/// Options of [`patch`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The measure; where no token is named, the likeliest after the clean prompt against the
-    /// likeliest after the corrupt one, or against the second where that is the same.
+    /// The tokens that the measure compares. Where none is named, the likeliest token after the
+    /// clean prompt is compared with the likeliest after the corrupt one, or with the second
+    /// likeliest where these are the same.
     pub asked: Asked,
-    /// What is replaced.
+    /// The kind of value to replace.
     pub what: What,
-    /// Positions of the corrupt prompt, from the end where negative; none: all that stand for one
-    /// of the clean prompt. For heads those at which their outputs are replaced, all at once.
+    /// Positions of the corrupt prompt; negative positions count from the end. `None` means all that
+    /// have a counterpart in the clean prompt. For heads, the outputs at all of these positions are
+    /// replaced at once.
     pub positions: Option<Vec<i32>>,
-    /// Layers; none: all.
+    /// The layers, from 0; `None` means all.
     pub layers: Option<Vec<usize>>,
-    /// How many of the likeliest tokens to tell of each place.
+    /// Number of likeliest tokens to return for each place.
     pub top: usize,
     /// Whether to replace all positions of a layer, or all its heads, at once as well.
     pub together: bool,
 }
 
-/// A map of what places bring back. Rows are layers; columns are positions, or heads.
+/// A map of the restored share of the measure. Rows are layers; columns are positions or heads.
 #[derive(Debug, Clone, Serialize)]
 pub struct Patch {
     /// The model.
     pub model: Subject,
     /// The clean prompt.
     pub clean: String,
-    /// The corrupt prompt; the clean one where noise is what corrupts it.
+    /// The corrupt prompt; the same as the clean one where noise corrupts it.
     pub corrupt: String,
-    /// Tokens of the clean prompt.
+    /// Token ids of the clean prompt.
     pub clean_ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each of these tokens.
     pub clean_pieces: Vec<Piece>,
-    /// Tokens of the corrupt prompt.
+    /// Token ids of the corrupt prompt.
     pub corrupt_ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each of these tokens.
     pub corrupt_pieces: Vec<Piece>,
-    /// The noise, if that is what corrupts the prompt.
+    /// The noise, where noise corrupts the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<Noise>,
-    /// What is measured.
+    /// The measure, see [`crate::measure`].
     #[serde(flatten)]
     pub measure: Measure,
-    /// The measure after the clean prompt.
+    /// Value of the measure after the clean prompt.
     pub clean_value: f64,
-    /// The measure after the corrupt prompt.
+    /// Value of the measure after the corrupt prompt.
     pub corrupt_value: f64,
     /// The likeliest tokens after the clean prompt.
     pub clean_top: Vec<Choice>,
     /// The likeliest tokens after the corrupt prompt.
     pub corrupt_top: Vec<Choice>,
-    /// What is replaced.
+    /// The kind of value that is replaced.
     pub what: What,
-    /// The layers, one for each row.
+    /// The layers, one for each row of the map.
     pub layers: Vec<usize>,
-    /// The positions of the corrupt prompt, one for each column; for heads those at which their
-    /// outputs are replaced.
+    /// Positions of the corrupt prompt, one for each column; for heads, the positions at which
+    /// their outputs are replaced.
     pub positions: Vec<usize>,
-    /// The positions of the clean prompt that they stand for.
+    /// The corresponding positions of the clean prompt.
     pub clean_positions: Vec<usize>,
-    /// The heads, one for each column.
+    /// The heads, one for each column, in a map of heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Vec<usize>>,
-    /// (patched − corrupt) / (clean − corrupt); null where nothing was computed, or where both
-    /// prompts give the same measure.
+    /// (patched − corrupt) / (clean − corrupt) for each place; null where nothing was computed, or
+    /// where the measure is the same for both prompts.
     pub recovered: Vec<Vec<Option<f64>>>,
-    /// The measure with the value replaced.
+    /// Value of the measure with the value replaced.
     pub values: Vec<Vec<Option<f64>>>,
-    /// The likeliest tokens then.
+    /// The likeliest tokens with the value replaced.
     pub top: Vec<Vec<Vec<Choice>>>,
-    /// The tokens of [`Patch::clean_top`] and [`Patch::corrupt_top`], each once.
+    /// The tokens of [`Patch::clean_top`] and [`Patch::corrupt_top`], without repetition.
     pub followed: Vec<Token>,
-    /// How likely each of those is with the value replaced.
+    /// The probability of each of these with the value replaced.
     #[serde(serialize_with = "short")]
     pub probs: Vec<Vec<Vec<f64>>>,
-    /// Every token that some place makes likely, with its probability after both prompts.
+    /// All tokens that are among the likeliest for some place, with their probabilities after both
+    /// prompts.
     pub tokens: Vec<Seen>,
-    /// What all columns of a layer bring back at once.
+    /// The restored share when all columns of a layer are replaced at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub together: Option<Vec<Option<f64>>>,
-    /// Which tokens stand for nothing in the other prompt, in words.
+    /// A sentence on the tokens without a counterpart in the other prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unaligned: Option<String>,
+    /// A sentence on why shares of so small a difference mean little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// Whether everything was computed.
     pub complete: bool,
 }
 
-/// A token that stands in some list of a map.
+/// A token of a map, with its probabilities after both prompts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Seen {
     /// The token.
@@ -168,17 +174,18 @@ pub struct Seen {
     pub corrupt_prob: f64,
 }
 
-/// Bytes of the clean prompt's states that are held at once, at most, unless one layer has more.
+/// Limit in bytes of the clean prompt's states held at once. One layer is held even if it is
+/// larger.
 const HELD: usize = 256 << 20;
 
-/// The corrupt prompt, and what corrupts it.
+/// The corrupt prompt, and the noise where noise corrupts it.
 struct Corrupted {
     prompt: Prompt,
     alignment: Alignment,
     noise: Vec<Edit>,
 }
 
-/// One place at which something is replaced: row and column of the map. The column behind the last
+/// A place at which a value is replaced: row and column of the map. The column after the last
 /// stands for all of them.
 struct Cell {
     row: usize,
@@ -186,14 +193,14 @@ struct Cell {
     edits: Vec<Edit>,
 }
 
-/// Makes a map. The session is made with [`settings`](super::settings) and has
-/// [`room`](super::room) beside both prompts; `on_progress` is told how many of how many
-/// variants are done. When the session's [`Cancel`](modelve_runtime::Cancel) is set, what is done
-/// is returned, and [`Patch::complete`] is false.
+/// Computes a map. The session must have been made with [`settings`](super::settings) and have
+/// [`room`](super::room) in addition to both prompts; `on_progress` gets the number of variants
+/// done and their total. When the session's [`Cancel`](modelve_runtime::Cancel) is set, the results
+/// so far are returned, and [`Patch::complete`] is false.
 ///
 /// # Errors
-/// [`Error::Unaligned`] for a position that stands for nothing in the clean prompt; layers, names
-/// or positions that there are not; a prompt that does not fit.
+/// [`Error::Unaligned`] for a position without a counterpart in the clean prompt; layers, names or
+/// positions that do not exist; or a prompt that does not fit the session.
 pub fn patch(
     session: &mut Session,
     clean: &Prompt,
@@ -244,8 +251,8 @@ pub fn patch(
     let top = |row: &[f32]| Choice::top(vocab, &Distribution::new(row), options.top.max(1));
     let corrupt_top = top(&corrupt_logits);
 
-    // Before the first token that differs, and behind the last layer but at the last position,
-    // there is nothing to bring back. The same prompt twice is computed all the same.
+    // Nothing can be restored before the first token that differs, or after the last layer except
+    // at the last position. Two equal prompts are computed all the same.
     let from = match alignment.from == n && noise.is_empty() {
         true => 0,
         false => alignment.from,
@@ -271,28 +278,22 @@ pub fn patch(
     let mut probs: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); n_columns]; layers.len()];
     let mut total = 0;
     for (row, &layer) in layers.iter().enumerate() {
-        let live = columns.iter().filter(|(_, at)| !idle(layer, *at)).count();
-        match &heads {
-            Some(_) if live > 0 => total += n_head(&model, layer),
-            Some(_) => {
-                for column in 0..n_head(&model, layer) {
-                    values[row][column] = Some(corrupt_value);
-                    tops[row][column].clone_from(&corrupt_top);
-                    probs[row][column].clone_from(&corrupt_probs);
-                }
-            }
-            None => {
-                total += live;
-                for (column, _) in columns
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, (_, at))| idle(layer, *at))
-                {
-                    values[row][column] = Some(corrupt_value);
-                    tops[row][column].clone_from(&corrupt_top);
-                    probs[row][column].clone_from(&corrupt_probs);
-                }
-            }
+        let is_idle = |&column: &usize| idle(layer, columns[column].1);
+        let idle_ones: Vec<usize> = (0..columns.len()).filter(is_idle).collect();
+        let live = columns.len() - idle_ones.len();
+        let unmoved: Vec<usize> = match &heads {
+            Some(_) if live > 0 => Vec::new(),
+            Some(_) => (0..n_head(&model, layer)).collect(),
+            None => idle_ones,
+        };
+        total += match &heads {
+            Some(_) => n_head(&model, layer) - unmoved.len(),
+            None => live,
+        };
+        for column in unmoved {
+            values[row][column] = Some(corrupt_value);
+            tops[row][column].clone_from(&corrupt_top);
+            probs[row][column].clone_from(&corrupt_probs);
         }
         if options.together {
             match live {
@@ -391,11 +392,12 @@ pub fn patch(
         probs,
         together: options.together.then(|| all.iter().map(share).collect()),
         unaligned,
+        doubt: doubt(&model, difference),
         complete,
     })
 }
 
-/// The tokens of all lists, in the order of their numbers.
+/// Returns the tokens of all lists in ascending order of their ids.
 fn seen(vocab: &Vocab, tops: &[Vec<Vec<Choice>>], clean: &[f32], corrupt: &[f32]) -> Vec<Seen> {
     let ids: BTreeSet<Token> = tops.iter().flatten().flatten().map(|c| c.id).collect();
     let (clean, corrupt) = (Distribution::new(clean), Distribution::new(corrupt));
@@ -409,7 +411,7 @@ fn seen(vocab: &Vocab, tops: &[Vec<Vec<Choice>>], clean: &[f32], corrupt: &[f32]
         .collect()
 }
 
-/// Four significant digits: there are many.
+/// Serializes values with four significant digits, because there are many of them.
 fn short<S: Serializer>(
     rows: &[Vec<Vec<f64>>],
     serializer: S,
@@ -422,7 +424,7 @@ fn short<S: Serializer>(
     )
 }
 
-/// The layers that were asked for, in order.
+/// Returns the layers that were asked for, in order.
 fn layers(model: &Model, options: &Options) -> Result<Vec<usize>> {
     let n_layer = model.facts().n_layer as usize;
     let layers = options.layers.clone();
@@ -435,7 +437,7 @@ fn layers(model: &Model, options: &Options) -> Result<Vec<usize>> {
     }
 }
 
-/// The corrupt prompt with what both answers begin with alike, and its noise.
+/// Returns the corrupt prompt followed by the tokens that both answers begin with, and its noise.
 fn corrupt_prompt(
     session: &mut Session,
     clean: &Prompt,
@@ -491,7 +493,8 @@ fn corrupt_prompt(
     }
 }
 
-/// The measure that was asked for, or the answer to the clean prompt against that to the other.
+/// Makes the measure: the named tokens, else the answer to the clean prompt against that to the
+/// corrupt one.
 fn measure(model: &Model, names: &Names, clean: &[f32], corrupt: &[f32]) -> Result<Measure> {
     if names.token.is_none() && names.against.is_none() {
         let (token, against) = (
@@ -505,7 +508,7 @@ fn measure(model: &Model, names: &Names, clean: &[f32], corrupt: &[f32]) -> Resu
     Measure::of(model, names, clean)
 }
 
-/// The places of some layers at which something is to be computed.
+/// Returns the places of some layers at which something has to be computed.
 fn cells(
     model: &Model,
     options: &Options,
@@ -572,7 +575,7 @@ fn cells(
     cells
 }
 
-/// Which tokens of two prompts stand for nothing in the other.
+/// Describes the tokens of two prompts that have no counterpart in the other.
 fn unaligned(
     vocab: &Vocab,
     clean: &Prompt,

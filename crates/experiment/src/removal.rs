@@ -1,4 +1,4 @@
-//! Parts of a model taken out: which values of which nodes that is, and what takes their place.
+//! Removal of parts of a model: which values of which nodes are replaced, and by what.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use super::part::{Part, Spot};
 use modelve_runtime::Model;
 use modelve_runtime::graph::{Role, Roles};
 
-/// What takes the place of what a part gives.
+/// The values that replace a part's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum With {
-    /// Nothing.
+    /// Zeros.
     #[default]
     Zero,
-    /// Its mean over the prompt.
+    /// The mean of its output over the prompt.
     Mean,
 }
 
-/// The nodes that a part is written by, and the values of their rows.
+/// Returns the nodes that hold a part's output, and the values of their rows that belong to it.
 fn nodes(model: &Model, part: Part) -> Result<Vec<(Role, Slice)>> {
     check(model, part)?;
     Ok(match part {
@@ -45,11 +45,11 @@ fn nodes(model: &Model, part: Part) -> Result<Vec<(Role, Slice)>> {
     })
 }
 
-/// Checks that a part can be taken out of a model, of whose graph these are the roles.
+/// Checks that a part can be removed from a model whose graph has these roles.
 ///
 /// # Errors
-/// [`Error::NoPart`], [`Error::NotRemovable`], or the runtime's error that names the node that the
-/// graph lacks.
+/// [`Error::NoPart`], [`Error::NotRemovable`], or the runtime's error that names the node missing
+/// from the graph.
 pub fn check_removable(model: &Model, roles: &Roles, part: Part) -> Result<()> {
     for (role, _) in nodes(model, part)? {
         roles.require(role)?;
@@ -57,7 +57,7 @@ pub fn check_removable(model: &Model, roles: &Roles, part: Part) -> Result<()> {
     Ok(())
 }
 
-/// What has to be read of the prompt before parts are taken out of it.
+/// Returns the values that have to be read from the prompt before parts are removed.
 ///
 /// # Errors
 /// See [`check_removable`].
@@ -72,7 +72,8 @@ pub fn needs(model: &Model, parts: &[Part], with: With) -> Result<Vec<(Role, Kee
     Ok(needed)
 }
 
-/// The edits that take parts out of a prompt of `len` tokens. `states` holds what [`needs`] says.
+/// Returns the edits that remove parts for a prompt of `len` tokens. `states` holds the values of
+/// [`needs`].
 ///
 /// # Errors
 /// See [`check_removable`]; [`Error::NoPosition`].
@@ -105,7 +106,7 @@ pub fn edits(
     Ok(edits)
 }
 
-/// A position from 0 of one that may be counted from the end.
+/// Converts a position that may count from the end to one from 0.
 ///
 /// # Errors
 /// [`Error::NoPosition`].
@@ -118,7 +119,7 @@ pub fn place(position: i32, len: usize) -> Result<usize> {
         .ok_or(Error::NoPosition { position, len })
 }
 
-/// All parts of one kind.
+/// A kind of part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Every head.
@@ -131,7 +132,7 @@ pub enum Kind {
     Layers,
 }
 
-/// All parts of a kind that a model has, in its order.
+/// Returns all parts of a kind that a model has, in the model's order.
 pub fn all(model: &Model, roles: &Roles, kind: Kind) -> Vec<Part> {
     let n_layer = model.facts().n_layer as usize;
     let parts = (0..n_layer).flat_map(|layer| -> Vec<Part> {

@@ -1,6 +1,6 @@
-//! Control vectors learned from texts: the difference of the means of the residual stream at the
-//! last token, as in contrastive activation addition (Rimsky et al., "Steering Llama 2 via
-//! contrastive activation addition", 2024).
+//! Control vectors learned from texts: the difference between the mean residual streams at the last
+//! token of two sets of texts, as in contrastive activation addition (Rimsky et al., "Steering
+//! Llama 2 via contrastive activation addition", 2024).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -18,70 +18,71 @@ use modelve_runtime::{
     WantLogits,
 };
 
-/// On which side of the difference a text stands.
+/// The set that a text belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// What the vector is to lead to.
+    /// Texts that the vector steers towards.
     Plus,
-    /// What it is to lead away from.
+    /// Texts that the vector steers away from.
     Minus,
 }
 
-/// How long a direction is.
+/// The length of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Direction {
     /// The layer after which it is added.
     pub layer: usize,
     /// Its Euclidean length.
     pub length: f64,
-    /// The mean length of the states it was learned from: adding a direction much longer than a
-    /// state drowns what was said.
+    /// The mean length of the states it was learned from. A direction much longer than a state
+    /// drowns the text in the residual stream.
     pub state: f64,
 }
 
-/// What a model says without and with a control vector.
+/// The predictions of a model without and with a control vector.
 #[derive(Debug, Clone, Serialize)]
 pub struct Steered {
     /// The model.
     pub model: Subject,
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
     /// The vectors that were added up.
     pub files: Vec<Source>,
     /// The layers that have a direction.
     pub layers: Vec<usize>,
-    /// One for each scale, after that without a vector.
+    /// One entry without a vector, then one for each scale.
     pub runs: Vec<Run>,
-    /// Whether there is one for each scale that was asked for.
+    /// Whether there is an entry for each scale that was asked for.
     pub complete: bool,
 }
 
 /// A control vector's file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Source {
-    /// The file.
+    /// Name of the file.
     pub file: String,
-    /// What its directions were multiplied with before they were added up.
+    /// The factor by which its directions were multiplied before they were added up.
     pub scale: f32,
 }
 
-/// What a model says with a control vector.
+/// The predictions of a model with a control vector at one scale.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// How many times it was added; 0 without one.
+    /// The factor of the vector; 0 without one.
     pub scale: f32,
-    /// What it expects next.
+    /// The next-token distribution.
     pub next: Next,
     /// D(without ‖ with) of that distribution, in nats.
     pub kl: f64,
-    /// How it goes on.
+    /// The greedy continuation.
     pub text: String,
 }
 
 impl Run {
-    /// Holds an answer against that without a vector, if it is not that itself.
+    /// Makes the entry of one scale. `moved` and `kl` compare it with the entry without a vector,
+    /// unless it is that one.
     pub fn new(
         vocab: &Vocab,
         plain: Option<&Next>,
@@ -104,20 +105,20 @@ impl Run {
     }
 }
 
-/// What an answer is to tell.
+/// Options of [`answer`].
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How many of the likeliest tokens.
+    /// Number of likeliest tokens to return.
     pub top: usize,
-    /// How many tokens it goes on with, at most.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// The longest text, in tokens; none: what the model was trained on.
+    /// Context size in tokens; `None` means the context that the model was trained on.
     pub ctx_size: Option<u32>,
 }
 
-/// What the model says next and how it goes on, always with the likeliest token, in a session of its
-/// own, made with [`exact`] settings and the control vector, which has room for the prompt. `None` if
-/// it was cancelled while it went on.
+/// Computes the next-token distribution and the greedy continuation in a new session with [`exact`]
+/// settings, the control vector, and room for the prompt. Returns `None` if it was cancelled during
+/// the continuation.
 ///
 /// # Errors
 /// See [`next`](modelve_probe::next::next) and [`complete`](modelve_runtime::complete).
@@ -132,7 +133,7 @@ pub fn answer(
     };
     let next = modelve_probe::next::next(&mut session, prompt, &told, &mut |_| {})?;
     let (model, settings) = (session.model().clone(), session.settings().clone());
-    // Its memory is free for the context that goes on.
+    // Frees its memory for the context of the continuation.
     drop(session);
     if options.max_tokens == 0 {
         return Ok(Some((next, String::new())));
@@ -163,16 +164,16 @@ pub fn answer(
     Ok(text.map(|text| (next, text)))
 }
 
-/// Sums of the states after a layer.
+/// Sums of the states after one layer.
 #[derive(Debug, Clone, Default)]
 struct Sums {
     plus: Vec<f64>,
     minus: Vec<f64>,
-    /// Of the states' lengths.
+    /// Sums of the states' Euclidean lengths.
     lengths: f64,
 }
 
-/// Means in the making: texts are [added](Learning::add) one by one, and only sums are kept.
+/// Accumulates the means: texts are [added](Learning::add) one by one, and only sums are kept.
 #[derive(Debug)]
 pub struct Learning {
     layers: Vec<Sums>,
@@ -180,7 +181,7 @@ pub struct Learning {
     n_minus: usize,
 }
 
-/// Settings for a session of [`Learning::add`].
+/// Returns the settings of a session for [`Learning::add`].
 pub fn settings(base: Settings) -> Settings {
     Settings {
         hooks: true,
@@ -188,7 +189,7 @@ pub fn settings(base: Settings) -> Settings {
     }
 }
 
-/// The states of a batch's last token after all layers.
+/// The hook that reads the states of a batch's last token after every layer.
 struct States(Vec<Vec<f32>>);
 
 impl Hook for States {
@@ -199,7 +200,8 @@ impl Hook for States {
     fn node(&mut self, node: &mut Node<'_>) -> modelve_runtime::Result<ControlFlow<()>> {
         let info = node.info();
         if let Some(Role::Residual(layer)) = info.role {
-            // The last row is the last token's, in the last layer too, where the others are left out.
+            // The last row belongs to the last token, even in the last layer, which drops the other
+            // rows.
             let row = info.row(info.shape[1].saturating_sub(1));
             self.0[layer] = node.read()?[row].to_vec();
         }
@@ -208,7 +210,7 @@ impl Hook for States {
 }
 
 impl Learning {
-    /// For a model, no text added yet.
+    /// Makes an accumulator for a model.
     pub fn new(model: &Model) -> Self {
         Learning {
             layers: vec![Sums::default(); model.facts().n_layer as usize],
@@ -217,11 +219,11 @@ impl Learning {
         }
     }
 
-    /// Adds the states of a text's last token. The session is made with [`settings`].
+    /// Adds the states of a text's last token. The session must have been made with [`settings`].
     ///
     /// # Errors
-    /// What the session says; after [`Error::Runtime`] with `Cancelled` nothing of the text was
-    /// added.
+    /// The errors of the session; after [`Error::Runtime`] with `Cancelled`, nothing of the text
+    /// was added.
     pub fn add(&mut self, session: &mut Session, text: &Prompt, side: Side) -> Result<()> {
         if text.ids.is_empty() {
             return Err(modelve_probe::Error::EmptyPrompt.into());
@@ -229,14 +231,14 @@ impl Learning {
         let roles = session.roles()?;
         (0..self.layers.len()).try_for_each(|layer| roles.require(Role::Residual(layer)))?;
         let seq = session.open()?;
-        // Only the pass with the last token is looked at.
+        // Only the pass with the last token is hooked.
         let n_batch = session.settings().n_batch as usize;
         let last = (text.ids.len() - 1) / n_batch * n_batch;
         let (before, last) = text.ids.split_at(last);
         session.feed(&seq, before, WantLogits::None, &mut |_, _| {})?;
         let mut states = States(vec![Vec::new(); self.layers.len()]);
         let mut ignore = |_: usize, _: &[f32]| {};
-        // The hook stops no pass.
+        // The hook never stops a pass.
         let _: Pass =
             session.feed_hooked(&seq, last, WantLogits::Last, &mut states, &mut ignore)?;
         session.close(seq);
@@ -258,12 +260,12 @@ impl Learning {
         Ok(())
     }
 
-    /// The difference of the means after `layers`, and how long it is after every layer that can
-    /// have a direction.
+    /// Returns the difference of the means after `layers`, and its length after every layer that
+    /// can have a direction.
     ///
     /// # Errors
-    /// [`Error::OneSided`] if one side has no text; [`Error::Runtime`] for layer 0 and layers
-    /// that the model does not have.
+    /// [`Error::OneSided`] if one set has no text; [`Error::Runtime`] for layer 0 and layers that
+    /// the model does not have.
     pub fn finish(&self, layers: &[usize]) -> Result<(ControlVector, Vec<Direction>)> {
         if self.n_plus == 0 || self.n_minus == 0 {
             return Err(Error::OneSided {

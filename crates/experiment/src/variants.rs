@@ -1,8 +1,8 @@
-//! Many variants of one prompt: each differs from it in some tokens or in what is edited, from
-//! some position on, and only what follows from there is computed.
+//! Variants of one prompt, which differ from it in some tokens or by edits from some position on.
+//! Only what follows from there is computed.
 //!
-//! The prompt is read once. A variant is a fork of it at the first position that differs; as many
-//! forks as fit share one batch, and one hook edits the rows of each.
+//! The prompt is read once. A variant is a fork of its sequence at the first position that differs;
+//! as many forks as fit share one batch, and one hook applies the edits of each.
 
 use modelve_runtime::graph::Pass;
 use modelve_runtime::{
@@ -13,9 +13,9 @@ use modelve_runtime::{
 use super::edit::{Edit, Editing, States};
 use super::error::Result;
 
-/// A text that was read, which variants are forks of.
+/// A text that was read, of which variants are forks.
 pub struct Base {
-    /// Its tokens in the cache; none once their room was needed.
+    /// Its sequence; `None` once its cells were needed for variants.
     seq: Option<Seq>,
     ids: Vec<Token>,
     /// The logits after its last token, one per vocabulary entry.
@@ -27,14 +27,14 @@ pub struct Base {
 pub struct Variant<'a> {
     /// All its tokens; at least one.
     pub ids: &'a [Token],
-    /// The first position at which its tokens, or what is edited, differ from the text.
+    /// The first position at which its tokens or its edits differ from the text.
     pub from: usize,
-    /// What is edited.
+    /// The edits of its pass.
     pub edits: Vec<Edit>,
 }
 
 impl<'a> Variant<'a> {
-    /// The same tokens with edits.
+    /// Makes a variant with the same tokens and some edits.
     pub fn edited(ids: &'a [Token], edits: Vec<Edit>) -> Self {
         let first = edits.iter().map(|edit| edit.at.first()).min();
         Variant {
@@ -45,19 +45,18 @@ impl<'a> Variant<'a> {
     }
 }
 
-/// The most variants that are computed at once.
+/// Maximum number of variants that are computed in one batch.
 const MOST_LANES: usize = 64;
-/// Tokens of a batch.
+/// Maximum number of tokens in a batch.
 const BATCH: u32 = 512;
-/// Tokens from which on a batch makes good use of each weight that is read for it.
+/// Number of tokens from which a batch makes good use of each weight that is read for it.
 const ENOUGH: usize = 192;
-/// Bytes of the logits of a batch, roughly, at most.
+/// Approximate limit in bytes of the logits of a batch.
 const LOGITS_HELD: usize = 96 << 20;
 
-/// How every experiment computes. Where the base leaves open whether attention is fused, it is not,
-/// and keys and values are kept in 32 bits: what is told are differences, and the rounding of either
-/// depends on what else is in a batch. Fused attention that was asked for, or a quantized cache,
-/// stays.
+/// Returns settings for exact comparisons. Unless the base asks for flash attention or a quantized
+/// cache, flash attention is off and keys and values are kept in 32 bits: results are small
+/// differences, and the rounding of either depends on what else is in a batch.
 pub fn exact(base: Settings) -> Settings {
     let open = base.flash_attention == FlashAttention::Auto && !base.kv_type.is_quantized();
     match open {
@@ -70,11 +69,11 @@ pub fn exact(base: Settings) -> Settings {
     }
 }
 
-/// Settings for a session of experiments: [`exact`], with hooks and room for variants.
+/// Returns the settings of a session for experiments: [`exact`], with hooks and room for variants.
 pub fn settings(model: &Model, base: Settings) -> Settings {
     let row = 4 * model.vocab().len().max(1) as usize;
     let mut lanes = (LOGITS_HELD / row).clamp(1, MOST_LANES);
-    // A recurrent memory has a state for each sequence, and its variants are read one by one.
+    // A recurrent memory needs a state for each sequence, and its variants are computed one by one.
     let gguf = model.gguf();
     if ["ssm.state_size", "wkv.head_size"]
         .iter()
@@ -91,24 +90,24 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
     }
 }
 
-/// Tokens of variants to compute at once where `taken` cells are in use. Every token of a batch is
-/// multiplied with all cells up to the last that is used, rounded up to a whole step, and most of
-/// them belong to other variants: a batch ends where a step does, and is no larger than it needs to
-/// be for the weights.
+/// Returns the number of tokens of variants to compute at once where `taken` cells are in use.
+/// Attention multiplies every token of a batch with all cells up to the last one in use, rounded up
+/// to a whole step, and most of these belong to other variants. So a batch fills up a step, and is
+/// no larger than it needs to be to make good use of the weights.
 fn batch_tokens(taken: usize) -> usize {
     (taken + ENOUGH).next_multiple_of(kv::CONTEXT_STEP as usize) - taken
 }
 
-/// Cells to have for variants beside a text of `tokens`.
+/// Returns the number of cells for variants in addition to a text of `tokens` tokens.
 pub fn room(tokens: usize) -> usize {
     tokens.max(BATCH as usize)
 }
 
 impl Base {
-    /// Reads a text with edits, and keeps of what it computes what `states` wants.
+    /// Reads a text with edits and keeps the values that `states` wants.
     ///
     /// # Errors
-    /// No tokens; a text that does not fit the session; [`RuntimeError::Cancelled`].
+    /// A text without tokens or one that does not fit the session; [`RuntimeError::Cancelled`].
     pub fn read(
         session: &mut Session,
         ids: &[Token],
@@ -138,15 +137,15 @@ impl Base {
         })
     }
 
-    /// The tokens of the text.
+    /// Returns the token ids of the text.
     pub fn ids(&self) -> &[Token] {
         &self.ids
     }
 
-    /// Reads one more token, with edits, and takes its logits for those of the text.
+    /// Appends one token, with edits, and updates the logits of the text.
     ///
     /// # Errors
-    /// A text that no longer fits the session; [`RuntimeError::Cancelled`].
+    /// The text no longer fits the session; [`RuntimeError::Cancelled`].
     pub fn push(&mut self, session: &mut Session, token: Token, edits: &[Edit]) -> Result<()> {
         let Base { seq, ids, logits } = self;
         if let Some(seq) = seq {
@@ -159,8 +158,8 @@ impl Base {
         Ok(())
     }
 
-    /// A sequence with what a variant shares with the text, and how much that is. The last token
-    /// is always computed anew: its logits are wanted.
+    /// Makes a sequence with the tokens that a variant shares with the text, and returns their
+    /// number. The last token is always computed again, because its logits are wanted.
     fn fork(&self, session: &mut Session, variant: &Variant<'_>) -> Result<(Seq, usize)> {
         let start = variant.from.min(variant.ids.len() - 1).min(self.ids.len());
         if let Some(seq) = &self.seq
@@ -172,7 +171,7 @@ impl Base {
         Ok((session.open()?, 0))
     }
 
-    /// How many of a variant's tokens are computed.
+    /// Returns how many of a variant's tokens have to be computed.
     fn cost(&self, session: &Session, variant: &Variant<'_>) -> Result<usize> {
         let start = variant.from.min(variant.ids.len() - 1).min(self.ids.len());
         let shared = match &self.seq {
@@ -182,12 +181,12 @@ impl Base {
         Ok(variant.ids.len() - shared)
     }
 
-    /// Computes variants, in their order, and hands the logits after the last token of each to
-    /// `on_logits` with its index.
+    /// Computes variants in order and hands the logits after the last token of each to `on_logits`
+    /// with its index.
     ///
     /// # Errors
-    /// A variant that does not fit the session; [`RuntimeError::Cancelled`] once the session's
-    /// flag is set: those that were handed over count.
+    /// A variant that does not fit the session; [`RuntimeError::Cancelled`] once the session's flag
+    /// is set. The logits handed over until then are valid.
     pub fn run(
         &mut self,
         session: &mut Session,
@@ -221,7 +220,7 @@ impl Base {
             let here = &variants[done..done + n];
             match self.batch(session, here, &mut |i, row| on_logits(done + i, row)) {
                 Ok(()) => done += n,
-                // A recurrent memory takes one sequence at a time.
+                // A recurrent memory can only be hooked with one sequence at a time.
                 Err(super::Error::Runtime(RuntimeError::HookOnSeveral { .. })) => most = 1,
                 Err(error) => return Err(error),
             }
@@ -229,7 +228,7 @@ impl Base {
         Ok(())
     }
 
-    /// One variant, in as many batches as it needs.
+    /// Computes one variant, in as many batches as it needs.
     fn one(
         &mut self,
         session: &mut Session,
@@ -237,7 +236,8 @@ impl Base {
         on_logits: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
         if self.cost(session, variant)? > session.free_cells() {
-            // The text itself is in the way: from now on variants begin at their beginning.
+            // The cells of the text are needed; from now on variants are computed from their first
+            // token.
             self.seq = None;
         }
         let (seq, start) = self.fork(session, variant)?;
@@ -249,7 +249,7 @@ impl Base {
         Ok(())
     }
 
-    /// Some variants in one batch.
+    /// Computes several variants in one batch.
     fn batch(
         &self,
         session: &mut Session,
@@ -279,7 +279,7 @@ impl Base {
     }
 }
 
-/// Whether an error only says that somebody asked to stop.
+/// Returns whether an error only means that the work was cancelled.
 pub fn is_cancelled(error: &super::Error) -> bool {
     use modelve_probe::Error as ProbeError;
     matches!(

@@ -1,5 +1,5 @@
-//! Why a model gives an answer: the words it hangs on, the parts it is the sum of, and whether
-//! those parts are really needed.
+//! Why a model gives an answer: the words it depends on, the contributions of the model's parts,
+//! and whether those parts are really needed.
 
 use serde::Serialize;
 
@@ -15,16 +15,16 @@ use modelve_probe::math::Distribution;
 use modelve_probe::{Choice, Piece, Prompt, Subject};
 use modelve_runtime::{Model, Session, Token};
 
-/// What is asked.
+/// Options of [`why`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The measure.
+    /// The tokens that the measure compares.
     pub asked: Asked,
-    /// Leave out tokens one by one, not words.
+    /// Whether to leave out single tokens instead of words.
     pub by_token: bool,
-    /// How many of the parts that contribute most to take out.
+    /// Number of parts to remove, of those that contribute most.
     pub proof: usize,
-    /// How many of the likeliest tokens to tell.
+    /// Number of likeliest tokens to return.
     pub top: usize,
 }
 
@@ -39,85 +39,87 @@ impl Default for Options {
     }
 }
 
-/// An answer explained.
+/// The explanation of an answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Why {
     /// The model.
     pub model: Subject,
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each token.
     pub pieces: Vec<Piece>,
-    /// What is measured.
+    /// The measure, see [`crate::measure`].
     #[serde(flatten)]
     pub measure: Measure,
-    /// The measure after the whole prompt.
+    /// Value of the measure after the whole prompt.
     pub value: f64,
-    /// The log-probability of the token.
+    /// Natural logarithm of the measured token's probability.
     pub logprob: f64,
     /// The likeliest tokens after the prompt.
     pub top: Vec<Choice>,
-    /// What happens without each word.
+    /// The effect of leaving out each word.
     pub words: Vec<WithoutWord>,
-    /// What the measure is the sum of.
+    /// The contributions of the model's parts to the measure.
     #[serde(flatten)]
     pub attribution: Attribution,
-    /// What happens without the parts that contribute most: one by one, then all of them.
+    /// The effect of removing the parts that contribute most: one by one, then all together.
     pub proof: Vec<Proof>,
     /// Whether everything was computed.
     pub complete: bool,
 }
 
-/// The prompt without a word.
+/// The effect of leaving out one word.
 #[derive(Debug, Clone, Serialize)]
 pub struct WithoutWord {
-    /// The word, with the blank before it.
+    /// The word, with the space before it.
     pub text: Piece,
-    /// Its first token.
+    /// Index of its first token.
     pub from: usize,
-    /// The token behind its last.
+    /// Index after its last token.
     pub to: usize,
-    /// The measure without it.
+    /// Value of the measure without the word.
     pub without: f64,
-    /// That less the measure with it.
+    /// `without` minus the value with the word.
     pub change: f64,
-    /// The likeliest token without it.
+    /// The likeliest next token without the word.
     pub says: Choice,
 }
 
-/// The prompt without a part of the model.
+/// The effect of removing one part of the model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Proof {
-    /// The part; several, joined by a plus sign, for all of them together.
+    /// Name of the part; several joined by a plus sign where they are removed together.
     pub part: String,
-    /// What it contributes to the measure by the sum.
+    /// Its contribution to the measure.
     pub contribution: f64,
-    /// The measure when it gives nothing, at any position.
+    /// Value of the measure with its output set to zero at all positions.
     pub without: f64,
-    /// That less the measure.
+    /// `without` minus the value of the whole model.
     pub change: f64,
-    /// The measure when it gives nothing at the last position, where its contribution was read.
+    /// Value of the measure with its output set to zero at the last position, where its
+    /// contribution was read.
     pub without_last: f64,
-    /// That less the measure: minus the contribution, if no later part made up for it.
+    /// `without_last` minus the value of the whole model: minus the contribution, unless later
+    /// parts compensate.
     pub change_last: f64,
-    /// The likeliest token when it gives nothing at any position.
+    /// The likeliest next token with its output set to zero at all positions.
     pub says: Choice,
 }
 
-/// Words left out at once, at most: each is a text of its own.
+/// Maximum number of words left out at once: each is a text of its own.
 const WORDS: usize = 256;
 
-/// Explains what the model says after a prompt. The session is made with
-/// [`settings`](super::settings) and has [`room`](super::room) beside the prompt; `on_progress`
-/// is told how many of how many passes are done. When the session's
-/// [`Cancel`](modelve_runtime::Cancel) is set, what is done is returned, and [`Why::complete`] is
-/// false.
+/// Explains what the model says after a prompt. The session must have been made with
+/// [`settings`](super::settings) and have [`room`](super::room) in addition to the prompt;
+/// `on_progress` gets the number of passes done and their total. When the session's
+/// [`Cancel`](modelve_runtime::Cancel) is set, the results so far are returned, and
+/// [`Why::complete`] is false.
 ///
 /// # Errors
-/// Names that are no tokens; a prompt that does not fit. A model of which parts are not known is
-/// no error: [`Attribution::notes`] says so.
+/// Measured texts that are not tokens, or a prompt that does not fit the session. A model whose
+/// parts cannot be told apart is no error: [`Attribution::notes`] says why.
 pub fn why(
     session: &mut Session,
     prompt: &Prompt,
@@ -151,7 +153,7 @@ pub fn why(
     let kept = fixed(vocab, &prompt.ids);
     let cut: Vec<Word> = cut
         .into_iter()
-        // Something has to be left.
+        // At least one token has to be left.
         .filter(|word| word.from >= kept && word.to - word.from < prompt.ids.len())
         .collect();
     let removable = |part: &Contribution| check_removable(&model, &roles, part.part).is_ok();
@@ -188,7 +190,7 @@ pub fn why(
             on_progress(found.len() + 1, total);
         })
     };
-    // The few of the proof first: of a long prompt the words may never end.
+    // The few removals come first, because a long prompt has very many words.
     let ran = run(&proofs).and_then(|()| {
         cut.chunks(WORDS).try_for_each(|words| {
             let without = |word: &Word| [&prompt.ids[..word.from], &prompt.ids[word.to..]].concat();
@@ -248,7 +250,7 @@ pub fn why(
     })
 }
 
-/// A prompt with what both answers begin with alike.
+/// Appends the tokens that both answers begin with to a prompt.
 pub(super) fn with(model: &Model, prompt: &Prompt, common: &[Token]) -> Prompt {
     let mut prompt = prompt.clone();
     prompt.ids.extend(common);
@@ -256,7 +258,7 @@ pub(super) fn with(model: &Model, prompt: &Prompt, common: &[Token]) -> Prompt {
     prompt
 }
 
-/// Parts as they are written together.
+/// Returns the names of parts joined by plus signs.
 fn joined(parts: &[Part]) -> String {
     let parts: Vec<String> = parts.iter().map(Part::to_string).collect();
     parts.join(" + ")

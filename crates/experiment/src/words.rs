@@ -1,28 +1,28 @@
-//! A prompt cut into words, whose tokens can be left out.
+//! Splits a prompt into words, whose tokens can be left out.
 
 use modelve_probe::Piece;
 use modelve_runtime::{Token, Vocab};
 
-/// Tokens that belong together.
+/// The tokens of one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// Its text, the blank before it included.
+    /// Its text, with the space before it.
     pub text: Piece,
-    /// Its first token.
+    /// Index of its first token.
     pub from: usize,
-    /// The token behind its last.
+    /// Index after its last token.
     pub to: usize,
 }
 
-/// The words of a prompt: what stands between blanks, with the blanks before it, and whatever
-/// tokens that takes. Control tokens are words of their own. With `by_token` every token is one.
+/// Splits a prompt at white space; the space before a word belongs to it. Control tokens are words
+/// of their own. With `by_token`, every token is a word.
 pub fn words(vocab: &Vocab, ids: &[Token], by_token: bool) -> Vec<Word> {
     let pieces: Vec<(Vec<u8>, bool)> = ids
         .iter()
         .map(|&id| {
             let text = vocab.piece(id, false).unwrap_or_default();
             match text.is_empty() {
-                // A control token has a text only where it is asked for.
+                // A control token has a text only if it is asked for.
                 true => (vocab.piece(id, true).unwrap_or_default(), true),
                 false => (text, false),
             }
@@ -41,7 +41,8 @@ pub fn words(vocab: &Vocab, ids: &[Token], by_token: bool) -> Vec<Word> {
     words.collect()
 }
 
-/// The first tokens of words: of the texts of tokens, and whether each is a control token.
+/// Returns the index of the first token of each word. `pieces` holds each token's text and whether
+/// it is a control token.
 fn cuts(pieces: &[(Vec<u8>, bool)], by_token: bool) -> Vec<usize> {
     let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
     let mut cuts = Vec::new();
@@ -65,8 +66,8 @@ fn cuts(pieces: &[(Vec<u8>, bool)], by_token: bool) -> Vec<usize> {
     cuts
 }
 
-/// How many tokens at the beginning are never left out: the one that every text of the model
-/// begins with.
+/// Returns the number of tokens at the beginning that are never left out: the BOS token, if there
+/// is one.
 pub fn fixed(vocab: &Vocab, ids: &[Token]) -> usize {
     let bos = vocab.bos().filter(|_| vocab.adds_bos());
     usize::from(bos.is_some() && ids.first().copied() == bos)
@@ -88,7 +89,7 @@ mod tests {
     fn words_are_kept_whole_with_the_blank_before_them() {
         assert_eq!(cut(&["<|s|>", " The", " bat", "s", "man", "."]), [0, 1, 2]);
         assert_eq!(cut(&["The", " bat", "\n", "\n", "It"]), [0, 1, 2]);
-        // Blanks as tokens of their own, and at the end of tokens.
+        // White space as tokens of its own, and at the end of tokens.
         assert_eq!(cut(&["a", " ", " b", "c"]), [0, 1]);
         assert_eq!(cut(&["a\n", "b", "c ", "d"]), [0, 1, 3]);
         assert_eq!(cut(&[" ", "a", " "]), [0, 2]);

@@ -126,7 +126,7 @@ impl Remote<'_> {
                         _ => self.repo.to_owned(),
                     },
                 }),
-                _ => Err(self.malformed("it names no commit").into()),
+                _ => Err(self.malformed("it has no commit").into()),
             }
         };
         let error = match self.retrying(ask).await {

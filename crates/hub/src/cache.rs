@@ -85,7 +85,7 @@ impl Cache {
 
     /// The snapshot of the revision that `id` names, without asking the Hub. Where the cache does
     /// not say which commit the main branch stands for, as in a copy of nothing but a snapshot, and
-    /// holds one commit only, it is that one.
+    /// holds only one commit, that one is returned.
     pub fn snapshot(&self, id: &HubId) -> Option<Snapshot> {
         let revision = id.revision.as_deref().unwrap_or("main");
         let commit = match self.read_ref(&id.repo, revision) {

@@ -30,7 +30,7 @@ pub enum Error {
         /// What was asked for.
         revision: String,
     },
-    /// The Hub lists a file that it does not have.
+    /// The Hub lists a file, but does not have it.
     #[error("{repo}: the Hub lists {file}, but does not have it")]
     NoSuchFile {
         /// `org/name`.
@@ -73,14 +73,14 @@ pub enum Error {
         why: String,
     },
     /// The answer did not end within the time allowed for it.
-    #[error("{host} has not finished its answer after {:.0} s", limit.as_secs_f64())]
+    #[error("{host} did not finish its answer within {:.0} s", limit.as_secs_f64())]
     TooSlow {
         /// The host.
         host: String,
         /// The time allowed.
         limit: Duration,
     },
-    /// The answer was an error, in several attempts or of a kind that does not pass.
+    /// The answer was an error, and so were further attempts, or further attempts could not help.
     #[error("{host} answers {status}{}", message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
     Server {
         /// The host.
@@ -91,7 +91,7 @@ pub enum Error {
         message: Option<String>,
     },
     /// The answer is not of the form that the Hub's API has.
-    #[error("{host} gives an answer that makes no sense: {why}")]
+    #[error("{host} gives an invalid answer: {why}")]
     Malformed {
         /// The host.
         host: String,
@@ -111,7 +111,7 @@ pub enum Error {
         why: String,
     },
     /// A file has another length than the Hub states.
-    #[error("{file}: {got} bytes arrive where the Hub states {stated}")]
+    #[error("{file}: {got} bytes were received, but the Hub states {stated}")]
     WrongLength {
         /// The file.
         file: String,
@@ -120,7 +120,7 @@ pub enum Error {
         /// The value of what was received.
         got: u64,
     },
-    /// A header is longer than is read of files that are not fetched.
+    /// The headers are longer than the limit for files that are not fetched.
     #[error("{file}: more than {} would have to be read to know what is in it", bytes(*limit))]
     HeaderTooLong {
         /// The file.
@@ -129,7 +129,7 @@ pub enum Error {
         limit: u64,
     },
     /// A file has another content than the Hub states.
-    #[error("{file}: what arrives has the hash {got}, but the Hub states {stated}")]
+    #[error("{file}: the received file has the hash {got}, but the Hub states {stated}")]
     WrongHash {
         /// The file.
         file: String,
@@ -232,7 +232,7 @@ pub enum Error {
         /// The bytes that are free there.
         free: u64,
     },
-    /// A file on this machine.
+    /// A file on this machine cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
         /// The file.
@@ -240,7 +240,7 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A file on this machine.
+    /// A file on this machine cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -291,10 +291,10 @@ impl Error {
                 "check the network, HTTPS_PROXY and HF_ENDPOINT; --offline uses what is here".into()
             }
             Error::Cut { .. } | Error::Interrupted { .. } => {
-                "run the same command again: it goes on where it stopped".into()
+                "run the same command again: it continues where it stopped".into()
             }
             Error::Server { status: 429, .. } => {
-                "wait a while, or set HF_TOKEN: the Hub lets known callers ask more often".into()
+                "wait a while, or set HF_TOKEN: the Hub allows more requests with a token".into()
             }
             Error::WrongHash { .. } | Error::WrongLength { .. } => {
                 "something between here and the Hub changes files: try without the proxy or mirror"
@@ -308,7 +308,7 @@ impl Error {
                 let example = id
                     .with_quant(label.or(names.first().map(String::as_str))?)
                     .ok()?;
-                format!("fetch one as it is: {}", get_command(&example))
+                format!("fetch one of them: {}", get_command(&example))
             }
             Error::WhichGguf { id, names } => {
                 let example = id.with_quant(names.first()?).ok()?;
@@ -317,7 +317,7 @@ impl Error {
             Error::NoSuchLabel { id, names } => {
                 let label = id.quant.as_deref()?;
                 let example = id.with_quant(closest(label, names)?).ok()?;
-                format!("take one that is there: {}", get_command(&example))
+                format!("choose one of them: {}", get_command(&example))
             }
             Error::Offline { .. } => {
                 "run it once without --offline (and without HF_HUB_OFFLINE)".into()

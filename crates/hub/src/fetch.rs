@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
         ggufs::gguf_models(self.listing.keys().map(String::as_str))
     }
 
-    /// Fetches one GGUF model and answers the name of its first file.
+    /// Fetches one GGUF model and returns the name of its first file.
     async fn fetch_gguf(&mut self, id: &HubId) -> Result<String, Error> {
         let models = self.ggufs();
         let label = id.quant.as_deref();

@@ -232,7 +232,7 @@ fn fold(text: &str) -> String {
     text.to_ascii_lowercase().replace(['-', '.'], "_")
 }
 
-/// Replaces names of types that have two spellings by one of them.
+/// Replaces one of the two spellings of some type names by the other.
 fn respell(text: &str) -> String {
     let mut spelled = String::with_capacity(text.len());
     for piece in text.split_inclusive(['_', '-', '.', '/']) {

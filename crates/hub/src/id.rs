@@ -21,7 +21,7 @@ pub struct HubId {
 
 /// The reason why a text is not a Hub id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no Hub id: {why}")]
+#[error("`{text}` is not a Hub id: {why}")]
 pub struct IdError {
     /// The text.
     pub text: String,

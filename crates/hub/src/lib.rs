@@ -1,11 +1,11 @@
 //! Where models are: on the Hugging Face Hub, in its cache on this machine, and in modelve's own
 //! folder of converted models. This crate has the only code that connects to other machines.
 //!
-//! | module | what it knows |
+//! | module | contents |
 //! |---|---|
-//! | [`locate`] | which files a MODEL argument means; never asks the network |
+//! | [`locate`] | the files that a MODEL argument means; never uses the network |
 //! | [`fetch()`] | transfer of a revision's files from the Hub into the cache, resumed and verified |
-//! | [`preview`] | what a repository holds, by the headers of its files alone |
+//! | [`preview`] | the contents of a repository, from the headers of its files |
 //! | [`ggufs`] | GGUF files in a listing or folder, and the choice among them by a label |
 //! | [`select`] | the files of a checkpoint, and which names are safe |
 //! | [`cache`] | the layout that every Hugging Face library shares |
@@ -220,7 +220,7 @@ pub fn fetch(
     }
 }
 
-/// What runs requests: this thread alone.
+/// Makes the runtime of requests, which uses this thread only.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The folder contains no model.
     #[error(
-        "{} is no model: it has neither a .gguf file nor config.json with .safetensors ({found})",
+        "{} is not a model: it has neither a .gguf file nor config.json with .safetensors ({found})",
         folder.display()
     )]
     NoModel {
@@ -384,7 +384,7 @@ fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
 /// A few of the names, for an error message.
 fn describe(names: &[String]) -> String {
     match names {
-        [] => "no files at all".to_owned(),
+        [] => "no files".to_owned(),
         _ => {
             let mut text = format!("only {}", names[..names.len().min(5)].join(", "));
             if names.len() > 5 {

@@ -1,9 +1,9 @@
-//! What a repository holds, without fetching it: small files, and the headers of its weights by byte
-//! ranges.
+//! The contents of a repository without fetching it: small files are read, and of weights only the
+//! headers, by byte ranges.
 //!
-//! What was read becomes a folder of files that have the names and lengths of the repository's and
-//! nothing after their headers: holes, which take no space on the disk. Whatever opens a checkpoint
-//! or a GGUF file opens them, too, and checks them in the same way.
+//! The result is a folder of files with the names and lengths of those in the repository. After
+//! their headers they are holes, which take no space on the disk. So the code that opens a
+//! checkpoint or a GGUF file opens these as well, with the same checks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,10 +29,10 @@ pub const MOST_READ: u64 = 64 << 20;
 
 /// Bytes of a GGUF file that are read first; each further request doubles what was read.
 const FIRST_OF_GGUF: u64 = 1 << 20;
-/// Bytes that are read first of a safetensors file, which say how long its header is, and of the further
-/// parts of a split GGUF, which have no vocabulary.
+/// Bytes that are read first of a safetensors file, whose beginning says how long its header is,
+/// and of the further parts of a split GGUF, which have no vocabulary.
 const FIRST_OF_SHARD: u64 = 128 << 10;
-/// Maximum length of a file that is believed. The largest on the Hub have 50 GB.
+/// Maximum length of a file. The largest on the Hub have 50 GB.
 const LONGEST_FILE: u64 = 1 << 42;
 /// Maximum number of models with different names of which a header is read for a list.
 const MOST_BASES: usize = 4;
@@ -54,12 +54,12 @@ pub struct Preview {
     pub commit: String,
     /// Bytes that were received of its files.
     pub read: u64,
-    /// What is in it.
+    /// The contents.
     pub seen: Seen,
     root: tempfile::TempDir,
 }
 
-/// What a repository holds.
+/// The contents of a repository.
 #[derive(Debug)]
 pub enum Seen {
     /// A GGUF model: the one that the label means, or the only one.
@@ -91,7 +91,8 @@ pub struct Offer {
     pub label: String,
     /// Bytes of its files.
     pub bytes: u64,
-    /// The header of one that has the same name but for the label; `None` where none was read.
+    /// The header of this model or of one that differs only in the label; `None` where none was
+    /// read.
     pub header: Option<PathBuf>,
 }
 
@@ -206,7 +207,7 @@ impl<'a> Reader<'a> {
         progress.start(&what, Unit::Items("files"), files as u64, 0);
     }
 
-    /// The files of a model, all of which are there.
+    /// Returns the files of a model, all of which must be in the listing.
     fn files_of(&self, model: &GgufModel) -> Result<Vec<&'a Listed>, Error> {
         if !model.complete {
             return Err(Error::NothingThere {
@@ -219,7 +220,7 @@ impl<'a> Reader<'a> {
         model.files.iter().map(|name| self.listed(name)).collect()
     }
 
-    /// A file of the listing, whose name leads nowhere else and whose length can be true.
+    /// Returns a file of the listing after checking its name and length.
     fn listed(&self, name: &str) -> Result<&'a Listed, Error> {
         let repo = || self.remote.repo.to_owned();
         select::safe_name(name).map_err(|source| Error::Select {
@@ -238,7 +239,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Every GGUF model there is. A header is read of one of each name.
+    /// Lists every GGUF model. One header is read for each name.
     async fn offers(&self, models: &[GgufModel]) -> Result<Vec<Offer>, Error> {
         let mut sized = Vec::new();
         for model in models.iter().filter(|model| model.complete) {
@@ -269,7 +270,7 @@ impl<'a> Reader<'a> {
         Ok(offers)
     }
 
-    /// The headers of GGUF files.
+    /// Reads the headers of GGUF files.
     async fn ggufs(&self, files: &[&Listed]) -> Result<(), Error> {
         self.several(files, async |file| {
             let mut head = Vec::new();
@@ -280,7 +281,7 @@ impl<'a> Reader<'a> {
             loop {
                 self.extend(file, &mut head, to).await?;
                 let len = head.len() as u64;
-                // A header at fault is told by whoever opens the file.
+                // An invalid header is reported by the code that opens the file.
                 match Header::parse_prefix(&head, file.size) {
                     Ok(None) if len < file.size => to = len * 2,
                     _ => return Ok(head),
@@ -296,7 +297,7 @@ impl<'a> Reader<'a> {
             let Some(file) = self.listing.get(*name) else {
                 continue;
             };
-            // A card is worth having, but not worth failing for.
+            // The model card is optional.
             if *name != "README.md" || select::is_description(name, file.size) {
                 small.push(self.listed(name)?);
             }
@@ -327,7 +328,7 @@ impl<'a> Reader<'a> {
             self.extend(file, &mut head, FIRST_OF_SHARD).await?;
             if let Some(len) = head.first_chunk::<8>() {
                 let end = u64::from_le_bytes(*len).saturating_add(8);
-                // A length that cannot be true is told by whoever opens the file.
+                // An impossible length is reported by the code that opens the file.
                 if end <= file.size {
                     self.extend(file, &mut head, end).await?;
                 }
@@ -360,7 +361,7 @@ impl<'a> Reader<'a> {
             .await
     }
 
-    /// Writes what was read of a file, and makes it as long as the whole.
+    /// Writes the part of a file that was read, and extends the file to its full length.
     fn write(&self, file: &Listed, head: &[u8]) -> Result<(), Error> {
         let path = self.folder.join(&file.name);
         let write = || {
@@ -372,7 +373,7 @@ impl<'a> Reader<'a> {
         write().map_err(|e| write_error(&path, e))
     }
 
-    /// Reads a file on, up to byte `to` or its end.
+    /// Reads more of a file, up to byte `to` or its end.
     async fn extend(&self, file: &Listed, head: &mut Vec<u8>, to: u64) -> Result<(), Error> {
         let (from, to) = (head.len() as u64, to.min(file.size));
         if from >= to {
@@ -399,8 +400,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Receives bytes `from` to `to` of a file. Of a server that ignores ranges, what comes before
-    /// them is received, too.
+    /// Receives bytes `from` to `to` of a file. A server that ignores ranges sends the bytes before
+    /// them as well.
     async fn receive(&self, file: &Listed, from: u64, to: u64) -> Result<Vec<u8>, Failure> {
         let span = Span { from, to: Some(to) };
         let mut answer = self.remote.get(self.commit, &file.name, span).await?;
@@ -433,7 +434,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How many bytes of the answer come before those that were asked for.
+    /// Returns the number of bytes of the answer before those that were asked for.
     fn skipped(&self, file: &Listed, from: u64, answer: &Response) -> Result<u64, Failure> {
         let wrong_length = |got| {
             Failure::Lasting(Error::WrongLength {

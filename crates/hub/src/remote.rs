@@ -75,7 +75,7 @@ impl<'a> Remote<'a> {
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| {
                 setup(format!(
-                    "HF_ENDPOINT `{}` is no web address",
+                    "HF_ENDPOINT `{}` is not a web address",
                     options.endpoint
                 ))
             })?;

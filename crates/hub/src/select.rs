@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// The path leads out of the model's folder.
-    #[error("`{name}` is no plain file name below the model's folder")]
+    #[error("`{name}` is not a plain file name below the model's folder")]
     UnsafeName {
         /// The name as it was stated.
         name: String,

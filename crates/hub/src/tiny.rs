@@ -84,7 +84,7 @@ fn make_readable(path: &Path) {
     let _ = path;
 }
 
-/// A name of this user, which distinguishes the temporary folders of different users of a machine.
+/// Returns a name of this user, which keeps the temporary folders of different users apart.
 fn user() -> String {
     #[cfg(unix)]
     let user = rustix::process::geteuid().as_raw().to_string();

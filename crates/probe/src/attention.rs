@@ -1,4 +1,4 @@
-//! Attention weights: where each head of a layer looks from each position.
+//! Attention weights: how much each head of a layer attends to each position, from each position.
 
 use std::ops::ControlFlow;
 
@@ -10,95 +10,98 @@ use modelve_runtime::{
     Error as RuntimeError, FlashAttention, Model, Session, Settings, Token, WantLogits, kv,
 };
 
-/// Attention of one layer, and how all heads of the model behave.
+/// The attention weights of one layer, and statistics of all heads of the model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Attention {
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each token.
     pub pieces: Vec<Piece>,
-    /// Layers of the model.
+    /// Number of layers in the model.
     pub n_layers: usize,
-    /// The layer whose weights are given.
+    /// The layer whose weights `heads` holds, from 0.
     pub layer: usize,
-    /// Its heads, those that were asked for.
+    /// The heads that were asked for.
     pub heads: Vec<Head>,
-    /// All heads of all layers, if asked for.
+    /// Statistics of all heads of all layers; empty unless [`Options::overview`] is set.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overview: Vec<LayerHabits>,
-    /// The weights of all layers, if asked for, for a page: see [`Attention::maps`].
+    /// `[layer][head]`: the weights of all layers for a page; empty unless [`Options::maps`] is
+    /// set. See [`Attention::maps`].
     #[serde(skip)]
     pub layers: Vec<Vec<Head>>,
-    /// Whether the prompt was read to the end. Where not, `ids` are the tokens that were, which
-    /// attend to each other as they would without those that follow.
+    /// Whether the whole prompt was read. After a cancellation `ids` holds the tokens that were
+    /// read; their weights are those of the whole prompt, because attention never looks ahead.
     pub complete: bool,
 }
 
 /// One head.
 #[derive(Debug, Clone, Serialize)]
 pub struct Head {
-    /// Its number, from 0.
+    /// The index of the head in its layer, from 0.
     pub head: usize,
-    /// How it behaves.
+    /// Statistics of its weights.
     #[serde(flatten)]
     pub habits: Habits,
-    /// A row for each token that looks, with a weight for each token looked at: 0 for those
-    /// that come later, 1 in sum.
+    /// `[query][key]`: one row for each attending token, one weight for each token of the prompt.
+    /// Weights are 0 for later tokens, and each row sums to 1.
     #[serde(serialize_with = "short_rows")]
     pub weights: Vec<Vec<f32>>,
 }
 
-/// The heads of a layer in numbers.
+/// Statistics of the heads of one layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerHabits {
-    /// The layer.
+    /// The layer, from 0.
     pub layer: usize,
-    /// Its heads.
+    /// One entry for each head.
     pub heads: Vec<Habits>,
 }
 
-/// A head in three numbers, means over the tokens from the second on.
+/// Statistics of one head's attention: means over all tokens but the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Habits {
-    /// How spread its look is: log2 of the number of tokens it could be spread evenly over.
+    /// Entropy of the weights in bits: log2 of the number of tokens that the attention could be
+    /// spread over evenly.
     #[serde(serialize_with = "super::digits")]
     pub entropy_bits: f64,
     /// Weight on the first token.
     #[serde(serialize_with = "super::digits")]
     pub to_first: f64,
-    /// Weight on the token before.
+    /// Weight on the previous token.
     #[serde(serialize_with = "super::digits")]
     pub to_previous: f64,
 }
 
-/// Which rows of weights to keep: all of a head are as many as the tokens squared.
+/// Which rows of weights to keep. All rows of a head take memory that grows with the square of the
+/// prompt's length.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Rows {
-    /// Where every token looks.
+    /// The row of every attending token.
     #[default]
     All,
-    /// Where the last token looks.
+    /// The row of the last token.
     Last,
 }
 
-/// What to look at.
+/// Options of [`attention`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// The layer whose weights to keep; none: the last.
+    /// The layer whose weights to keep, from 0; `None` means the last layer.
     pub layer: Option<usize>,
-    /// The head whose weights to keep; none: all.
+    /// The head whose weights to keep, from 0; `None` means all heads.
     pub head: Option<usize>,
-    /// Whether to tell the habits of all heads of all layers.
+    /// Whether to compute the statistics of all heads of all layers.
     pub overview: bool,
     /// Which rows of weights to keep.
     pub rows: Rows,
-    /// Whether to keep the weights of all layers besides, see [`Attention::maps`].
+    /// Whether to keep the weights of all layers as well, see [`Attention::maps`].
     pub maps: bool,
 }
 
-/// Bytes of the weights that [`attention`] keeps over a prompt of `tokens`.
+/// Number of bytes that the weights kept by [`attention`] take for a prompt of `tokens` tokens.
 pub fn bytes(model: &Model, tokens: usize, options: Options) -> u64 {
     let heads = match options.head {
         Some(_) => 1,
@@ -117,7 +120,8 @@ pub fn bytes(model: &Model, tokens: usize, options: Options) -> u64 {
     layer.saturating_mul(layers)
 }
 
-/// The fewest bytes that [`Attention::maps`] of a prompt of `tokens` take: two for each weight.
+/// Lower bound on the bytes of JSON that [`Attention::maps`] takes for a prompt of `tokens` tokens:
+/// two per weight.
 pub fn least_map_bytes(model: &Model, tokens: usize) -> u64 {
     let facts = model.facts();
     let weights = (tokens as u64).saturating_mul(tokens as u64 + 1) / 2;
@@ -125,10 +129,10 @@ pub fn least_map_bytes(model: &Model, tokens: usize) -> u64 {
     weights.saturating_mul(heads).saturating_mul(2)
 }
 
-/// Bytes of one layer's weights for one batch, roughly, at most.
+/// Approximate limit in bytes of one layer's weights in one batch.
 const HELD: usize = 64 << 20;
 
-/// Settings for a session of [`attention`] over a prompt of `tokens`.
+/// Returns the settings of a session that can run [`attention`] on a prompt of `tokens` tokens.
 pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
     let row = tokens.next_multiple_of(kv::CONTEXT_STEP as usize)
         * model.facts().n_head.max(1) as usize
@@ -143,7 +147,7 @@ pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
     }
 }
 
-/// Sums over rows, for means.
+/// Sums over rows, from which means are computed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     rows: usize,
@@ -182,7 +186,7 @@ struct Watch {
     overview: bool,
     maps: bool,
     keep: Rows,
-    /// Tokens before this batch.
+    /// Number of tokens before the current batch.
     start: usize,
     n: usize,
     n_head: usize,
@@ -197,7 +201,8 @@ type Maps = Vec<Vec<Vec<f32>>>;
 type Small = (Vec<Vec<Sums>>, Vec<Maps>);
 
 impl Watch {
-    /// What does not grow with the prompt's length squared, and cannot be cut off later.
+    /// Returns a copy of the state that cannot be restored by truncation: everything but the
+    /// weights of all rows, which grow with the square of the prompt's length.
     fn small(&self) -> Small {
         let weights = match self.keep {
             Rows::All => Vec::new(),
@@ -206,7 +211,8 @@ impl Watch {
         (self.sums.clone(), weights)
     }
 
-    /// As it was when `done` tokens were, which are then all there are.
+    /// Restores the state of [`Self::small`], taken when `done` tokens had been read, and drops all
+    /// later tokens.
     fn back_to(&mut self, (sums, weights): Small, done: usize) {
         self.sums = sums;
         if self.keep == Rows::Last {
@@ -255,7 +261,7 @@ impl Hook for Watch {
                 let Some(row) = values.get(info.row(head * n_queries + query)) else {
                     break;
                 };
-                // Cells after this token's own are empty, or hold later tokens.
+                // Cells after this token's own are empty or hold later tokens.
                 let row = &row[..row.len().min(position + 1)];
                 if position > 0 || self.n == 1 {
                     self.sums[layer][head].add(position, row);
@@ -274,10 +280,10 @@ impl Hook for Watch {
     }
 }
 
-/// Watches one layer's heads over a prompt, and with [`Options::overview`] all others pass by.
-/// Only the weights asked for are kept. The session is made with [`settings`]. When its
-/// [`Cancel`](modelve_runtime::Cancel) is set, the attention of the tokens done is returned, and
-/// [`Attention::complete`] is false.
+/// Reads a prompt and keeps the attention weights of one layer and, with [`Options::overview`], the
+/// statistics of all heads. The session must have been made with [`settings`]. When its
+/// [`Cancel`](modelve_runtime::Cancel) is set, the attention of the tokens read so far is returned,
+/// and [`Attention::complete`] is false.
 ///
 /// # Errors
 /// [`Error::NoLayer`], [`Error::NoHead`]; [`Error::Unsupported`] for a model whose graph has no
@@ -312,16 +318,17 @@ pub fn attention(
     let mut done = 0;
     for chunk in prompt.ids.chunks(n_batch) {
         watch.start = done;
-        // Some layers may have seen a part of a batch that is then given up.
+        // A cancelled pass may have shown a part of its batch to some layers; they are reset to
+        // this.
         let before = watch.small();
-        // In the last layer queries without logits are dropped before attention in some
-        // architectures, after it in others: ask for all.
+        // Some architectures drop queries without logits before the attention of the last layer,
+        // others after it. Asking for all logits keeps every query.
         match session.feed_hooked(&seq, chunk, WantLogits::All, &mut watch, &mut |_, _| {}) {
             Err(RuntimeError::Cancelled) if done > 0 => {
                 watch.back_to(before, done);
                 break;
             }
-            // The hook stops no pass.
+            // The hook never stops a pass.
             pass => {
                 let _: Pass = pass?;
             }
@@ -333,7 +340,7 @@ pub fn attention(
     if n_head == 0 {
         let what = match session.settings().flash_attention {
             FlashAttention::Off => format!("layer {layer} has no attention weights"),
-            _ => "fused attention keeps no weights".to_owned(),
+            _ => "flash attention keeps no weights".to_owned(),
         };
         return Err(Error::Unsupported {
             arch: model.facts().arch.clone(),
@@ -392,8 +399,8 @@ pub fn attention(
 }
 
 impl Attention {
-    /// Keeps at least one head, and no more than make `most` weights: those of least entropy.
-    /// Returns how many were dropped.
+    /// Drops the heads with the highest entropy until at most `most` weights are left, but keeps at
+    /// least one head. Returns the number of heads dropped.
     pub fn keep_sharpest(&mut self, most: usize) -> usize {
         let each = self.ids.len().pow(2).max(1);
         let keep = (most / each).max(1);
@@ -407,9 +414,10 @@ impl Attention {
         dropped
     }
 
-    /// The weights of all layers for a page, if they were kept and make at most `most` bytes of JSON:
-    /// `[layer][head][query][key]`, a row up to the token that looks, in whole 1/100,000.
-    /// Otherwise the bytes that they take, if they were kept.
+    /// Returns the weights of all layers for a page, if they were kept and take at most `most`
+    /// bytes of JSON: `[layer][head][query][key]`, each row up to the attending token, in units of
+    /// 1/100,000. If they were kept but are larger, the error is the number of bytes they would
+    /// take.
     pub fn maps(&self, most: usize) -> std::result::Result<PageMaps, usize> {
         let whole = |weight: &f32| (f64::from(*weight) * 1e5).round() as u32;
         let rows = |head: &Head| -> Vec<Vec<u32>> {
@@ -427,7 +435,7 @@ impl Attention {
         if bytes > most { Err(bytes) } else { Ok(maps) }
     }
 
-    /// Where the last token looks, in the mean over the heads kept.
+    /// Returns the row of the last token, averaged over the heads kept.
     pub fn last_row(&self) -> Vec<f32> {
         let mut mean = vec![0.0; self.ids.len()];
         let share = 1.0 / self.heads.len().max(1) as f32;
@@ -440,10 +448,11 @@ impl Attention {
     }
 }
 
-/// Weights of attention for a page, see [`Attention::maps`].
+/// Attention weights for a page, see [`Attention::maps`].
 pub type PageMaps = Vec<Vec<Vec<Vec<u32>>>>;
 
-/// Six digits after the point: a weight is between 0 and 1, and there are many.
+/// Serializes weights with six digits after the point, because there are many of them and each is
+/// between 0 and 1.
 fn short_rows<S: Serializer>(rows: &[Vec<f32>], serializer: S) -> Result<S::Ok, S::Error> {
     struct Row<'a>(&'a [f32]);
     impl Serialize for Row<'_> {

@@ -1,6 +1,5 @@
-//! Two or more files of one model side by side: what the others say where the first says
-//! something else. All run over the same windows, a batch at a time, and only one batch of
-//! logits is ever held.
+//! Compares two or more files of one model: how their predictions differ over a text. All models
+//! read the same windows, one batch at a time, so only one batch of logits is held in memory.
 
 use std::time::{Duration, Instant};
 
@@ -12,103 +11,105 @@ use super::weights::TensorError;
 use super::{Choice, Error, Piece, Prompt, Result, piece, text_of};
 use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, WantLogits};
 
-/// A file compared with the first.
+/// The comparison of one file with the first.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
-    /// The first file.
+    /// Name of the first file.
     pub a: String,
-    /// This one.
+    /// Name of this file.
     pub b: String,
-    /// Positions compared.
+    /// Number of positions compared.
     pub n_tokens: usize,
-    /// Mean of D(a ‖ b) in nats.
+    /// Mean KL divergence D(a ‖ b) in nats.
     pub kl_mean: f64,
     /// Standard error of that mean.
     pub kl_error: f64,
-    /// The largest divergence.
+    /// Largest divergence, in nats.
     pub kl_max: f64,
-    /// Perplexity of the text under the first.
+    /// Perplexity of the text under the first file.
     pub perplexity_a: f64,
-    /// Perplexity of the text under this one.
+    /// Perplexity of the text under this file.
     pub perplexity_b: f64,
-    /// Mean of ln p_a - ln p_b of the text's tokens: the logarithm of the perplexities' ratio.
+    /// Mean of ln p_a − ln p_b over the text's tokens: the logarithm of the ratio of the
+    /// perplexities.
     pub log_ratio: f64,
     /// Standard error of that mean.
     pub log_ratio_error: f64,
-    /// Share of positions with the same likeliest token.
+    /// Share of positions at which both models rank the same token first, from 0 to 1.
     pub same_top: f64,
-    /// Where they differ most, worst first.
+    /// The positions with the largest divergence, largest first.
     pub worst: Vec<Worst>,
-    /// Where greedy texts part, if looked at.
+    /// Where the greedy continuations of the two models diverge, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parting: Option<Parting>,
-    /// Weights that differ, worst first.
+    /// Tensors whose weights differ, largest error first.
     pub tensors: Vec<TensorError>,
-    /// What one tensor at a time changes, if asked for; most first.
+    /// The effect of swapping single tensors, largest first; empty unless asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub swap: Vec<super::swap::Swap>,
-    /// Bytes of the first model's files.
+    /// Size of the first model's files in bytes.
     pub bytes_a: u64,
-    /// Bytes of this one's.
+    /// Size of this model's files in bytes.
     pub bytes_b: u64,
-    /// Tokens a second, side by side in this run.
+    /// Tokens per second of the first model. The models take turns, so the speeds are comparable
+    /// with each other only.
     pub speed_a: f64,
-    /// The same for this one.
+    /// Tokens per second of this model.
     pub speed_b: f64,
-    /// How the text was read.
+    /// The windows in which the text was read.
     pub windows: Windows,
-    /// Whether it was read to the end.
+    /// Whether the whole text was read.
     pub complete: bool,
 }
 
-/// A position where two models differ.
+/// A position at which two models differ.
 #[derive(Debug, Clone, Serialize)]
 pub struct Worst {
-    /// Tokens of the text before it.
+    /// Number of tokens of the text before the position.
     pub position: usize,
-    /// The text just before it.
+    /// The text just before the position.
     pub context: String,
-    /// The token that follows in the text.
+    /// The token of the text at the position.
     pub id: Token,
     /// Its text.
     pub piece: Piece,
-    /// D(a ‖ b) here, in nats.
+    /// D(a ‖ b) at the position, in nats.
     pub kl: f64,
-    /// What the first says.
+    /// The likeliest token of the first model.
     pub top_a: Choice,
-    /// What this one says.
+    /// The likeliest token of this model.
     pub top_b: Choice,
 }
 
-/// How far greedy texts go together.
+/// The common beginning of two greedy continuations, and where they diverge.
 #[derive(Debug, Clone, Serialize)]
 pub struct Parting {
-    /// What both were given.
+    /// The prompt that both models continue.
     pub prompt: String,
-    /// What both say.
+    /// The text that both models generate.
     pub same: String,
-    /// Tokens of that.
+    /// Number of tokens in that text.
     pub n_same: usize,
-    /// What the first says then; none: they did not part.
+    /// The first model's choice where they diverge; `None` if they did not within the limit.
     pub a: Option<Choice>,
-    /// What the other says then.
+    /// The other model's choice at the same place.
     pub b: Option<Choice>,
 }
 
-/// One of the models.
+/// One of the models to compare.
 pub struct Side {
-    /// What to call it.
+    /// Name of the model in results.
     pub name: String,
-    /// Bytes of its files.
+    /// Size of its files in bytes.
     pub bytes: u64,
     /// A session made with [`settings`].
     pub session: Session,
 }
 
-/// Rows of logits held at once.
+/// Number of rows of logits held in memory at once.
 const ROWS: u32 = 128;
 
-/// Settings for the sessions of [`compare`].
+/// Returns the settings for the sessions of [`compare`].
 pub fn settings(base: Settings) -> Settings {
     Settings {
         n_batch: ROWS,
@@ -117,7 +118,7 @@ pub fn settings(base: Settings) -> Settings {
     }
 }
 
-/// What accumulates over positions.
+/// Statistics accumulated over positions.
 #[derive(Default)]
 struct Sums {
     kl: Mean,
@@ -130,8 +131,11 @@ struct Sums {
     time: Duration,
 }
 
+/// Checks that token ids mean the same in both models.
+///
 /// # Errors
-/// [`Error::Vocabularies`] if token ids do not mean the same to both.
+///
+/// [`Error::Vocabularies`] if they do not.
 pub fn same_vocabulary(a: &Side, b: &Side) -> Result<()> {
     let (va, vb) = (a.session.model().vocab(), b.session.model().vocab());
     let differ = |how: String| {
@@ -156,9 +160,9 @@ pub fn same_vocabulary(a: &Side, b: &Side) -> Result<()> {
     Ok(())
 }
 
-/// Reads `text` with all of `sides` and compares each with the first, keeping the `worst`
-/// positions of each. `on_progress` is told how many tokens are done. When the
-/// [`Cancel`](modelve_runtime::Cancel) of a session is set, what is done is returned.
+/// Reads `text` with all of `sides` and compares each with the first, keeping the `worst` positions
+/// of each. `on_progress` gets the number of tokens done. When the
+/// [`Cancel`](modelve_runtime::Cancel) of a session is set, the results so far are returned.
 ///
 /// # Errors
 /// [`Error::Vocabularies`], [`Error::TextTooShort`], [`Error::Window`].
@@ -184,10 +188,12 @@ pub fn compare(
     let mut own = Sums::default();
     let mut complete = true;
     'windows: for window in windows.over(n) {
-        let tokens = window.tokens(first.session.model().vocab(), &text.ids);
+        let mut tokens = window.tokens(first.session.model().vocab(), &text.ids);
+        // Of the last one only the likelihood is asked.
+        tokens.pop();
         let unseen = window.first - 1 - window.start;
         let step = first.session.settings().n_batch as usize;
-        // What is only seen first, then what is scored, batch by batch.
+        // The context that is only read comes first, then what is scored, batch by batch.
         let starts = (unseen..tokens.len()).step_by(step);
         let scored = starts.map(|from| from..tokens.len().min(from + step));
         let parts = std::iter::once(0..unseen).chain(scored);
@@ -240,7 +246,8 @@ pub fn compare(
     Ok(told.collect())
 }
 
-/// One batch through all models, in a sequence of each; `target` is the index of the token the first row predicts.
+/// Runs one batch through all models, each in its own sequence. `target` is the index of the token
+/// that the first row predicts.
 #[allow(clippy::too_many_arguments)]
 fn batch(
     first: &mut Side,
@@ -269,7 +276,7 @@ fn batch(
     })?;
     own.time += start.elapsed();
     own.fed += fed.len();
-    // All or nothing: a batch that one of the models did not finish counts for none.
+    // A batch counts only if every model finished it.
     let mut found: Vec<Vec<(f64, f64, Choice)>> = Vec::with_capacity(others.len());
     for ((other, seq), sums) in others.iter_mut().zip(&seqs[1..]).zip(sums.iter_mut()) {
         let mut here = Vec::with_capacity(rows.len());
@@ -317,10 +324,10 @@ fn batch(
     Ok(())
 }
 
-/// Lets two models go on greedily from `prompt` until they part, or for `most` tokens.
+/// Continues `prompt` greedily with two models until their choices differ, or for `most` tokens.
 ///
 /// # Errors
-/// A prompt that does not fit.
+/// The prompt does not fit a session.
 pub fn parting(a: &mut Session, b: &mut Session, prompt: &Prompt, most: usize) -> Result<Parting> {
     let vocab = a.model().vocab().clone();
     let mut fed = prompt.ids.clone();

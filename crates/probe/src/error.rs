@@ -1,4 +1,4 @@
-//! Why a probe has no answer.
+//! Errors of the probes.
 
 use modelve_runtime::Token;
 
@@ -6,52 +6,52 @@ use modelve_runtime::Token;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The runtime's own.
+    /// An error of the runtime.
     #[error(transparent)]
     Runtime(#[from] modelve_runtime::Error),
     /// A model file that cannot be read.
     #[error(transparent)]
     Gguf(#[from] modelve_gguf::Error),
-    /// A prompt without a token.
+    /// A prompt without tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// A text of which no token has anything before it.
-    #[error("the text is a single token, and nothing is before it to judge it by")]
+    /// A text of one token: a score needs at least one token before the scored one.
+    #[error("the text is a single token: a token can only be scored after another one")]
     TextTooShort,
-    /// A candidate without a token.
+    /// A candidate without tokens.
     #[error("candidate {index} is empty")]
     EmptyCandidate {
-        /// Which one, from 1.
+        /// Its number, from 1.
         index: usize,
     },
-    /// A text that was to be one token.
+    /// A text that must be exactly one token.
     #[error("{text:?} is not one token but {count}: {pieces}")]
     NotOneToken {
         /// The text.
         text: String,
-        /// Its tokens.
+        /// Number of tokens it is.
         count: usize,
         /// Their texts.
         pieces: String,
     },
-    /// A window that cannot move as asked.
+    /// A window whose stride is 0 or not smaller than its size.
     #[error(
         "a window of {size} tokens cannot move by {stride}: the stride is 1 to one less than the window"
     )]
     Window {
-        /// Tokens in a window.
+        /// Number of tokens in a window.
         size: usize,
-        /// Tokens it moves by.
+        /// Number of tokens the window moves by.
         stride: usize,
     },
-    /// A tree with no nodes, or with too many.
+    /// A tree without nodes, or with too many.
     #[error("a tree of depth {depth} and width {width} has {nodes} nodes; up to {most} are walked")]
     Tree {
-        /// Tokens from the root to a leaf.
+        /// Number of tokens from the root to a leaf.
         depth: usize,
-        /// Branches of a node.
+        /// Number of branches of a node.
         width: usize,
-        /// All nodes, as far as they can be counted.
+        /// Number of nodes, saturating.
         nodes: usize,
         /// The limit.
         most: usize,
@@ -61,7 +61,7 @@ pub enum Error {
     NoLayer {
         /// The layer.
         layer: usize,
-        /// Layers of the model.
+        /// Number of layers in the model.
         n_layer: usize,
     },
     /// A position that the prompt does not have.
@@ -69,7 +69,7 @@ pub enum Error {
     NoPosition {
         /// The position.
         position: usize,
-        /// Tokens of the prompt.
+        /// Number of tokens in the prompt.
         len: usize,
     },
     /// A head that the layer does not have.
@@ -77,10 +77,10 @@ pub enum Error {
     NoHead {
         /// The head.
         head: usize,
-        /// Heads of the layer.
+        /// Number of heads in the layer.
         n_head: usize,
     },
-    /// What this architecture does not offer.
+    /// An architecture or file for which this probe cannot be computed.
     #[error("{arch}: {what}")]
     Unsupported {
         /// The architecture.
@@ -88,7 +88,7 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
-    /// Two models that do not speak of the same tokens.
+    /// Two models whose token ids mean different things.
     #[error("{a} and {b} have different vocabularies: {how}")]
     Vocabularies {
         /// One model.
@@ -103,10 +103,10 @@ pub enum Error {
     NoToken {
         /// The token.
         token: Token,
-        /// Entries of the vocabulary.
+        /// Number of tokens in the vocabulary.
         n_vocab: u32,
     },
-    /// The system gives no threads.
+    /// The system cannot start threads.
     #[error("no threads: {0}")]
     Threads(String),
     /// A file that cannot be written.
@@ -114,7 +114,7 @@ pub enum Error {
     Write {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
 }

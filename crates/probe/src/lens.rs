@@ -1,8 +1,8 @@
-//! The logit lens: what the model would say if it stopped after a layer.
+//! The logit lens: what the model would predict if it stopped after a layer.
 //!
-//! The state after each block goes through the final norm and the output matrix, as the last
-//! one does (nostalgebraist, "interpreting GPT: the logit lens", 2020). States are reduced as
-//! they come: memory depends on the size of a batch, not on the length of the prompt.
+//! The state after each block goes through the final norm and the output matrix, as the last one
+//! does (nostalgebraist, "interpreting GPT: the logit lens", 2020). States are reduced as they
+//! come, so memory depends on the size of a batch and not on the length of the prompt.
 
 use std::ops::ControlFlow;
 
@@ -19,42 +19,42 @@ use modelve_runtime::{
     Error as RuntimeError, Model, Seq, Session, Settings, Token, Vocab, WantLogits, host,
 };
 
-/// What to look at.
+/// Options of [`lens`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Layers, from 0; none: all.
+    /// The layers to look at, from 0; `None` means all.
     pub layers: Option<Vec<usize>>,
-    /// Positions, from 0; none: all.
+    /// The positions to look at, from 0; `None` means all.
     pub positions: Option<Vec<usize>>,
-    /// Likeliest tokens to keep of each cell.
+    /// Number of likeliest tokens to keep for each cell.
     pub top: usize,
-    /// A token whose rank and probability each cell is to tell.
+    /// A token whose rank and probability each cell reports.
     pub token: Option<Token>,
 }
 
-/// What a model would say after each layer.
+/// The predictions of a model after each layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Lens {
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each token.
     pub pieces: Vec<Piece>,
-    /// Layers of the model.
+    /// Number of layers in the model.
     pub n_layers: usize,
-    /// The token that is followed, if any.
+    /// The token whose rank each cell reports, if one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Followed>,
-    /// The model's answer at each position looked at, in their order.
+    /// The model's final prediction at each position, in order of position.
     pub answers: Vec<Answer>,
-    /// Layer by layer at each position, in the order of positions.
+    /// One cell for each position and layer: all layers of the first position, then of the next.
     pub cells: Vec<Cell>,
     /// Whether all positions were computed.
     pub complete: bool,
 }
 
-/// A token followed through the layers.
+/// A token whose rank and probability are reported for every layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Followed {
     /// The token.
@@ -63,39 +63,40 @@ pub struct Followed {
     pub piece: Piece,
 }
 
-/// What the model says in the end.
+/// The model's final prediction at a position.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answer {
-    /// The position.
+    /// The position, from 0.
     pub position: usize,
     /// The likeliest token.
     #[serde(flatten)]
     pub choice: Choice,
-    /// The first of the layers looked at after which it leads.
+    /// The first layer after which this token ranks first, among those looked at; `None` if there
+    /// is none.
     pub first_layer: Option<usize>,
-    /// The layer from which on it leads to the end.
+    /// The first layer from which on this token ranks first after every layer looked at.
     pub settled_layer: Option<usize>,
 }
 
-/// A layer at a position.
+/// The prediction after one layer at one position.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cell {
-    /// The state after this block, counted from 0.
+    /// The layer, from 0; the state is the one after its block.
     pub layer: usize,
-    /// After this token, counted from 0.
+    /// The position of the token, from 0.
     pub position: usize,
-    /// How uncertain it is.
+    /// Entropy of the prediction in bits.
     #[serde(serialize_with = "super::digits")]
     pub entropy_bits: f64,
-    /// D(final answer ‖ this layer's) in nats, as in [`compare`](crate::compare).
+    /// D(final ‖ this layer) in nats, as in [`compare`](crate::compare).
     #[serde(serialize_with = "super::digits")]
     pub kl_to_final: f64,
-    /// Natural logarithm of the probability that this layer gives the final answer.
+    /// Natural logarithm of the probability that this layer gives to the model's final answer.
     #[serde(serialize_with = "super::digits")]
     pub answer_logprob: f64,
-    /// The likeliest tokens.
+    /// The likeliest tokens, likeliest first.
     pub top: Vec<Choice>,
-    /// Place of the followed token, from 1.
+    /// Rank of the followed token, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_rank: Option<usize>,
     /// Natural logarithm of the followed token's probability.
@@ -103,17 +104,17 @@ pub struct Cell {
     pub token_logprob: Option<f64>,
 }
 
-/// Bytes of states and logits that are held at once, roughly.
+/// Approximate limit in bytes of the states and logits held at once.
 const HELD: usize = 96 << 20;
-/// Bytes of the logits of layers that are computed at once, roughly.
+/// Approximate limit in bytes of the layers' logits computed at once.
 const ROWS_HELD: usize = 32 << 20;
 
-/// Settings for a session of [`lens`]: with hooks, and with a batch of which all layers' states
-/// can be held.
+/// Returns the settings of a session for [`lens`]: with hooks, and with a batch small enough that
+/// the states of all layers can be held.
 pub fn settings(model: &Model, base: Settings) -> Settings {
     let facts = model.facts();
     let states = facts.n_layer as usize * facts.n_embd as usize * 4;
-    // Final logits in 32 bits and their probabilities in 64.
+    // The final logits take 4 bytes each, and their probabilities 8.
     let logits = model.vocab().len() as usize * 12;
     let n_batch = (HELD / (states + logits).max(1)).clamp(1, 256) as u32;
     Settings {
@@ -124,12 +125,12 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
     }
 }
 
-/// Collects the states after layers of one batch.
+/// The hook that collects the states after the wanted layers of one batch.
 struct States<'a> {
     layers: &'a [usize],
     /// Rows of the batch that are wanted.
     rows: Vec<usize>,
-    /// For each wanted layer, the wanted rows.
+    /// For each wanted layer, the wanted rows one after another.
     states: Vec<Vec<f32>>,
 }
 
@@ -161,14 +162,14 @@ impl Hook for States<'_> {
     }
 }
 
-/// Looks at every layer and position asked for. The session is made with [`settings`] and has
-/// room for the prompt; `on_progress` is told how many of its tokens are done. When the
-/// session's [`Cancel`](modelve_runtime::Cancel) is set, the positions done are returned and
-/// [`Lens::complete`] is false.
+/// Computes the lens at every layer and position asked for. The session must have been made with
+/// [`settings`] and have room for the prompt; `on_progress` gets the number of tokens done. When
+/// the session's [`Cancel`](modelve_runtime::Cancel) is set, the positions computed so far are
+/// returned and [`Lens::complete`] is false.
 ///
 /// # Errors
-/// [`Error::NoLayer`], [`Error::NoPosition`]; [`Error::Unsupported`] for a model whose logits
-/// do not follow from its last state by a norm and a matrix.
+/// [`Error::NoLayer`], [`Error::NoPosition`]; [`Error::Unsupported`] for a model whose logits are
+/// not a norm and a matrix applied to the last state.
 pub fn lens(
     session: &mut Session,
     prompt: &Prompt,
@@ -252,11 +253,12 @@ fn answer(position: usize, choice: Choice, cells: &[Cell]) -> Answer {
     }
 }
 
-/// What goes from batch to batch.
+/// What is kept from batch to batch.
 struct Looking<'a> {
     model: &'a Model,
     unembed: Unembed,
-    /// logit = cap · tanh(scale · row / cap), where there is a cap.
+    /// The factor in logit = cap · tanh(scale · row / cap), or in logit = scale · row without a
+    /// cap. `None` until the first batch has been checked.
     scale: Option<f32>,
     cap: Option<f32>,
     options: &'a Options,
@@ -265,7 +267,7 @@ struct Looking<'a> {
     answers: Vec<(usize, Choice)>,
     cells: Vec<Cell>,
     rows: Vec<f32>,
-    /// As many threads as the session may use.
+    /// A pool of as many threads as the session may use.
     pool: rayon::ThreadPool,
 }
 
@@ -297,7 +299,7 @@ impl<'a> Looking<'a> {
         })
     }
 
-    /// Computes one batch and reduces it: `rows` of it are wanted.
+    /// Computes one batch and reduces its wanted `rows`.
     fn batch(
         &mut self,
         session: &mut Session,
@@ -308,7 +310,8 @@ impl<'a> Looking<'a> {
     ) -> Result<()> {
         let n_embd = self.unembed.n_embd();
         let last = self.n_layer - 1;
-        // The last layer is the model's own answer; its state only proves the way there.
+        // The prediction after the last layer is the model's own. Its state only serves to check
+        // the computation of the logits.
         let mut watched: Vec<usize> = self.layers.iter().copied().filter(|&l| l != last).collect();
         watched.push(last);
         let mut states = States {
@@ -323,7 +326,7 @@ impl<'a> Looking<'a> {
                 finals.push(logits.to_vec());
             }
         };
-        // The hook stops no pass.
+        // The hook never stops a pass.
         let _: Pass = session.feed_hooked(seq, tokens, WantLogits::All, &mut states, &mut keep)?;
         let States { states, .. } = states;
         if wanted.is_empty() {
@@ -366,7 +369,8 @@ impl<'a> Looking<'a> {
         let rows: Vec<(usize, usize)> = others
             .flat_map(|at| (0..wanted.len()).map(move |i| (at, i)))
             .collect();
-        // Rows of many layers together: the output matrix is unpacked once for all of them.
+        // Rows of many layers are computed together, so that the output matrix is unpacked once for
+        // all.
         for part in rows.chunks((ROWS_HELD / (4 * n_vocab)).clamp(16, 1024)) {
             let mut chunk = Vec::with_capacity(part.len() * n_embd);
             for &(at, i) in part {
@@ -385,7 +389,7 @@ impl<'a> Looking<'a> {
         Ok(())
     }
 
-    /// Logits of `states` into `self.rows`.
+    /// Computes the logits of `states` into `self.rows`.
     fn unembed(&mut self, states: &mut [f32]) -> Result<()> {
         if !self.unembed.rows(states, &mut self.rows) {
             return Err(unsupported(
@@ -407,8 +411,8 @@ impl<'a> Looking<'a> {
         Ok(())
     }
 
-    /// Checks that the way from the last state to the logits is the one taken here, up to a
-    /// constant factor (which some architectures have), and finds that factor.
+    /// Checks that norm and output matrix turn the last state into the model's logits, up to a
+    /// constant factor that some architectures have, and finds that factor.
     fn prove(&mut self, state: &[f32], logits: &[f32]) -> Result<()> {
         if self.scale.is_none() {
             let cap = self.cap.take();
@@ -430,7 +434,7 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// What the model says in the end at one position.
+/// The model's final prediction at one position.
 struct End {
     reference: Reference,
     best: Token,

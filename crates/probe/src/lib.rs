@@ -1,12 +1,12 @@
-//! Looking inside: what a model expects next, how likely it finds a text, what its layers would
-//! say, where its heads look, and what quantization changed.
+//! Probes: what a model expects next, how likely it finds a text, what its layers would predict,
+//! what its heads attend to, and what quantization changed.
 //!
-//! Everything here is a function over a [`Session`], returns plain data that serializes to the
-//! documented JSON, and prints nothing. It opens the sequences it needs and closes them; what else
-//! is open in the session is left alone. Probabilities are the model's own, before temperature
-//! and over the whole vocabulary; `logprob` is a natural logarithm.
+//! Each probe is a function over a [`Session`]. It returns plain data that serializes to the
+//! documented JSON, and prints nothing. It opens the sequences it needs and closes them again;
+//! other sequences of the session are left alone. Probabilities are the model's own, before
+//! temperature and over the whole vocabulary; `logprob` is a natural logarithm.
 //!
-//! | function | what it needs of the session |
+//! | function | requirement on the session |
 //! |---|---|
 //! | [`next::next`] | room for the prompt and what is tried after it |
 //! | [`score::score`] | room for a window of text |
@@ -60,25 +60,25 @@ use serde::Serialize;
 use math::Distribution;
 use modelve_runtime::{Reading, Seq, Session, Token, Vocab, WantLogits};
 
-/// A text as the model reads it.
+/// A text and its tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     /// The text.
     pub text: String,
-    /// Its tokens, with a BOS token if the model wants one.
+    /// Its token ids, beginning with a BOS token if the model uses one.
     pub ids: Vec<Token>,
 }
 
 impl Prompt {
-    /// Tokenizes a prompt; control tokens written out in it (`<|user|>`) are those tokens.
+    /// Tokenizes a prompt. Control tokens written out in the text (`<|user|>`) become those tokens.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`]; what [`Vocab::tokenize`] says.
+    /// [`Error::EmptyPrompt`], and the errors of [`Vocab::tokenize`].
     pub fn new(vocab: &Vocab, text: &str) -> Result<Self> {
         Self::tokenized(vocab, text, Reading::Prompt)
     }
 
-    /// Tokenizes a text of which every character is plain text.
+    /// Tokenizes a text without recognizing control tokens in it.
     ///
     /// # Errors
     /// See [`Prompt::new`].
@@ -97,21 +97,21 @@ impl Prompt {
         })
     }
 
-    /// What the tokens stand for.
+    /// Returns the text of each token.
     pub fn pieces(&self, vocab: &Vocab) -> Vec<Piece> {
         self.ids.iter().map(|&id| piece(vocab, id)).collect()
     }
 }
 
-/// A text for those who bring none: prose, speech, numbers, facts, a little code.
+/// The text that is used where none is given: prose, speech, numbers, facts, a little code.
 pub const SAMPLE: &str = include_str!("sample.txt");
 
-/// What a token stands for.
+/// Returns the text of a token.
 pub fn piece(vocab: &Vocab, id: Token) -> Piece {
     Piece::new(vocab.piece(id, true).unwrap_or_default())
 }
 
-/// The text of tokens; characters that are not whole become U+FFFD.
+/// Returns the text of tokens; bytes that are not valid UTF-8 become U+FFFD.
 pub fn text_of(vocab: &Vocab, ids: &[Token]) -> String {
     let pieces = ids
         .iter()
@@ -129,13 +129,13 @@ pub struct Choice {
     /// Its probability.
     #[serde(serialize_with = "digits")]
     pub prob: f64,
-    /// Natural logarithm of it.
+    /// Natural logarithm of the probability.
     #[serde(serialize_with = "digits")]
     pub logprob: f64,
 }
 
 impl Choice {
-    /// A token under a distribution.
+    /// Looks a token up in a distribution.
     pub fn new(vocab: &Vocab, distribution: &Distribution<'_>, id: Token) -> Self {
         let logprob = distribution.logprob(id);
         Choice {
@@ -146,15 +146,15 @@ impl Choice {
         }
     }
 
-    /// The `n` likeliest tokens, likeliest first.
+    /// Returns the `n` likeliest tokens, likeliest first.
     pub fn top(vocab: &Vocab, distribution: &Distribution<'_>, n: usize) -> Vec<Self> {
         let ids = distribution.top(n).into_iter();
         ids.map(|id| Choice::new(vocab, distribution, id)).collect()
     }
 }
 
-/// Nine digits, more than 32-bit logits have; pages of many cells would be twice as large
-/// otherwise. What is not finite is null.
+/// Serializes a number with nine digits, more than 32-bit logits have; pages with many cells would
+/// be twice as large otherwise. Infinities and NaN become null.
 fn digits<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     if *value == 0.0 || !value.is_finite() {
         return serializer.serialize_f64(*value);
@@ -163,8 +163,8 @@ fn digits<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_f64(short)
 }
 
-/// A sequence with `ids` in it, and the logits after them. `on_progress` is told how many tokens
-/// are done.
+/// Reads `ids` into a new sequence and returns it with the logits after the last token.
+/// `on_progress` gets the number of tokens done.
 fn read(
     session: &mut Session,
     ids: &[Token],

@@ -1,8 +1,8 @@
-//! A text that somebody is writing: what comes next and how surprising each word was, computed
-//! anew only where the text changed.
+//! Probes of a text while it is being written: what comes next and how surprising each word was,
+//! computed again only where the text changed.
 //!
-//! A few sequences stay in the session between calls. A text is read on in the one that begins
-//! like it, so after a key press it costs the tokens that changed and one more.
+//! A few sequences stay in the session between calls. A text continues the sequence that begins
+//! like it, so each key press costs the changed tokens and one more.
 
 use std::collections::VecDeque;
 
@@ -14,53 +14,55 @@ use super::score::{Judged, Score, Windows, judge, summary};
 use super::{Choice, Error, Prompt, Result};
 use modelve_runtime::{Error as RuntimeError, Seq, Session, Settings, Token, WantLogits};
 
-/// Texts that are kept, at most.
+/// Maximum number of texts that are kept.
 pub const KEPT: u32 = 4;
-/// Tokens at the end of a kept text that are given up for one that begins like it. A text that
-/// differs earlier gets a sequence of its own, so that going back to the other costs nothing.
+/// Number of tokens at the end of a kept text that may be overwritten by a text with the same
+/// beginning. A text that differs earlier gets its own sequence, so that going back to the other
+/// one costs nothing.
 const EDIT: usize = 8;
-/// Rows of logits that are kept of a text, so that what is changed at its end is judged, and what is
-/// taken back there told, without reading a token again.
+/// Number of rows of logits kept for the end of a text. With them a changed or deleted token near
+/// the end is scored without reading any token again.
 const TAIL: usize = EDIT + 1;
 
-/// A text as a model reads it.
+/// The prediction and the scores for a text that is being written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Live {
-    /// What comes next.
+    /// The distribution of the next token.
     pub next: Next,
     /// How likely each token was after those before it.
     pub score: Score,
-    /// The tokens that were asked for besides the likeliest.
+    /// The tokens of [`Options::also`], with their probabilities.
     pub also: Vec<Choice>,
-    /// Tokens of the text that had been computed before.
+    /// Number of tokens of the text that were computed by an earlier call.
     pub reused: usize,
 }
 
-/// What to tell.
+/// Options of [`Texts::read`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// How many of the likeliest tokens.
+    /// Number of likeliest tokens to return.
     pub top: usize,
-    /// Tokens whose probability to tell besides.
+    /// Tokens whose probability to return as well.
     pub also: &'a [Token],
 }
 
-/// A text in the session.
+/// A text whose sequence is kept in the session.
 struct Kept {
     seq: Seq,
-    /// What is told of each of its tokens; nothing of the first.
+    /// The score of each of its tokens; `None` for the first.
     scores: Vec<Option<Judged>>,
-    /// The logits after its last tokens, as far as they are known, up to [`TAIL`].
+    /// The logits after its last tokens, at most [`TAIL`] rows.
     tail: VecDeque<Vec<f32>>,
 }
 
 impl Kept {
-    /// Whether the logits after the first `n` tokens are known.
+    /// Returns whether the logits after the first `n` tokens are kept.
     fn knows(&self, n: usize) -> bool {
         n > 0 && self.scores.len() - n < self.tail.len()
     }
 
-    /// What is known of its first `n` tokens, of which the last may have to be read again.
+    /// Shortens the text to its first `n` tokens. Where the logits after them are not kept, the
+    /// last of these has to be read again.
     fn cut(&mut self, n: usize) {
         let whole = self.scores.len();
         match self.knows(n) {
@@ -70,17 +72,17 @@ impl Kept {
             }
             false => {
                 self.tail.clear();
-                // Of the token that is read again it is known how likely it was.
+                // The score of the token that is read again is still known.
                 self.scores.truncate(if n == 0 { 0 } else { n + 1 });
             }
         }
     }
 }
 
-/// The texts that stay in a session.
+/// The texts whose sequences stay in a session.
 #[derive(Default)]
 pub struct Texts {
-    /// The one that was read last stands last.
+    /// In order of use, the one read last at the end.
     kept: Vec<Kept>,
 }
 
@@ -92,7 +94,8 @@ impl std::fmt::Debug for Texts {
     }
 }
 
-/// How a session of [`Texts`] computes: `rows` rows of logits at once, at most.
+/// Returns the settings of a session for [`Texts`] that computes at most `rows` rows of logits at
+/// once.
 pub fn settings(base: Settings, rows: u32) -> Settings {
     Settings {
         n_seq: KEPT,
@@ -103,13 +106,13 @@ pub fn settings(base: Settings, rows: u32) -> Settings {
 }
 
 impl Texts {
-    /// Reads a text. The session, made with [`settings`], is the one of the calls before or a
-    /// new one, and has room for the text; `on_progress` is told how many tokens are done. The
-    /// numbers are those of a pass over the whole text up to rounding, as its tokens may have
-    /// been computed in other batches.
+    /// Reads a text. The session must have been made with [`settings`] and have room for the text;
+    /// it is the one of the previous calls or a new one. `on_progress` gets the number of tokens
+    /// done. The numbers are those of a pass over the whole text up to rounding, because its tokens
+    /// may have been computed in other batches.
     ///
     /// # Errors
-    /// A text without tokens; see [`Session::feed`].
+    /// A text without tokens, and the errors of [`Session::feed`].
     pub fn read(
         &mut self,
         session: &mut Session,
@@ -126,12 +129,12 @@ impl Texts {
         for &id in ids.iter().chain(options.also) {
             vocab.check(id)?;
         }
-        // Sequences of a session that is no more are gone with it.
+        // Sequences of an earlier session no longer exist.
         self.kept.retain(|kept| session.tokens(&kept.seq).is_ok());
         let mut kept = self.begin(session, ids)?;
         let reused = session.len(&kept.seq)?;
         if let Err(error) = go_on(session, &mut kept, ids, on_progress) {
-            // What was read before somebody typed on is read no second time.
+            // What was read before a cancellation is kept, so that it is not read again.
             if settle(session, &mut kept).is_ok() {
                 self.kept.push(kept);
             } else {
@@ -168,7 +171,8 @@ impl Texts {
         Ok(live)
     }
 
-    /// A sequence that holds the beginning of the text, with the logits after it or nothing.
+    /// Returns a sequence that holds the beginning of the text. Its logits are kept as far as they
+    /// are known.
     fn begin(&mut self, session: &mut Session, ids: &[Token]) -> Result<Kept> {
         let common = |session: &Session, kept: &Kept| {
             let tokens = session.tokens(&kept.seq).unwrap_or_default();
@@ -181,7 +185,8 @@ impl Texts {
         };
         let shared = common(session, &self.kept[best]);
         let whole = self.kept[best].scores.len();
-        // The logits after what is kept judge the next token: without them a token is read again.
+        // The logits after the kept tokens score the next one; where they are not known, one token
+        // is read again.
         let keep = |kept: &Kept| match kept.knows(shared) {
             true => shared,
             false => shared.saturating_sub(1),
@@ -191,7 +196,7 @@ impl Texts {
             false => {
                 let mut best = best;
                 if session.free_sequences() == 0 && self.kept.len() > 1 {
-                    // The oldest but the one that is copied.
+                    // The least recently used one, unless it is the one being copied.
                     let oldest = usize::from(best == 0);
                     session.close(self.kept.remove(oldest).seq);
                     best -= usize::from(oldest < best);
@@ -211,7 +216,7 @@ impl Texts {
         let keep = keep(&kept);
         let keep = match session.truncate(&kept.seq, keep) {
             Ok(()) => keep,
-            // A memory that cannot be taken back in part begins again.
+            // A recurrent memory cannot be truncated, so the text is read from its beginning.
             Err(RuntimeError::CannotTruncate { .. }) => {
                 session.truncate(&kept.seq, 0)?;
                 0
@@ -221,7 +226,7 @@ impl Texts {
         if keep < kept.scores.len() {
             kept.cut(keep);
         }
-        // Others give way where the cache is too small for all.
+        // Other texts are dropped where the cache is too small for all.
         while session.free_cells() < ids.len() - keep && !self.kept.is_empty() {
             session.close(self.kept.remove(0).seq);
         }
@@ -237,7 +242,7 @@ fn fresh(session: &mut Session) -> Result<Kept> {
     })
 }
 
-/// Reads what is missing of the text.
+/// Reads the rest of the text.
 fn go_on(
     session: &mut Session,
     kept: &mut Kept,
@@ -278,7 +283,8 @@ fn go_on(
     Ok(())
 }
 
-/// Brings what is known of a text that was left half read into line with its sequence.
+/// After an interrupted pass, cuts the sequence and its scores to their common length and drops the
+/// logits.
 fn settle(session: &mut Session, kept: &mut Kept) -> Result<()> {
     kept.tail.clear();
     let len = session.len(&kept.seq)?.min(kept.scores.len());

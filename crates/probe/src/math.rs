@@ -1,11 +1,11 @@
-//! Mathematics on one row of logits: softmax in 64 bits, ranks, entropy, divergence.
+//! Mathematics on one row of logits: softmax in 64 bits, ranks, entropy and divergence.
 
 use std::f64::consts::LN_2;
 
 use modelve_runtime::Token;
 
-/// The distribution that a row of logits stands for: softmax over the whole vocabulary, before
-/// any temperature. Logarithms are natural unless the name says bits.
+/// The distribution given by a row of logits: softmax over the whole vocabulary, without
+/// temperature. Logarithms are natural unless the name says bits.
 #[derive(Debug, Clone, Copy)]
 pub struct Distribution<'a> {
     logits: &'a [f32],
@@ -16,7 +16,7 @@ pub struct Distribution<'a> {
 }
 
 impl<'a> Distribution<'a> {
-    /// Takes one row of logits, one per vocabulary entry, computed in 64 bits.
+    /// Computes the distribution of one row of logits, one per vocabulary entry, in 64 bits.
     pub fn new(logits: &'a [f32]) -> Self {
         let max = f64::from(largest(logits));
         let (mut sum, mut weighted) = ([0.0; LANES], [0.0; LANES]);
@@ -24,7 +24,7 @@ impl<'a> Distribution<'a> {
             let above = f64::from(logit) - max;
             let e = exp_below(above);
             sum[lane] += e;
-            // A token ruled out (-inf) weighs nothing, and 0 · inf is no number.
+            // A token that is ruled out (−inf) has weight 0, and 0 · inf is NaN.
             weighted[lane] += if e > 0.0 { e * above } else { 0.0 };
         });
         let sum: f64 = sum.iter().sum();
@@ -35,12 +35,12 @@ impl<'a> Distribution<'a> {
         }
     }
 
-    /// The logits it was made of.
+    /// Returns the logits.
     pub fn logits(&self) -> &'a [f32] {
         self.logits
     }
 
-    /// Natural logarithm of the probability of `id`; -inf for an id outside the vocabulary.
+    /// Natural logarithm of the probability of `id`; −inf for an id outside the vocabulary.
     pub fn logprob(&self, id: Token) -> f64 {
         self.logits
             .get(id.index())
@@ -60,13 +60,12 @@ impl<'a> Distribution<'a> {
             .map(move |&logit| exp_below(f64::from(logit) - log_sum))
     }
 
-    /// Entropy in bits: log2 of the number of equally likely tokens it is as uncertain as.
+    /// Entropy in bits: log2 of the number of equally likely tokens with the same uncertainty.
     pub fn entropy_bits(&self) -> f64 {
         ((self.log_sum - self.mean_logit) / LN_2).max(0.0)
     }
 
-    /// The place of `id` when tokens are ordered by probability, from 1; of equal tokens the
-    /// lower id comes first.
+    /// Rank of `id` by probability, from 1; of equal tokens the lower id comes first.
     pub fn rank(&self, id: Token) -> usize {
         let at = id.index();
         let Some(&own) = self.logits.get(at) else {
@@ -88,7 +87,7 @@ impl<'a> Distribution<'a> {
         if n == 0 {
             return Vec::new();
         }
-        // Once there are n, most stretches hold nothing that beats the last of them.
+        // Once `n` tokens are found, most blocks hold nothing that beats the last of them.
         const STRETCH: usize = 64;
         for (number, stretch) in self.logits.chunks(STRETCH).enumerate() {
             let mut beats = f32::NEG_INFINITY;
@@ -117,7 +116,7 @@ impl<'a> Distribution<'a> {
         self.reference().kl(other)
     }
 
-    /// `self` with its probabilities written out, for many divergences from it.
+    /// Computes the probabilities once, for many divergences from this distribution.
     pub fn reference(&self) -> Reference {
         Reference {
             probs: self.probs().collect(),
@@ -126,7 +125,7 @@ impl<'a> Distribution<'a> {
     }
 }
 
-/// A distribution that others are compared with.
+/// A distribution with its probabilities computed, for many divergences from it.
 #[derive(Debug, Clone)]
 pub struct Reference {
     probs: Vec<f64>,
@@ -144,13 +143,13 @@ impl Reference {
             expected[lane] += if p > 0.0 { p * logit } else { 0.0 };
         });
         let expected: f64 = expected.iter().sum();
-        // Rounding may leave a hair below zero.
+        // Rounding may give a tiny negative number.
         (self.negative_entropy - expected + other.log_sum).max(0.0)
     }
 }
 
-/// Sums run in so many lanes, which the compiler makes vectors of: floating-point addition in
-/// one row would have to stay in that row.
+/// Number of lanes in which sums are accumulated, so that the compiler can vectorize them:
+/// floating-point addition may not be reordered.
 const LANES: usize = 8;
 
 /// Calls `each` with every value and its lane.
@@ -168,7 +167,7 @@ fn in_lanes<T>(values: &[T], mut each: impl FnMut(usize, &T)) {
     }
 }
 
-/// The largest value; -inf of nothing.
+/// The largest value; −inf for an empty slice.
 fn largest(values: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; 2 * LANES];
     let chunks = values.chunks_exact(2 * LANES);
@@ -181,16 +180,16 @@ fn largest(values: &[f32]) -> f32 {
     most.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// exp(x) for x ≤ 0 within 4e-16 of it, and 0 below 1e-307, without a branch: a vocabulary has
-/// tens of thousands of entries, and a lens as many rows as layers times positions.
+/// exp(x) for x ≤ 0 with an error below 4e-16, and 0 below 1e-307. It has no branches, because a
+/// vocabulary has tens of thousands of entries, and a lens as many rows as layers times positions.
 #[inline(always)]
 fn exp_below(x: f64) -> f64 {
-    /// 1.5 · 2^52: what is added to it is rounded to a whole number, held in the low bits.
+    /// 1.5 · 2^52: adding it rounds to an integer, which is left in the low bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    /// ln 2 in two parts; the first has zeros at its end, so that its multiples are exact.
+    /// ln 2 in two parts; the first ends in zeros, so that its multiples are exact.
     const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-    /// 1/n! for n from 13 down to 0: |r| ≤ ln 2 / 2, so what follows is below 1e-17.
+    /// 1/n! for n from 13 down to 0. As |r| ≤ ln 2 / 2, the remainder of the series is below 1e-17.
     const TAYLOR: [f64; 14] = [
         1.0 / 6_227_020_800.0,
         1.0 / 479_001_600.0,
@@ -215,12 +214,12 @@ fn exp_below(x: f64) -> f64 {
     for term in &TAYLOR[1..] {
         sum = sum * r + term;
     }
-    // 2^whole goes into the exponent.
+    // Multiplication by 2^whole is an addition to the exponent.
     let e = f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52));
     if x < -707.0 { 0.0 } else { e }
 }
 
-/// Nats to bits.
+/// Converts nats to bits.
 pub fn bits(nats: f64) -> f64 {
     nats / LN_2
 }
@@ -234,7 +233,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Counts a value in.
+    /// Adds a value.
     pub fn add(&mut self, value: f64) {
         self.n += 1;
         let before = value - self.mean;
@@ -242,22 +241,22 @@ impl Mean {
         self.squares += before * (value - self.mean);
     }
 
-    /// How many values there were.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.n
     }
 
-    /// Whether there were none.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.n == 0
     }
 
-    /// The mean; 0 of nothing.
+    /// The mean; 0 if there are no values.
     pub fn mean(&self) -> f64 {
         self.mean
     }
 
-    /// The standard error of the mean; 0 of fewer than two values.
+    /// The standard error of the mean; 0 if there are fewer than two values.
     pub fn error(&self) -> f64 {
         if self.n < 2 {
             return 0.0;
@@ -321,7 +320,7 @@ mod tests {
             assert_eq!(d.rank(id), place + 1);
         }
         assert_eq!(d.rank(Token(99)), 6);
-        // Longer than a stretch, ties across stretches, nothing but -inf.
+        // Longer than a block, ties across blocks, nothing but −inf.
         let long: Vec<f32> = (0..1000).map(|i| ((i * 37) % 50) as f32).collect();
         let mut order: Vec<Token> = (0..1000).map(Token).collect();
         order.sort_by(|a, b| long[b.index()].total_cmp(&long[a.index()]));
@@ -350,7 +349,8 @@ mod tests {
         assert!((da.kl(&df) - direct).abs() < 1e-12);
         assert_eq!(da.kl(&da), 0.0);
         assert!(da.kl(&df) > 0.0 && df.kl(&da) != da.kl(&df));
-        // What the other rules out costs infinitely much; what self rules out costs nothing.
+        // A token that only the other distribution rules out makes the divergence infinite; one
+        // that self rules out contributes nothing.
         let db = Distribution::new(&b);
         assert_eq!(da.kl(&db), f64::INFINITY);
         assert!(db.kl(&da).is_finite());

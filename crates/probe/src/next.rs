@@ -7,29 +7,31 @@ use super::tree::{Branch, Shape, grow};
 use super::{Choice, Error, Piece, Prompt, Result, piece, read};
 use modelve_runtime::{Error as RuntimeError, Reading, Seq, Session, Token, Vocab, WantLogits};
 
-/// What a model expects after a prompt.
+/// The distribution of the token after a prompt.
 #[derive(Debug, Clone, Serialize)]
 pub struct Next {
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// How uncertain the model is, in bits.
+    /// Entropy of the distribution in bits.
     pub entropy_bits: f64,
     /// The likeliest tokens, likeliest first.
     pub top: Vec<Choice>,
-    /// The given continuations, in the order given.
+    /// The continuations that were given, in the given order.
     pub candidates: Vec<Candidate>,
-    /// Against the first of several prompts: the tokens whose probability changed most.
+    /// The tokens whose probability differs most from that after the first of several prompts;
+    /// empty for the first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
-    /// The tokens that stand in `top` of one it is shown beside, but not in its own: see [`beside`].
+    /// Tokens that are in the `top` of another distribution shown next to this one, but not in its
+    /// own: see [`beside`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Choice>,
-    /// The likeliest continuations, if asked for.
+    /// The likeliest continuations as a tree, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<Vec<Branch>>,
-    /// Every logit, for what is computed from several prompts.
+    /// Logits of the whole vocabulary, for comparisons between prompts.
     #[serde(skip)]
     pub logits: Vec<f32>,
 }
@@ -37,21 +39,21 @@ pub struct Next {
 /// A given continuation with its probability.
 #[derive(Debug, Clone, Serialize)]
 pub struct Candidate {
-    /// The text that was given.
+    /// The text as it was given.
     pub text: String,
-    /// The tokens it is after this prompt.
+    /// Its token ids after this prompt.
     pub ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each token.
     pub pieces: Vec<Piece>,
-    /// The probability that the text goes on with exactly these tokens.
+    /// The probability that the text continues with exactly these tokens.
     pub prob: f64,
-    /// Natural logarithm of it.
+    /// Natural logarithm of the probability.
     pub logprob: f64,
-    /// The place of the first of these tokens among all, from 1.
+    /// Rank of the first of these tokens, from 1.
     pub rank: usize,
 }
 
-/// A token that two prompts expect differently.
+/// A token whose probability differs between two prompts.
 #[derive(Debug, Clone, Serialize)]
 pub struct Moved {
     /// The token.
@@ -64,23 +66,23 @@ pub struct Moved {
     pub prob: f64,
 }
 
-/// What to tell.
+/// Options of [`next`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// How many of the likeliest tokens.
+    /// Number of likeliest tokens to return.
     pub top: usize,
-    /// Continuations whose probability to tell, see [`candidate_ids`].
+    /// Continuations whose probability to compute, see [`candidate_ids`].
     pub candidates: &'a [String],
-    /// How deep and wide to walk the likeliest continuations; none: not at all.
+    /// Depth and width of the tree of continuations; `None` means no tree.
     pub tree: Option<Shape>,
 }
 
-/// What the model expects after `prompt`. The session needs room for the prompt and the longest
-/// candidate, and for a tree [`Shape::room`] besides the prompt. `on_progress` is told how many
-/// tokens of the prompt are done.
+/// Computes what the model expects after `prompt`. The session needs room for the prompt and the
+/// longest candidate, and for a tree [`Shape::room`] in addition to the prompt. `on_progress` gets
+/// the number of tokens of the prompt that are done.
 ///
 /// # Errors
-/// [`Error::EmptyCandidate`], [`Error::Tree`]; a prompt that does not fit.
+/// [`Error::EmptyCandidate`], [`Error::Tree`], or a prompt that does not fit the session.
 pub fn next(
     session: &mut Session,
     prompt: &Prompt,
@@ -130,8 +132,8 @@ pub fn next(
     })
 }
 
-/// The log-probability of all tokens of a continuation but the first. Leaves the sequence with
-/// the prompt alone.
+/// Returns the log-probability of all tokens of a continuation but the first, and truncates the
+/// sequence to the prompt again.
 fn rest_logprob(session: &mut Session, seq: &Seq, prompt: &Prompt, ids: &[Token]) -> Result<f64> {
     let Some((_, fed)) = ids.split_last().filter(|(_, fed)| !fed.is_empty()) else {
         return Ok(0.0);
@@ -141,7 +143,7 @@ fn rest_logprob(session: &mut Session, seq: &Seq, prompt: &Prompt, ids: &[Token]
         sum += Distribution::new(logits).logprob(ids[i + 1]);
     })?;
     match session.truncate(seq, prompt.ids.len()) {
-        // A memory that cannot be taken back in part begins again.
+        // A recurrent memory cannot be truncated, so the prompt is read again.
         Err(RuntimeError::CannotTruncate { .. }) => {
             session.truncate(seq, 0)?;
             session.feed(seq, &prompt.ids, WantLogits::None, &mut |_, _| {})?;
@@ -151,12 +153,12 @@ fn rest_logprob(session: &mut Session, seq: &Seq, prompt: &Prompt, ids: &[Token]
     Ok(sum)
 }
 
-/// The tokens that `text` is when it follows the prompt. A word stands apart from a prompt that
-/// ends in a word or a mark: after `and`, `boundary` is read as ` boundary`. A text that begins
-/// with a space or a mark follows directly.
+/// Returns the tokens of `text` when it follows the prompt. After a prompt that ends in a word or a
+/// punctuation mark, a word is separated by a space: after `and`, the text `boundary` is read as
+/// ` boundary`. A text that begins with a space or a mark follows directly.
 ///
 /// # Errors
-/// [`Error::EmptyCandidate`], with `index` to name it by.
+/// [`Error::EmptyCandidate`] with `index` as the candidate's number.
 pub fn candidate_ids(
     vocab: &Vocab,
     prompt: &Prompt,
@@ -170,8 +172,8 @@ pub fn candidate_ids(
     let apart = first.is_alphanumeric()
         && last.is_some_and(|c| !c.is_whitespace() && !"([{\"'“‘-/<".contains(c));
     let space = if apart { " " } else { "" };
-    // Where the tokenizer joins what meets at the seam, or would cut the prompt elsewhere, the
-    // prompt's tokens are settled: then the text is what it is after a line feed.
+    // The prompt's tokens are fixed. Where the tokenizer would merge the two texts at the seam or
+    // split the prompt differently, the tokens are those that the text has after a line feed.
     let line = ("\n", vocab.tokenize("\n", Reading::Prompt)?);
     for (before, ids) in [(prompt.text.as_str(), &prompt.ids), (line.0, &line.1)] {
         let whole = vocab.tokenize(format!("{before}{space}{text}"), Reading::Prompt)?;
@@ -185,7 +187,7 @@ pub fn candidate_ids(
     }
 }
 
-/// The one token that `text` names: an id, the text of a token, or the text after a space.
+/// Returns the one token that `text` names: an id, the text of a token, or its text after a space.
 ///
 /// # Errors
 /// [`Error::NotOneToken`]; [`Error::NoToken`] for a number outside the vocabulary.
@@ -223,8 +225,8 @@ pub fn one_token(vocab: &Vocab, text: &str) -> Result<Token> {
     })
 }
 
-/// Gives each of several distributions the tokens that only others have among their likeliest, so
-/// that they can be shown row by row.
+/// Adds to each of several distributions the tokens that are only in the `top` of others, so that
+/// they can be shown row by row.
 pub fn beside<'a>(vocab: &Vocab, all: impl IntoIterator<Item = &'a mut Next>) {
     let mut all: Vec<&mut Next> = all.into_iter().collect();
     let tops = all
@@ -246,7 +248,8 @@ pub fn beside<'a>(vocab: &Vocab, all: impl IntoIterator<Item = &'a mut Next>) {
     }
 }
 
-/// The `n` tokens whose probability differs most between two prompts, most first.
+/// Returns the `n` tokens whose probability differs most between two prompts, largest difference
+/// first.
 pub fn moved(vocab: &Vocab, first: &[f32], other: &[f32], n: usize) -> Vec<Moved> {
     let (first, other) = (Distribution::new(first), Distribution::new(other));
     let changes: Vec<f32> = first

@@ -1,12 +1,12 @@
-//! The text of a token, which need not be text.
+//! The text of a token, which need not be valid UTF-8.
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-/// What a token stands for: its text, a control token by its name. Bytes that are no whole
-/// characters are spelled `\xe2` for people and `{"bytes": [226]}` in JSON.
+/// The bytes that a token stands for; for a control token, its name. Bytes that are not valid UTF-8
+/// are shown as `\xe2` and serialized as `{"bytes": [226]}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     shown: String,
@@ -14,7 +14,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// A piece of these bytes.
+    /// Makes a piece of bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
             Ok(shown) => Piece { shown, bytes: None },
@@ -29,7 +29,7 @@ impl Piece {
     }
 }
 
-/// Whole characters as they are, other bytes as `\xe2`.
+/// Returns valid UTF-8 unchanged, with all other bytes as `\xe2`.
 fn spelled(bytes: &[u8]) -> String {
     let mut shown = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -66,7 +66,7 @@ impl Serialize for Piece {
     }
 }
 
-/// Bytes in JSON: a string where they are valid UTF-8, else `{"bytes": […]}`.
+/// Serializes bytes as a string where they are valid UTF-8, else as `{"bytes": […]}`.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonText<'a>(pub &'a [u8]);
 

@@ -1,19 +1,20 @@
-//! What a part of the residual stream adds to the logits.
+//! The contribution of a part of the residual stream to the logits.
 //!
-//! The last state is normed before the output matrix. With the scale of that norm taken as it is in
-//! one pass ("frozen"), what follows is linear, and the logits are the sum of what all the parts of
-//! the state add (Elhage et al., "A mathematical framework for transformer circuits", 2021).
+//! The last state is normed before the output matrix. With the scale of that norm fixed to its
+//! value in one pass ("frozen"), the rest is linear, and the logits are the sum of the
+//! contributions of all parts of the state (Elhage et al., "A mathematical framework for
+//! transformer circuits", 2021).
 
 use super::unembed_ffi::{Norm, Unembed};
 use super::{Error, Result};
 use modelve_gguf::Gguf;
 use modelve_runtime::{Model, host};
 
-/// The way of a model from its last state to its logits.
+/// The final norm and the output matrix of a model.
 pub struct Readout {
     model: Model,
     unembed: Unembed,
-    /// logit = cap · tanh(row / cap), where there is a cap.
+    /// The cap in logit = cap · tanh(row / cap), where the model has one.
     cap: Option<f32>,
     rows: Vec<f32>,
 }
@@ -26,17 +27,17 @@ impl std::fmt::Debug for Readout {
     }
 }
 
-/// The last norm as one pass computed it, for vectors that are parts of its state.
+/// The final norm with the scale it had in one pass, to be applied to parts of that pass's state.
 #[derive(Debug, Clone)]
 pub struct FrozenNorm {
-    /// What the norm and the model's own factor multiply each value with.
+    /// The factor for each value: scale, norm weight and the model's own constant.
     factors: Vec<f32>,
-    /// Whether the mean of a vector is taken off first.
+    /// Whether the mean of a vector is subtracted first, as in LayerNorm.
     centred: bool,
 }
 
 impl FrozenNorm {
-    /// What the norm makes of a part of its state.
+    /// Applies the norm to a part of the state, in place.
     pub fn apply(&self, part: &mut [f32]) {
         let mean = match self.centred {
             true => part.iter().map(|&x| f64::from(x)).sum::<f64>() / part.len().max(1) as f64,
@@ -48,11 +49,12 @@ impl FrozenNorm {
     }
 }
 
-/// The last norm and the output matrix of a model, computed with `threads`, and the cap of its
-/// logits where it has one.
+/// Opens the final norm and the output matrix of a model, computed with `threads` threads, and
+/// returns the soft cap of its logits where it has one.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a file that lacks them, or where they do not fit its states.
+/// [`Error::Unsupported`] for a file that lacks them, or where their shapes do not fit the model's
+/// states.
 pub(super) fn open(model: &Model, threads: u32) -> Result<(Unembed, Option<f32>)> {
     let gguf = Gguf::open(model.path())?;
     let cap = gguf.arch("final_logit_softcapping");
@@ -69,7 +71,8 @@ pub(super) fn open(model: &Model, threads: u32) -> Result<(Unembed, Option<f32>)
 }
 
 impl Readout {
-    /// Finds the last norm and the output matrix of a model. `threads` are those to compute with.
+    /// Finds the final norm and the output matrix of a model. `threads` is the number of threads to
+    /// compute with; `None` means the default.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a file that lacks them.
@@ -84,20 +87,20 @@ impl Readout {
         })
     }
 
-    /// Values of a state.
+    /// Number of values in a state.
     pub fn width(&self) -> usize {
         self.unembed.n_embd()
     }
 
-    /// Entries of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub fn n_vocab(&self) -> usize {
         self.unembed.n_vocab()
     }
 
-    /// Freezes the norm of the last state `state`, whose `logits` the model gave.
+    /// Freezes the norm at the last state `state`, for which the model computed `logits`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the logits do not follow from the state by a norm and a matrix.
+    /// [`Error::Unsupported`] if the logits are not a norm and a matrix applied to the state.
     pub fn freeze(&mut self, state: &[f32], logits: &[f32]) -> Result<FrozenNorm> {
         if !(self.unembed).rows(&mut state.to_vec(), &mut self.rows) {
             return Err(unsupported(
@@ -141,9 +144,9 @@ impl Readout {
         })
     }
 
-    /// What `parts` of the state whose norm was frozen (rows of [`width`](Self::width) values) add
-    /// to each logit before a cap: as many rows of [`n_vocab`](Self::n_vocab). The parts are normed
-    /// in place.
+    /// Computes the contribution of `parts` (rows of [`width`](Self::width) values) of the state
+    /// whose norm was frozen to each logit, before a cap: as many rows of
+    /// [`n_vocab`](Self::n_vocab) values. The parts are normed in place.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if ggml fails.
@@ -161,12 +164,12 @@ impl Readout {
     }
 }
 
-/// The constant that some architectures multiply `rows` with before they are capped logits; 1 where
-/// it is next to that.
+/// Finds the constant by which some architectures multiply `rows` before they are capped; 1 where
+/// it is close to 1.
 pub(super) fn factor(rows: &[f32], logits: &[f32], cap: Option<f32>) -> f32 {
     let (mut along, mut square) = (0.0, 0.0);
     for (&x, &logit) in rows.iter().zip(logits) {
-        // Near its cap a logit no longer tells what it was.
+        // A logit near its cap does not determine its value before the cap.
         let y = match cap {
             Some(cap) if (logit / cap).abs() > 0.99 => continue,
             Some(cap) => cap * (logit / cap).atanh(),

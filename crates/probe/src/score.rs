@@ -1,4 +1,4 @@
-//! How likely a model finds a text, token by token.
+//! The probability of a text under a model, token by token.
 
 use serde::Serialize;
 
@@ -6,20 +6,22 @@ use super::math::{Distribution, bits};
 use super::{Choice, Error, Piece, Prompt, Result, piece};
 use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, WantLogits};
 
-/// How a text longer than the context is read: in windows of `size` tokens, each beginning
-/// `stride` tokens after the one before. Every token is scored once, by the first window that
-/// holds it and something before it; so each but those of the first window has at least
-/// `size - stride` tokens before it. Where the model wants a BOS token, it takes the place of
-/// the first token of each window, as in llama-perplexity.
+/// How a text longer than the context is read: in windows of `size` tokens, each beginning `stride`
+/// tokens after the one before. Every token is scored once, by the first window that holds it and a
+/// token before it, so outside the first window each has at least `size - stride` tokens before it.
+/// Where the model uses a BOS token, it replaces the first token of each window, as in
+/// llama-perplexity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Windows {
-    /// Tokens in a window.
+    /// Number of tokens in a window.
     pub size: usize,
-    /// Tokens from the start of one window to the start of the next.
+    /// Number of tokens from the start of one window to the start of the next.
     pub stride: usize,
 }
 
 impl Windows {
+    /// Checks size and stride.
+    ///
     /// # Errors
     /// [`Error::Window`] if some token would be scored by no window.
     pub fn check(self) -> Result<()> {
@@ -30,7 +32,7 @@ impl Windows {
         Ok(())
     }
 
-    /// The windows over `n` tokens: where each starts and ends, and the first token it scores.
+    /// Returns the windows over `n` tokens.
     pub fn over(self, n: usize) -> impl Iterator<Item = Window> {
         let mut start = 0;
         let mut first = 1;
@@ -47,21 +49,21 @@ impl Windows {
     }
 }
 
-/// One window over a text; numbers are indices of tokens.
+/// One window over a text; all fields are token indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Its first token.
+    /// Index of its first token.
     pub start: usize,
-    /// One past its last token.
+    /// Index after its last token.
     pub end: usize,
-    /// The first token it scores.
+    /// Index of the first token it scores.
     pub first: usize,
 }
 
 impl Window {
-    /// What is fed for it: all its tokens but the last, of which only the likelihood is asked.
+    /// Its tokens as they are fed.
     pub(super) fn tokens(self, vocab: &Vocab, ids: &[Token]) -> Vec<Token> {
-        let mut tokens = ids[self.start..self.end - 1].to_vec();
+        let mut tokens = ids[self.start..self.end].to_vec();
         if vocab.adds_bos()
             && let Some(bos) = vocab.bos()
         {
@@ -71,7 +73,9 @@ impl Window {
     }
 
     /// Feeds the window to a sequence of its own and hands over each row of logits with the index
-    /// of the token it predicts.
+    /// of the token it predicts. The last token is fed, too, although nothing is predicted from it:
+    /// the kernels depend on the number of tokens, so the log-probabilities of a quantized model
+    /// are the same as in a completion that echoes the text.
     pub(super) fn feed(
         self,
         session: &mut Session,
@@ -82,39 +86,43 @@ impl Window {
         let tokens = self.tokens(session.model().vocab(), ids);
         let seq = session.open()?;
         let unseen = first - 1 - start;
+        let scored = tokens.len() - unseen - 1;
         session.feed(&seq, &tokens[..unseen], WantLogits::None, &mut |_, _| {})?;
         session.feed(
             &seq,
             &tokens[unseen..],
             WantLogits::All,
             &mut |i, logits| {
-                on_row(first + i, logits);
+                if i < scored {
+                    on_row(first + i, logits);
+                }
             },
         )?;
         Ok(())
     }
 }
 
-/// A token of a text, judged by what is before it.
+/// A token of a text with its score.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scored {
     /// The token.
     pub id: Token,
     /// Its text.
     pub piece: Piece,
-    /// Natural logarithm of its probability; none for the first.
+    /// Natural logarithm of its probability; `None` for the first token.
     pub logprob: Option<f64>,
-    /// Its place among all tokens, from 1; none for the first.
+    /// Rank among all tokens, from 1; `None` for the first token.
     pub rank: Option<usize>,
-    /// The token that was expected in its place, where that is another.
+    /// The likeliest token, where it is another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead: Option<Choice>,
 }
 
-/// What a pass tells of a token: its log-probability, its rank, and what was likelier than it.
+/// The score of a token: its log-probability, its rank, and the likeliest token where it is
+/// another.
 pub(super) type Judged = (f64, usize, Option<Choice>);
 
-/// What a row of logits tells of the token that stands there.
+/// Scores the token `id` by the row of logits before it.
 pub(super) fn judge(vocab: &Vocab, logits: &[f32], id: Token) -> Judged {
     let distribution = Distribution::new(logits);
     let best = distribution.best();
@@ -127,41 +135,41 @@ pub(super) fn judge(vocab: &Vocab, logits: &[f32], id: Token) -> Judged {
 }
 
 impl Scored {
-    /// Its surprisal in bits.
+    /// Surprisal in bits; `None` for the first token.
     pub fn surprisal_bits(&self) -> Option<f64> {
         self.logprob.map(|logprob| bits(-logprob))
     }
 }
 
-/// A text, judged.
+/// The scores of a text.
 #[derive(Debug, Clone, Serialize)]
 pub struct Score {
     /// The text.
     pub text: String,
-    /// Its tokens.
+    /// One entry for each token.
     pub tokens: Vec<Scored>,
-    /// Natural logarithm of the probability of all tokens but the first.
+    /// Natural logarithm of the probability of all scored tokens together.
     pub total_logprob: f64,
-    /// Mean surprisal of a scored token.
+    /// Mean surprisal of a scored token, in bits.
     pub bits_per_token: f64,
-    /// Surprisal of the scored tokens per byte of their text.
+    /// Surprisal of the scored tokens per byte of their text, in bits.
     pub bits_per_byte: f64,
-    /// exp of the mean of -logprob.
+    /// Perplexity: exp of the mean of −logprob.
     pub perplexity: f64,
-    /// Tokens that were scored.
+    /// Number of tokens that were scored.
     pub n_scored: usize,
-    /// How it was read.
+    /// The windows in which the text was read.
     pub windows: Windows,
-    /// Whether it was read to the end.
+    /// Whether the whole text was read.
     pub complete: bool,
 }
 
-/// Judges a text. `on_progress` is told how many tokens are done. A session whose
-/// [`Cancel`](modelve_runtime::Cancel) is set ends the work early: what is done is returned, and
+/// Scores a text. `on_progress` gets the number of tokens done. When the session's
+/// [`Cancel`](modelve_runtime::Cancel) is set, the scores so far are returned, and
 /// [`Score::complete`] is false.
 ///
 /// # Errors
-/// [`Error::TextTooShort`], [`Error::Window`]; a window that does not fit the session.
+/// [`Error::TextTooShort`], [`Error::Window`], or a window that does not fit the session.
 pub fn score(
     session: &mut Session,
     text: &Prompt,

@@ -1,20 +1,20 @@
-//! Which model a result is of.
+//! The model that a result belongs to.
 
 use serde::Serialize;
 
 use modelve_runtime::Model;
 
-/// A model in a few words, for whoever reads a result later.
+/// A short description of a model, kept with each result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Subject {
-    /// The name in the file, or the file's own.
+    /// The name in the file's metadata, else the file's name.
     pub name: String,
-    /// The types that most of its weights have, the commonest first: `Q4_K, Q6_K`.
+    /// The types of most of its weights, the commonest first: `Q4_K, Q6_K`.
     pub quantization: String,
 }
 
 impl Subject {
-    /// Of a loaded model.
+    /// Describes a loaded model.
     pub fn of(model: &Model) -> Self {
         let facts = model.facts();
         let file = || {
@@ -22,7 +22,7 @@ impl Subject {
             name.to_string_lossy().into_owned()
         };
         let all: u64 = facts.weights.iter().map(|(_, bytes)| bytes).sum();
-        // What norms and biases are kept in says little.
+        // Types with a small share, such as those of norms and biases, are left out.
         let large = facts.weights.iter().filter(|(_, bytes)| *bytes > all / 20);
         let types: Vec<_> = large.map(|(ty, _)| ty.name()).collect();
         Subject {

@@ -1,7 +1,8 @@
-//! What one tensor changes: the first file with single tensors of the second in it.
+//! The effect of quantization on single tensors: the first file is run with one tensor of the
+//! second file at a time.
 //!
-//! llama.cpp loads models in parts. The first file is written out once, each tensor of interest
-//! as a part of its own; a swap then only puts another part in the place of one.
+//! llama.cpp loads split models. The first file is written out once as parts, with each tensor of
+//! interest in a part of its own; a swap then replaces one of these parts.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,33 +15,33 @@ use super::{Error, Result};
 use modelve_gguf::{Array, GgmlType, Gguf, Layout, TensorInfo, Value, ValueRef, ValueType};
 use modelve_runtime::{Session, Token, WantLogits};
 
-/// What happens when one tensor is the second file's.
+/// The effect of replacing one tensor with that of the second file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Swap {
-    /// The tensor.
+    /// Name of the tensor.
     pub name: String,
     /// Its type in the first file.
     pub type_a: String,
     /// Its type in the second.
     pub type_b: String,
-    /// Mean of D(first ‖ first with this tensor) in nats.
+    /// Mean KL divergence D(first ‖ first with this tensor) in nats.
     pub kl_mean: f64,
     /// Standard error of that mean.
     pub kl_error: f64,
 }
 
-/// The first model in parts, in a folder of its own that goes away with it.
+/// The first model split into parts, in a temporary folder that is removed on drop.
 pub struct Parts {
     folder: tempfile::TempDir,
     names: Vec<String>,
 }
 
 impl Parts {
-    /// Writes the first file's tensors, those of `names` apart, and the second's of `names`.
-    /// `on_progress` is told how many bytes were written.
+    /// Writes the tensors of the first file, with those in `names` in parts of their own, and the
+    /// `names` of the second file. `on_progress` gets the number of bytes written.
     ///
     /// # Errors
-    /// A folder for temporary files that is full or cannot be written.
+    /// The temporary folder is full or cannot be written.
     pub fn write(
         a: &Gguf,
         b: &Gguf,
@@ -96,17 +97,17 @@ impl Parts {
         })
     }
 
-    /// Bytes that [`Parts::write`] writes, roughly.
+    /// Approximate number of bytes that [`Parts::write`] writes.
     pub fn bytes(a: &Gguf, b: &Gguf, names: &[String]) -> u64 {
         let of_b = names.iter().filter_map(|name| b.tensor(name)?.bytes);
         a.size_bytes() + of_b.sum::<u64>()
     }
 
-    /// The path of the first model with the second's tensor number `swapped` in it, or as it
-    /// is. Valid until the next call.
+    /// Returns the path of the first model with tensor number `swapped` taken from the second file;
+    /// `None` means no swap. The path is valid until the next call.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// The folder cannot be written.
     pub fn with(&self, swapped: Option<usize>) -> Result<PathBuf> {
         let count = self.names.len() + 1;
         let place = |no: usize| {
@@ -173,7 +174,7 @@ fn write_part(
     })
 }
 
-/// A value to write again; none for an array of arrays, which nothing known has.
+/// Converts a metadata value for writing; `None` for an array of arrays, which no known key has.
 fn owned(value: ValueRef<'_>) -> Option<Value> {
     macro_rules! array {
         ($array:expr, $($variant:ident),*) => {
@@ -207,17 +208,17 @@ fn owned(value: ValueRef<'_>) -> Option<Value> {
     })
 }
 
-/// What the first model says over a short text, to compare others with.
+/// The predictions of the first model over a short text.
 pub struct Baseline {
     ids: Vec<Token>,
     rows: Vec<Reference>,
 }
 
 impl Baseline {
-    /// Reads a text of at most a few hundred tokens; every row is kept.
+    /// Reads a text of at most a few hundred tokens and keeps every row of logits.
     ///
     /// # Errors
-    /// A text that does not fit the session.
+    /// The text does not fit the session.
     pub fn new(session: &mut Session, ids: &[Token]) -> Result<Self> {
         let mut rows = Vec::with_capacity(ids.len());
         let seq = session.open()?;
@@ -230,10 +231,10 @@ impl Baseline {
         })
     }
 
-    /// D(first ‖ other), over the text.
+    /// Computes D(first ‖ other) over the text.
     ///
     /// # Errors
-    /// A text that does not fit the session.
+    /// The text does not fit the session.
     pub fn kl(&self, session: &mut Session) -> Result<Mean> {
         let mut mean = Mean::default();
         let seq = session.open()?;

@@ -6,40 +6,41 @@ use super::math::Distribution;
 use super::{Choice, Error, Result};
 use modelve_runtime::{Entry, Seq, Session, Vocab};
 
-/// A continuation by one token, and how it goes on.
+/// A token of the tree and its continuations.
 #[derive(Debug, Clone, Serialize)]
 pub struct Branch {
     /// The token, with its probability after those above it.
     #[serde(flatten)]
     pub choice: Choice,
-    /// Natural logarithm of the probability of all tokens from the root to here.
+    /// Natural logarithm of the joint probability of all tokens from the root to this one.
     pub joint_logprob: f64,
     /// The continuations, likeliest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<Branch>,
 }
 
-/// A tree has at most so many nodes.
+/// Maximum number of nodes in a tree.
 pub const MOST_NODES: usize = 4096;
 
 /// Depth and width of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Tokens from the root to a leaf.
+    /// Number of tokens from the root to a leaf.
     pub depth: usize,
-    /// Branches of a node.
+    /// Number of branches of each node.
     pub width: usize,
 }
 
 impl Shape {
-    /// Sequences and tokens that a tree needs in a session besides the prompt's: `(sequences,
-    /// tokens)`.
+    /// Returns what a tree needs in a session in addition to the prompt: `(sequences, tokens)`.
     pub fn room(self) -> (u32, u32) {
         let room = (self.depth.saturating_sub(1)).saturating_mul(self.width);
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         (room.saturating_add(1), room)
     }
 
+    /// Checks the number of nodes.
+    ///
     /// # Errors
     /// [`Error::Tree`] if there are no nodes, or more than [`MOST_NODES`].
     pub fn check(self) -> Result<()> {
@@ -62,9 +63,9 @@ impl Shape {
     }
 }
 
-/// The branches below the node that sequence `seq` ends with, which is `above` tokens down: the
-/// `width` likeliest tokens at every node down to `depth`. The branches of a node are computed in
-/// one batch and share the cache of what is above them.
+/// Computes the branches of the node at the end of sequence `seq`, which is `above` tokens below
+/// the root: the `width` likeliest tokens at every node down to `depth`. The branches of a node are
+/// computed in one batch and share the KV cache of the tokens above them.
 pub(super) fn grow(
     session: &mut Session,
     vocab: &Vocab,
@@ -86,7 +87,7 @@ pub(super) fn grow(
     if above + 1 == shape.depth {
         return Ok(branches);
     }
-    // After the end of the text nothing follows.
+    // Nothing follows an end-of-text token.
     let open: Vec<usize> = (0..branches.len())
         .filter(|&i| !vocab.is_end(branches[i].choice.id))
         .collect();

@@ -1,5 +1,5 @@
-//! From a layer's state to logits, by ggml's own kernels: final norm, then the output matrix in
-//! the type the file holds it in. The unsafe code of the probes is here.
+//! Final norm and output matrix, computed by ggml's own kernels in the type that the file holds
+//! them in. This file has the unsafe code of the probes.
 
 #![allow(unsafe_code)]
 
@@ -10,10 +10,10 @@ use llama_cpp_sys_2 as sys;
 use modelve_gguf::{GgmlType, Gguf, TensorInfo};
 use modelve_runtime::is_weight_type;
 
-/// The last step of a model: what is needed to do it for any state.
+/// The final norm and output matrix, applicable to any state.
 pub(super) struct Unembed {
     gguf: Gguf,
-    /// `output.weight`, or the token table where they are one: `[n_embd, n_vocab]`.
+    /// `output.weight`, or the token embedding where the two are tied: `[n_embd, n_vocab]`.
     matrix: TensorInfo,
     norm: Norm,
     weight: Vec<f32>,
@@ -22,23 +22,24 @@ pub(super) struct Unembed {
     backend: ptr::NonNull<sys::ggml_backend>,
     n_embd: usize,
     n_vocab: usize,
-    /// What passes between the three steps: normed states, weighted states.
+    /// Buffers for the results of the first two steps: normed states, and normed states times the
+    /// norm's weights.
     scratch: [Vec<f32>; 2],
 }
 
-/// How states are normed before they meet the output matrix; the number is its epsilon.
+/// The kind of the final norm, with its epsilon.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Norm {
     Rms(f32),
     Layer(f32),
 }
 
-// SAFETY: the backend is an object of its own without ties to a thread; it is used by `&mut`
+// SAFETY: the backend is an object of its own and not tied to a thread; it is used by `&mut`
 // methods only. The file is mapped read-only.
 unsafe impl Send for Unembed {}
 
 impl Unembed {
-    /// Finds norm and matrix in a file. The error says in words what it lacks.
+    /// Finds the norm and the matrix in a file. The error says what the file lacks.
     pub fn new(gguf: Gguf, threads: u32) -> Result<Self, String> {
         let matrix = gguf
             .tensor("output.weight")
@@ -97,13 +98,13 @@ impl Unembed {
         self.n_vocab
     }
 
-    /// How the last state is normed, and by what it is multiplied then.
+    /// Returns the kind of norm and its weights.
     pub fn norm(&self) -> (Norm, &[f32]) {
         (self.norm, &self.weight)
     }
 
-    /// Logits of `states` (rows of `n_embd` values) into `logits` (as many rows of `n_vocab`).
-    /// False: ggml failed.
+    /// Computes the logits of `states` (rows of `n_embd` values) into `logits` (as many rows of
+    /// `n_vocab`). Returns whether ggml succeeded.
     pub fn rows(&mut self, states: &mut [f32], logits: &mut Vec<f32>) -> bool {
         if !self.multiply(states, logits, true) {
             return false;
@@ -116,8 +117,8 @@ impl Unembed {
         true
     }
 
-    /// What `vectors` (rows of `n_embd` values) become through the output matrix alone, without
-    /// norm and biases. False: ggml failed.
+    /// Multiplies `vectors` (rows of `n_embd` values) with the output matrix alone, without norm
+    /// and biases. Returns whether ggml succeeded.
     pub fn project(&mut self, vectors: &mut [f32], logits: &mut Vec<f32>) -> bool {
         self.multiply(vectors, logits, false)
     }
@@ -171,7 +172,7 @@ impl Unembed {
                     weighted.as_mut_ptr(),
                 );
                 if let Some(bias) = &self.bias {
-                    // Back into the first buffer, of which nothing is read any more.
+                    // The result goes back into the first buffer, which is no longer read.
                     x = place(sys::ggml_add(ctx, x, vector(bias)), normed.as_mut_ptr());
                 }
             }
@@ -194,7 +195,7 @@ impl Drop for Unembed {
     }
 }
 
-/// A vector of F32, if the file has one of this name and length.
+/// Reads an F32 vector, if the file has one of this name and length.
 fn floats(gguf: &Gguf, name: &str, n: usize) -> Option<Vec<f32>> {
     let tensor = gguf.tensor(name)?;
     if tensor.ty != GgmlType::F32 || tensor.n_elements() != n as u64 {
@@ -208,10 +209,10 @@ fn floats(gguf: &Gguf, name: &str, n: usize) -> Option<Vec<f32>> {
     )
 }
 
-/// A CPU backend of our own.
+/// Creates a CPU backend that only this crate uses.
 fn cpu_backend(threads: u32) -> Option<ptr::NonNull<sys::ggml_backend>> {
     type SetThreads = unsafe extern "C" fn(sys::ggml_backend_t, i32);
-    // Registers the backends, once.
+    // Registers the backends on the first call.
     modelve_runtime::devices();
     // SAFETY: the device is checked for null and lives as long as the program; the function
     // found under this name has this type in every ggml (`ggml_backend_set_n_threads_t`).

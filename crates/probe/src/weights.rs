@@ -1,4 +1,4 @@
-//! How far apart the weights of two files are.
+//! The difference between the weights of two files.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use modelve_gguf::{Gguf, TensorInfo};
 use modelve_quant::dequantize_rows;
 use modelve_runtime::Cancel;
 
-/// A tensor of two files.
+/// The difference between one tensor in two files.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorError {
     /// Its name.
@@ -16,13 +16,13 @@ pub struct TensorError {
     pub type_a: String,
     /// Its type in the second.
     pub type_b: String,
-    /// √(Σ (a - b)² / Σ a²); none where a type has no decoder.
+    /// Relative error √(Σ (a − b)² / Σ a²); `None` where a type cannot be decoded.
     pub error: Option<f64>,
 }
 
-/// The tensors that differ between two files, worst first. Those of one file only, or of
-/// another shape, are left out. `on_progress` is told the bytes read of the first file, by any
-/// thread; a set `cancel` ends the work with what is done.
+/// Compares the tensors of two files, largest error first. Tensors that only one file has, or whose
+/// shapes differ, are left out. `on_progress` gets the number of bytes read of the first file, from
+/// any thread; when `cancel` is set, the results so far are returned.
 pub fn tensor_errors(
     a: &Gguf,
     b: &Gguf,
@@ -63,7 +63,7 @@ pub fn tensor_errors(
     errors
 }
 
-/// Weights decoded at once: whole blocks of every type, small enough for the cache.
+/// Number of weights decoded at once: whole blocks of every type, small enough for the cache.
 const PIECE: usize = 1 << 15;
 
 fn relative_error(a: &Gguf, of_a: &TensorInfo, b: &Gguf, of_b: &TensorInfo) -> Option<f64> {

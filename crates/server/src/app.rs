@@ -1,4 +1,4 @@
-//! What all requests share, and which path leads where.
+//! The state that all requests share, and the routes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,54 +20,54 @@ use crate::metrics::Counters;
 use crate::probe_thread::Probes;
 use crate::{body, experiments, explore, guard, llama, openai, openapi, probes, status};
 
-/// What all requests share.
+/// The state that all requests share.
 pub struct App {
-    /// What whoever started the server decided.
+    /// The configuration of the server.
     pub config: Config,
     /// The model, once it is loaded.
     ready: OnceLock<Ready>,
-    /// Whether nothing new is taken.
+    /// Whether the server is shutting down and refuses new requests.
     closing: AtomicBool,
-    /// When it was started, in seconds since 1970.
+    /// Start time in seconds since 1970.
     pub started: u64,
-    /// What the engine's thread tells of itself.
+    /// Counters and state published by the engine's thread.
     pub shared: Arc<Shared>,
 }
 
-/// What a request is read with. Cheap to clone.
+/// What is needed to read and validate a request. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Means {
     /// The model.
     pub model: Model,
-    /// The chat template, if there is one.
+    /// The chat template, if the model has one.
     pub template: Option<Arc<str>>,
-    /// The longest text, in tokens.
+    /// Context size in tokens: the maximum length of prompt and answer together.
     pub limit: usize,
-    /// Tokens of an answer whose request does not say how many.
+    /// Number of tokens to generate where the request does not say.
     pub max_tokens: usize,
-    /// Control vectors by the names that whoever started the server gave them.
+    /// Control vectors by the names given on the command line.
     pub vectors: Arc<BTreeMap<String, ControlVector>>,
 }
 
-/// A model that answers.
+/// A loaded model.
 pub struct Ready {
-    /// What requests are read with.
+    /// What is needed to read and validate a request.
     pub means: Means,
     /// Tokens that stand for no text.
     pub control_tokens: Vec<u32>,
-    /// Texts computed at once.
+    /// Number of texts that are computed in one batch.
     pub parallel: usize,
-    /// The way to the engine.
+    /// Handle to the engine's thread.
     pub engine: Handle,
-    /// The way to the probes.
+    /// Handle to the thread of the probes.
     pub probes: Probes,
 }
 
 impl Ready {
-    /// Reads a request with `prepare`, apart from those who wait for bytes.
+    /// Runs `prepare` on a thread for blocking work, so that connections are not held up.
     ///
     /// # Errors
-    /// Those of `prepare`.
+    /// The errors of `prepare`.
     pub async fn read<P: Send + 'static>(
         &self,
         bytes: Bytes,
@@ -77,11 +77,12 @@ impl Ready {
         apart(move || prepare(&bytes, &means)).await
     }
 
-    /// Submits completions that belong together. `count` names the field that says how many, `text`
-    /// the one that says of what.
+    /// Submits completions that belong together. `count` is the name of the field with their
+    /// number, `text` that of the field with the prompt; both are used in errors.
     ///
     /// # Errors
-    /// What the engine refuses, of `text`; more than there is room for, of `count`.
+    /// An error about `text` if the engine refuses a prompt, or about `count` if there is no room
+    /// for all.
     pub async fn submit(
         &self,
         requests: Vec<Request>,
@@ -95,7 +96,7 @@ impl Ready {
 }
 
 impl App {
-    /// What requests share before there is a model.
+    /// Makes the state before the model is loaded.
     pub fn new(config: Config, shared: Arc<Shared>) -> Self {
         App {
             config,
@@ -106,41 +107,41 @@ impl App {
         }
     }
 
-    /// The model is there.
+    /// Sets the loaded model.
     pub fn set_ready(&self, ready: Ready) {
-        // It is set once.
+        // It is only set once.
         let _ = self.ready.set(ready);
     }
 
-    /// The model.
+    /// Returns the model.
     ///
     /// # Errors
-    /// 503 while it is loaded.
+    /// 503 while the model is loading.
     pub fn ready(&self) -> Result<&Ready> {
         let ready = self.ready.get();
         ready.ok_or_else(|| ApiError::unavailable("Loading model"))
     }
 
-    /// Nothing new is taken from here on.
+    /// Refuses new requests from now on.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nothing new is taken.
+    /// Returns whether new requests are refused.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// What is counted.
+    /// Returns the counters.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 }
 
-/// Work that keeps a processor busy, apart from those who wait for bytes.
+/// Runs CPU-bound work on a thread for blocking work, so that connections are not held up.
 ///
 /// # Errors
-/// Those of the work.
+/// The errors of the work.
 pub async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -148,7 +149,7 @@ pub async fn apart<T: Send + 'static>(
     task.unwrap_or_else(|_| Err(ApiError::internal("the request cannot be read")))
 }
 
-/// A body, read within the limits.
+/// A body, read within the configured limits.
 pub struct Read(pub Bytes);
 
 impl FromRequest<Arc<App>> for Read {
@@ -161,7 +162,7 @@ impl FromRequest<Arc<App>> for Read {
     }
 }
 
-/// All paths.
+/// Returns the router with all paths.
 pub fn router(app: Arc<App>) -> Router {
     let exploring = app.config.explore.is_some();
     let guarded = middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
@@ -173,7 +174,7 @@ pub fn router(app: Arc<App>) -> Router {
     };
     router
         .route("/health", get(status::health))
-        // The same under the names that llama.cpp's server has for them.
+        // Aliases for the paths of llama.cpp's server.
         .route("/v1/health", get(status::health))
         .route("/models", get(openai::models::list))
         .route("/chat/completions", post(openai::chat::chat))
@@ -217,5 +218,5 @@ async fn nowhere(State(_): State<Arc<App>>, uri: Uri) -> ApiError {
 }
 
 async fn otherwise(method: Method, uri: Uri) -> ApiError {
-    ApiError::method(format!("{method} is not for {}", uri.path()))
+    ApiError::method(format!("{method} is not allowed for {}", uri.path()))
 }

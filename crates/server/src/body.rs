@@ -1,4 +1,4 @@
-//! Bodies of requests: read within limits, parsed with the name of the field at fault.
+//! Request bodies: read within limits, and parsed with errors that name the field.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::config::Limits;
 use crate::error::{ApiError, Result};
 
-/// All of a body.
+/// Reads a whole body.
 ///
 /// # Errors
-/// 413 where it is too long, 408 where it stops coming, 400 where it breaks off.
+/// 413 if it is too long, 408 if it stalls, 400 if the connection closes before its end.
 pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes> {
     let mut bytes = Vec::new();
-    // Trickling in is not coming in: a whole body has a bound, too.
+    // The whole body has a time limit as well, against clients that send a byte now and then.
     let all = tokio::time::timeout(10 * limits.pause, async {
         while let Some(frame) = next(&mut body, limits.pause).await? {
             if bytes.len() + frame.len() > limits.body {
@@ -34,16 +34,16 @@ async fn next(body: &mut Body, pause: Duration) -> Result<Option<Bytes>> {
     let frame = tokio::time::timeout(pause, body.frame());
     match frame.await.map_err(|_| ApiError::too_slow())? {
         None => Ok(None),
-        // Trailers say nothing here.
+        // Trailers are ignored.
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
-        Some(Err(_)) => Err(ApiError::bad("the body breaks off")),
+        Some(Err(_)) => Err(ApiError::bad("the body is incomplete")),
     }
 }
 
-/// A body as JSON: an object.
+/// Parses a body as a JSON object.
 ///
 /// # Errors
-/// It is none.
+/// The body is not a JSON object.
 pub fn json(bytes: &[u8]) -> Result<Value> {
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| ApiError::bad(format!("the body is not JSON: {error}")))?;
@@ -53,17 +53,16 @@ pub fn json(bytes: &[u8]) -> Result<Value> {
     }
 }
 
-/// What is asked, from a body that is JSON. Fields that are not known are ignored, as OpenAI's
-/// server does.
+/// Deserializes a request. Unknown fields are ignored, as by OpenAI's server.
 ///
 /// # Errors
-/// The first field that is missing or of another type, by its name.
+/// Names the first field that is missing or has the wrong type.
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = readable(&error.inner().to_string());
         match path.as_str() {
-            // A field that is missing is named in the reason alone.
+            // The path does not include a missing field; its name is in the reason.
             "." | "?" => match reason.split('`').nth(1) {
                 Some(name) if reason.starts_with("missing field") => {
                     ApiError::wrong(name, reason.clone())
@@ -75,7 +74,7 @@ pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
     })
 }
 
-/// What serde expects of a field, in words of JSON.
+/// serde's words for expected values, and those of JSON.
 const EXPECTED: [(&str, &str); 6] = [
     ("expected usize", "expected a whole number from 0"),
     ("expected u64", "expected a whole number from 0"),
@@ -85,7 +84,7 @@ const EXPECTED: [(&str, &str); 6] = [
     ("expected f64", "expected a number"),
 ];
 
-/// A reason of serde's without the names of Rust's types.
+/// Replaces the names of Rust's types in serde's message.
 fn readable(reason: &str) -> String {
     let found = EXPECTED
         .iter()

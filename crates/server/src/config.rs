@@ -1,59 +1,60 @@
-//! What whoever starts a server decides.
+//! The configuration of a server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use modelve_runtime::ControlVector;
 
-/// How a server behaves towards those who ask.
+/// The configuration of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens.
+    /// The address to listen on.
     pub address: SocketAddr,
-    /// What the model is called.
+    /// Name of the model in answers.
     pub model: String,
-    /// The chat template; none: the model's own.
+    /// The chat template; `None` means the model's own.
     pub template: Option<String>,
-    /// Control vectors that requests may ask for, by name.
+    /// Control vectors that requests may use, by name.
     pub vectors: Vec<(String, ControlVector)>,
-    /// Keys of which a request must show one; none: nobody is asked.
+    /// API keys, of which a request must send one; if empty, no key is needed.
     pub keys: Vec<String>,
-    /// Origins whose pages may use the server, such as `https://example.org`; `*` is all.
+    /// Origins whose web pages may use the server, such as `https://example.org`; `*` allows all.
     pub origins: Vec<String>,
-    /// Names besides addresses and `localhost` under which the server may be asked.
+    /// Host names by which the server may be addressed, in addition to IP addresses and
+    /// `localhost`.
     pub hosts: Vec<String>,
-    /// Completions that are computed or wait, at most.
+    /// Maximum number of completions that are computed or waiting.
     pub queue: usize,
-    /// Tokens of an answer whose request does not say how many.
+    /// Number of tokens to generate where the request does not say.
     pub max_tokens: usize,
-    /// What is read and waited for, at most.
+    /// Limits on sizes and waiting times.
     pub limits: Limits,
-    /// The page for a person with a browser, if there is to be one.
+    /// The page of `modelve explore`; `None` if it is not served.
     pub explore: Option<Explore>,
 }
 
-/// The page for a person with a browser.
+/// Configuration of the page of `modelve explore`.
 #[derive(Debug, Clone)]
 pub struct Explore {
-    /// What its address ends with, `?token=`; the page shows it as one of the keys.
+    /// The token at the end of the page's address, `?token=`. The page sends it as an API key.
     pub token: String,
-    /// What names the model on a command line, for commands that the page proposes.
+    /// The MODEL argument for command lines that the page shows.
     pub model: Option<String>,
 }
 
-/// What is read and waited for, at most.
+/// Limits on sizes and waiting times.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of a body.
+    /// Maximum size of a body in bytes.
     pub body: usize,
-    /// Bytes of the lines before a body.
+    /// Maximum size of a request's head in bytes.
     pub head: usize,
-    /// Connections at once.
+    /// Maximum number of simultaneous connections.
     pub connections: usize,
-    /// From the first byte of a request to the last of its head; also how long a connection is
-    /// kept open for the next request.
+    /// Maximum time from the first byte of a request to the end of its head; also how long an idle
+    /// connection is kept open.
     pub head_time: Duration,
-    /// From one part of a body to the next, and until a client takes what it is sent.
+    /// Maximum time between two parts of a body, and until a client accepts what it is sent.
     pub pause: Duration,
 }
 

@@ -1,7 +1,8 @@
-//! The thread that owns the engine: requests come in by a channel, each hears of itself by a
+//! The thread that owns the engine. Requests arrive by one channel, and each gets its events by a
 //! channel of its own.
 //!
-//! Whoever no longer listens has hung up: before each decode such requests are cancelled.
+//! A client that disconnected has dropped its channel; its requests are cancelled before the next
+//! decode.
 //!
 //! llama.cpp adds a control vector to everything that a context computes. Requests with a control
 //! vector therefore run in a second engine: those with the same vector are batched together, those with
@@ -22,23 +23,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::error::{ApiError, Result};
 use crate::metrics::Counters;
 
-/// What a request is told.
+/// An event of a request.
 #[derive(Debug)]
 pub enum Told {
-    /// The prompt was read: its tokens from the second on, judged.
+    /// The prompt was read: its tokens from the second on, with their probabilities.
     Prompt(Vec<Step>),
-    /// A token was chosen, and this text is certain now.
+    /// A token was sampled, and this text is complete with it.
     Token { step: Step, text: String },
-    /// It ended.
+    /// The request is complete.
     Done(Box<Completion>),
-    /// It ended with an error.
+    /// The request failed.
     Failed(ApiError),
 }
 
-/// Where completions that belong together are told of, each by its place among them.
+/// Channel to the client of completions that belong together, each with its index among them.
 type Listener = UnboundedSender<(usize, Told)>;
 
-/// A control vector, with a digest that tells whether two requests have the same.
+/// A control vector with a digest, by which requests with the same vector are recognized.
 #[derive(Debug, Clone)]
 pub struct Control {
     vector: Arc<ControlVector>,
@@ -64,29 +65,29 @@ struct Submission {
     accepted: oneshot::Sender<Result<()>>,
 }
 
-/// A request that is computed or waits, as others may see it.
+/// A request that is computed or waiting, as shown by `/slots`.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Its number.
     pub id: usize,
-    /// Tokens of its prompt.
+    /// Number of tokens in its prompt.
     pub n_prompt: usize,
-    /// Tokens chosen.
+    /// Number of tokens generated.
     pub n_decoded: usize,
 }
 
-/// What the engine was doing after its last step.
+/// State of the engine after its last step.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Requests that are computed.
+    /// Number of requests that are being computed.
     pub active: usize,
-    /// Requests that wait.
+    /// Number of requests that are waiting.
     pub waiting: usize,
-    /// All of them.
+    /// All of these requests.
     pub tasks: Vec<Task>,
 }
 
-/// The way to the engine, for those who ask. Cheap to clone.
+/// A handle to the engine's thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     inbox: UnboundedSender<Submission>,
@@ -95,30 +96,30 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What the engine's thread tells of itself.
+/// State that the engine's thread publishes.
 #[derive(Debug, Default)]
 pub struct Shared {
     snapshot: Mutex<Snapshot>,
-    /// What was counted.
+    /// The counters.
     pub counters: Counters,
 }
 
 impl Shared {
-    /// What the engine was doing after its last step.
+    /// Returns the state of the engine after its last step.
     pub fn snapshot(&self) -> Snapshot {
         let snapshot = self.snapshot.lock();
         snapshot.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Room for completions, taken before they are submitted.
+/// Reserved places in the queue, taken before completions are submitted.
 #[derive(Debug)]
 pub struct Room(Vec<OwnedSemaphorePermit>);
 
-/// The thread's end of it.
+/// The receiving end of the engine's channel.
 pub struct Inbox(UnboundedReceiver<Submission>);
 
-/// A way to an engine that takes up to `queue` completions at once.
+/// Makes the channel to an engine whose queue takes up to `queue` completions.
 pub fn channel(queue: usize) -> (Handle, Inbox) {
     let (inbox, receiver) = unbounded_channel();
     let handle = Handle {
@@ -131,10 +132,11 @@ pub fn channel(queue: usize) -> (Handle, Inbox) {
 }
 
 impl Handle {
-    /// Takes room for `n` completions.
+    /// Reserves places for `n` completions.
     ///
     /// # Errors
-    /// More than there can ever be; 503 while others have the room.
+    /// An error about `param` if `n` is larger than the queue; 503 while there are not enough
+    /// places.
     pub fn room(&self, n: usize, param: &str) -> Result<Room> {
         if n > self.queue {
             let message = format!(
@@ -143,16 +145,17 @@ impl Handle {
             );
             return Err(ApiError::wrong(param, message));
         }
-        let full = |_| ApiError::unavailable("too many requests wait already: try again soon");
+        let full = |_| ApiError::unavailable("too many requests are waiting: try again soon");
         let permits = (0..n).map(|_| Arc::clone(&self.room).try_acquire_owned().map_err(full));
         permits.collect::<Result<_>>().map(Room)
     }
 
-    /// Submits completions, as many as there is room for, all with the same control vector or none.
-    /// Each is told of by its place among them. Dropping the receiver cancels what is not done.
+    /// Submits completions, as many as there are reserved places, all with the same control vector
+    /// or none. Each event comes with the index of its completion. Dropping the receiver cancels
+    /// those that are not complete.
     ///
     /// # Errors
-    /// What the engine refuses.
+    /// The engine's error for a completion that it refuses.
     pub async fn submit(
         &self,
         requests: Vec<Request>,
@@ -174,7 +177,7 @@ impl Handle {
         Ok(told)
     }
 
-    /// What the engine's thread tells of itself.
+    /// Returns the state that the engine's thread publishes.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -190,15 +193,15 @@ struct Live {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// An engine and the requests that it computes.
+/// An engine and its requests.
 struct Lane {
     engine: Engine,
     live: HashMap<RequestId, Live>,
     busy: bool,
 }
 
-/// Computes requests until all senders are gone. `setup` is the setup of the engine for requests with
-/// a control vector, without the vector.
+/// Computes requests until all senders are dropped. `setup` is the setup of the engine for requests
+/// with a control vector, without the vector.
 pub fn run(engine: Engine, setup: Setup, inbox: Inbox, shared: &Shared) {
     let Inbox(mut inbox) = inbox;
     let mut scheduler = Scheduler {
@@ -225,7 +228,7 @@ pub fn run(engine: Engine, setup: Setup, inbox: Inbox, shared: &Shared) {
     }
 }
 
-/// All requests that are computed or wait, and the engines.
+/// All requests that are computed or waiting, and the engines.
 struct Scheduler<'a> {
     plain: Lane,
     /// The engine of requests with a control vector, with the vector's digest.
@@ -233,7 +236,7 @@ struct Scheduler<'a> {
     /// Requests with another control vector, in the order of their arrival.
     waiting: VecDeque<(Control, Submission)>,
     setup: Setup,
-    /// Requests so far.
+    /// Number of requests so far.
     next: usize,
     shared: &'a Shared,
 }
@@ -359,7 +362,7 @@ impl Lane {
                     self.live.insert(id, request);
                 }
                 Err(error) => {
-                    // All or none.
+                    // Either all of them are accepted or none.
                     for id in ids {
                         self.engine.cancel(id);
                         self.live.remove(&id);
@@ -371,7 +374,7 @@ impl Lane {
         }
         self.busy = true;
         shared.counters.completions.add(ids.len() as u64);
-        // A client that disconnected in between has dropped the receiver.
+        // The receiver is dropped if the client disconnected meanwhile.
         drop(submission.accepted.send(Ok(())));
     }
 
@@ -408,7 +411,8 @@ impl Lane {
         };
     }
 
-    /// The message that an event becomes, with its receiver and the request's index.
+    /// Turns an event of the engine into a message, with its receiver and the index of the
+    /// completion.
     fn told(
         &mut self,
         id: RequestId,
@@ -431,7 +435,7 @@ impl Lane {
                 Told::Done(Box::new(completion))
             }
             engine::Event::Failed(error) => Told::Failed(error.into()),
-            // The engine may learn to tell more.
+            // Events that later versions of the engine may add.
             _ => return None,
         };
         let live = &mut self.live;

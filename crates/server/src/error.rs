@@ -1,4 +1,4 @@
-//! Errors as OpenAI's API has them: an object with a message, a type, and the field at fault.
+//! Errors in the form of OpenAI's API: an object with a message, a type, and the field at fault.
 
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -7,11 +7,11 @@ use modelve_runtime::Error as RuntimeError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What a client is told when its request is not served.
+/// An error response.
 #[derive(Debug, Clone)]
 pub struct ApiError(Box<Fault>);
 
-/// All of it.
+/// The fields of an error response.
 #[derive(Debug, Clone)]
 struct Fault {
     status: StatusCode,
@@ -19,36 +19,36 @@ struct Fault {
     message: String,
     param: Option<String>,
     code: Option<&'static str>,
-    /// Tokens that are needed, and those that fit.
+    /// Number of tokens needed, and the number that fits.
     lengths: Option<(usize, usize)>,
-    /// A header that tells how to ask better.
+    /// A header that tells the client what to send instead.
     header: Option<(HeaderName, &'static str)>,
 }
 
 /// `Result` with [`ApiError`].
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// An error as it is written.
+/// The JSON body of an error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     error: ErrorObject,
 }
 
-/// What went wrong.
+/// The error object of OpenAI's API.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorObject {
-    /// In words.
+    /// The message.
     message: String,
-    /// `invalid_request_error`, `authentication_error`, `unavailable_error` and their like.
+    /// For example `invalid_request_error`, `authentication_error` or `unavailable_error`.
     r#type: &'static str,
     /// The field at fault.
     param: Option<String>,
-    /// A name for programs, where there is one.
+    /// A code for programs, for some errors.
     code: Option<&'static str>,
-    /// Of a text that is too long: the tokens that it needs.
+    /// For a text that is too long: the number of tokens it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     n_prompt_tokens: Option<usize>,
-    /// Of a text that is too long: the tokens that fit.
+    /// For a text that is too long: the number of tokens that fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     n_ctx: Option<usize>,
 }
@@ -76,17 +76,17 @@ impl ApiError {
         self
     }
 
-    /// A field whose value makes no sense.
+    /// 400: a field has an invalid value.
     pub fn wrong(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::bad(message).about(param)
     }
 
-    /// A request that makes no sense.
+    /// 400: the request is invalid.
     pub fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
     }
 
-    /// A text that is longer than the context.
+    /// 400: the text is longer than the context.
     pub fn too_long(param: &str, need: usize, n_ctx: usize) -> Self {
         let message = format!(
             "This model's maximum context length is {n_ctx} tokens, but the request needs {need}"
@@ -96,7 +96,7 @@ impl ApiError {
         error
     }
 
-    /// A request without the key.
+    /// 401: the API key is missing or wrong.
     pub fn unauthorized(message: &str) -> Self {
         let status = StatusCode::UNAUTHORIZED;
         Self::new(status, "authentication_error", message)
@@ -104,59 +104,59 @@ impl ApiError {
             .header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
-    /// A request from where none is taken.
+    /// 403: requests from this origin or host name are not allowed.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message)
     }
 
-    /// A path that is not there.
+    /// 404: there is no such path.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found_error", message)
     }
 
-    /// A path that is asked in another way.
+    /// 405: the path exists, but not for this method.
     pub fn method(message: impl Into<String>) -> Self {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self::new(status, "invalid_request_error", message)
     }
 
-    /// A body that is longer than is read.
+    /// 413: the body is longer than the limit.
     pub fn too_large(most: usize) -> Self {
         let message = format!("the body is longer than {most} bytes");
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         Self::new(status, "invalid_request_error", message)
     }
 
-    /// A body that does not come.
+    /// 408: the body stalled.
     pub fn too_slow() -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;
-        let message = "the body did not come in time";
+        let message = "the body was not received in time";
         Self::new(status, "invalid_request_error", message)
     }
 
-    /// Not now, but soon.
+    /// 503: the request can be sent again soon.
     pub fn unavailable(message: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "unavailable_error", message).header(header::RETRY_AFTER, "1")
     }
 
-    /// What is nobody's fault who asks.
+    /// 500: an error that is not the client's.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
-    /// The same about another field.
+    /// Returns the same error about another field.
     pub fn about(mut self, param: impl Into<String>) -> Self {
         self.0.param = Some(param.into());
         self
     }
 
-    /// In words.
+    /// Returns the message.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The object that tells it.
+    /// Returns the JSON body.
     pub fn body(&self) -> ErrorBody {
         let fault = &self.0;
         ErrorBody {

@@ -1,5 +1,5 @@
-//! Experiments over HTTP: what the commands `why`, `patch`, `ablate`, `heads` and `steer run` tell
-//! with `--json`.
+//! Experiments over HTTP: the JSON of the commands `why`, `patch`, `ablate`, `heads` and `steer
+//! run`.
 
 use std::sync::Arc;
 
@@ -23,82 +23,82 @@ use crate::knobs::{Share, sum};
 use crate::probe_thread::Bench;
 use crate::probes::{Named, answer, numbers, told as probe_told, value};
 
-/// Tokens that the two answers of a measure may begin with alike, for which there is room.
+/// Number of tokens of room for the common beginning of the two answers of a measure.
 const COMMON: usize = 16;
-/// The most tokens that are told of a place.
+/// Maximum number of likeliest tokens per place.
 const MOST_TOP: usize = 100;
 
-/// What `why` is asked.
+/// Request to `why`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct WhyAsked {
-    /// The answer to explain, by word or id; the likeliest if it is not said.
+    /// The answer to explain, as text or id; default: the likeliest token.
     token: Option<Named>,
-    /// The answer it is held against; the second likeliest if none is said, with `token` the mean
-    /// of all.
+    /// The answer to compare it with; default: the second likeliest token, or with `token` the mean
+    /// of the vocabulary.
     against: Option<Named>,
-    /// Whether single tokens are left out, not whole words.
+    /// Whether to leave out single tokens instead of words.
     #[serde(default)]
     tokens: bool,
 }
 
-/// What `patch` is asked; its `prompt` is the clean one.
+/// Request to `patch`; `prompt` is the clean prompt.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct PatchAsked {
-    /// The answer to explain, by word or id; the likeliest if it is not said.
+    /// The answer to explain, as text or id; default: the likeliest token.
     token: Option<Named>,
-    /// The answer it is held against; the second likeliest if none is said, with `token` the mean
-    /// of all.
+    /// The answer to compare it with; default: the second likeliest token, or with `token` the mean
+    /// of the vocabulary.
     against: Option<Named>,
-    /// The prompt into which states of the clean one are put.
+    /// The corrupt prompt, into which states of the clean one are put.
     corrupt: String,
-    /// What is put: `residual` if it is not said, `attention`, `mlp` or `head`.
+    /// The value to replace: `residual` (default), `attention`, `mlp` or `head`.
     what: Option<String>,
-    /// Positions of the corrupt prompt, from the end where negative; all if it is not said.
+    /// Positions of the corrupt prompt; negative ones count from the end; default: all.
     positions: Option<Vec<i32>>,
-    /// Layers from 0, -1 the last; all if it is not said.
+    /// Layers from 0, -1 for the last; default: all.
     layers: Option<Vec<i64>>,
-    /// How many tokens to tell of each place; 5 if it is not said.
+    /// Number of likeliest tokens per place; default: 5.
     top: Option<usize>,
     /// Whether to replace all positions of a layer, or all its heads, at once as well.
     #[serde(default)]
     together: bool,
 }
 
-/// What `ablate` is asked.
+/// Request to `ablate`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct AblateAsked {
-    /// The answer to explain, by word or id; the likeliest if it is not said.
+    /// The answer to explain, as text or id; default: the likeliest token.
     token: Option<Named>,
-    /// The answer it is held against; the second likeliest if none is said, with `token` the mean
-    /// of all.
+    /// The answer to compare it with; default: the second likeliest token, or with `token` the mean
+    /// of the vocabulary.
     against: Option<Named>,
-    /// Parts to take out together, such as `5.3`, `attn.5`, `mlp.5`, `layer.5`, `embed`, `mlp.5@-1`.
+    /// Parts to remove together, such as `5.3`, `attn.5`, `mlp.5`, `layer.5`, `embed`, `mlp.5@-1`.
     #[serde(default)]
     parts: Vec<String>,
-    /// In place of parts: `heads`, `attn`, `mlp` or `layers`, each of which is taken out once.
+    /// Instead of `parts`: `heads`, `attn`, `mlp` or `layers`, each of which is removed in turn.
     all: Option<String>,
-    /// What takes their place: `zero` if it is not said, or `mean`.
+    /// The values that replace their output: `zero` (default) or `mean`.
     with: Option<String>,
-    /// How many tokens to tell of each distribution; 10 if it is not said.
+    /// Number of likeliest tokens per distribution; default: 10.
     top: Option<usize>,
-    /// How many tokens to write with and without the parts; none if it is not said.
+    /// Number of tokens to generate with and without the parts; default: 0.
     max_tokens: Option<usize>,
 }
 
-/// What `heads` is asked; it needs no `prompt`.
+/// Request to `heads`, which needs no `prompt`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct HeadsAsked {
-    /// How many tokens to tell of what each head writes; 5 if it is not said.
+    /// Number of tokens to return of those that each head promotes; default: 5.
     top: Option<usize>,
-    /// Random tokens before they repeat; 50 if it is not said.
+    /// Number of random tokens before they are repeated; default: 50.
     length: Option<usize>,
-    /// How often tokens are drawn; 2 if it is not said.
+    /// Number of sequences of random tokens; default: 2.
     draws: Option<usize>,
-    /// Where the random numbers begin; 0 if it is not said.
+    /// Seed of the random numbers; default: 0.
     seed: Option<u64>,
 }
 
-/// What an experiment measures.
+/// Makes the measure of an experiment from the request's fields.
 fn measure(token: Option<&Named>, against: Option<&Named>) -> Asked {
     let name = |named: &Named| match named {
         Named::Id(id) => Name::Id(Token(*id)),
@@ -110,7 +110,7 @@ fn measure(token: Option<&Named>, against: Option<&Named>) -> Asked {
     }
 }
 
-/// An error of an experiment as a client is told it.
+/// Turns an error of an experiment into a response.
 fn told(error: ExperimentError) -> ApiError {
     let message = error.to_string();
     match error {
@@ -130,7 +130,8 @@ fn told(error: ExperimentError) -> ApiError {
     }
 }
 
-/// A session for texts of `tokens`, with room for variants beside them where there is memory.
+/// Makes a session for texts of `tokens` tokens, with room for variants where there is memory for
+/// it.
 fn session(bench: &Bench, tokens: usize) -> Result<Session> {
     let settings = settings(&bench.model, bench.base.clone());
     bench.beside(tokens + COMMON, room(tokens + COMMON), settings)
@@ -182,9 +183,9 @@ pub async fn patch(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
     .await
 }
 
-/// The most tokens that are written without parts of a model.
+/// Maximum number of tokens that `ablate` generates.
 const MOST_WRITTEN: usize = 1000;
-/// The most draws of random tokens.
+/// Maximum number of sequences of random tokens.
 const MOST_DRAWS: usize = 100;
 
 /// `/v1/modelve/ablate`.
@@ -193,7 +194,7 @@ pub async fn ablate(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Re
         let prompt = asking.prompt(to)?;
         let kind = asked.all.as_deref().map(kind).transpose()?;
         if asked.parts.is_empty() == kind.is_none() {
-            let message = "parts to take out, or all of a kind one by one";
+            let message = "parts to remove, or all parts of a kind";
             return Err(ApiError::wrong("parts", message));
         }
         let parts = asked.parts.iter().map(|part| part.trim().parse::<Spot>());
@@ -266,7 +267,7 @@ pub async fn heads(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
         let longest = options.longest(&to.model, prompt.as_ref());
         let total = options.total(&to.model, prompt.as_ref());
         let work = move |bench: &mut Bench, progress: &mut dyn FnMut(usize, usize)| {
-            // The command's own rule chooses the cache's type where the server's flags leave it open.
+            // The server's rule for the type of the KV cache applies where its flags leave it open.
             bench.unfused()?;
             let settings = detect::settings(&bench.model, longest, bench.base.clone());
             let mut session = bench.own(longest, settings)?;
@@ -279,23 +280,23 @@ pub async fn heads(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
     .await
 }
 
-/// What `steer` is asked.
+/// Request to `steer`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct SteerAsked {
-    /// Control vectors that are added up, of those that whoever started the server named.
+    /// The control vectors to add up, by the names given on the server's command line.
     #[serde(default)]
     control_vectors: Vec<Share>,
-    /// How many times their sum is added, an answer for each; once if it is not said.
+    /// Factors of their sum, with one answer for each; default: 1.
     scale: Option<Vec<f32>>,
-    /// The layers whose directions are added; all that have one if it is not said.
+    /// The layers whose directions are added; default: all that have one.
     layers: Option<Vec<i64>>,
-    /// How many tokens to tell of each distribution; 8 if it is not said.
+    /// Number of likeliest tokens per distribution; default: 8.
     top: Option<usize>,
-    /// How many tokens each answer goes on with; 32 if it is not said.
+    /// Number of tokens to generate for each answer; default: 32.
     max_tokens: Option<usize>,
 }
 
-/// The most scales of one request.
+/// Maximum number of scales in one request.
 const MOST_SCALES: usize = 16;
 
 /// `/v1/modelve/steer`.
@@ -303,7 +304,7 @@ pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
     answer(&app, bytes, |to, asking, asked: SteerAsked| {
         let prompt = asking.prompt(to)?;
         let Some(vector) = sum(&asked.control_vectors, to)? else {
-            let message = "a control vector to add, by its name";
+            let message = "the name of a control vector is needed";
             return Err(ApiError::wrong("control_vectors", message));
         };
         let n_layer = to.model.facts().n_layer as usize;
@@ -317,7 +318,7 @@ pub async fn steer(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Res
             let message = format!("1 to {MOST_SCALES} scales, not {}", scales.len());
             return Err(ApiError::wrong("scale", message));
         }
-        // What each answer is given, beginning with nothing.
+        // The scale and vector of each answer; the first has none.
         let mut given = vec![(0.0, None)];
         for scale in scales {
             let scaled = vector.clone().scaled(scale);

@@ -1,8 +1,8 @@
-//! Who may ask: keys, and which pages of the web.
+//! Access control: API keys, and web pages of other origins.
 //!
-//! A page that somebody visits can send requests to a server on their machine. What such a page
-//! cannot do is hide its origin, or, once its name was made to mean this machine, the name under
-//! which it asks. Both are looked at before anything else.
+//! A web page that a user visits can send requests to a server on the user's machine. It cannot hide
+//! its origin, nor, if its host name resolves to this machine (DNS rebinding), the host name in the
+//! request. Both are checked before anything else.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{ApiError, Result};
 use crate::explore;
 
-/// Lets a request through to its path, or says why not.
+/// Passes a request on to its handler, or refuses it.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     app.counters().requests.add(1);
     let origin = match check_origin(request.headers(), request.uri().host(), &app.config) {
@@ -58,12 +58,12 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
 }
 
 fn admit(app: &App, request: &Request) -> Result<()> {
-    // Whoever watches over the server has no key, and learns nothing but whether it is well.
+    // Monitoring has no key; these paths only tell whether the server is healthy.
     let path = request.uri().path();
     if path == "/health" || path == "/v1/health" {
         return Ok(());
     }
-    // The page looks at the token of its address itself: a browser shows no key for it.
+    // The page checks the token in its address itself, because a browser sends no key for a page.
     if path == explore::PATH && app.config.explore.is_some() {
         return Ok(());
     }
@@ -84,22 +84,23 @@ fn check_key(headers: &HeaderMap, keys: &[String]) -> Result<()> {
     });
     let own = || headers.get("x-api-key").and_then(|key| key.to_str().ok());
     let Some(shown) = bearer.or_else(own) else {
-        let message = "a key is needed: Authorization: Bearer KEY";
+        let message = "an API key is needed: Authorization: Bearer KEY";
         return Err(ApiError::unauthorized(message));
     };
-    // All are compared, each in the same time wherever they differ.
+    // All keys are compared, each in constant time.
     let known = keys.iter().fold(false, |known, key| {
         known | bool::from(key.as_bytes().ct_eq(shown.as_bytes()))
     });
     match known {
         true => Ok(()),
         false => Err(ApiError::unauthorized(
-            "the key is not one of this server's",
+            "the API key is not one of this server's",
         )),
     }
 }
 
-/// The origin that the answer may be shown to, if it is that of another page that was allowed.
+/// Returns the origin to allow in the response, if the request comes from an allowed page of
+/// another origin.
 fn check_origin(
     headers: &HeaderMap,
     uri_host: Option<&str>,
@@ -114,10 +115,10 @@ fn check_origin(
     let Some(host) = host else {
         return Err(ApiError::bad("no Host"));
     };
-    // Whoever shows a key is no page that somebody happens to visit.
+    // A client that sends a key is not a page that a user happened to visit.
     if config.keys.is_empty() && !is_own_name(host, config) {
         return Err(ApiError::forbidden(format!(
-            "this server is not asked as {}: --allow-host adds a name",
+            "this server does not answer under the name {}: --allow-host adds a name",
             host.escape_debug()
         )));
     }
@@ -144,8 +145,8 @@ fn check_origin(
     }
 }
 
-/// Whether a Host header names the server by an address or a name that no page of the web can
-/// have.
+/// Returns whether a Host header names the server by an IP address or by a name that no web page on
+/// the internet can have.
 fn is_own_name(host: &str, config: &Config) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),

@@ -1,4 +1,4 @@
-//! How tokens are chosen: the fields that all kinds of completions share.
+//! Sampling parameters, which all kinds of completions share.
 
 use std::collections::BTreeMap;
 
@@ -11,67 +11,67 @@ use crate::app::Means;
 use crate::engine_thread::Control;
 use crate::error::{ApiError, Result};
 
-/// The most texts that end a completion, and the longest of them.
+/// Maximum number of stop texts.
 const MOST_STOPS: usize = 64;
-/// The most tokens whose logits a request may change.
+/// Maximum number of tokens in a request's logit bias.
 const MOST_BIASES: usize = 10_000;
 
-/// How tokens are chosen.
+/// Sampling parameters.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct Knobs {
-    /// 0 takes the likeliest token, 1 draws as the model believes.
+    /// 0 always takes the likeliest token, 1 samples from the model's distribution.
     #[schema(minimum = 0)]
     pub temperature: Option<f32>,
-    /// Draw from the likeliest tokens that make up this probability.
+    /// Sample from the likeliest tokens that together have this probability.
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
-    /// Draw from so many of the likeliest tokens; 0 and below: from all.
+    /// Sample from this many of the likeliest tokens; 0 or less means all.
     pub top_k: Option<i32>,
-    /// Draw from tokens at least so many times as likely as the likeliest.
+    /// Sample from tokens whose probability is at least this share of the likeliest token's.
     #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
-    /// Draw from the most typical tokens that make up this probability.
+    /// Sample from the most typical tokens that together have this probability.
     #[schema(minimum = 0, maximum = 1)]
     pub typical_p: Option<f32>,
-    /// Divides the logits of the last 64 tokens.
+    /// Divides positive logits of the last 64 tokens, and multiplies negative ones.
     pub repeat_penalty: Option<f32>,
-    /// Taken off the logits of tokens that occurred.
+    /// Subtracted from the logits of tokens that have occurred.
     pub presence_penalty: Option<f32>,
-    /// Taken off the logits of tokens, times their occurrences.
+    /// Subtracted from the logits of tokens for each time they have occurred.
     pub frequency_penalty: Option<f32>,
-    /// Added to the logits of tokens, by their ids.
+    /// Added to the logits of tokens.
     pub logit_bias: Option<Biases>,
-    /// Where the random numbers begin; below 0: anywhere.
+    /// Seed of the random numbers; negative means a random one.
     pub seed: Option<i64>,
-    /// Texts that end the answer and are no part of it.
+    /// Texts that end the answer and are not part of it.
     pub stop: Option<Stops>,
-    /// Go on where the model would end.
+    /// Continue where the model would end the answer.
     pub ignore_eos: Option<bool>,
-    /// A grammar (GBNF) that the answer follows.
+    /// A grammar (GBNF) that the answer must follow.
     pub grammar: Option<String>,
-    /// A JSON schema that the answer fits.
+    /// A JSON schema that the answer must match.
     pub json_schema: Option<Value>,
-    /// Control vectors to add, of those that whoever started the server named.
+    /// Control vectors to add, by the names given on the server's command line.
     #[serde(default)]
     pub control_vectors: Vec<Share>,
 }
 
-/// How much of a control vector.
+/// A control vector and its scale.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct Share {
     /// Its name.
     pub name: String,
-    /// What its directions are multiplied with; 1 if it is not said.
+    /// The factor of its directions; default: 1.
     pub scale: Option<f32>,
 }
 
-/// The most control vectors of one request.
+/// Maximum number of control vectors in one request.
 const MOST_VECTORS: usize = 16;
 
-/// The sum of control vectors, `None` of none.
+/// Returns the sum of control vectors; `None` if there are none.
 ///
 /// # Errors
-/// Names that are not known; scales that make values that are no numbers.
+/// Unknown names, or scales that make a value infinite.
 pub fn sum(shares: &[Share], means: &Means) -> Result<Option<ControlVector>> {
     let wrong = |message: String| ApiError::wrong("control_vectors", message);
     if shares.len() > MOST_VECTORS {
@@ -86,7 +86,10 @@ pub fn sum(shares: &[Share], means: &Means) -> Result<Option<ControlVector>> {
             let names: Vec<&str> = means.vectors.keys().map(String::as_str).collect();
             return Err(wrong(match names.is_empty() {
                 true => "this server was started without --control-vector".to_owned(),
-                false => format!("no {name:?}; there are {}", names.join(", ")),
+                false => format!(
+                    "there is no control vector {name:?}, only {}",
+                    names.join(", ")
+                ),
             }));
         };
         let added = vector.clone().scaled(scale.unwrap_or(1.0));
@@ -109,17 +112,17 @@ pub enum Stops {
     Several(Vec<String>),
 }
 
-/// Biases by token.
+/// Logit biases.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "an object of token ids and numbers")]
 pub enum Biases {
-    /// OpenAI's: ids as names.
+    /// OpenAI's form: an object with token ids as keys.
     ById(BTreeMap<String, f32>),
-    /// llama.cpp's: pairs of an id or a text and a number, or false for never.
+    /// llama.cpp's form: pairs of a token id or text and a number, or false for −infinity.
     Pairs(Vec<(Whose, Bias)>),
 }
 
-/// A token, or a text whose tokens are meant.
+/// A token id, or a text whose tokens are meant.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a token id or a text")]
 pub enum Whose {
@@ -129,17 +132,17 @@ pub enum Whose {
     Text(String),
 }
 
-/// What is added.
+/// The value of a bias.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a number or false")]
 pub enum Bias {
-    /// A number.
+    /// A number to add.
     Number(f32),
-    /// Never.
+    /// False: the token is never sampled.
     Never(bool),
 }
 
-/// What is meant where a request does not say.
+/// Values for parameters that a request leaves out.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
     temperature: f32,
@@ -148,7 +151,7 @@ pub struct Defaults {
     min_p: f32,
 }
 
-/// OpenAI's defaults: as the model believes.
+/// OpenAI's defaults, which sample from the model's distribution.
 pub const OPENAI: Defaults = Defaults {
     temperature: 1.0,
     top_k: 0,
@@ -156,7 +159,7 @@ pub const OPENAI: Defaults = Defaults {
     min_p: 0.0,
 };
 
-/// Those of llama.cpp's server.
+/// The defaults of llama.cpp's server.
 pub const LLAMA: Defaults = Defaults {
     temperature: 0.8,
     top_k: 40,
@@ -165,7 +168,7 @@ pub const LLAMA: Defaults = Defaults {
 };
 
 impl Knobs {
-    /// What is added to the states of the text.
+    /// Returns the control vector of the request.
     ///
     /// # Errors
     /// See [`sum`].
@@ -173,11 +176,11 @@ impl Knobs {
         Ok(sum(&self.control_vectors, means)?.map(Control::new))
     }
 
-    /// The options of a completion, the number of tokens and what is told of them aside. A schema
-    /// or grammar that stands elsewhere in the request comes as `follows`.
+    /// Returns the options of a completion except for the number of tokens and the reported
+    /// probabilities. A schema or grammar from another part of the request is passed as `follows`.
     ///
     /// # Errors
-    /// The first field that makes no sense.
+    /// The first field with an invalid value.
     pub fn options(
         &self,
         defaults: Defaults,
@@ -192,7 +195,7 @@ impl Knobs {
         };
         let sampling = Sampling {
             temperature: match self.temperature.unwrap_or(defaults.temperature) {
-                // So low that only the likeliest token is drawn.
+                // So low that only the likeliest token can be sampled.
                 t if t > 0.0 && t < 1e-6 => 0.0,
                 t => t,
             },
@@ -217,7 +220,7 @@ impl Knobs {
         })
     }
 
-    /// Where the random numbers begin.
+    /// Returns the seed of the random numbers.
     pub fn seed(&self) -> u32 {
         match self.seed {
             Some(seed) if seed >= 0 => seed as u32,
@@ -247,7 +250,7 @@ impl Knobs {
                 for (id, bias) in by_id {
                     let id = id
                         .parse()
-                        .map_err(|_| wrong(format!("{id:?} is no token id")))?;
+                        .map_err(|_| wrong(format!("{id:?} is not a token id")))?;
                     biases.push((id, *bias));
                 }
             }
@@ -285,7 +288,7 @@ impl Knobs {
     }
 }
 
-/// The grammar of a schema that stands in `param`.
+/// Compiles a JSON schema, given in `param`, to a grammar.
 ///
 /// # Errors
 /// A schema that cannot be followed, with the keyword and its place.

@@ -1,21 +1,21 @@
 //! A model that stays loaded, for clients that speak OpenAI's API over HTTP.
 //!
-//! [`Server::bind`] listens at once; [`Server::run`] loads the model on the calling thread, which
-//! then owns the [`Engine`] and computes whatever comes, one decode for
-//! all at a time. Connections are served by another thread, so `/health` is answered whatever
-//! the engine does. Probes have a thread and a context of their own.
+//! [`Server::bind`] listens at once. [`Server::run`] loads the model on the calling thread, which
+//! then owns the [`Engine`] and computes all requests together, one decode at a time. Another
+//! thread serves the connections, so `/health` is answered whatever the engine does. Probes have a
+//! thread and a context of their own.
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | `listen`, `guard`, `body` | connections; who may ask; bodies within limits |
-//! | `app` | what all requests share, and which path leads where |
-//! | `engine_thread`, `probe_thread` | requests by channel to the thread that computes |
-//! | `openai` | completions, chat, responses as OpenAI's API has them |
-//! | `llama` | the same as llama.cpp's server has it, where it means the same |
-//! | `probes` | what the commands `next`, `score`, `lens` and `attention` tell, over HTTP |
-//! | `experiments` | the same of `why` and `patch` |
+//! | `listen`, `guard`, `body` | connections; access control; bodies within limits |
+//! | `app` | the state that all requests share, and the routes |
+//! | `engine_thread`, `probe_thread` | the threads that compute, and the channels to them |
+//! | `openai` | completions, chat and responses of OpenAI's API |
+//! | `llama` | paths of llama.cpp's server |
+//! | `probes` | the JSON of the commands `next`, `score`, `lens` and `attention` |
+//! | `experiments` | the JSON of the commands `why`, `patch`, `ablate`, `heads` and `steer run` |
 //! | `explore` | the page for a person with a browser |
-//! | `tools`, `reasoning` | calls and thoughts in what a model writes |
+//! | `tools`, `reasoning` | tool calls and reasoning in generated text |
 //!
 //! Nothing here prints, parses arguments or ends the program.
 
@@ -52,7 +52,7 @@ use tokio::net::TcpListener;
 pub use config::{Config, Explore, Limits};
 pub use stop::Stop;
 
-/// Why a server does not serve.
+/// The reason why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -61,30 +61,30 @@ pub enum Error {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     #[error("no thread to serve connections on")]
     Thread(#[source] std::io::Error),
-    /// A control vector that is not for this model.
+    /// A control vector whose width does not fit the model.
     #[error(
         "the control vector {name:?} has {width} values a layer, and the model's states have {needed}"
     )]
     Vector {
-        /// What it is called.
+        /// Name of the vector.
         name: String,
-        /// Its values.
+        /// Number of values per layer.
         width: usize,
-        /// The model's.
+        /// Number of values in the model's states.
         needed: usize,
     },
-    /// The runtime's own.
+    /// An error of the runtime.
     #[error(transparent)]
     Runtime(#[from] modelve_runtime::Error),
 }
 
-/// A server that listens.
+/// A server that listens on its address.
 #[derive(Debug)]
 pub struct Server {
     listener: std::net::TcpListener,
@@ -92,17 +92,17 @@ pub struct Server {
     config: Config,
 }
 
-/// A model and how to compute with it.
+/// A model and the settings to compute with it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The model.
     pub model: Model,
-    /// How the engine computes. Its capacity must be given: contexts are made once.
+    /// The engine's settings. Its capacity must be given, because contexts are made once.
     pub setup: Setup,
 }
 
 impl Server {
-    /// Listens. Connections are answered once it [runs](Server::run).
+    /// Listens on the address. Connections are answered once the server [runs](Server::run).
     ///
     /// # Errors
     /// [`Error::Listen`].
@@ -119,15 +119,15 @@ impl Server {
         })
     }
 
-    /// Where it listens, with the port that the system chose if it was 0.
+    /// Returns its address, with the port that the system chose if the configured one was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Loads the model with `load`, meanwhile answering that it does, and serves until `stop`.
+    /// Loads the model with `load`, answering 503 meanwhile, and serves until `stop`.
     ///
     /// # Errors
-    /// Those of `load`; what the engine refuses; no threads.
+    /// The errors of `load` and of the engine's setup, or no threads.
     pub fn run<E: From<Error>>(
         self,
         stop: &Stop,
@@ -154,7 +154,7 @@ impl Server {
                             Err(error) => tracing::error!("cannot serve: {error}"),
                         }
                     });
-                    // Whatever computes for somebody who is gone is not waited for.
+                    // Computations for disconnected clients are not waited for.
                     runtime.shutdown_background();
                 })
                 .map_err(Error::Thread)?
@@ -172,7 +172,8 @@ impl Server {
                 return Err(error);
             }
         };
-        // From here on only those who serve can ask, and the engine ends when they have.
+        // From now on only connections hold the channel, so the engine's thread ends when they have
+        // ended.
         drop(app);
         let probing = std::thread::Builder::new()
             .name("probes".to_owned())
@@ -187,7 +188,8 @@ impl Server {
 
 type Prepared = (Engine, Setup, probe_thread::ProbeThread, app::Ready);
 
-/// The engine, how texts with a control vector are computed, and what requests need to reach both.
+/// Makes the engine, the setup for texts with a control vector, and the state that requests need
+/// for both.
 fn prepare(
     loaded: Loaded,
     config: &Config,
@@ -210,7 +212,8 @@ fn prepare(
             });
         }
     }
-    // Their context is made when one is asked for, as large as it must be.
+    // The context of requests with a control vector is made when it is needed, as large as it must
+    // be.
     let steered = Setup {
         ctx_size: u32::try_from(limit).ok(),
         capacity: None,
@@ -234,9 +237,9 @@ fn prepare(
     Ok((engine, steered, probe_thread, ready))
 }
 
-/// The tokens that stand for no text.
+/// Returns the tokens that stand for no text.
 fn control_tokens(model: &Model) -> Vec<u32> {
-    // What was loaded has a vocabulary that can be read.
+    // The vocabulary was read when the model was loaded.
     let Ok(vocab) = Vocabulary::new(model.gguf()) else {
         return Vec::new();
     };
@@ -244,18 +247,18 @@ fn control_tokens(model: &Model) -> Vec<u32> {
     ids.filter(|&id| vocab.kind(id) == Kind::Control).collect()
 }
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn unix_time() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |time| time.as_secs())
 }
 
-/// Random numbers for names and seeds.
+/// Returns a random number for ids and seeds.
 fn random() -> u64 {
     let mut bytes = [0; 8];
     match getrandom::fill(&mut bytes) {
         Ok(()) => u64::from_ne_bytes(bytes),
-        // A system without random numbers: names still differ.
+        // Without random numbers from the system, ids are still unique.
         Err(_) => {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             now.map_or(0, |time| time.as_nanos() as u64)
@@ -263,7 +266,7 @@ fn random() -> u64 {
     }
 }
 
-/// A name for an answer: `cmpl-` and 32 digits.
+/// Returns the id of an answer: `prefix` and 32 hexadecimal digits.
 fn name(prefix: &str) -> String {
     format!("{prefix}{:016x}{:016x}", random(), random())
 }

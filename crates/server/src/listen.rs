@@ -1,4 +1,4 @@
-//! Connections: taken one by one, each served by a task of its own, ended in order.
+//! Connections: accepted one by one, each served by its own task, and shut down in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::app::App;
 
-/// Serves until it is told to stop; then finishes what runs and refuses what comes.
+/// Serves until it is told to stop; then finishes running requests and refuses new ones.
 pub async fn serve(
     listener: TcpListener,
     app: Arc<App>,
@@ -27,7 +27,7 @@ pub async fn serve(
         tokio::select! {
             stream = accept(&listener) => {
                 let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                    // Closed at once, which a client understands better than silence.
+                    // The connection is closed at once, which tells the client more than silence.
                     continue;
                 };
                 let served = connection(stream, &app, router.clone(), |c| graceful.watch(c));
@@ -36,7 +36,7 @@ pub async fn serve(
                     drop(permit);
                 });
             }
-            // An error: whoever could stop it is gone.
+            // An error means that the sender is gone.
             stopped = stop.wait_for(|stop| *stop) => {
                 drop(stopped);
                 break;
@@ -61,7 +61,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                // Out of file descriptors, most likely: they come back.
+                // Most likely the process is out of file descriptors, which become free again.
                 tracing::warn!("cannot take a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -83,7 +83,7 @@ fn connection<F>(
 where
     F: Future<Output = Result<(), hyper::Error>> + Send + 'static,
 {
-    // A token is a few bytes, and somebody waits for it.
+    // A token is a few bytes and must not wait for more.
     drop(stream.set_nodelay(true));
     let limits = &app.config.limits;
     let mut stream = TimeoutStream::new(stream);

@@ -1,5 +1,4 @@
-//! What llama.cpp's server has, where it means the same: `/completion`, `/tokenize`,
-//! `/detokenize`, `/apply-template`.
+//! Paths of llama.cpp's server: `/completion`, `/tokenize`, `/detokenize`, `/apply-template`.
 
 use std::sync::Arc;
 
@@ -24,35 +23,36 @@ use crate::openai::conversation::Asked;
 use crate::openai::messages::{ChatMessage, Tool};
 use crate::sse::{self, Events, Gone};
 
-/// The most likely tokens that are told at each place.
+/// Maximum number of likeliest tokens per generated token.
 const MOST_PROBS: usize = 100;
 
-/// What `/completion` is asked, how tokens are chosen aside.
+/// Request to `/completion`, without sampling parameters.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct LlamaRequest {
-    /// A text, its tokens, both mixed, or several of these.
+    /// A text, its token ids, a mixed list of both, or a list of several of these.
     prompt: LlamaPrompt,
-    /// Tokens to add, at most; below 0: as many as the server allows.
+    /// Maximum number of tokens to generate; negative means the server's default.
     n_predict: Option<i64>,
-    /// How many of the likeliest tokens to tell at each place.
+    /// Number of likeliest tokens to return per generated token.
     n_probs: Option<usize>,
-    /// Whether to tell the ids of the tokens.
+    /// Whether to return the token ids.
     return_tokens: Option<bool>,
-    /// Whether it comes in parts.
+    /// Whether to stream the answer.
     stream: Option<bool>,
 }
 
-/// A prompt in the ways in which it is given.
+/// The forms of a prompt.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string, or a list of strings and token ids")]
 pub enum LlamaPrompt {
     /// A text.
     Text(String),
-    /// Tokens and texts that are one prompt; texts alone, and anything beside a list, are several.
+    /// A list with token ids is one prompt of ids and texts; a list of texts, or one with nested
+    /// lists, is several prompts.
     Pieces(Vec<PromptPiece>),
 }
 
-/// A part of a prompt, or one of several.
+/// A part of a prompt, or one of several prompts.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a token id, a text, or a list of them")]
 pub enum PromptPiece {
@@ -74,51 +74,51 @@ pub enum InnerPiece {
     Text(String),
 }
 
-/// What `/tokenize` is asked.
+/// Request to `/tokenize`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
     /// The text.
     content: String,
-    /// Whether what the model wants around a text is added.
+    /// Whether to add the tokens that the model expects around a text.
     add_special: Option<bool>,
-    /// Whether control tokens that are written out are those tokens; they are if it is not said.
+    /// Whether control tokens written out in the text become those tokens; default: true.
     parse_special: Option<bool>,
-    /// Whether to tell the text of each token.
+    /// Whether to return the text of each token.
     with_pieces: Option<bool>,
 }
 
-/// What `/detokenize` is asked.
+/// Request to `/detokenize`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct DetokenizeRequest {
-    /// The tokens.
+    /// The token ids.
     #[schema(value_type = Vec<i32>)]
     tokens: Vec<Token>,
 }
 
-/// A text.
+/// Answer of `/detokenize`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Detokenized {
     content: String,
 }
 
-/// What `/apply-template` is asked.
+/// Request to `/apply-template`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TemplateRequest {
     /// The conversation.
     messages: Vec<ChatMessage>,
-    /// What the model may call.
+    /// The tools that the model may call.
     tools: Option<Vec<Tool>>,
-    /// What the template is told besides.
+    /// Further variables of the template.
     chat_template_kwargs: Option<Map<String, Value>>,
-    /// Whether to tell the tokens that the model reads, each with its text.
+    /// Whether to return the tokens of the prompt, each with its text.
     with_pieces: Option<bool>,
 }
 
-/// A conversation in the model's template.
+/// A conversation in the model's chat template.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Templated {
     prompt: String,
-    /// The tokens, where they were asked for.
+    /// The tokens, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     tokens: Option<Value>,
@@ -147,7 +147,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<
     .await
 }
 
-/// Tokens with their texts; bytes that are no text by themselves as numbers.
+/// Returns tokens with their texts; a token that is not valid UTF-8 has its bytes as numbers.
 fn pieces(vocab: &Vocab, tokens: Vec<Token>) -> Value {
     let pieces = tokens.into_iter().map(|id| {
         let piece = match String::from_utf8(bytes_of(vocab, id)) {
@@ -203,7 +203,7 @@ pub async fn apply_template(
 struct Prepared {
     requests: Vec<Request>,
     control: Option<Control>,
-    /// Whether a list was asked for.
+    /// Whether the request had a list of prompts.
     listed: bool,
     asked: LlamaRequest,
     settings: Value,
@@ -242,7 +242,7 @@ pub async fn completion(State(app): State<Arc<App>>, Read(bytes): Read) -> Resul
     })
 }
 
-/// Reads what is asked.
+/// Reads and validates the request.
 fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
@@ -303,7 +303,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     })
 }
 
-/// The prompts that a list is, and whether it is one of several.
+/// Returns the prompts in a list, and whether it is a list of several.
 fn several(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<(Vec<Vec<Token>>, bool)> {
     let flat: Vec<InnerPiece> = pieces.iter().filter_map(PromptPiece::flat).collect();
     let has_lists = flat.len() < pieces.len();
@@ -319,7 +319,7 @@ fn several(vocab: &Vocab, pieces: &[PromptPiece]) -> Result<(Vec<Vec<Token>>, bo
 }
 
 impl PromptPiece {
-    /// A part that is no list.
+    /// Returns the part, if it is not a list.
     fn flat(&self) -> Option<InnerPiece> {
         match self {
             PromptPiece::Id(id) => Some(InnerPiece::Id(*id)),
@@ -329,7 +329,8 @@ impl PromptPiece {
     }
 }
 
-/// The tokens of texts and tokens that are one prompt: what stands first begins it.
+/// Tokenizes a mixed list of texts and token ids as one prompt; a BOS token is only added at its
+/// beginning.
 fn mixed(vocab: &Vocab, pieces: &[InnerPiece]) -> Result<Vec<Token>> {
     let mut ids = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
@@ -345,12 +346,12 @@ fn mixed(vocab: &Vocab, pieces: &[InnerPiece]) -> Result<Vec<Token>> {
     Ok(ids)
 }
 
-/// How an answer is told.
+/// The form of the answer.
 struct Telling {
     model: String,
     vocab: Vocab,
     prepared: Prepared,
-    /// Tokens of each prompt.
+    /// Number of tokens in each prompt.
     lengths: Vec<usize>,
 }
 
@@ -379,7 +380,7 @@ impl Telling {
         told.then(|| steps.iter().map(|step| self.probability(step)).collect())
     }
 
-    /// All that is told at the end.
+    /// Returns the final object of a completion.
     fn done(&self, index: usize, completion: &Completion, content: &str) -> Value {
         let asked = &self.prepared.asked;
         let stop_type = match (completion.finish, &completion.end) {
@@ -399,7 +400,7 @@ impl Telling {
             completion.prefill.as_secs_f64(),
             completion.generate.as_secs_f64(),
         );
-        // The first token comes with the prompt.
+        // The first token comes with the prompt's decode.
         let later = written.saturating_sub(1) as f64;
         let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let mut told = json!({
@@ -434,7 +435,7 @@ impl Telling {
         told
     }
 
-    /// The answer in parts.
+    /// Streams the answer.
     async fn stream(
         self,
         mut told: UnboundedReceiver<(usize, Told)>,
@@ -471,7 +472,7 @@ impl Telling {
                     left -= 1;
                     let rest = completion.text.get(sent[index]..).unwrap_or_default();
                     let mut done = self.done(index, &completion, rest);
-                    // They were told as they came.
+                    // They were already streamed.
                     if let Some(object) = done.as_object_mut() {
                         object.remove("completion_probabilities");
                     }

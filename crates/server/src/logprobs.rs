@@ -1,23 +1,23 @@
-//! Tokens and their log-probabilities as OpenAI's API tells them.
+//! Tokens and their log-probabilities in the forms of OpenAI's API.
 
 use modelve_runtime::{Likely, Step, Token, Vocab};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use utoipa::ToSchema;
 
-/// JSON has no infinity: what is impossible is as unlikely as this.
+/// The value for −infinity, which JSON cannot express.
 const IMPOSSIBLE: f32 = -9999.0;
 
-/// A log-probability that JSON can express.
+/// Returns a log-probability that JSON can express.
 pub fn finite(logprob: f32) -> f32 {
     logprob.max(IMPOSSIBLE)
 }
 
-/// The bytes of a token, a control token's name.
+/// Returns the bytes of a token; for a control token, its name.
 pub fn bytes_of(vocab: &Vocab, token: Token) -> Vec<u8> {
     vocab.piece(token, true).unwrap_or_default()
 }
 
-/// A token as a string: one that is no whole character is written as `bytes:\xe2\x80`.
+/// Returns a token as a string; one that is not valid UTF-8 is written as `bytes:\xe2\x80`.
 pub fn shown(vocab: &Vocab, token: Token) -> String {
     match String::from_utf8(bytes_of(vocab, token)) {
         Ok(text) => text,
@@ -29,7 +29,7 @@ pub fn shown(vocab: &Vocab, token: Token) -> String {
     }
 }
 
-/// Likely tokens with their log-probabilities, likeliest first, as an object.
+/// Likely tokens with their log-probabilities, likeliest first; serialized as an object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Top(pub Vec<(String, f32)>);
 
@@ -43,34 +43,35 @@ impl Serialize for Top {
     }
 }
 
-/// Log-probabilities as `/v1/completions` tells them.
+/// Log-probabilities in the form of `/v1/completions`.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, ToSchema)]
 pub struct Logprobs {
     /// The tokens.
     pub tokens: Vec<String>,
     /// The natural logarithm of each token's probability; null for the first of a prompt.
     pub token_logprobs: Vec<Option<f32>>,
-    /// The likeliest tokens at each place, and the token itself.
+    /// For each token, the likeliest tokens at its position and the token itself.
     #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
     pub top_logprobs: Vec<Option<Top>>,
-    /// Where in the text each token begins, in characters.
+    /// Where each token begins in the text, in characters.
     pub text_offset: Vec<usize>,
 }
 
-/// Adds tokens to [`Logprobs`] and knows where in the text they are.
+/// Adds tokens to [`Logprobs`] and keeps track of their place in the text.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    /// Where a tokenizer read a text, it may have dropped or added white space: the text is looked
-    /// at. Where tokens make the text, they are all there is.
+    /// Whether the text is known. A tokenizer may have dropped or added white space when it read a
+    /// text, so tokens are searched in it; the text of generated tokens is just their
+    /// concatenation.
     known: bool,
-    /// What is left of the text; of one that is not known, what of it is no whole character yet.
+    /// The rest of the text. If the text is not known: bytes of an incomplete character.
     text: Vec<u8>,
-    /// Characters before it.
+    /// Number of characters before it.
     before: usize,
 }
 
 impl Tally {
-    /// For the tokens of a text.
+    /// Makes a tally for the tokens of a given text.
     pub fn of(text: &str) -> Self {
         Tally {
             known: true,
@@ -79,7 +80,8 @@ impl Tally {
         }
     }
 
-    /// For tokens that make a text, so many characters after its beginning.
+    /// Makes a tally for generated tokens that begin `before` characters after the beginning of the
+    /// text.
     pub fn from(before: usize) -> Self {
         Tally {
             known: false,
@@ -88,7 +90,7 @@ impl Tally {
         }
     }
 
-    /// Where the next token begins, in characters; in the middle of one, where that begins.
+    /// Returns where the next token begins, in characters; inside a character, where that begins.
     fn offset(&mut self, piece: &[u8]) -> usize {
         match self.known {
             true => self.find(piece),
@@ -102,7 +104,7 @@ impl Tally {
             true => (0, 0),
             false => (space(&self.text), space(piece)),
         };
-        // A token of white space alone that the text has not is nowhere.
+        // A token of white space that the text does not have takes no characters.
         if there == piece.len() && !piece.is_empty() {
             return self.before;
         }
@@ -115,14 +117,14 @@ impl Tally {
         offset
     }
 
-    /// Leaves bytes behind.
+    /// Advances by `n` bytes.
     fn skip(&mut self, n: usize) {
         let bytes = self.text.drain(..n);
         self.before += bytes.filter(|&byte| !is_inner(byte)).count();
     }
 
     fn append(&mut self, piece: &[u8]) -> usize {
-        // Whole characters are counted and forgotten; what is open is kept.
+        // Complete characters are counted and dropped; the bytes of an incomplete one are kept.
         let whole = match std::str::from_utf8(&self.text) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -135,8 +137,8 @@ impl Tally {
         self.before
     }
 
-    /// A token whose likelihood nobody asked for: the first of a prompt. One that begins all
-    /// texts is no part of this one.
+    /// Adds a token without a log-probability: the first of a prompt. A BOS token takes no
+    /// characters of the text.
     pub fn add_first(&mut self, to: &mut Logprobs, vocab: &Vocab, token: Token) {
         let piece = match Some(token) == vocab.bos() {
             true => Vec::new(),
@@ -149,7 +151,7 @@ impl Tally {
         to.text_offset.push(offset);
     }
 
-    /// A token with its likelihood.
+    /// Adds a token with its log-probability.
     pub fn add(&mut self, to: &mut Logprobs, vocab: &Vocab, step: &Step) {
         let offset = self.offset(&bytes_of(vocab, step.token));
         let token = shown(vocab, step.token);
@@ -159,7 +161,7 @@ impl Tally {
             .iter()
             .map(|&Likely { token, logprob }| (shown(vocab, token), logprob));
         for (name, logprob) in likely.chain([(token.clone(), step.logprob)]) {
-            // Different tokens may look the same; the likelier one is told.
+            // Different tokens may have the same text; the likelier one is reported.
             if !top.iter().any(|(known, _)| *known == name) {
                 top.push((name, finite(logprob)));
             }
@@ -171,12 +173,12 @@ impl Tally {
     }
 }
 
-/// Whether a byte is in a character, but not its first.
+/// Returns whether a byte is a continuation byte of UTF-8.
 fn is_inner(byte: u8) -> bool {
     byte & 0xC0 == 0x80
 }
 
-/// A token of an answer as `/v1/chat/completions` tells it.
+/// A token of an answer in the form of `/v1/chat/completions`.
 #[derive(Debug, Clone, serde::Serialize, ToSchema)]
 pub struct ChatLogprob {
     /// The token.
@@ -185,7 +187,7 @@ pub struct ChatLogprob {
     pub logprob: f32,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The likeliest tokens at its place.
+    /// The likeliest tokens at its position.
     pub top_logprobs: Vec<ChatTop>,
 }
 
@@ -200,14 +202,14 @@ pub struct ChatTop {
     pub bytes: Vec<u8>,
 }
 
-/// The same for each token of an answer.
+/// The log-probabilities of an answer in the form of `/v1/chat/completions`.
 #[derive(Debug, Clone, Default, serde::Serialize, ToSchema)]
 pub struct ChatLogprobs {
     /// The tokens.
     pub content: Vec<ChatLogprob>,
 }
 
-/// A token of an answer.
+/// Returns a token of an answer in the form of `/v1/chat/completions`.
 pub fn chat(vocab: &Vocab, step: &Step) -> ChatLogprob {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let bytes = bytes_of(vocab, step.token);
@@ -237,7 +239,7 @@ mod tests {
         let pieces: [&[u8]; 5] = [b"a", b"\xE2\x82", b"\xAC", b"bc", b"d"];
         let offsets: Vec<usize> = pieces.iter().map(|piece| tally.offset(piece)).collect();
         assert_eq!(offsets, [3, 4, 4, 5, 7]);
-        // Bytes that are no character are one each at most.
+        // Invalid bytes count as one character each.
         let mut tally = Tally::from(0);
         assert_eq!(
             [
@@ -255,7 +257,7 @@ mod tests {
             let mut tally = Tally::of(text);
             pieces.iter().map(|piece| tally.offset(piece)).collect()
         };
-        // A space before all, and one that was dropped.
+        // A space before the text, and one that the tokenizer dropped.
         let pieces: [&[u8]; 4] = [b"", b" The", b" bat", b"."];
         assert_eq!(of("The bat.", &pieces), [0, 0, 3, 7]);
         let pieces: [&[u8]; 4] = [b"<|user|>", b" What", b" is", b"\n"];

@@ -1,16 +1,16 @@
-//! What was counted, as Prometheus reads it.
+//! Counters in Prometheus' text format.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine_thread::Snapshot;
 
-/// A number that only grows.
+/// A counter that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds to it.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
@@ -23,29 +23,29 @@ impl Counter {
 /// All counters.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Requests over HTTP.
+    /// Number of HTTP requests.
     pub requests: Counter,
-    /// Those that were refused for want of room.
+    /// Number of requests refused because the queue was full.
     pub refused: Counter,
-    /// Completions that the engine took.
+    /// Number of completions accepted by the engine.
     pub completions: Counter,
-    /// Those whose client hung up.
+    /// Number of completions cancelled because the client disconnected.
     pub cancelled: Counter,
-    /// Tokens of prompts.
+    /// Number of prompt tokens.
     pub prompt: Counter,
-    /// Those among them that were taken over from another text.
+    /// Number of prompt tokens whose KV cache was reused from another text.
     pub reused: Counter,
-    /// Tokens chosen.
+    /// Number of generated tokens.
     pub generated: Counter,
-    /// Decode calls.
+    /// Number of decode calls.
     pub decodes: Counter,
-    /// Time in them.
+    /// Time spent in decode calls, in microseconds.
     pub busy_micros: Counter,
-    /// Probes that were computed.
+    /// Number of probes and experiments computed.
     pub probes: Counter,
 }
 
-/// The text that Prometheus reads.
+/// Returns the metrics in Prometheus' text format.
 pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
     let mut out = String::new();
     let mut one = |name: &str, kind: &str, help: &str, value: String| {
@@ -63,17 +63,17 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
         ),
         (
             "http_refused_total",
-            "Requests refused for want of room.",
+            "Requests refused because the queue was full.",
             &counters.refused,
         ),
         (
             "completions_total",
-            "Completions the engine took.",
+            "Completions accepted by the engine.",
             &counters.completions,
         ),
         (
             "cancelled_total",
-            "Completions whose client hung up.",
+            "Completions whose client disconnected.",
             &counters.cancelled,
         ),
         (
@@ -83,7 +83,7 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
         ),
         (
             "reused_tokens_total",
-            "Tokens of prompts that were not computed again.",
+            "Prompt tokens whose KV cache was reused.",
             &counters.reused,
         ),
         (
@@ -106,7 +106,7 @@ pub fn text(counters: &Counters, snapshot: &Snapshot) -> String {
     one(
         "completions_active",
         "gauge",
-        "Completions that are computed.",
+        "Completions being computed.",
         snapshot.active.to_string(),
     );
     one(

@@ -1,4 +1,4 @@
-//! `/openapi.json`: all paths, with the types that are read and written.
+//! `/openapi.json`: all paths, with the types of requests and answers.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use utoipa::OpenApi;
 
 use crate::{error, experiments, knobs, llama, openai, probes, status};
 
-/// The types.
+/// The types of requests and answers.
 #[derive(OpenApi)]
 #[openapi(components(schemas(
     error::ErrorBody,
@@ -45,15 +45,15 @@ use crate::{error, experiments, knobs, llama, openai, probes, status};
 )))]
 struct Types;
 
-/// A path: what it is for, what is asked, and what is answered.
+/// A path with its description, request and answer.
 struct Path {
     path: &'static str,
     about: &'static str,
-    /// The types that a body is; none: it is read with GET.
+    /// The types that a request body combines; empty for GET.
     asked: &'static [&'static str],
-    /// The type of an answer; none: it depends on the model or on what is asked.
+    /// The type of the answer; `None` where it depends on the model or the request.
     answered: Option<&'static str>,
-    /// Whether it can come as server-sent events.
+    /// Whether it can be streamed as server-sent events.
     streams: bool,
 }
 
@@ -94,7 +94,7 @@ const PATHS: &[Path] = &[
     get("/v1/models", "The model", Some("Models")),
     streamed(post(
         "/v1/completions",
-        "Texts that go on",
+        "Continuations of texts",
         &["CompletionRequest", "Knobs"],
         Some("CompletionAnswer"),
     )),
@@ -112,7 +112,7 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/completion",
-        "A text that goes on, as llama.cpp's server has it",
+        "The continuation of a text, in the form of llama.cpp's server",
         &["LlamaRequest", "Knobs"],
         None,
     )),
@@ -134,9 +134,13 @@ const PATHS: &[Path] = &[
         &["TemplateRequest"],
         Some("Templated"),
     ),
-    get("/props", "What the model is", None),
-    get("/slots", "The completions that are computed or wait", None),
-    get("/metrics", "What was counted, for Prometheus", None),
+    get("/props", "Properties of the model", None),
+    get(
+        "/slots",
+        "The completions that are computed or waiting",
+        None,
+    ),
+    get("/metrics", "Counters in Prometheus' text format", None),
     streamed(post(
         "/v1/modelve/next",
         "What the model expects after a prompt",
@@ -151,7 +155,7 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/v1/modelve/live",
-        "What comes next in a text that somebody is writing, and how likely each token was",
+        "What comes next in a text that is being written, and how likely each token was",
         &["Asking", "LiveAsked"],
         None,
     )),
@@ -163,31 +167,31 @@ const PATHS: &[Path] = &[
     )),
     streamed(post(
         "/v1/modelve/attention",
-        "Where the heads of each layer look",
+        "What the heads of each layer attend to",
         &["Asking", "AttentionAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/why",
-        "The words an answer hangs on, and the parts of the model it is the sum of",
+        "The words an answer depends on, and the contributions of the model's parts",
         &["Asking", "WhyAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/patch",
-        "Where what tells two prompts apart lies",
+        "Where the difference between two prompts is represented",
         &["Asking", "PatchAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/ablate",
-        "What the model says without parts of itself, and which of them matter",
+        "What the model says without some of its parts, and which of them matter",
         &["Asking", "AblateAsked"],
         None,
     )),
     streamed(post(
         "/v1/modelve/heads",
-        "Which head does what",
+        "What each head does",
         &["Asking", "HeadsAsked"],
         None,
     )),
@@ -208,7 +212,7 @@ fn whole() -> Value {
     document["info"] = json!({
         "title": "modelve",
         "version": env!("CARGO_PKG_VERSION"),
-        "description": "A model that stays loaded. The model's name in a request is accepted whatever it is.",
+        "description": "A model that stays loaded. Requests may name any model.",
     });
     document["components"]["securitySchemes"] = json!({
         "key": {"type": "http", "scheme": "bearer"},
@@ -236,10 +240,10 @@ fn whole() -> Value {
                 ("503", "Not now"),
             ],
             _ => &[
-                ("400", "What is asked makes no sense"),
+                ("400", "The request is invalid"),
                 ("401", "No key"),
                 ("403", "Not from there"),
-                ("408", "The body does not come"),
+                ("408", "The body stalled"),
                 ("413", "The body is too long"),
                 ("503", "Not now"),
             ],
@@ -268,7 +272,7 @@ fn whole() -> Value {
     document
 }
 
-/// The document.
+/// Returns the document.
 pub async fn document() -> Response {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
     let bytes = DOCUMENT.get_or_init(|| whole().to_string().into());

@@ -1,5 +1,5 @@
-//! The thread that looks inside: probes are computed there one after the other, in contexts of
-//! their own, so that no stream of text waits for one.
+//! The thread of the probes, which are computed one after another in contexts of their own, so that
+//! completions do not wait for them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{ApiError, Result};
 
-/// Probes that wait, at most.
+/// Maximum number of waiting probes.
 const QUEUE: usize = 32;
-/// Tokens for which there is room in the session of texts that somebody is writing, at least.
+/// Minimum number of tokens of room in the session of `live`.
 const LIVE: usize = 512;
-/// Bytes of rows of logits that a probe computes at once.
+/// Limit in bytes of the rows of logits that a probe computes at once.
 const ROWS: usize = 64 << 20;
 
 type Job = Box<dyn FnOnce(&mut Bench) + Send>;
 
-/// The way to the thread. Cheap to clone.
+/// A handle to the thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Probes {
     inbox: mpsc::Sender<Job>,
@@ -27,7 +27,8 @@ pub struct Probes {
     cancel: Cancel,
 }
 
-/// Whose turn it is, and who has hung up before theirs.
+/// The number of the probe being computed, and the numbers of those whose client disconnected
+/// before their turn.
 #[derive(Debug, Default)]
 struct Turn {
     next: u64,
@@ -39,9 +40,9 @@ struct Turn {
 pub struct Bench {
     /// The model.
     pub model: Model,
-    /// How sessions compute, sizes aside.
+    /// The settings of sessions, except for sizes.
     pub base: Settings,
-    /// The longest text, in tokens.
+    /// Context size in tokens: the maximum length of a text.
     pub limit: usize,
     plain: Sessions,
     lens: Sessions,
@@ -49,15 +50,15 @@ pub struct Bench {
     texts: live::Texts,
 }
 
-/// The thread's end of it.
+/// The receiving end of the channel.
 pub struct ProbeThread {
     inbox: mpsc::Receiver<Job>,
     bench: Bench,
 }
 
-/// A probe that was asked for. Dropping it stops the probe.
+/// A submitted probe. Dropping it stops the probe.
 pub struct Asked<T> {
-    /// How much is done, and of how much.
+    /// The number of units done and their total.
     pub progress: watch::Receiver<(usize, usize)>,
     answer: oneshot::Receiver<Result<T>>,
     _leave: Leave,
@@ -80,7 +81,7 @@ impl Drop for Leave {
     }
 }
 
-/// A way to probes of texts of up to `limit` tokens, and the thread that computes them.
+/// Makes a handle to probes of texts of up to `limit` tokens, and the thread that computes them.
 pub fn pair(model: &Model, settings: &Settings, limit: usize) -> (Probes, ProbeThread) {
     let (sender, inbox) = mpsc::channel(QUEUE);
     let cancel = Cancel::new();
@@ -115,10 +116,10 @@ pub fn pair(model: &Model, settings: &Settings, limit: usize) -> (Probes, ProbeT
 }
 
 impl Probes {
-    /// Asks for a probe. `work` is told whom to tell how much is done, and of how much.
+    /// Submits a probe. `work` gets a function to report the units done and their total.
     ///
     /// # Errors
-    /// 503 while too many wait.
+    /// 503 while too many probes are waiting.
     pub fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Bench, &mut dyn FnMut(usize, usize)) -> Result<T> + Send + 'static,
@@ -134,7 +135,7 @@ impl Probes {
             {
                 let mut turn = whose.lock().unwrap_or_else(PoisonError::into_inner);
                 turn.now = Some(id);
-                // They come in order: whoever stands before this one has had their turn.
+                // Probes come in order, so earlier numbers have had their turn.
                 turn.gone.retain(|&gone| gone >= id);
                 if turn.gone.contains(&id) {
                     return;
@@ -157,17 +158,17 @@ impl Probes {
                 },
             }),
             Err(_) => Err(ApiError::unavailable(
-                "too many probes wait already: try again soon",
+                "too many probes are waiting: try again soon",
             )),
         }
     }
 }
 
 impl<T> Asked<T> {
-    /// The answer.
+    /// Waits for the answer.
     ///
     /// # Errors
-    /// Those of the probe.
+    /// The errors of the probe.
     pub async fn answer(&mut self) -> Result<T> {
         let answer = (&mut self.answer).await;
         answer.unwrap_or_else(|_| Err(ApiError::internal("the probe ended without an answer")))
@@ -175,16 +176,16 @@ impl<T> Asked<T> {
 }
 
 impl Bench {
-    /// A session for plain passes over a text of `room` tokens.
+    /// Returns a session for plain passes over a text of `room` tokens.
     ///
     /// # Errors
-    /// A text that is too long; see [`Session::new`].
+    /// A text that is too long, and the errors of [`Session::new`].
     pub fn plain(&mut self, room: usize) -> Result<&mut Session> {
         self.check(room)?;
         Ok(self.plain.of(room)?)
     }
 
-    /// A session for the lens over a text of `room` tokens.
+    /// Returns a session for the lens over a text of `room` tokens.
     ///
     /// # Errors
     /// See [`Bench::plain`].
@@ -193,21 +194,21 @@ impl Bench {
         Ok(self.lens.of(room)?)
     }
 
-    /// The session in which texts that somebody is writing stay, and those texts, with room for one
-    /// of `n` tokens.
+    /// Returns the session in which the texts of `live` stay, and those texts, with room for one of
+    /// `n` tokens.
     ///
     /// # Errors
     /// See [`Bench::plain`].
     pub fn live(&mut self, n: usize) -> Result<(&mut Session, &mut live::Texts)> {
         self.check(n)?;
-        // A text that grows does not need another session at once, with which all would be gone.
+        // Some room to grow, because a new session would lose all texts.
         let ample = (2 * n).next_power_of_two().max(LIVE).min(self.limit);
         let alike = self.model.rope_factors(ample) == self.model.rope_factors(n);
         let session = self.live.of(if alike { ample } else { n })?;
         Ok((session, &mut self.texts))
     }
 
-    /// A session of its own for a text of `room` tokens.
+    /// Makes a new session for a text of `room` tokens.
     ///
     /// # Errors
     /// See [`Bench::plain`].
@@ -217,13 +218,13 @@ impl Bench {
         Ok(Session::new(&self.model, &Settings { n_ctx, ..settings })?)
     }
 
-    /// How sessions compute whose weights of attention are looked at.
+    /// Returns the settings of sessions whose attention weights are read.
     ///
     /// # Errors
-    /// A quantized cache, which needs fused attention.
+    /// The KV cache is quantized, which needs flash attention.
     pub fn unfused(&self) -> Result<Settings> {
         if self.base.kv_type.is_quantized() {
-            let message = "a quantized KV cache keeps no weights of attention to show";
+            let message = "with a quantized KV cache there are no attention weights to show";
             return Err(ApiError::bad(message));
         }
         Ok(Settings {
@@ -232,8 +233,8 @@ impl Bench {
         })
     }
 
-    /// A session of its own for a text of `tokens`, with so many cells for others beside it where
-    /// there is memory for them.
+    /// Makes a new session for a text of `tokens` tokens, with `beside` further cells for variants
+    /// where there is memory for them.
     ///
     /// # Errors
     /// See [`Bench::plain`].
@@ -245,7 +246,7 @@ impl Bench {
             ..settings.clone()
         };
         match Session::new(&self.model, &roomy) {
-            // They then take turns with the text itself.
+            // Without further cells, the variants and the text itself take turns.
             Err(_) if !self.base.cancel.is_set() => self.own(tokens, settings),
             session => Ok(session?),
         }
@@ -260,7 +261,7 @@ impl Bench {
 }
 
 impl ProbeThread {
-    /// Computes what is asked until nobody can ask any more.
+    /// Computes probes until all handles are dropped.
     pub fn run(mut self) {
         while let Some(job) = self.inbox.blocking_recv() {
             job(&mut self.bench);

@@ -1,7 +1,7 @@
-//! Probes over HTTP: what the commands of the same names tell with `--json`.
+//! Probes over HTTP: the JSON of the commands of the same names.
 //!
-//! With `"stream": true` an answer comes as server-sent events: `progress` with the tokens that
-//! are done, then `result` or `error`.
+//! With `"stream": true` an answer comes as server-sent events: `progress` with the number of
+//! tokens done, then `result` or `error`.
 
 use std::sync::Arc;
 
@@ -25,52 +25,53 @@ use crate::openai::completions::Prompts;
 use crate::probe_thread::{Asked, Bench};
 use crate::sse;
 
-/// The most texts of one request.
+/// Maximum number of texts in one request.
 const MOST_TEXTS: usize = 64;
-/// The most tokens that are told of a distribution.
+/// Maximum number of likeliest tokens per distribution.
 const MOST_TOP: usize = 1000;
 
-/// A text and how it is read.
+/// A text and how to read it.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Asking {
-    /// The text, or its token ids; lists of several for `next` and `score`. Only `heads` does without.
+    /// The text or its token ids; for `next` and `score` also a list of several. Only `heads` does
+    /// without it.
     prompt: Option<Prompts>,
-    /// Whether it is put into the model's chat template.
+    /// Whether to put it into the model's chat template.
     #[serde(default)]
     chat: bool,
-    /// What the model is told before it; implies `chat`.
+    /// A system message before it; implies `chat`.
     system: Option<String>,
-    /// Whether control tokens written out in it are those tokens; `score` does not take them so
-    /// unless told, the others do.
+    /// Whether control tokens written out in the text become those tokens; default: false for
+    /// `score`, true for all others.
     special: Option<bool>,
-    /// Whether to tell of the progress as server-sent events.
+    /// Whether to report progress as server-sent events.
     #[serde(default)]
     stream: bool,
 }
 
-/// What `next` is asked.
+/// Request to `next`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct NextAsked {
-    /// How many tokens to tell; 10 if it is not said.
+    /// Number of likeliest tokens; default: 10.
     top: Option<usize>,
-    /// Texts whose probability to tell.
+    /// Continuations whose probability to compute.
     #[serde(default)]
     candidates: Vec<String>,
-    /// Tokens to go on from, by text or id.
+    /// Tokens after which to compute the distribution as well, as text or id.
     #[serde(default)]
     then: Vec<Named>,
-    /// The likeliest continuations as a tree.
+    /// Depth and width of a tree of continuations.
     tree: Option<TreeAsked>,
 }
 
-/// How deep and wide a tree is walked.
+/// Depth and width of a tree of continuations.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 pub struct TreeAsked {
     depth: usize,
     width: usize,
 }
 
-/// A token by its id or text.
+/// A token by id or text.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a token id or the text of a token")]
 pub enum Named {
@@ -80,46 +81,47 @@ pub enum Named {
     Text(String),
 }
 
-/// What `score` is asked.
+/// Request to `score`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ScoreAsked {
-    /// Tokens seen at once; what the text needs, up to 2048, if it is not said.
+    /// Number of tokens in a window; default: as many as the text has, up to 2048.
     window: Option<usize>,
-    /// Tokens a window moves by; half the window if it is not said.
+    /// Number of tokens that a window moves by; default: half a window.
     stride: Option<usize>,
 }
 
-/// What `live` is asked.
+/// Request to `live`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct LiveAsked {
-    /// How many tokens to tell; 10 if it is not said.
+    /// Number of likeliest tokens; default: 10.
     top: Option<usize>,
-    /// Tokens to tell the probability of wherever they rank, by text or id.
+    /// Tokens whose probability to return in any case, as text or id.
     #[serde(default)]
     also: Vec<Named>,
 }
 
-/// What `lens` is asked.
+/// Request to `lens`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct LensAsked {
-    /// How many tokens to keep of each layer and position; 5 if it is not said.
+    /// Number of likeliest tokens per layer and position; default: 5.
     top: Option<usize>,
-    /// Layers from 0, -1 the last; all if it is not said.
+    /// Layers from 0, -1 for the last; default: all.
     layers: Option<Vec<i64>>,
-    /// Positions from 0, -1 the last; all if it is not said.
+    /// Positions from 0, -1 for the last; default: all.
     positions: Option<Vec<i64>>,
-    /// A token to follow, by id or text.
+    /// A token to follow through the layers, as text or id.
     token: Option<Named>,
 }
 
-/// What `attention` is asked.
+/// Request to `attention`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct AttentionAsked {
-    /// The layer whose weights to tell, -1 the last; without it also all heads in numbers.
+    /// The layer whose weights to return, -1 for the last; without it, statistics of all heads are
+    /// returned as well.
     layer: Option<i64>,
-    /// The head whose weights to tell; all if it is not said.
+    /// The head whose weights to return; default: all.
     head: Option<usize>,
-    /// Whether to tell the weights of the last token alone.
+    /// Whether to return only the weights of the last token.
     #[serde(default)]
     last: bool,
 }
@@ -136,7 +138,7 @@ impl Named {
     }
 }
 
-/// Numbers below `len`, from the end where they are negative.
+/// Resolves indices that may be negative to count from the end, for a list of `len` items.
 pub fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Vec<usize>>> {
     let one = |&n: &i64| {
         let at = if n < 0 {
@@ -152,7 +154,7 @@ pub fn numbers(list: Option<&[i64]>, len: usize, what: &str) -> Result<Option<Ve
     list.map(|list| list.iter().map(one).collect()).transpose()
 }
 
-/// An error of a probe as a client is told it.
+/// Turns an error of a probe into a response.
 pub fn told(error: ProbeError) -> ApiError {
     let message = error.to_string();
     match error {
@@ -173,10 +175,10 @@ pub fn told(error: ProbeError) -> ApiError {
 }
 
 impl Asking {
-    /// The texts as the model reads them, and whether they were asked for as a list.
+    /// Tokenizes the texts, and returns whether the request had a list of them.
     ///
     /// # Errors
-    /// What the tokenizer or the template refuses; too many texts.
+    /// Errors of the tokenizer or the chat template, or too many texts.
     pub fn prompts(&self, to: &Means, special: bool) -> Result<(Vec<Prompt>, bool)> {
         let vocab = to.model.vocab();
         let Some(given) = &self.prompt else {
@@ -211,11 +213,11 @@ impl Asking {
         })
     }
 
-    /// A text as the model reads it; `special` says whether control tokens written out in it are
-    /// those tokens where the request does not.
+    /// Tokenizes a text. `special` is the default for whether control tokens written out in it
+    /// become those tokens.
     ///
     /// # Errors
-    /// What the tokenizer or the template refuses; no token at all.
+    /// Errors of the tokenizer or the chat template, or a text without tokens.
     pub fn read(&self, to: &Means, text: &str, special: bool) -> Result<Prompt> {
         let vocab = to.model.vocab();
         if self.chat || self.system.is_some() {
@@ -243,15 +245,15 @@ impl Asking {
         Ok(Prompt { text, ids })
     }
 
-    /// Whether there is a text.
+    /// Returns whether the request has a text.
     pub fn has_prompt(&self) -> bool {
         self.prompt.is_some()
     }
 
-    /// The one text, for probes that take one.
+    /// Returns the only text, for probes of one text.
     ///
     /// # Errors
-    /// Several; see [`Asking::prompts`].
+    /// Several texts, and the errors of [`Asking::prompts`].
     pub fn prompt(&self, to: &Means) -> Result<Prompt> {
         let (mut prompts, _) = self.prompts(to, true)?;
         match prompts.len() {
@@ -428,11 +430,11 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
                 false => attention::Rows::All,
             },
         };
-        // Each weight is some ten bytes of JSON.
+        // Each weight takes about ten bytes of JSON.
         let need = 4 * attention::bytes(model, n, options);
         if host::free_memory().is_some_and(|free| need > free) {
             let message = format!(
-                "the weights over {n} tokens take more memory than there is: head selects one"
+                "the weights for {n} tokens need more memory than is free: choose one with head"
             );
             return Err(ApiError::wrong("prompt", message));
         }
@@ -449,19 +451,19 @@ pub async fn attention(State(app): State<Arc<App>>, Read(bytes): Read) -> Result
     .await
 }
 
-/// JSON that is written already.
+/// Serialized JSON.
 pub type Written = Box<serde_json::value::RawValue>;
 
-/// A result as JSON.
+/// Serializes a result.
 ///
 /// # Errors
-/// It cannot be written.
+/// The result cannot be serialized.
 pub fn value(result: impl Serialize) -> Result<Written> {
     serde_json::value::to_raw_value(&result)
         .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))
 }
 
-/// The result, or all of them where a list was asked for.
+/// Serializes the only result, or all of them if the request had a list.
 fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
     match (&results[..], listed) {
         ([one], false) => value(one),
@@ -469,7 +471,7 @@ fn one_or_all<T: Serialize>(results: Vec<T>, listed: bool) -> Result<Written> {
     }
 }
 
-/// Reads what is asked with `read`, which says how to answer, and answers it.
+/// Reads the request with `read`, which returns the work to do, and answers it.
 pub async fn answer<A, W>(
     app: &App,
     bytes: axum::body::Bytes,

@@ -1,11 +1,11 @@
-//! What a model thinks before it answers, between `<think>` and `</think>`, apart from its answer.
+//! Separates a model's reasoning, between `<think>` and `</think>`, from its answer.
 
 use crate::tools::overlap;
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// Tells thoughts from the answer while a text comes in.
+/// Separates reasoning from the answer while text is generated.
 #[derive(Debug, Clone)]
 pub struct Splitter {
     place: Place,
@@ -14,26 +14,26 @@ pub struct Splitter {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Nothing but white space has come.
+    /// Only white space so far.
     Start,
-    /// Within thoughts; whether any were told.
+    /// Inside the reasoning; whether any of it was returned.
     Thoughts(bool),
-    /// Behind them; whether anything of the answer was told.
+    /// After the reasoning; whether any of the answer was returned.
     Answer(bool),
 }
 
-/// Whether a template knows of thoughts.
+/// Returns whether a chat template supports reasoning.
 pub fn is_known_to(template: &str) -> bool {
     template.contains(OPEN) || template.contains(CLOSE)
 }
 
-/// Whether a prompt ends within thoughts.
+/// Returns whether a prompt ends inside reasoning.
 pub fn is_open(prompt: &str) -> bool {
     prompt.trim_end().ends_with(OPEN)
 }
 
 impl Splitter {
-    /// For what follows a prompt.
+    /// Makes a splitter for the text after a prompt.
     pub fn after(prompt: &str) -> Self {
         Splitter {
             place: match is_open(prompt) {
@@ -44,7 +44,7 @@ impl Splitter {
         }
     }
 
-    /// The thoughts and the answer that are certain with `text`.
+    /// Returns the reasoning and the answer that are certain once `text` has been added.
     pub fn push(&mut self, text: &str) -> (String, String) {
         self.held.push_str(text);
         let mut thoughts = String::new();
@@ -58,7 +58,7 @@ impl Splitter {
                     self.held = rest.to_owned();
                     self.place = Place::Thoughts(false);
                 }
-                // There are none: the answer is told as it is.
+                // There is no reasoning; the answer is returned unchanged.
                 None => self.place = Place::Answer(true),
             }
         }
@@ -69,7 +69,7 @@ impl Splitter {
             };
             let sure = &self.held[..sure];
             let begun = if told { sure } else { sure.trim_start() };
-            // White space before the end of thoughts is none of them.
+            // White space at the end of the reasoning is dropped.
             let kept = begun.trim_end();
             let skipped = sure.len() - begun.len();
             thoughts.push_str(kept);
@@ -101,7 +101,7 @@ impl Splitter {
         (thoughts, answer)
     }
 
-    /// What was held back, when no more comes.
+    /// Returns what was held back, at the end of the text.
     pub fn finish(&mut self) -> (String, String) {
         let rest = std::mem::take(&mut self.held);
         match self.place {

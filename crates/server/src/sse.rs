@@ -1,4 +1,4 @@
-//! Answers that come in parts, as server-sent events.
+//! Answers streamed as server-sent events.
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -10,28 +10,28 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// Where the parts of an answer go. Sending fails once the client is gone.
+/// The sender of an answer's events. Sending fails once the client has disconnected.
 #[derive(Debug)]
 pub struct Events(Sender<Bytes>);
 
-/// The client is gone.
+/// The client has disconnected.
 #[derive(Debug)]
 pub struct Gone;
 
 impl Events {
-    /// Sends a part.
+    /// Sends an event.
     pub async fn send(&self, part: &impl Serialize) -> Result<(), Gone> {
         let text = serde_json::to_string(part).unwrap_or_default();
         self.raw(format!("data: {text}\n\n")).await
     }
 
-    /// Sends a part with the name of what happened.
+    /// Sends a named event.
     pub async fn send_named(&self, event: &str, part: &impl Serialize) -> Result<(), Gone> {
         let text = serde_json::to_string(part).unwrap_or_default();
         self.raw(format!("event: {event}\ndata: {text}\n\n")).await
     }
 
-    /// Sends the word that ends OpenAI's streams.
+    /// Sends `[DONE]`, which ends a stream of OpenAI's API.
     pub async fn done(&self) -> Result<(), Gone> {
         self.raw("data: [DONE]\n\n".to_owned()).await
     }
@@ -51,8 +51,8 @@ impl Stream for Parts {
     }
 }
 
-/// An answer whose parts `write` sends. It runs beside the connection, and ends with it: sending
-/// fails, and whatever it waits for is dropped.
+/// Makes a response whose events `write` sends. When the connection closes, sending fails and the
+/// future is dropped.
 pub fn answer<F>(write: impl FnOnce(Events) -> F) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,

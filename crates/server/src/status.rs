@@ -1,4 +1,4 @@
-//! How the server is: for people, and for programs that watch over it.
+//! The state of the server, for people and for monitoring.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::app::App;
 use crate::error::Result;
 use crate::metrics;
 
-/// That all is well.
+/// Answer of `/health`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
     status: &'static str,
 }
 
-/// `/health`: 503 while the model is loaded.
+/// `/health`: 503 while the model is loading.
 pub async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>> {
     app.ready()?;
     if app.is_closing() {
@@ -31,7 +31,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>> {
     Ok(Json(Health { status: "ok" }))
 }
 
-/// `/metrics`, as Prometheus reads it.
+/// `/metrics` in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let text = metrics::text(app.counters(), &app.shared.snapshot());
     let mut response = text.into_response();
@@ -40,18 +40,18 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     response
 }
 
-/// A place for a text that is computed.
+/// A sequence of the engine and its request.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Slot {
     id: usize,
     is_processing: bool,
-    /// The number of the request that has it.
+    /// The number of the request that uses it.
     id_task: Option<usize>,
     n_prompt_tokens: usize,
     n_decoded: usize,
 }
 
-/// `/slots`: the places for texts, and who has them.
+/// `/slots`: the sequences of the engine and their requests.
 pub async fn slots(State(app): State<Arc<App>>) -> Result<Json<Vec<Slot>>> {
     let parallel = app.ready()?.parallel;
     let tasks = app.shared.snapshot().tasks;
@@ -71,7 +71,7 @@ pub async fn slots(State(app): State<Arc<App>>) -> Result<Json<Vec<Slot>>> {
     Ok(Json((0..parallel).map(slot).collect()))
 }
 
-/// `/props`: what the model is.
+/// `/props`: properties of the model.
 pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>> {
     let ready = app.ready()?;
     let vocab = ready.means.model.vocab();

@@ -1,10 +1,10 @@
-//! How a server is told to stop.
+//! The signal that stops a server.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Tells a server to finish what runs and refuse what comes. Clones are the same.
+/// Tells a server to finish running requests and refuse new ones. Clones share the signal.
 #[derive(Debug, Clone)]
 pub struct Stop(Arc<watch::Sender<bool>>);
 
@@ -15,12 +15,12 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Nobody has said so yet.
+    /// Makes a signal that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says so.
+    /// Sets the signal.
     pub fn begin(&self) {
         self.0.send_replace(true);
     }

@@ -324,7 +324,7 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
             None => "",
         };
         let place = match context.cache_offloaded {
-            false if model.gpu_layers() > 0 => " on the CPU, for want of room on the device",
+            false if model.gpu_layers() > 0 => " on the CPU, because the device is full",
             _ => "",
         };
         line(

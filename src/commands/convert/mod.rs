@@ -32,11 +32,11 @@ use source::Place;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  modelve convert                                    Phi-3-mini-128k from the Hub, as Q4_K_M, into the store
+  modelve convert                                    Phi-3-mini-128k from the Hub, into the store
   modelve convert -q Q4_0 ./my-checkpoint            a folder, to NAME-Q4_0.gguf in this folder
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
-  modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, as it is
-  modelve convert org/name --adapter ./my-lora       a model with a LoRA merged into it, to a file in this folder
+  modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, unchanged
+  modelve convert org/name --adapter ./my-lora       merges a LoRA, to a file in this folder
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
     /// A checkpoint folder, or a Hub id: `org/name[@revision][:TYPE]`
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     positional: Option<String>,
 
-    /// The same, as the commands take it whose arguments are texts or tokens
+    /// The same MODEL as a flag, like in the commands whose arguments are texts
     #[arg(
         short,
         long,
@@ -54,7 +54,7 @@ pub struct Args {
     )]
     model: Option<String>,
 
-    /// How to quantize; --list-quants explains each [default: Q4_K_M]
+    /// The quantization; --list-quants explains each [default: Q4_K_M]
     #[arg(short, long, value_name = "TYPE")]
     pub quant: Option<String>,
 
@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long)]
     pub list_quants: bool,
 
-    /// Afterwards compare every tensor with its source, and let llama.cpp load the rest
+    /// Afterwards compare every tensor with its source, and load the rest with llama.cpp
     #[arg(long, conflicts_with = "dry_run")]
     pub verify: bool,
 
@@ -87,15 +87,15 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Threads that encode [default: one per core]
+    /// Number of threads that encode [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<u32>,
 
-    /// Importance matrix, of `modelve imatrix` or llama-imatrix: which columns matter more
+    /// Importance matrix (of `modelve imatrix` or llama-imatrix): how much each column matters
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
 
-    /// Another type for the tensors whose GGUF name matches; may be repeated, the first counts
+    /// Another type for the tensors whose GGUF name matches; repeatable, the first match counts
     #[arg(long, value_name = "REGEX=TYPE")]
     pub tensor_type: Vec<String>,
 
@@ -116,10 +116,17 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     if args.list_quants {
         return list_quants(args, &place, offline);
     }
-    if let Some(label) = place.quant().filter(|label| Recipe::find(label).is_none()) {
+    let is_written = |recipe: &Recipe| args.imatrix.is_some() || !recipe.needs_imatrix();
+    if let Some(label) = place
+        .quant()
+        .filter(|label| !Recipe::find(label).is_some_and(is_written))
+    {
         return fetch_gguf(args, &place, label, offline);
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
+    if !is_written(recipe) {
+        return Err(no_imatrix(recipe.name));
+    }
     let overrides = overrides(args)?;
     let imatrix = args.imatrix.as_deref().map(open_imatrix).transpose()?;
     let progress = progress::stderr(false);
@@ -227,8 +234,16 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     report::done(&mut Output::stdout(), &done, args.json)
 }
 
-/// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write.
+/// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write, or none
+/// that it can write without an importance matrix.
 fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow::Result<()> {
+    let none = || match Recipe::find(label) {
+        Some(recipe) => no_imatrix(recipe.name),
+        None => no_type(label),
+    };
+    if args.dry_run && Recipe::find(label).is_some() {
+        return Err(none());
+    }
     if args.dry_run {
         let why = "is not a type that modelve converts to, so there is nothing to plan";
         return Err(UsageError(format!("--dry-run: `{label}` {why}")).into());
@@ -238,7 +253,7 @@ fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow:
     let found = place.find(offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
     match &found.gguf {
         Some(gguf) => fetched(args, gguf),
-        None => Err(no_type(label)),
+        None => Err(none()),
     }
 }
 
@@ -250,7 +265,7 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     }
     if let Some(output) = &args.output {
         let error = anyhow!(
-            "a GGUF file is fetched unchanged into the Hub's cache; -o applies to conversions only"
+            "a GGUF file is fetched unchanged into the Hub's cache; -o is for conversions only"
         );
         let paths = [gguf, output.as_path()].map(|path| quote(&path.to_string_lossy()));
         let hint = format!("copy it: cp {}", paths.join(" "));
@@ -262,12 +277,13 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
 /// Opens the checkpoint and merges the adapter into it.
 fn open(found: &source::Found, adapter: Option<&Path>) -> anyhow::Result<Checkpoint> {
     let checkpoint = open_base(found)?;
-    match adapter {
-        Some(adapter) => Ok(checkpoint
-            .merge(adapter)
-            .with_context(|| format!("cannot merge {}", adapter.display()))?),
-        None => Ok(checkpoint),
-    }
+    let Some(adapter) = adapter else {
+        return Ok(checkpoint);
+    };
+    let description = arch::describe(checkpoint.config())?;
+    checkpoint
+        .merge(adapter, |tensor| description.is_turned(tensor))
+        .with_context(|| format!("cannot merge {}", adapter.display()))
 }
 
 /// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.
@@ -291,7 +307,8 @@ fn open_base(found: &source::Found) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::without_weights(&found.folder, tensors)?)
 }
 
-/// A folder that holds an adapter is converted together with the model that it is for.
+/// Adds the hint for a folder that holds only an adapter, which is converted together with its
+/// model.
 fn adapter_hint(error: checkpoint::Error) -> anyhow::Error {
     let checkpoint::Problem::Adapter { kind, base } = &error.problem else {
         return error.into();
@@ -336,9 +353,14 @@ fn recipe(name: Option<&str>) -> anyhow::Result<&'static Recipe> {
 fn no_type(name: &str) -> anyhow::Error {
     let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
     let error = UsageError(format!("no type `{name}`; there are {}", names.join(", ")));
+    hinted(error, "what each is for: modelve convert --list-quants")
+}
+
+fn no_imatrix(recipe: &str) -> anyhow::Error {
+    let error = anyhow!("{recipe} cannot be written without an importance matrix");
     hinted(
         error,
-        "what each is good for: modelve convert --list-quants",
+        "`modelve imatrix` measures one, and --imatrix FILE names it; IQ3_S, IQ3_M and Q2_K do without",
     )
 }
 
@@ -432,11 +454,11 @@ fn output_hint<T>(result: anyhow::Result<T>, output: &Path) -> anyhow::Result<T>
                     quote(&output.to_string_lossy())
                 ),
                 Err(_) => {
-                    "that file is not a GGUF: give the output a name of its own, -o FILE.gguf".to_owned()
+                    "that file is not a GGUF: choose another name, -o FILE.gguf".to_owned()
                 }
             },
             outfile::Error::IsInput { .. } | outfile::Error::NotAFile { .. } => {
-                "give the output a name of its own: -o FILE.gguf".to_owned()
+                "choose another name: -o FILE.gguf".to_owned()
             }
             _ => return error,
         };

@@ -36,10 +36,7 @@ pub(super) fn quants(
         out.json(&json!({"model": model, "quants": rows}))?;
         return Ok(out.flush()?);
     }
-    let mut text = Columns::new(
-        out,
-        &["type", "bits/weight>", "size>", "what it is good for"],
-    );
+    let mut text = Columns::new(out, &["type", "bits/weight>", "size>", "use"]);
     for row in rows {
         let style = match row.name {
             crate::hub::locate::DEFAULT_QUANT => GOOD,
@@ -137,7 +134,7 @@ pub(super) fn gguf(out: &mut Output, path: &Path, as_json: bool) -> anyhow::Resu
     }
     writeln!(
         out,
-        "{} is a GGUF already: fetched, not converted",
+        "{} is a GGUF file already: it was fetched, not converted",
         path.display()
     )?;
     Ok(out.flush()?)
@@ -234,7 +231,7 @@ fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyh
     }
     out.write_all(rows.lines().as_bytes())?;
     let text = format!(
-        "llama.cpp takes its metadata, its vocabulary and the shapes of its tensors ({:.1} s)",
+        "llama.cpp accepts its metadata, its vocabulary and the shapes of its tensors ({:.1} s)",
         loaded.seconds
     );
     writeln!(out, "\n{}\n", out.paint(GOOD, text))?;

@@ -55,7 +55,7 @@ impl Place {
             }
             ModelRef::Path(path) => Ok(Self::Folder(path)),
             ModelRef::Tiny => {
-                Err(UsageError("`tiny` is inside the program and converted already".into()).into())
+                Err(UsageError("`tiny` is built in and already converted".into()).into())
             }
         }
     }

@@ -113,7 +113,7 @@ fn repacking(facts: &Facts, free: Option<u64>) -> (Option<usize>, String) {
             false => never = middle,
         }
     }
-    let why = "rearranging takes time at the start, and passes are faster after it".to_owned();
+    let why = "repacking takes time at the start and makes passes faster".to_owned();
     (Some(always), why)
 }
 
@@ -123,7 +123,7 @@ fn longest(facts: &Facts, free: Option<u64>) -> (u64, String) {
         Err(Error::Memory(refusal)) => (refusal.largest, refusal.to_string()),
         _ => (
             trained,
-            "what the model was trained on; memory is taken for what a request needs".to_owned(),
+            "the model's own; memory is only taken as needed".to_owned(),
         ),
     }
 }

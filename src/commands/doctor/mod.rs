@@ -260,7 +260,7 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
                 let limit = memory.limit.map_or("", |_| ", a control group's limit");
                 plain(format!("{free} free of {total}{limit}"))
             }
-            None => cell("this system does not say", WARN),
+            None => cell("unknown on this system", WARN),
         },
     );
     add(

@@ -1,8 +1,8 @@
-//! Which function the feed-forward network goes through. A GGUF does not say it: llama.cpp knows
-//! it by the architecture.
+//! The activation function of the feed-forward network. A GGUF does not state it: llama.cpp knows
+//! it from the architecture.
 
-/// Architectures by the name that transformers has for the function (`hidden_act`). Source: the
-/// `LLM_FFN_…` of each architecture's graph in llama.cpp.
+/// Architectures by transformers' name of the activation (`hidden_act`). Source: the `LLM_FFN_…` in
+/// each architecture's graph in llama.cpp.
 #[rustfmt::skip]
 const TABLE: [(&str, &[&str]); 3] = [
     ("silu", &[
@@ -17,7 +17,7 @@ const TABLE: [(&str, &[&str]); 3] = [
     ("relu2", &["nemotron"]),
 ];
 
-/// The function of an architecture, where the table knows it.
+/// Returns the activation of an architecture, if the table has it.
 pub fn of(architecture: &str) -> Option<&'static str> {
     let row = TABLE
         .iter()

@@ -1,4 +1,4 @@
-//! `--json`: everything, streamed, so that a long array is never held twice.
+//! Prints everything as JSON, streamed, so that a long array is never held in memory twice.
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
 
@@ -88,7 +88,7 @@ impl Serialize for Metadata<'_> {
     }
 }
 
-/// `{"type", "value"}`, of an array also its element type and length.
+/// Serializes as `{"type", "value"}`, for an array also with its element type and length.
 struct Entry<'a>(ValueRef<'a>, &'a Show<'a>);
 
 impl Serialize for Entry<'_> {

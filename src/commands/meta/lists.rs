@@ -1,4 +1,4 @@
-//! Every tensor, every key.
+//! Lists of all tensors and of all metadata keys.
 
 use std::io::Write;
 
@@ -9,46 +9,46 @@ use crate::gguf::{Gguf, TensorInfo, ValueRef};
 use crate::output::{ACCENT, BOLD, DIM, Output};
 use crate::table::{Columns, cell, plain};
 
-/// Order of tensors.
+/// The order of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sort {
     /// The largest first
     Size,
-    /// By name, numbers as numbers
+    /// By name, with numbers in numeric order
     Name,
-    /// As in the file
+    /// In the order of the file
     File,
 }
 
 /// What to list, and how much of it.
 pub struct Show<'a> {
-    /// Only names that match.
+    /// Only names that match, if given.
     pub filter: Option<&'a Regex>,
-    /// Order of tensors.
+    /// The order of tensors.
     pub sort: Sort,
-    /// Whether long values are printed whole.
+    /// Whether to print long values completely.
     pub full: bool,
 }
 
-/// Arrays longer than this are cut, unless whole values were asked for …
+/// Longer arrays are shortened to [`CUT`] elements, unless `--full` is given.
 const LONG: usize = 64;
-/// … to so many elements.
+/// Number of elements shown of a shortened array.
 pub const CUT: usize = 8;
-/// Characters of a string that are shown, unless whole values were asked for.
+/// Number of characters shown of a string, unless `--full` is given.
 const STRING: usize = 120;
 
 impl Show<'_> {
-    /// Returns whether the filter lets this name through.
+    /// Returns whether the filter accepts a name.
     pub fn wants(&self, name: &str) -> bool {
         self.filter.is_none_or(|filter| filter.is_match(name))
     }
 
-    /// The metadata that is wanted.
+    /// Returns the metadata to list.
     pub fn metadata<'g>(&self, gguf: &'g Gguf) -> impl Iterator<Item = (&'g str, ValueRef<'g>)> {
         gguf.metadata().filter(|(key, _)| self.wants(key))
     }
 
-    /// The tensors that are wanted, in the order that is.
+    /// Returns the tensors to list, sorted.
     pub fn tensors<'g>(&self, gguf: &'g Gguf) -> Vec<&'g TensorInfo> {
         let all = gguf.tensors().iter();
         let mut tensors: Vec<_> = all.filter(|tensor| self.wants(&tensor.name)).collect();
@@ -60,13 +60,14 @@ impl Show<'_> {
         tensors
     }
 
-    /// How many elements of an array of `len` to show.
+    /// Returns the number of elements to show of an array of `len`.
     pub fn shown(&self, len: usize) -> usize {
         if self.full || len <= LONG { len } else { CUT }
     }
 }
 
-/// Text and numbers in turn, so that `blk.10` comes after `blk.9`.
+/// Splits a name into alternating texts and numbers, as a sort key with which `blk.10` comes after
+/// `blk.9`.
 pub fn natural(name: &str) -> Vec<(String, u64)> {
     let mut parts = Vec::new();
     let mut rest = name;
@@ -85,7 +86,7 @@ pub fn natural(name: &str) -> Vec<(String, u64)> {
     parts
 }
 
-/// One row per tensor.
+/// Prints one row per tensor.
 pub fn tensors(gguf: &Gguf, show: &Show<'_>, out: &mut Output) -> anyhow::Result<()> {
     let split = gguf.paths().len() > 1;
     let mut header = vec!["name", "shape (fastest first)", "type", "bytes>", "offset>"];
@@ -114,7 +115,7 @@ pub fn tensors(gguf: &Gguf, show: &Show<'_>, out: &mut Output) -> anyhow::Result
     Ok(out.write_all(rows.lines().as_bytes())?)
 }
 
-/// One line per key.
+/// Prints one line per key.
 pub fn metadata(gguf: &Gguf, show: &Show<'_>, out: &mut Output) -> anyhow::Result<()> {
     let rows: Vec<(String, String, ValueRef<'_>)> = show
         .metadata(gguf)

@@ -1,4 +1,4 @@
-//! `modelve meta`: what is in a model, and whether it fits.
+//! `modelve meta`: the contents of a model, and whether it fits.
 
 mod activation;
 mod checkpoint;
@@ -37,17 +37,17 @@ use subject::{Identity, Subject};
   modelve meta model.gguf --explain          and what each part is for
   modelve meta model.gguf --memory 16GiB     will it fit on another machine?
   modelve meta model.gguf --tensors --filter 'blk\\.0\\.'
-  modelve meta model.gguf --kv --full        all metadata, nothing cut
+  modelve meta model.gguf --kv --full        all metadata, nothing shortened
   modelve meta model.gguf --json | jq .n_params
-  modelve meta org/name-GGUF                 before it is here: all files, and which one fits
-  modelve meta org/name-GGUF:Q4_K_M          one of them, read from its header alone
+  modelve meta org/name-GGUF                 a repository on the Hub: all files, and which one fits
+  modelve meta org/name-GGUF:Q4_K_M          one of them, from its header
 
 The JSON is described in docs/json.md.")]
 pub struct Args {
     #[command(flatten)]
     subject: flags::Subject,
 
-    /// Say in plain words what each part is for
+    /// Explain what each part is for
     #[arg(long)]
     pub explain: bool,
 
@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     pub sort: Option<lists::Sort>,
 
-    /// Size it for a machine with this much memory instead of this one
+    /// Assume a machine with this much memory instead of this one
     #[arg(long, value_name = "SIZE", value_parser = human::parse_bytes)]
     pub memory: Option<u64>,
 
@@ -80,14 +80,14 @@ pub struct Args {
     pub json: bool,
 }
 
-/// A model, and how its files are named where they are shown.
+/// A model, and how its files are named in the output.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     /// The file or folder to open.
     path: &'a Path,
-    /// The part of paths that is left out.
+    /// The prefix of paths that is not shown.
     root: &'a Path,
-    /// Where it is on the Hub, if it is not here.
+    /// Its place on the Hub, if it is not on this machine.
     remote: Option<&'a remote::Remote>,
 }
 
@@ -105,8 +105,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Prints the summary, or the lists that were asked for. What is not here is looked at on the Hub,
-/// unless `offline`.
+/// Runs the command: prints the summary, or the lists that were asked for. A model that is not on
+/// this machine is read from the Hub, unless `offline`.
 pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     let filter = match &args.filter {
         Some(pattern) => Some(Regex::new(pattern).map_err(|error| UsageError(error.to_string()))?),
@@ -201,7 +201,7 @@ fn of_gguf(
             importance.print(&name, out)
         }
         (false, None) => {
-            // The summary says of a vocabulary that it is one.
+            // The summary says itself that a file is a vocabulary.
             let kind = kind.filter(|&kind| kind != Kind::Vocabulary);
             summary::print(
                 place.shown(place.path),
@@ -216,7 +216,7 @@ fn of_gguf(
     }
 }
 
-/// A checkpoint has tensors of the same kind and a configuration instead of metadata.
+/// Prints a checkpoint, which has a configuration instead of metadata.
 fn of_checkpoint(
     args: &Args,
     filter: Option<&Regex>,

@@ -1,5 +1,5 @@
-//! The GGUF files of a repository on the Hub: how large each is, whether it fits this machine, how
-//! fast it can be, and which one to take.
+//! The GGUF files of a repository on the Hub: the size of each, whether it fits this machine, how
+//! fast it can be, and which one is recommended.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,19 +22,20 @@ use crate::runtime::host;
 use crate::runtime::working::Working;
 use crate::table::{Columns, cell, plain};
 
-/// Tokens of context that a recommended file must leave room for, where the model has so many.
+/// Context in tokens for which a recommended file must leave room, if the model's own is not
+/// smaller.
 const ENOUGH_CONTEXT: u64 = 4096;
-/// Bits per weight above which more bits buy little: the default recipe has 4.8 to 5.
+/// Bits per weight above which more bits gain little: the default recipe has 4.8 to 5.
 const ENOUGH_BITS: f64 = 5.05;
 
-/// What quantizations of one model have in common, from the header of one of them.
+/// What the quantizations of one model have in common, from the header of one of them.
 struct Base {
     identity: Identity,
     kv_cache: Option<KvCache>,
     working: Working,
-    /// Bytes of a file besides its weights.
+    /// Bytes of a file in addition to its weights.
     overhead: u64,
-    /// The share of the weights that are read for a token.
+    /// The share of the weights that are read for each token.
     active: f64,
 }
 
@@ -45,30 +46,30 @@ struct Row<'a> {
     files: &'a [String],
     bytes: u64,
     bits_per_weight: Option<f64>,
-    /// Whether it fits the memory with any context at all.
+    /// Whether it fits into the memory with any context.
     fits: Option<bool>,
-    /// The largest context that then fits, in tokens, with an f16 KV cache.
+    /// The largest context that fits with an f16 KV cache, in tokens.
     largest_context: Option<u64>,
-    /// Tokens a second that cannot be exceeded on the processor.
+    /// Upper bound of the tokens per second on the CPU.
     most_tokens_per_second: Option<f64>,
     #[serde(skip)]
     full_context: Option<u64>,
 }
 
-/// All files of a repository.
+/// The files of a repository.
 pub struct Table<'a> {
     id: &'a HubId,
     rows: Vec<Row<'a>>,
     recommended: usize,
     identity: Option<Identity>,
     memory: Option<Memory>,
-    /// Bytes a second.
+    /// Memory bandwidth in bytes per second.
     bandwidth: Option<f64>,
 }
 
 impl<'a> Table<'a> {
-    /// Sizes every offer for `memory`, which is another machine's if `elsewhere`: then nothing is known of
-    /// its speed.
+    /// Computes the sizes of all offers for `memory`. If `elsewhere`, it is another machine's, of
+    /// which the speed is not known.
     ///
     /// # Errors
     /// A header that is damaged.
@@ -117,12 +118,12 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// Bytes of the file that is recommended.
+    /// Size of the recommended file in bytes.
     pub fn bytes_to_get(&self) -> u64 {
         self.rows.get(self.recommended).map_or(0, |row| row.bytes)
     }
 
-    /// The command that fetches it.
+    /// Returns the command that fetches it.
     pub fn command(&self) -> String {
         let label = self.rows.get(self.recommended).map(|row| row.label);
         let id = label.and_then(|label| self.id.with_quant(label).ok());
@@ -264,15 +265,15 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Returns whether it fits with as much context as is worth having.
+    /// Returns whether it fits with a useful context.
     fn is_usable(&self) -> bool {
         let enough = self.full_context.unwrap_or(u64::MAX).min(ENOUGH_CONTEXT);
         self.fits != Some(false) && self.largest_context.is_none_or(|tokens| tokens >= enough)
     }
 }
 
-/// Which row to take: the default type where it fits; else the largest that fits and has about as
-/// many bits; else the smallest.
+/// Returns the recommended row: the default type if it fits; else the largest file that fits and
+/// has about as many bits; else the smallest.
 fn recommended(offers: &[Offer], rows: &[Row<'_>]) -> usize {
     let models: Vec<_> = offers.iter().map(|offer| &offer.model).collect();
     let models: Vec<ggufs::GgufModel> = models.into_iter().cloned().collect();
@@ -283,7 +284,7 @@ fn recommended(offers: &[Offer], rows: &[Row<'_>]) -> usize {
         return at;
     }
     let of_few_bits = |row: &Row<'_>| row.bits_per_weight.is_none_or(|bits| bits <= ENOUGH_BITS);
-    // Rows are in the order of their sizes.
+    // Rows are sorted by size.
     let best = rows
         .iter()
         .rposition(|row| row.is_usable() && of_few_bits(row));

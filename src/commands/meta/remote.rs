@@ -1,4 +1,4 @@
-//! A model that is not on this machine: what the headers of its files on the Hub say.
+//! A model that is not on this machine, described from the headers of its files on the Hub.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,22 +17,22 @@ use crate::hub::{self, HubId};
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Where on the Hub it is, and what looking at it took.
+/// Its place on the Hub, and how much was read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Remote {
     /// `org/name`.
     pub repo: String,
     /// The commit.
     pub commit: String,
-    /// Bytes that were received of its files.
+    /// Number of bytes of its files that were received.
     pub bytes_read: u64,
-    /// Bytes that fetching it would receive.
+    /// Number of bytes that fetching it would receive.
     pub bytes: u64,
-    /// The command that puts it on this machine.
+    /// The command that fetches it.
     pub get: String,
 }
 
-/// The Hub id that was named and is not here, where `error` says no more than that.
+/// Returns the Hub id that was named, if `error` only says that it is not on this machine.
 pub fn id_of(model: Option<&str>, error: &locate::Error) -> Option<HubId> {
     let not_here = matches!(
         error,
@@ -44,7 +44,7 @@ pub fn id_of(model: Option<&str>, error: &locate::Error) -> Option<HubId> {
     }
 }
 
-/// What to do where the network is off.
+/// Returns the hint for a model that is not on this machine while the network is off.
 pub fn offline_hint(error: &locate::Error) -> String {
     let read = format!(
         "without --offline (and HF_HUB_OFFLINE) its headers are read from the Hub, at most {}",
@@ -56,7 +56,7 @@ pub fn offline_hint(error: &locate::Error) -> String {
     }
 }
 
-/// Prints what the headers say.
+/// Prints the description.
 pub fn print(
     args: &Args,
     filter: Option<&Regex>,
@@ -108,7 +108,8 @@ pub fn print(
     Ok(())
 }
 
-/// An error of the Hub; that a repository holds nothing of use is no failed fetch.
+/// Attaches a hint to an error of the Hub. That a repository has no model is not reported as a
+/// failed fetch.
 fn refused(id: &HubId, error: hub::Error) -> anyhow::Error {
     match error {
         hub::Error::WhichGguf { .. } | hub::Error::NoSuchLabel { .. } => {
@@ -123,13 +124,13 @@ fn refused(id: &HubId, error: hub::Error) -> anyhow::Error {
     }
 }
 
-/// An error about what was read, which names files as the repository does.
+/// Returns an error about the files that were read, with their names in the repository.
 fn of_repository(error: anyhow::Error, preview: &Preview) -> anyhow::Error {
     let mut root = preview.root().display().to_string();
     root.push(std::path::MAIN_SEPARATOR);
     let mut said = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        // Wrappers repeat their source in their own message.
+        // Some errors repeat their source in their own message.
         if !said.contains(&cause) {
             said += if said.is_empty() { "" } else { ": " };
             said += &cause;

@@ -1,4 +1,4 @@
-//! Will it fit? Bytes by quantization, bytes of KV cache by context, and what memory there is.
+//! Sizes: bytes by quantization, bytes of KV cache by context, and whether they fit into memory.
 
 use serde::Serialize;
 
@@ -12,22 +12,22 @@ use crate::runtime::working::Working;
 
 /// The quantizations to compare.
 const RECIPES: [&str; 5] = ["F32", "F16", "Q8_0", "Q4_K_M", "Q4_0"];
-/// The contexts to compare, and the model's own.
+/// The contexts to compare, in addition to the model's own.
 const CONTEXTS: [u64; 3] = [2048, 4096, 32_768];
-/// Everything about sizes.
+/// The sizes of a model.
 #[derive(Debug, Serialize)]
 pub struct Sizing {
-    /// Bytes of the whole file in other quantizations.
+    /// Size of the file in other quantizations.
     pub quantizations: Vec<Quantized>,
-    /// The KV cache, where the metadata tells its size.
+    /// The KV cache, if the metadata determines its size.
     pub kv_cache: Option<KvCache>,
-    /// Bytes of weights to be held in memory.
+    /// Bytes of weights in memory.
     pub weight_bytes: u64,
-    /// Bytes that a pass needs besides weights and KV cache.
+    /// Bytes that a pass needs in addition to weights and KV cache.
     pub working_bytes: u64,
-    /// Bytes that each token of the context adds to them.
+    /// Bytes that each token of the context adds to `working_bytes`.
     pub working_bytes_per_token: u64,
-    /// What memory there is.
+    /// The memory of the machine, if known.
     pub memory: Option<Memory>,
     /// The largest context that fits into it.
     pub largest_context: Option<LargestContext>,
@@ -38,25 +38,26 @@ pub struct Sizing {
 pub struct Quantized {
     /// Its name.
     pub name: &'static str,
-    /// Bytes of the file; none where a tensor's rows fit no type of it.
+    /// Size of the file in bytes; `None` if the rows of a tensor fit no type of the recipe.
     pub bytes: Option<u64>,
 }
 
-/// Bytes of KV cache.
+/// Sizes of the KV cache.
 #[derive(Debug, Serialize)]
 pub struct KvCache {
     /// For one token.
     pub per_token: KvBytes,
-    /// Whether this is the most it can be: some layers keep a state in place of tokens.
+    /// Whether this is an upper bound, because some layers keep a state of fixed size instead of
+    /// tokens.
     pub upper_bound: bool,
-    /// For some contexts, the last of them the model's own.
+    /// Sizes for some contexts, the last of them the model's own.
     pub contexts: Vec<Context>,
 }
 
-/// Bytes by the type of the cache; none where a head is no whole number of blocks.
+/// Bytes by the type of the cache; `None` if a head is not a whole number of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct KvBytes {
-    /// With half precision, the default.
+    /// With 16 bits, the default.
     pub f16: Option<u64>,
     /// With 8 bits.
     pub q8_0: Option<u64>,
@@ -72,7 +73,7 @@ pub struct Context {
     pub bytes: KvBytes,
 }
 
-/// The largest context that fits, in tokens; 0 when the weights alone are too much.
+/// The largest context that fits, in tokens; 0 if the weights alone do not fit.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct LargestContext {
     /// With an f16 KV cache.
@@ -82,7 +83,7 @@ pub struct LargestContext {
 }
 
 impl Sizing {
-    /// What the model would take, in `memory`.
+    /// Computes the sizes of a model, and what fits into `memory`.
     pub fn of(subject: &Subject<'_>, memory: Option<Memory>) -> Self {
         let weight_bytes = subject.tensor_bytes();
         let working = Working::of(subject);
@@ -103,13 +104,13 @@ impl Sizing {
     }
 }
 
-/// Bytes that are left for a KV cache.
+/// Returns the bytes left for a KV cache.
 pub fn room(weight_bytes: u64, working: Working, memory: Memory) -> u64 {
     let free = memory.available.saturating_sub(weight_bytes);
     free.saturating_sub(working.fixed)
 }
 
-/// The largest context that fits into so many bytes; `full` is the model's own.
+/// Returns the largest context that fits into `free` bytes; `full` is the model's own.
 pub fn largest_context(cache: &KvCache, free: u64, full: Option<u64>) -> LargestContext {
     let most = full.unwrap_or(u64::MAX);
     let step = u64::from(CONTEXT_STEP);
@@ -138,7 +139,7 @@ fn quantizations(subject: &Subject<'_>) -> Vec<Quantized> {
         .collect()
 }
 
-/// Bytes of the file if it were quantized by `recipe`: the header stays as it is.
+/// Returns the size of the file in another quantization, with the same header.
 fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
     let layers = subject.layers().unwrap_or(0);
     let max = |key| subject.per_layer(key, layers)?.into_iter().max();
@@ -156,7 +157,7 @@ fn bytes_as(subject: &Subject<'_>, recipe: &Recipe) -> Option<u64> {
         .iter()
         .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
         .collect();
-    // Recipes count layers as they come.
+    // Recipes count the layers in order.
     tensors.sort_by_key(|(name, _)| (names::layer(name).map(|(layer, _)| layer), *name));
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &tensors).ok()?;
     let header = subject.size_bytes.saturating_sub(subject.tensor_bytes());
@@ -176,7 +177,7 @@ impl Header for Subject<'_> {
 
     fn number(&self, key: &str) -> Option<u64> {
         match key {
-            // Also told by the names of tensors.
+            // Also known from the names of tensors.
             "block_count" => self.layers(),
             _ => Subject::number(self, key),
         }
@@ -190,7 +191,7 @@ impl Header for Subject<'_> {
         self.len(key).or_else(|| {
             let embedding = self.tensors.iter().find(|t| t.name == "token_embd.weight");
             let rows = embedding.and_then(|tensor| tensor.shape.get(1).copied());
-            // Of a checkpoint, whose tokenizer is not read: most have one merge for each token.
+            // The tokenizer of a checkpoint is not read; most have one merge for each token.
             rows.filter(|_| !self.has_vocabulary() && key.starts_with("tokenizer.ggml."))
         })
     }
@@ -205,7 +206,7 @@ impl Header for Subject<'_> {
     }
 }
 
-/// Keys and values that a token leaves behind in each layer.
+/// Returns the size of the keys and values of one token in all layers.
 fn kv_cache(subject: &Subject<'_>) -> Option<KvCache> {
     let shape = KvShape::of(subject)?;
     let per_token = KvBytes {
@@ -214,7 +215,7 @@ fn kv_cache(subject: &Subject<'_>) -> Option<KvCache> {
     };
     let full = subject.number("context_length");
     let mut tokens: Vec<u64> = CONTEXTS.iter().copied().chain(full).collect();
-    // A context beyond the model's own is of no use.
+    // A context beyond the model's own is useless.
     tokens.retain(|&n| n <= full.unwrap_or(u64::MAX));
     tokens.sort_unstable();
     tokens.dedup();
@@ -237,7 +238,7 @@ mod tests {
     use super::super::subject::{Fact, Facts, Tensor};
     use super::*;
 
-    /// Phi-3-mini-128k's facts.
+    /// The metadata of Phi-3-mini-128k.
     struct Phi3;
 
     impl Facts for Phi3 {
@@ -254,17 +255,17 @@ mod tests {
         }
     }
 
-    /// Phi-3-mini-128k's tensors.
+    /// The tensors of Phi-3-mini-128k.
     fn phi3() -> Vec<Tensor> {
         let mut tensors = Vec::new();
         let mut add = |name: String, shape: &[u64]| {
             let shape = shape.to_vec();
             let bytes = Some(shape.iter().product::<u64>() * 2);
-            let ty = GgmlType::F16;
+            let form = "F16".to_owned();
             tensors.push(Tensor {
                 name,
                 shape,
-                ty,
+                form,
                 bytes,
             });
         };
@@ -327,7 +328,7 @@ mod tests {
         let norms = 65 * 3072;
         assert_eq!(bytes("Q8_0"), (params - norms) / 32 * 34 + norms * 4);
         assert!(bytes("Q4_0") < bytes("Q4_K_M") && bytes("Q4_K_M") < bytes("Q8_0"));
-        // 97 matrices Q4_K, 33 Q6_K: the size of the published file, less its metadata.
+        // 97 matrices Q4_K, 33 Q6_K: the size of the published file minus its metadata.
         let gib = bytes("Q4_K_M") as f64 / f64::from(1 << 30);
         assert!((2.2..2.25).contains(&gib), "{gib}");
     }

@@ -1,22 +1,24 @@
-//! What is looked at, whatever it comes from: names, shapes and types, and the facts beside them.
+//! The common form of what is described, a GGUF or a checkpoint: names, shapes and types, and
+//! metadata.
 
 use serde::Serialize;
 
 use super::activation;
 use crate::convert::arch::names;
-use crate::gguf::{GgmlType, Gguf, ValueRef};
+use crate::gguf::{Gguf, ValueRef};
 use crate::quant::mix;
 
-/// A tensor: enough to draw and to count.
+/// A tensor, with what is needed to describe it.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     /// Name in the GGUF.
     pub name: String,
-    /// Sizes in GGUF order: the fastest dimension first.
+    /// Shape in GGUF's order: the fastest dimension first.
     pub shape: Vec<u64>,
-    /// Type of its weights.
-    pub ty: GgmlType,
-    /// Bytes of data; `None` when the type is unknown.
+    /// The form in which its weights are stored, in a word: a type of ggml's, or a form that
+    /// checkpoints have.
+    pub form: String,
+    /// Size in bytes; `None` if the type is unknown.
     pub bytes: Option<u64>,
 }
 
@@ -27,20 +29,20 @@ impl Tensor {
     }
 }
 
-/// A value of the metadata, as far as a summary needs it.
+/// A metadata value, as far as the summary needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// A string.
     Text(String),
-    /// Any integer that is not negative.
+    /// A non-negative integer.
     Integer(u64),
-    /// An array: its integers, truth values among them, or as many nothings as it has entries.
+    /// An array: the integers in it, with truth values as 0 and 1, and `None` for other entries.
     Array(Vec<Option<u64>>),
 }
 
-/// Metadata by key.
+/// Access to metadata by key.
 pub trait Facts {
-    /// The value of `key`, if it is there and of a kind that matters here.
+    /// Returns the value of `key`, if it exists and has one of these kinds.
     fn fact(&self, key: &str) -> Option<Fact>;
 }
 
@@ -68,25 +70,25 @@ fn number(value: &ValueRef<'_>) -> Option<u64> {
 pub struct Subject<'a> {
     /// Every tensor, in the file's order.
     pub tensors: Vec<Tensor>,
-    /// Bytes of everything: header, tensors and padding.
+    /// Size of everything in bytes: header, tensors and padding.
     pub size_bytes: u64,
     facts: &'a dyn Facts,
     architecture: String,
 }
 
 impl<'a> Subject<'a> {
-    /// A GGUF file.
+    /// Makes the subject of a GGUF file.
     pub fn of_gguf(gguf: &'a Gguf) -> Self {
         let tensors = gguf.tensors().iter().map(|tensor| Tensor {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
-            ty: tensor.ty,
+            form: tensor.ty.to_string(),
             bytes: tensor.bytes,
         });
         Self::new(tensors.collect(), gguf.size_bytes(), gguf)
     }
 
-    /// Tensors and facts from anywhere.
+    /// Makes a subject of tensors and metadata.
     pub fn new(tensors: Vec<Tensor>, size_bytes: u64, facts: &'a dyn Facts) -> Self {
         let architecture = match facts.fact("general.architecture") {
             Some(Fact::Text(text)) => text,
@@ -100,12 +102,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// `general.architecture`, or nothing.
+    /// Returns `general.architecture`; empty if it is missing.
     pub fn architecture(&self) -> &str {
         &self.architecture
     }
 
-    /// A string.
+    /// Returns a string.
     pub fn text(&self, key: &str) -> Option<String> {
         match self.facts.fact(key)? {
             Fact::Text(text) if !text.trim().is_empty() => Some(text),
@@ -113,7 +115,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// An integer of the architecture: `number("block_count")` is `phi3.block_count`.
+    /// Returns an integer of the architecture: `number("block_count")` is `phi3.block_count`.
     pub fn number(&self, key: &str) -> Option<u64> {
         match self.facts.fact(&format!("{}.{key}", self.architecture))? {
             Fact::Integer(number) => Some(number),
@@ -121,7 +123,8 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// An integer of the architecture for each of `layers` layers: one for all, or an array.
+    /// Returns an integer of the architecture for each of `layers` layers, from a single value or
+    /// an array.
     pub fn per_layer(&self, key: &str, layers: u64) -> Option<Vec<u64>> {
         match self.facts.fact(&format!("{}.{key}", self.architecture))? {
             Fact::Integer(number) => Some(vec![number; usize::try_from(layers).ok()?]),
@@ -130,7 +133,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// A truth value of the architecture for each of `layers` layers.
+    /// Returns a truth value of the architecture for each of `layers` layers.
     pub fn flags(&self, key: &str, layers: u64) -> Option<Vec<bool>> {
         match self.facts.fact(&format!("{}.{key}", self.architecture))? {
             Fact::Array(flags) if flags.len() as u64 == layers => {
@@ -140,12 +143,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Returns whether the facts hold a vocabulary, as those of a GGUF file do.
+    /// Returns whether the metadata has a vocabulary, as in a GGUF file.
     pub fn has_vocabulary(&self) -> bool {
         self.facts.fact("tokenizer.ggml.tokens").is_some()
     }
 
-    /// Entries of an array.
+    /// Returns the length of an array.
     pub fn len(&self, key: &str) -> Option<u64> {
         match self.facts.fact(key)? {
             Fact::Array(array) => Some(array.len() as u64),
@@ -153,7 +156,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// `general.file_type`, llama.cpp's number for a quantization.
+    /// Returns `general.file_type`, llama.cpp's number for a quantization.
     pub fn file_type(&self) -> Option<u64> {
         match self.facts.fact("general.file_type")? {
             Fact::Integer(number) => Some(number),
@@ -164,18 +167,18 @@ impl<'a> Subject<'a> {
     /// Number of weights.
     pub fn n_params(&self) -> u64 {
         let each = self.tensors.iter().map(Tensor::n_elements);
-        // Tensors of unknown types can claim any size.
+        // A tensor of an unknown type can have any size.
         each.fold(0, u64::saturating_add)
     }
 
-    /// Bytes of all tensors whose type is known.
+    /// Size of all tensors whose type is known, in bytes.
     pub fn tensor_bytes(&self) -> u64 {
         let each = self.tensors.iter().filter_map(|tensor| tensor.bytes);
         each.fold(0, u64::saturating_add)
     }
 
-    /// The token embedding where it is the output matrix, too: a decoder (something norms what
-    /// comes out of its layers) without an output matrix of its own.
+    /// Returns the token embedding if it is also the output matrix: in a decoder, which has a norm
+    /// after its layers, without an output matrix of its own.
     pub fn tied_output(&self) -> Option<&Tensor> {
         let find = |name: &str| self.tensors.iter().find(|tensor| tensor.name == name);
         match (find("output.weight"), find("output_norm.weight")) {
@@ -184,7 +187,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Layers, by metadata, else by the tensors' names.
+    /// Number of layers, from the metadata, else from the names of tensors.
     pub fn layers(&self) -> Option<u64> {
         let by_name = || {
             let layers = self
@@ -193,70 +196,70 @@ impl<'a> Subject<'a> {
                 .filter_map(|tensor| names::layer(&tensor.name));
             layers.map(|(layer, _)| layer.saturating_add(1)).max()
         };
-        // More than any model has; bounds what a damaged file makes us count.
+        // More layers than any model has; the limit bounds the work for a damaged file.
         self.number("block_count")
             .or_else(by_name)
             .filter(|&layers| layers <= 4096)
     }
 }
 
-/// Who the model is.
+/// A description of the model.
 #[derive(Debug, Serialize)]
 pub struct Identity {
     /// `general.name`.
     pub name: Option<String>,
     /// `general.architecture`.
     pub architecture: Option<String>,
-    /// The class that transformers has for it.
+    /// transformers' class.
     pub class: Option<&'static str>,
-    /// Weights.
+    /// Number of weights.
     pub n_params: u64,
-    /// Of a model with experts, the weights that a token goes through.
+    /// Number of weights used for each token, for a model with experts.
     pub n_active_params: Option<u64>,
-    /// Bytes of everything.
+    /// Size of everything in bytes.
     pub size_bytes: u64,
-    /// Bits of tensor data per weight.
+    /// Average number of bits of tensor data per weight.
     pub bits_per_weight: Option<f64>,
-    /// The recipe it was quantized with, or the type that most bytes are of.
+    /// The recipe it was quantized with, or the type with the most bytes.
     pub quantization: Option<String>,
-    /// The longest context that it was trained for, in tokens.
+    /// Context size of its training, in tokens.
     pub context_length: Option<u64>,
-    /// Tokens in the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: Option<u64>,
-    /// Layers.
+    /// Number of layers.
     pub layers: Option<u64>,
-    /// Width of the residual stream.
+    /// Number of values in the residual stream.
     pub width: Option<u64>,
-    /// Width of the feed-forward network.
+    /// Number of values in the hidden layer of the feed-forward network.
     pub feed_forward: Option<u64>,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: Option<u64>,
-    /// Heads of keys and values.
+    /// Number of key and value heads.
     pub kv_heads: Option<u64>,
-    /// Numbers in the key of one head.
+    /// Number of values in the key of one head.
     pub head_size: Option<u64>,
-    /// The function that the feed-forward network goes through, by transformers' name.
+    /// transformers' name of the activation function.
     pub activation: Option<&'static str>,
-    /// How many tokens back the layers with a sliding window look.
+    /// Number of tokens in the window of layers with a sliding window.
     pub sliding_window: Option<u64>,
-    /// Whether the token embedding is the output matrix, too.
+    /// Whether the token embedding is also the output matrix.
     pub tied_output: bool,
-    /// Experts per layer, and how many of them a token goes through.
+    /// Number of experts per layer, and how many of them are used for each token.
     pub experts: Option<(u64, u64)>,
     /// The licence.
     pub license: Option<String>,
-    /// Where it comes from.
+    /// The repository or address it comes from.
     pub source: Option<String>,
 }
 
 impl Identity {
-    /// What the metadata says of itself; what it does not say is none.
+    /// Reads the description from the metadata; what is missing is `None`.
     pub fn of(subject: &Subject<'_>) -> Self {
         let n_params = subject.n_params();
         let bits = subject.tensor_bytes() as f64 * 8.0 / n_params as f64;
         let known = subject.tensors.iter().all(|tensor| tensor.bytes.is_some());
         let architecture = Some(subject.architecture().to_owned());
-        // Files that differ by layer give the first layer's number here.
+        // If the numbers differ by layer, this is that of the first.
         let first = |key| {
             let per_layer = subject.layers().and_then(|n| subject.per_layer(key, n));
             per_layer.and_then(|numbers| numbers.into_iter().max())
@@ -312,23 +315,23 @@ impl Identity {
     }
 }
 
-/// The recipe that `general.file_type` names, else the type that holds most bytes.
+/// Returns the recipe that `general.file_type` names, else the form that holds the most bytes.
 fn quantization(subject: &Subject<'_>) -> Option<String> {
-    let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
+    let mut bytes: Vec<(&str, u64)> = Vec::new();
     for tensor in &subject.tensors {
         let size = tensor.bytes.unwrap_or(0);
-        match bytes.iter_mut().find(|(ty, _)| *ty == tensor.ty) {
+        match bytes.iter_mut().find(|(form, _)| *form == tensor.form) {
             Some((_, sum)) => *sum += size,
-            None => bytes.push((tensor.ty, size)),
+            None => bytes.push((&tensor.form, size)),
         }
     }
     let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
     let stated = subject.file_type().and_then(mix::file_type_name);
-    Some(stated.map_or_else(|| most.to_string(), str::to_owned))
+    Some(stated.unwrap_or(most).to_owned())
 }
 
-/// The share of the weights, in bytes, that are read for a token: of experts those that it goes through, of
-/// an embedding that is not the output matrix, too, a single row.
+/// Returns the share of the weights, in bytes, that are read for each token: only the experts in
+/// use, and a single row of an embedding that is not also the output matrix.
 pub fn active_share(subject: &Subject<'_>) -> f64 {
     let tied = subject.tied_output().map(|tensor| tensor.name.as_str());
     let used = used_experts(subject);
@@ -347,7 +350,7 @@ pub fn active_share(subject: &Subject<'_>) -> f64 {
     if all > 0.0 { read / all } else { 1.0 }
 }
 
-/// The share of experts that a token goes through; 1 where there are none.
+/// Returns the share of experts in use for each token; 1 without experts.
 fn used_experts(subject: &Subject<'_>) -> f64 {
     let all = subject.number("expert_count").filter(|&n| n > 0);
     let used = all.zip(subject.number("expert_used_count"));
@@ -359,7 +362,7 @@ fn is_of_experts(name: &str) -> bool {
     name.contains("_exps.")
 }
 
-/// Weights that a token goes through, of a model with experts.
+/// Returns the number of weights used for each token, for a model with experts.
 fn active_params(subject: &Subject<'_>) -> Option<u64> {
     subject.number("expert_count").filter(|&n| n > 0)?;
     let used = used_experts(subject);

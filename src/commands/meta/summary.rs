@@ -1,4 +1,4 @@
-//! What a person reads in ten seconds: who it is, the module tree, and whether it fits.
+//! The summary: the description of the model, the module tree, and whether it fits.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::convert::arch::names;
 use crate::output::{self, ACCENT, BAD, BOLD, DIM, GOOD, Output, WARN};
 use crate::table::{Columns, cell, plain};
 
-/// Prints all of it.
+/// Prints the summary.
 pub fn print(
     path: &Path,
     kind: Option<Kind>,
@@ -104,7 +104,7 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
         identity.activation.map(str::to_owned),
         identity
             .sliding_window
-            // A window that holds the whole context changes nothing.
+            // A window as long as the whole context has no effect.
             .filter(|&window| identity.context_length.is_none_or(|all| window < all))
             .map(|window| format!("window {}", count(window))),
         identity
@@ -132,15 +132,15 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
     Ok(())
 }
 
-/// How much the tree leaves out for a terminal that is too narrow for all of it; each step
-/// leaves out what the ones before it do, too.
+/// How much of the tree is left out on a narrow terminal. Each step also leaves out what the steps
+/// before it do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Shown {
     All,
     WithoutGgufNames,
-    /// `Q4_K, Q6_K`, not how many layers have which.
+    /// `Q4_K, Q6_K` without the number of layers of each.
     TypesAlone,
-    /// `256 → 768`, without the words for modules.
+    /// `256 → 768` without the names of modules.
     ShapesAlone,
     WithoutShares,
 }
@@ -163,7 +163,7 @@ impl Shown {
         self.keep(["", "GGUF", module, "type", "bytes>", "params>"])
     }
 
-    /// Leaves out columns.
+    /// Removes the columns that are left out.
     fn keep<T>(self, row: [T; 6]) -> Vec<T> {
         let kept = row
             .into_iter()
@@ -177,7 +177,7 @@ impl Shown {
     }
 }
 
-/// Facts in a line, or in several where one would be longer than `room`.
+/// Joins facts to a line, or to several lines of at most `room` columns.
 fn joined(facts: impl Iterator<Item = String>, room: usize) -> String {
     let mut text = String::new();
     let mut used = 0;
@@ -326,7 +326,7 @@ fn print_sizes(identity: &Identity, sizing: &Sizing, out: &mut Output) -> anyhow
     Ok(())
 }
 
-/// A table of a name and so many numbers, without titles.
+/// Makes a table of a name and this many numbers, without titles.
 fn untitled(numbers: usize, out: &Output) -> Columns {
     let mut columns = vec![">"; numbers + 1];
     columns[0] = "";
@@ -337,7 +337,7 @@ fn size(bytes: Option<u64>) -> String {
     bytes.map_or("–".to_owned(), human::bytes)
 }
 
-/// `elsewhere` says that the memory is another machine's.
+/// Prints whether the model fits. `elsewhere` means that the memory is another machine's.
 fn print_fit(
     identity: &Identity,
     sizing: &Sizing,

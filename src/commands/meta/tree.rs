@@ -1,37 +1,37 @@
-//! The module tree, in the spirit of PyTorch's `print(model)`: layers that are alike are drawn
-//! once, and where their types differ the drawing says so.
+//! The module tree, in the style of PyTorch's `print(model)`. Equal layers are drawn once, with a
+//! note where their types differ.
 
 use std::collections::HashMap;
 
 use super::subject::{Subject, Tensor};
 use crate::base::human;
 use crate::convert::arch::names::{self, Module, Name};
-use crate::gguf::GgmlType;
 
-/// A module, a group of them, or a run of layers that are alike.
+/// A module, a group of modules, or a run of equal layers.
 #[derive(Debug, Default)]
 pub struct Node {
-    /// Name in the checkpoint; of a run of layers also which and how many.
+    /// Name in the checkpoint; for a run of layers also their numbers.
     pub name: String,
-    /// The class that transformers has for it, where known.
+    /// transformers' class, if known.
     pub class: Option<String>,
     /// Name in the GGUF; empty for a group.
     pub gguf: String,
-    /// What goes in and out, or the sizes.
+    /// Sizes of input and output, or the shape.
     pub shape: String,
-    /// Weights, of all layers drawn as one.
+    /// Number of weights in all layers that are drawn as one.
     pub params: u64,
-    /// Bytes, of all layers drawn as one.
+    /// Size in bytes of all layers that are drawn as one.
     pub bytes: u64,
-    /// Types and the layers (0 outside of them) that have them, the most frequent first.
-    pub types: Vec<(GgmlType, Vec<u64>)>,
-    /// What is inside.
+    /// The types, each with the layers that have it (0 outside of layers), the most frequent type
+    /// first.
+    pub types: Vec<(String, Vec<u64>)>,
+    /// The modules in it.
     pub children: Vec<Node>,
-    /// Where a child stands in `children`.
+    /// Index of each child in `children`, by name.
     index: HashMap<String, usize>,
 }
 
-/// One tensor, placed.
+/// A tensor and its place in the tree.
 struct Placed<'a> {
     tensor: &'a Tensor,
     layer: Option<u64>,
@@ -43,14 +43,14 @@ struct Placed<'a> {
     name: Option<&'static Name>,
 }
 
-/// Layers from `first` to `last` that hold tensors of the same names and shapes.
+/// Layers from `first` to `last`, whose tensors have the same names and shapes.
 #[derive(Debug, PartialEq)]
 struct Run {
     first: u64,
     last: u64,
 }
 
-/// The tree of a model.
+/// Builds the tree of a model.
 pub fn build(subject: &Subject<'_>) -> Node {
     let architecture = subject.architecture();
     let runs = runs(subject);
@@ -59,8 +59,8 @@ pub fn build(subject: &Subject<'_>) -> Node {
         .iter()
         .map(|tensor| place(architecture, tensor, &runs))
         .collect();
-    // Embeddings, then the layers, then what follows them. What no table knows comes last in
-    // its group, in the file's order: the sort is stable.
+    // Embeddings, then the layers, then what follows them. Tensors that no table has come last in
+    // their group, in the order of the file, because the sort is stable.
     let layers_at = names::OUTSIDE
         .iter()
         .position(|name| name.gguf == "output_norm");
@@ -93,7 +93,7 @@ fn place<'a>(architecture: &str, tensor: &'a Tensor, runs: &[Run]) -> Placed<'a>
         None => (None, tensor.name.as_str()),
     };
     let found = names::find(architecture, layer.is_some(), rest);
-    // Runs are sorted and hold every layer.
+    // Runs are sorted and contain every layer.
     let run = layer.map(|layer| runs.partition_point(|run| run.last < layer));
     Placed {
         tensor,
@@ -105,7 +105,7 @@ fn place<'a>(architecture: &str, tensor: &'a Tensor, runs: &[Run]) -> Placed<'a>
     }
 }
 
-/// Consecutive layers with the same names and shapes.
+/// Groups consecutive layers with the same names and shapes.
 fn runs(subject: &Subject<'_>) -> Vec<Run> {
     type Part<'a> = (&'a str, &'a [u64]);
     let mut layers: Vec<(u64, Vec<Part<'_>>)> = Vec::new();
@@ -166,9 +166,9 @@ fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], layers: &str, family: O
         node = child(node, &name, || class_of("layers", family));
         node.gguf = gguf;
     }
-    // The bias of a module is a leaf beside it, not a child.
+    // The bias of a module is drawn beside it, not inside it.
     let (path, leaf) = match hub.strip_suffix(".bias").unwrap_or(&hub).rsplit_once('.') {
-        // A name from no table is not taken apart.
+        // A name that no table has is not split.
         Some((path, _)) if p.name.is_some() => (path, &hub[path.len() + 1..]),
         _ => ("", hub.as_str()),
     };
@@ -183,9 +183,13 @@ fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], layers: &str, family: O
     leaf.params = leaf.params.saturating_add(p.tensor.n_elements());
     leaf.bytes = leaf.bytes.saturating_add(p.tensor.bytes.unwrap_or(0));
     let layer = p.layer.unwrap_or(0);
-    match leaf.types.iter_mut().find(|(ty, _)| *ty == p.tensor.ty) {
+    match leaf
+        .types
+        .iter_mut()
+        .find(|(form, _)| *form == p.tensor.form)
+    {
         Some((_, layers)) => layers.push(layer),
-        None => leaf.types.push((p.tensor.ty, vec![layer])),
+        None => leaf.types.push((p.tensor.form.clone(), vec![layer])),
     }
 }
 
@@ -209,7 +213,7 @@ fn child<'n>(
     &mut node.children[index]
 }
 
-/// What transformers calls the class of a group.
+/// Returns transformers' name of the class of a group.
 fn class_of(group: &str, family: Option<&str>) -> Option<String> {
     let kind = match group {
         "model" => "Model",
@@ -222,7 +226,7 @@ fn class_of(group: &str, family: Option<&str>) -> Option<String> {
     Some(format!("{}{kind}", family?))
 }
 
-/// `Linear 3,072 → 9,216`; sizes alone for what is no known module.
+/// Formats a shape as `Linear 3,072 → 9,216`, without the name if the kind of module is unknown.
 fn shape(tensor: &Tensor, module: Module) -> String {
     let sizes: Vec<String> = tensor
         .shape
@@ -243,7 +247,7 @@ fn shape(tensor: &Tensor, module: Module) -> String {
     }
 }
 
-/// Adds up the groups, and sorts types by how often they occur.
+/// Adds up the groups, and sorts types by frequency.
 fn total(node: &mut Node) {
     for child in &mut node.children {
         total(child);
@@ -253,25 +257,26 @@ fn total(node: &mut Node) {
     for (_, layers) in &mut node.types {
         layers.sort_unstable();
     }
-    // Of equally frequent types the one whose layers are the longer list comes first, so that
-    // the shorter one is written out.
+    // Of equally frequent types, the one with the longer list of layers comes first, so that the
+    // shorter list is written out.
     node.types.sort_by_cached_key(|(_, layers)| {
         std::cmp::Reverse((layers.len(), human::ranges(layers).len()))
     });
 }
 
 impl Node {
-    /// `Q4_K`, or `16 Q4_K, 16 Q6_K` where layers differ; without the numbers unless `counted`.
+    /// Returns `Q4_K`, or `16 Q4_K, 16 Q6_K` if layers differ; without the numbers unless
+    /// `counted`.
     pub fn types_in_words(&self, counted: bool) -> String {
         let counted = counted && self.types.len() > 1;
         let each = self.types.iter().map(|(ty, layers)| match counted {
             true => format!("{} {ty}", layers.len()),
-            false => ty.to_string(),
+            false => ty.clone(),
         });
         each.collect::<Vec<_>>().join(", ")
     }
 
-    /// The sizes without the word for the module.
+    /// Returns the shape without the name of the module.
     pub fn bare_shape(&self) -> &str {
         let words = ["Linear ", "Embedding ", "Norm "];
         let mut bare = words
@@ -280,8 +285,8 @@ impl Node {
         bare.next().unwrap_or(&self.shape)
     }
 
-    /// Where layers differ in type: which have which, and the names of the modules for which
-    /// that is so. The most frequent type is that of "the others".
+    /// Collects which layers have which types, where these differ, with the names of the modules
+    /// concerned. The most frequent type is that of "the others".
     pub fn differences<'n>(&'n self, found: &mut Vec<(String, Vec<&'n str>)>) {
         if let [(others, _), rare @ ..] = self.types.as_slice()
             && !rare.is_empty()
@@ -306,6 +311,7 @@ impl Node {
 mod tests {
     use super::super::subject::{Fact, Facts};
     use super::*;
+    use crate::gguf::GgmlType;
 
     struct Phi3;
 
@@ -319,7 +325,7 @@ mod tests {
         Tensor {
             name: name.to_owned(),
             shape: shape.to_vec(),
-            ty,
+            form: ty.to_string(),
             bytes: ty.row_bytes(shape.iter().product()),
         }
     }
@@ -333,7 +339,7 @@ mod tests {
 
     #[test]
     fn layers_fold_and_say_where_types_differ() {
-        // In the worst order, with one layer unlike the others.
+        // The order of tensors is reversed, and one layer differs from the others.
         let mut tensors = vec![
             tensor("output.weight", &[256, 10], GgmlType::F32),
             tensor("weird.thing", &[7], GgmlType(99)),

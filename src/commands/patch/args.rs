@@ -19,8 +19,8 @@ use crate::experiment::patch::What;
   modelve patch 'The ball hit the bat, and' --noise 3 --noised ball   noise on one word's embedding
   modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and' --html patch.html
 
-The model reads the second prompt, and one value at a time is replaced with what the first has
-there. A cell tells what share of the difference between the two that brings back.")]
+The model reads the second prompt, with one value at a time replaced by that of the first. A cell
+shows the share of the difference between the two that this restores.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
@@ -28,7 +28,8 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) measure: MeasureArgs,
 
-    /// What is replaced: the residual stream, what attention or an MLP adds, or a head's output
+    /// The value to replace: the residual stream, the output of attention or of an MLP, or a head's
+    /// output
     #[arg(long, value_name = "WHAT", default_value = "residual")]
     pub what: WhatArg,
 
@@ -43,7 +44,7 @@ pub struct Args {
     #[arg(long)]
     pub together: bool,
 
-    /// Instead of a second prompt: noise of S deviations on embeddings
+    /// Instead of a second prompt: noise of S standard deviations on embeddings
     #[arg(long, value_name = "S", requires = "noised")]
     pub noise: Option<f64>,
 
@@ -56,7 +57,7 @@ pub struct Args {
     )]
     pub noised: Option<String>,
 
-    /// What decides the noise
+    /// Seed of the noise
     #[arg(
         long,
         value_name = "N",
@@ -66,15 +67,16 @@ pub struct Args {
     )]
     pub seed: u64,
 
-    /// Draw the noise so many times, with this seed and those after it, and show the mean
+    /// Draw the noise N times, with this seed and those after it, and show the mean
     #[arg(long, value_name = "N", default_value_t = 1, requires = "noise", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
 
-    /// Many pairs, from lines of {"clean": "…", "corrupt": "…", "token": "…", "against": "…"}, and their mean
+    /// Many pairs, from lines of {"clean": "…", "corrupt": "…", "token": "…", "against": "…"}, and
+    /// their mean
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "noise", "token", "against", "token_id", "against_id"])]
     pub pairs: Option<PathBuf>,
 
-    /// How many tokens to keep of each cell, for --json and --html
+    /// Number of tokens to keep for each cell, for --json and --html
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
@@ -85,22 +87,22 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// `--what`.
+/// The values of `--what`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum WhatArg {
     /// The residual stream after a layer
     #[default]
     Residual,
-    /// What a layer's attention adds to it
+    /// The output of a layer's attention
     Attention,
-    /// What a layer's MLP adds to it
+    /// The output of a layer's MLP
     Mlp,
-    /// What a head gives, at all positions
+    /// The output of a head, at all positions
     Head,
 }
 
 impl Args {
-    /// The files that are read, which are never written.
+    /// The files that are read, which are never overwritten.
     pub(super) fn inputs(&self) -> impl Iterator<Item = PathBuf> {
         let read = self.engine.reading(&self.prompts.input);
         read.into_iter().chain(self.pairs.clone())

@@ -1,4 +1,4 @@
-//! `modelve patch`: where what tells two prompts apart lies.
+//! `modelve patch`: where in the model the difference between two prompts is represented.
 
 use super::engine::cancel_on_ctrl_c;
 use super::experiments::{session, told};
@@ -21,7 +21,7 @@ pub use args::Args;
 use given::{Given, given, places, positions};
 use print::{print, print_mean};
 
-/// Two prompts, and what is measured.
+/// Two prompts and the measure.
 struct Job {
     clean: Prompt,
     corrupt: Corrupt,
@@ -29,7 +29,7 @@ struct Job {
 }
 
 impl Job {
-    /// Tokens of the longer prompt.
+    /// Number of tokens in the longer prompt.
     fn tokens(&self) -> usize {
         let other = match &self.corrupt {
             Corrupt::Prompt(prompt) => prompt.ids.len(),
@@ -39,7 +39,7 @@ impl Job {
     }
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let given = given(args)?;
     let to = args.form.judge(args.inputs())?;
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let progress = progress::stderr(false);
     let is_mean = args.pairs.is_some() || args.samples > 1;
     let mut averaging = Averaging::default();
-    // Prompts for either set of RoPE factors have a session of their own.
+    // Prompts that need different RoPE factors need different sessions.
     let mut sessions: [Option<Session>; 2] = [None, None];
     let mut complete = true;
     for job in &jobs {
@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(complete)
 }
 
-/// What is computed: a job for each pair, or for each draw of the noise.
+/// Returns the jobs: one for each pair, or for each sample of the noise.
 fn jobs(args: &Args, model: &Model, given: &[Given]) -> anyhow::Result<Vec<Job>> {
     let read = |text: &Text| args.prompts.read(model, text).map_err(probing::told);
     let mut jobs = Vec::new();

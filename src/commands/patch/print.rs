@@ -1,4 +1,4 @@
-//! Maps of `modelve patch` on a terminal.
+//! Prints maps of `modelve patch` on a terminal.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::experiment::mean::MeanPatch;
 use crate::experiment::patch::{Patch, What};
 use crate::output::{self, BOLD, DIM, Output, WARN};
 
-/// Columns of a cell, with the space after it.
+/// Width of a cell in columns, with the space after it.
 const WIDE: usize = 8;
 
 pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
@@ -59,7 +59,7 @@ pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "share of the difference that is back when {} is the clean prompt's; 1 is all of it\n",
+        "share of the difference that is restored when {} is the clean prompt's; 1 is all of it\n",
         replaced(found.what)
     )?;
     let titles: Vec<String> = match &found.heads {
@@ -75,8 +75,11 @@ pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
     let together = found.together.as_deref();
     print_map(out, &found.layers, &found.recovered, together, &titles)?;
     if found.clean_value == found.corrupt_value {
-        let note = "both prompts give the same measure, so that no share can be told";
+        let note = "the measure is the same for both prompts, so there is no share to show";
         writeln!(out, "{}", out.paint(DIM, note))?;
+    }
+    if let Some(doubt) = &found.doubt {
+        writeln!(out, "{}", out.paint(WARN, doubt))?;
     }
     partial(out, found.complete)
 }
@@ -84,9 +87,9 @@ pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
 fn replaced(what: What) -> &'static str {
     match what {
         What::Residual => "the residual stream after a layer",
-        What::Attention => "what a layer's attention adds",
-        What::Mlp => "what a layer's MLP adds",
-        What::Head => "what one head gives, at all positions",
+        What::Attention => "the output of a layer's attention",
+        What::Mlp => "the output of a layer's MLP",
+        What::Head => "the output of one head, at all positions",
     }
 }
 
@@ -100,7 +103,7 @@ pub(super) fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<
     if !mean.alike.is_empty() {
         let pairs: Vec<String> = mean.alike.iter().map(usize::to_string).collect();
         let note = format!(
-            "left out, as both prompts give the same measure: {}",
+            "left out, because the measure is the same for both prompts: {}",
             pairs.join(", ")
         );
         writeln!(out, "{}", out.paint(WARN, note))?;
@@ -110,7 +113,7 @@ pub(super) fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<
     }
     writeln!(
         out,
-        "share of the difference that is back when {} is the clean prompt's; 1 is all of it\n",
+        "share of the difference that is restored when {} is the clean prompt's; 1 is all of it\n",
         replaced(mean.what)
     )?;
     let titles: Vec<String> = match &mean.heads {
@@ -120,14 +123,12 @@ pub(super) fn print_mean(out: &mut Output, mean: &MeanPatch) -> std::io::Result<
     print_map(out, &mean.layers, &mean.recovered, None, &titles)?;
     let halves = mean.interval.iter().flatten().flatten();
     let widest = halves.copied().fold(0.0, f64::max);
-    let note = format!(
-        "95 % intervals are at most {widest:.2} to either side; --json and --html tell each"
-    );
+    let note = format!("95 % intervals are at most ± {widest:.2}; --json and --html have each");
     writeln!(out, "{}", out.paint(DIM, note))?;
     partial(out, mean.complete)
 }
 
-/// Layers by columns, the last layer on top, as many of the last columns as fit.
+/// Prints layers by columns, the last layer at the top, with as many of the last columns as fit.
 fn print_map(
     out: &mut Output,
     layers: &[usize],
@@ -168,14 +169,14 @@ fn print_map(
     Ok(())
 }
 
-/// `0.73`, with its sign only where it is not zero.
+/// Formats a share as `0.73`, without the sign of zero.
 fn told_share(share: f64) -> String {
     let share = (100.0 * share).round() / 100.0;
-    // Not −0.
+    // Adding 0 turns −0 into 0.
     format!("{:.2}", share + 0.0)
 }
 
-/// Backgrounds by share: blue for what is brought back, red for what is driven further away.
+/// Returns the background for a share: blue for a positive, red for a negative one.
 fn shade(share: f64) -> Style {
     const BLUES: [u8; 5] = [0, 17, 18, 19, 20];
     const REDS: [u8; 3] = [0, 52, 88];

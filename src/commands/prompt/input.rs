@@ -149,7 +149,7 @@ fn json_lines(content: &str, name: &str) -> anyhow::Result<Vec<Text>> {
                     || {
                         let again = CommandLine::typed().with(&["--lines"]);
                         format!(
-                            "a line is {{\"prompt\": \"…\"}}; to take every line as it is: {again}"
+                            "a line is {{\"prompt\": \"…\"}}; to read every line as text: {again}"
                         )
                     },
                 );

@@ -38,7 +38,7 @@ pub(super) fn check(arguments: &[String], input: &Input, names_model: bool) -> a
         return Err(hinted(
             UsageError(format!("no such file: {}", shown(argument))),
             format!(
-                "files are read with --file; to take the name for the text: printf %s {} | {again}",
+                "files are read with --file; to use the name as text: printf %s {} | {again}",
                 quote(argument)
             ),
         ));

@@ -1,4 +1,4 @@
-//! `modelve steer learn`: a control vector from texts.
+//! `modelve steer learn`: learns a control vector from texts.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,11 +34,11 @@ direction is to be about give the clearest one.",
 mut_arg("layers", |arg| arg.help("Layers to give a direction, from 1, such as 10-14 or -1 for the last [default: the middle one]")),
 mut_arg("output", |arg| arg.help("The control vector to write")))]
 pub struct Args {
-    /// A text to lead to (repeatable)
+    /// A text to steer towards (repeatable)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     plus: Vec<String>,
 
-    /// A text to lead away from (repeatable)
+    /// A text to steer away from (repeatable)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     minus: Vec<String>,
 
@@ -66,19 +66,19 @@ struct Pair {
     minus: String,
 }
 
-/// What was learned.
+/// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Learned {
     model: Subject,
     output: String,
     plus: usize,
     minus: usize,
-    /// Layers that the file has a direction for.
+    /// The layers for which the file has a direction.
     written: Vec<usize>,
     layers: Vec<Direction>,
 }
 
-/// Learns and writes.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = args.texts()?;
     let inputs = (args.engine.inputs().into_iter()).chain(args.pairs.clone());
@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         if let Err(error) = added {
             progress.finish();
             if cancel.is_set() {
-                // The mean of some of the texts is another direction than that asked for.
+                // The mean of only some of the texts would be another direction.
                 progress.note("interrupted: nothing was written");
                 return Err(Interrupted.into());
             }
@@ -143,7 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    /// All texts, those to lead to first.
+    /// Returns all texts, those to steer towards first.
     fn texts(&self) -> anyhow::Result<Vec<(Side, Text)>> {
         let side = |side: Side, texts: &[String]| -> Vec<(Side, Text)> {
             let texts = texts.iter();
@@ -159,7 +159,7 @@ impl Args {
                 }
                 let pair: Pair = serde_json::from_str(line).map_err(|error| {
                     hinted(
-                        anyhow!("line {} of {name} is no pair: {error}", at + 1),
+                        anyhow!("line {} of {name} is not a pair: {error}", at + 1),
                         "a line is {\"plus\": \"…\", \"minus\": \"…\"}",
                     )
                 })?;
@@ -171,7 +171,7 @@ impl Args {
         match has(Side::Plus) && has(Side::Minus) {
             true => Ok(texts),
             false => {
-                let what = "a direction leads from some texts to others, and one side has none";
+                let what = "a direction needs texts on both sides, and one side has none";
                 let hint =
                     "modelve steer learn --plus 'I love it' --minus 'I hate it' -o love.gguf";
                 Err(hinted(UsageError(what.to_owned()), hint))
@@ -179,7 +179,7 @@ impl Args {
         }
     }
 
-    /// The layers to write.
+    /// Returns the layers to write.
     fn layers_of(&self, n_layer: usize) -> anyhow::Result<Vec<usize>> {
         let mut layers = match self.layers.of(n_layer)? {
             Some(layers) => layers,
@@ -188,16 +188,16 @@ impl Args {
         layers.sort_unstable();
         layers.dedup();
         if layers.first() == Some(&0) {
-            let what = "layer 0 can have no direction: llama.cpp adds the first after layer 1";
+            let what = "layer 0 cannot have a direction: llama.cpp adds the first after layer 1";
             return Err(UsageError(what.to_owned()).into());
         }
         Ok(layers)
     }
 }
 
-/// An error of writing the vector, with its hint.
+/// Attaches a hint to an error of writing the vector.
 fn output_error(error: outfile::Error) -> anyhow::Error {
-    results::file_error(error, "give the vector a name of its own: -o vector.gguf")
+    results::file_error(error, "choose another name: -o vector.gguf")
 }
 
 fn print(out: &mut Output, learned: &Learned) -> std::io::Result<()> {
@@ -208,7 +208,7 @@ fn print(out: &mut Output, learned: &Learned) -> std::io::Result<()> {
         _ => format!("directions for layers {}", numbers.join(", ")),
     };
     let title = format!(
-        "{name}: {layers}, from {} to lead to and {} to lead away from",
+        "{name}: {layers}, from {} to steer towards and {} to steer away from",
         texts(learned.plus),
         texts(learned.minus)
     );
@@ -224,7 +224,7 @@ fn print(out: &mut Output, learned: &Learned) -> std::io::Result<()> {
         ]);
     }
     out.write_all(rows.lines().as_bytes())?;
-    let note = "length: how far apart the two means are; scale 1 adds that";
+    let note = "length: the distance between the two means, which scale 1 adds";
     writeln!(out, "{}", out.paint(DIM, note))
 }
 

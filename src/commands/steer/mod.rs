@@ -1,4 +1,4 @@
-//! `modelve steer`: control vectors learned from texts, and what the model says with one added.
+//! `modelve steer`: control vectors, learned from texts and added to a model.
 
 mod learn;
 mod run;
@@ -18,13 +18,13 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Learn a direction: the mean state after some texts, less that after others
+    /// Learn a direction: the mean state after some texts minus that after others
     Learn(Box<learn::Args>),
     /// Show what the model says without and with a control vector
     Run(Box<run::Args>),
 }
 
-/// Learns, or runs.
+/// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.action {
         Action::Learn(args) => learn::run(args),

@@ -32,11 +32,11 @@ pub struct Args {
     #[command(flatten)]
     prompts: PromptArgs,
 
-    /// A control vector, FILE or FILE:SCALE; several add up (repeatable)
+    /// A control vector, FILE or FILE:SCALE; several are added up (repeatable)
     #[arg(long, value_name = "FILE", required = true)]
     vector: Vec<Share>,
 
-    /// How many times it is added, such as -1,0.5,2: one answer for each
+    /// Factors of the vector, such as -1,0.5,2, with one answer for each
     #[arg(
         long,
         value_name = "X,…",
@@ -50,11 +50,11 @@ pub struct Args {
     #[command(flatten)]
     layers: Layers,
 
-    /// Tokens of text to go on with, at most
+    /// Maximum number of tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 32)]
     max_tokens: usize,
 
-    /// How many tokens to show of each distribution
+    /// Number of tokens to show of each distribution
     #[arg(long, value_name = "N", default_value_t = 8)]
     top: usize,
 
@@ -67,18 +67,18 @@ pub struct Args {
 
 fn scale(text: &str) -> Result<f32, String> {
     let number = text.trim().parse().ok().filter(|x: &f32| x.is_finite());
-    number.ok_or_else(|| format!("{text:?} is no number"))
+    number.ok_or_else(|| format!("{text:?} is not a number"))
 }
 
 impl Args {
-    /// The files that are read, which are never written.
+    /// The files that are read, which are never overwritten.
     fn inputs(&self) -> impl Iterator<Item = PathBuf> {
         let vectors = self.vector.iter().map(|share| share.file.clone());
         (self.engine.reading(&self.prompts.input).into_iter()).chain(vectors)
     }
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = (args.prompts).one("steer run", args.engine.model.is_given())?;
     let to = args.form.judge(args.inputs())?;
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Some(vector) = vectors::sum(&args.vector)? else {
         return Err(UsageError("no control vector".to_owned()).into());
     };
-    // What each answer is given, beginning with nothing.
+    // The scale and vector of each answer; the first has none.
     let mut given = vec![(0.0, None)];
     let mut work = Work::one(text.text.len() / 3 + 1, args.max_tokens);
     work.prompts = args.scale.len() + 1;
@@ -153,7 +153,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(complete)
 }
 
-/// What the model says with a vector, or without; `None` after Ctrl-C.
+/// Returns the model's answer with a vector or without; `None` if it was cancelled.
 fn answer(
     args: &Args,
     model: &Model,
@@ -174,7 +174,7 @@ fn answer(
     steer::answer(session, prompt, options).map_err(told)
 }
 
-/// `none`, `+1`, `-0.5`.
+/// Names a run: `none`, `+1`, `-0.5`.
 fn name(run: &Run, at: usize) -> String {
     match at {
         0 => "none".to_owned(),

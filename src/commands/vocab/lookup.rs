@@ -51,7 +51,7 @@ pub(super) fn resolve(
                 let before = if index == 0 { "; nearest:" } else { "," };
                 write!(message, "{before} {text} ({id})")?;
             }
-            let hint = "--search REGEX finds tokens by a part of their text";
+            let hint = "to find tokens by a part of their text: --search REGEX";
             return Err(hinted(anyhow!(message), hint));
         }
         ids.extend(found);

@@ -1,4 +1,4 @@
-//! `modelve vocab`: what is in the vocabulary, what a token is, and how a text is tokenized.
+//! `modelve vocab`: the vocabulary, its tokens, and the tokenization of texts.
 
 mod encode;
 mod lookup;
@@ -35,19 +35,19 @@ pub struct Args {
     #[arg(value_name = "ID|TOKEN", allow_negative_numbers = true, conflicts_with_all = ["encode", "decode", "search", "special"])]
     pub tokens: Vec<String>,
 
-    /// Whose vocabulary it is.
+    /// The model with the vocabulary.
     #[command(flatten)]
     pub model: ModelFlag,
 
-    /// Cut TEXT into tokens; `-` reads standard input
+    /// Tokenize TEXT; `-` reads standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, group = "text", conflicts_with_all = ["decode", "search"])]
     pub encode: Option<OsString>,
 
-    /// Cut a file into tokens, byte for byte; `-` reads standard input
+    /// Tokenize a file, byte by byte; `-` reads standard input
     #[arg(short, long, value_name = "FILE", group = "text", conflicts_with_all = ["tokens", "decode", "search"])]
     pub file: Option<PathBuf>,
 
-    /// With --encode or --file: `<|end|>` and its like in the text are plain characters
+    /// With --encode or --file: read special tokens written in the text as plain characters
     #[arg(long, requires = "text", conflicts_with = "special")]
     pub no_special: bool,
 
@@ -55,19 +55,20 @@ pub struct Args {
     #[arg(long, requires = "text")]
     pub no_bos: bool,
 
-    /// Put tokens together to a text
+    /// Turn token ids into text
     #[arg(long, value_name = "ID", num_args = 1.., allow_negative_numbers = true, conflicts_with_all = ["search", "special"])]
     pub decode: Option<Vec<String>>,
 
-    /// Tokens whose text or piece matches REGEX
+    /// Show tokens whose text or piece matches REGEX
     #[arg(long, value_name = "REGEX", conflicts_with = "special")]
     pub search: Option<String>,
 
-    /// With --search: at most N tokens
+    /// With --search: show at most N tokens
     #[arg(short = 'n', long, value_name = "N", requires = "search")]
     pub limit: Option<NonZeroUsize>,
 
-    /// The special tokens only; with --encode or --file the default: they are special
+    /// Show only special tokens; with --encode or --file the default: they are read as special
+    /// tokens
     #[arg(long)]
     pub special: bool,
 

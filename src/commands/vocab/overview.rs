@@ -122,7 +122,7 @@ fn print_text(vocabulary: &Vocabulary<'_>, out: &mut Output) -> anyhow::Result<(
     let mut roles = Columns::new(out, &["", ">", "", ""]);
     for role in vocabulary.roles() {
         let remark = match (role.name, vocabulary.adds_bos(), vocabulary.adds_eos()) {
-            _ if !role.stated => "not stated in the file; llama.cpp takes it by its text",
+            _ if !role.stated => "not stated in the file; llama.cpp finds it by its text",
             ("bos", Some(true), _) => "put before a text",
             ("bos", Some(false), _) => "not put before a text",
             ("bos", None, _) => "the file does not say whether it is put before a text",

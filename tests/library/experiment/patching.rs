@@ -134,7 +134,7 @@ fn prompts_of_different_lengths_meet_at_both_ends() {
         &mut |_, _| {},
     );
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("position 3 stands for nothing"), "{error}");
+    assert!(error.contains("position 3 has no counterpart"), "{error}");
 }
 
 #[test]

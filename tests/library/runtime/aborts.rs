@@ -34,7 +34,7 @@ fn an_exception_that_nobody_catches_is_told_in_words() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(said.contains("llama.cpp gave up: an exception"), "{said}");
+    assert!(said.contains("llama.cpp aborted: an exception"), "{said}");
     assert!(
         !said.contains("ggml_print_backtrace") && !said.contains("gdb"),
         "{said}"

@@ -185,7 +185,7 @@ fn fused_attention_keeps_no_weights_and_says_so() {
     let roles = session.roles().unwrap();
     assert!(roles.has(Role::HeadOutput(1)) && roles.has(Role::Mlp(1)));
     let error = roles.require(Role::Pattern(0)).unwrap_err().to_string();
-    assert!(error.ends_with("attention weights of layer 0: fused attention keeps no weights"));
+    assert!(error.ends_with("attention weights of layer 0: flash attention keeps no weights"));
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn ctrl_c_stops_in_the_middle_of_a_prompt() {
             .unwrap();
         wait_for_ticks(&child, 50);
         interrupt(&child);
-        let output = ended(child, Duration::from_secs(10));
+        let output = ended(child, Duration::from_secs(60));
         assert_eq!(output.status.code(), Some(130));
         if json {
             let object: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -96,7 +96,7 @@ fn ctrl_c_at_any_moment_ends_it() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(wait));
         interrupt(&child);
-        let output = ended(child, Duration::from_secs(10));
+        let output = ended(child, Duration::from_secs(60));
         // Before the program has said what to do with it, the signal ends the process.
         let ended = output.status.code() == Some(130) || output.status.signal() == Some(2);
         assert!(ended, "after {wait} ms: {output:?}");

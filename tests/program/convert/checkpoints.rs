@@ -188,7 +188,7 @@ fn factors_beside_default_parameters_are_taken_and_noted() {
         }
     });
     let said = bench.good(&["in", "-q", "Q8_0", "-o", "out/x.gguf"]);
-    assert!(said.contains("its factors are taken"), "{said}");
+    assert!(said.contains("its factors are used"), "{said}");
     let gguf = Gguf::open(&bench.path("out/x.gguf")).unwrap();
     assert!(gguf.tensor("rope_factors_long.weight").is_some());
 }

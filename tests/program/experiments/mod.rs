@@ -178,11 +178,11 @@ fn measures_are_named_in_several_ways() {
     for (arguments, said) in [
         (
             &["--token", "was", "--against", "was"][..],
-            "\" was\" and \" was\" are not two answers",
+            "\" was\" and \" was\" are the same answer",
         ),
         (
             &["--token", "was", "--against", "was made"],
-            "are not two answers",
+            "are the same answer",
         ),
         (&["--token", ""], "--token is empty"),
         (
@@ -251,7 +251,7 @@ fn ablate_tells_before_and_after() {
     assert!(shown.contains("and 21 that change it less"), "{shown}");
 
     for (arguments, said) in [
-        (&[][..], "no part to take out"),
+        (&[][..], "no part to remove"),
         (
             &["--part", "6.0"],
             "there is no 6.0: the model has 6 layers, 0 to 5",
@@ -261,7 +261,7 @@ fn ablate_tells_before_and_after() {
             "there is no 2.4: layer 2 has 4 heads, 0 to 3",
         ),
         (&["--part", "mlp"], "\"mlp\" is no part of a model"),
-        (&["--part", "bias.1"], "cannot be taken out"),
+        (&["--part", "bias.1"], "cannot be removed alone"),
         (
             &["--part", "mlp.1@99"],
             "position 99 of a prompt with 10 tokens",

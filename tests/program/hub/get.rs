@@ -126,7 +126,7 @@ fn what_cannot_be_got_is_told_with_what_can() {
         (vec!["get", "tiny"], "inside the program"),
         (vec!["get", "tiny"], "run it: modelve complete -m tiny"),
         (vec!["get", "./nothing"], "\"./nothing\" is not a Hub id"),
-        (vec!["get", "."], "on this machine already"),
+        (vec!["get", "."], "already on this machine"),
         (vec!["get", "."], "look inside: modelve meta ."),
     ] {
         let ran = bench.run(&arguments);
@@ -143,7 +143,7 @@ fn a_checkpoint_is_got_as_it_is_and_made_into_a_type_by_convert() {
     server.remove("org/tiny", "tiny-phi3-Q4_K_M.gguf");
     let bench = Bench::of(server);
     let (said, command) = bench.hinted(&["get", "org/tiny:Q4_0"]);
-    assert!(said.contains("holds a checkpoint and no GGUF"), "{said}");
+    assert!(said.contains("has a checkpoint, but no GGUF"), "{said}");
     assert_eq!(command, "modelve convert org/tiny:Q4_0");
 
     let ran = bench.run(&["get", "org/tiny", "--json"]);
@@ -156,6 +156,6 @@ fn a_checkpoint_is_got_as_it_is_and_made_into_a_type_by_convert() {
     let ours = PathBuf::from(folder).join("model.safetensors");
     assert!(weights == fs::read(ours).unwrap());
     let ran = bench.run(&["get", "org/tiny"]);
-    assert!(ran.said.contains("make a GGUF of it"), "{}", ran.said);
+    assert!(ran.said.contains("convert it"), "{}", ran.said);
     bench.paste_all(&ran.said);
 }

@@ -176,7 +176,7 @@ fn the_overview_names_the_heads_that_stand_out() {
     let shown = bench.command(&["attention", text]).assert().success();
     let shown = String::from_utf8(shown.get_output().stdout.clone()).unwrap();
     let (layer, head, _) = best;
-    let line = format!("most on the token before: layer {layer}, head {head},");
+    let line = format!("most on the previous token: layer {layer}, head {head},");
     assert!(shown.contains(&line), "{shown}{line}");
     // Two layers, three measures, a block for each of four heads.
     let blocks = shown.chars().filter(|c| ('▁'..='█').contains(c)).count();

@@ -269,7 +269,7 @@ fn refusals_are_clear() {
     let cases: [(&[&str], &str, i32); 16] = [
         (
             &["attention", "the ball", "--kv-type", "q8_0"],
-            "a quantized KV cache needs fused attention",
+            "a quantized KV cache needs flash attention",
             2,
         ),
         (&["score", "t"], "a single token", 2),
@@ -315,7 +315,7 @@ fn refusals_are_clear() {
         ),
         (
             &["attention", "the ball", "--flash-attn", "on"],
-            "fused attention keeps no weights",
+            "flash attention keeps no weights",
             2,
         ),
         (

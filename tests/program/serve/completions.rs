@@ -355,7 +355,7 @@ fn what_makes_no_sense_is_refused_by_its_name() {
         (
             json!({"prompt": "a", "best_of": 2, "stream": true}),
             "best_of",
-            "not for streams",
+            "cannot be used with stream",
         ),
         (
             json!({"prompt": "a", "logprobs": 101}),
@@ -365,7 +365,7 @@ fn what_makes_no_sense_is_refused_by_its_name() {
         (
             json!({"prompt": "a", "logit_bias": {"x": 1}}),
             "logit_bias",
-            "no token id",
+            "not a token id",
         ),
         (
             json!({"prompt": "a", "logit_bias": {"99999": 1}}),

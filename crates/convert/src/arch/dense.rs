@@ -43,10 +43,10 @@ pub(super) enum QueryKeyNorm {
 pub(super) struct Experts {
     /// The key of the configuration that has the rows of an expert's matrices.
     pub(super) width_key: &'static str,
-    /// Whether that number is written apart from `feed_forward_length`.
+    /// Whether that number has a key of its own, in addition to `feed_forward_length`.
     pub(super) writes_width: bool,
-    /// The key that says whether the shares of the chosen experts are scaled to make one, as llama.cpp
-    /// does; `None` where they always are.
+    /// The key that says whether the weights of the chosen experts are normalized to sum to one, as
+    /// llama.cpp does; `None` where they always are.
     pub(super) share_key: Option<&'static str>,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Dense {
     pub(super) norm_offset: f32,
     /// The key of the configuration that names the activation of the feed-forward network.
     pub(super) activation_key: &'static str,
-    /// Names of the activation that llama.cpp computes, the plainest first.
+    /// Names of the activation that llama.cpp computes, the most common first.
     pub(super) activations: &'static [&'static str],
     /// Whether llama.cpp attends to a window where the configuration has one.
     pub(super) has_window: bool,
@@ -79,8 +79,8 @@ pub(super) struct Dense {
     /// Whether there are experts.
     pub(super) experts: Option<Experts>,
     pub(super) query_key_norm: QueryKeyNorm,
-    /// The size of a head where the configuration has no `head_dim`. `None`: the hidden size divided
-    /// by the number of heads.
+    /// The size of a head where the configuration has no `head_dim`. `None` means the hidden size
+    /// divided by the number of heads.
     pub(super) head_size: Option<u64>,
     /// Whether the size of a head is written even where the configuration has no `head_dim`.
     pub(super) always_writes_head_size: bool,
@@ -181,8 +181,11 @@ impl Architecture for Dense {
             vocab_size: sizes.vocab,
             experts: sizes.experts.map_or(0, |(count, _)| count as u32),
             notes: match self.has_window {
-                true => Vec::new(),
-                false => unused_window(config, context)?.into_iter().collect(),
+                true => rope.note.into_iter().collect(),
+                false => unused_window(config, context)?
+                    .into_iter()
+                    .chain(rope.note)
+                    .collect(),
             },
             ..Description::default()
         })
@@ -210,7 +213,7 @@ impl Experts {
 }
 
 impl Dense {
-    /// llama.cpp would compute any other activation wrongly without a word.
+    /// Refuses other activations, for which llama.cpp would silently compute wrong results.
     fn check_activation(&self, config: &Json) -> Result<(), Error> {
         let activation: Option<String> = optional(config, self.activation_key)?;
         match activation {
@@ -373,7 +376,8 @@ impl Dense {
     }
 }
 
-/// A note on a sliding window: llama.cpp attends to the whole text with these architectures.
+/// Returns a note if the configuration has a sliding window: llama.cpp attends to the whole text
+/// with these architectures.
 fn unused_window(config: &Json, context: u64) -> Result<Option<String>, Error> {
     let window: Option<u64> = optional(config, "sliding_window")?;
     let used: bool = optional(config, "use_sliding_window")?.unwrap_or(true);
@@ -437,6 +441,21 @@ mod tests {
         );
         assert!(has(&of("Olmo2ForCausalLM"), "blk.0.post_ffw_norm.weight"));
         assert!(!has(&of("Olmo2ForCausalLM"), "blk.0.ffn_norm.weight"));
+    }
+
+    #[test]
+    fn what_is_missing_of_an_architecture_is_said_where_it_is_known() {
+        for (class, said) in [
+            (
+                "Gemma4ForConditionalGeneration",
+                "each has an embedding of its own; supported:",
+            ),
+            ("Qwen3_5MoeForCausalLM", "linear attention"),
+            ("BertModel", "BertModel is not supported; supported:"),
+        ] {
+            let error = describe(&config(class, |_| {})).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

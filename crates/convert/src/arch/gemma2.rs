@@ -12,7 +12,7 @@ use modelve_gguf::Value;
 /// `Gemma2ForCausalLM`.
 pub(super) struct Gemma2;
 
-/// What the tables of names lack.
+/// Names that are missing from the common tables.
 pub(super) static NAMES: &[Name] = &[name(
     "ffn_norm",
     "pre_feedforward_layernorm",
@@ -41,7 +41,7 @@ pub(super) const DENSE: Dense = Dense {
 
 /// The number of layers by which llama.cpp recognizes the model of 27 billion weights.
 const LAYERS_OF_27B: u32 = 46;
-/// Every second layer attends to all of the text.
+/// Every second layer attends to the whole text.
 const EVERY: u32 = 2;
 
 impl Architecture for Gemma2 {
@@ -77,7 +77,7 @@ impl Architecture for Gemma2 {
     }
 }
 
-/// Adds keys of the architecture, and that no space is put before a text.
+/// Adds the architecture's keys, and the key that no space is added before a text.
 pub(super) fn add(description: &mut Description, keys: Vec<(&'static str, Value)>) {
     let prefix = description.architecture;
     let keys = keys.into_iter();
@@ -88,14 +88,14 @@ pub(super) fn add(description: &mut Description, keys: Vec<(&'static str, Value)
     description.metadata.push((key, Value::Bool(false)));
 }
 
-/// The bounds that `tanh` sets to the scores of attention and to the logits.
+/// The soft caps of attention scores and logits.
 fn soft_caps(config: &Json) -> Result<Vec<(&'static str, Value)>, Error> {
     let mut keys = Vec::new();
     for (key, metadata, usual) in [
         ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
         ("final_logit_softcapping", "final_logit_softcapping", 30.0),
     ] {
-        // Null, which turns the bound off, is zero in a GGUF.
+        // Null turns the cap off, which is zero in a GGUF.
         let cap: f64 = match config.get(key) {
             None => usual,
             Some(_) => optional(config, key)?.unwrap_or(0.0),
@@ -108,8 +108,9 @@ fn soft_caps(config: &Json) -> Result<Vec<(&'static str, Value)>, Error> {
     Ok(keys)
 }
 
-/// Queries are divided by the root of `query_pre_attn_scalar`. A GGUF has no place for it: llama.cpp
-/// takes the size of a head or, of models that it recognizes by their number of layers, the hidden size
+/// Checks the scale of attention scores. transformers divides queries by the root of
+/// `query_pre_attn_scalar`, for which a GGUF has no key: llama.cpp divides by the root of the size
+/// of a head or, for models that it recognizes by their number of layers, of the hidden size
 /// divided by the number of heads.
 pub(super) fn check_scale(config: &Json, sizes: &Sizes, layers_of_27b: u32) -> Result<(), Error> {
     const KEY: &str = "query_pre_attn_scalar";

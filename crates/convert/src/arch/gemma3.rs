@@ -22,7 +22,7 @@ const DENSE: Dense = Dense {
 
 /// The number of layers by which llama.cpp recognizes the model of 27 billion weights.
 const LAYERS_OF_27B: u32 = 62;
-/// Every sixth layer attends to all of the text.
+/// Every sixth layer attends to the whole text.
 const EVERY: u32 = 6;
 
 impl Architecture for Gemma3 {
@@ -72,8 +72,8 @@ impl Architecture for Gemma3 {
     }
 }
 
-/// The configuration of the text part with what it leaves out, which is what transformers takes for it,
-/// and the base of the rotary frequencies in layers with a window.
+/// Returns the configuration of the text model, completed with transformers' defaults, and the RoPE
+/// base of layers with a window.
 fn complete(config: &Json) -> Result<(Json, f64), Error> {
     let mut complete = json!({
         "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216,
@@ -125,7 +125,8 @@ mod tests {
     use crate::arch::{Arrangement, describe};
     use modelve_gguf::Array;
 
-    /// The configuration of the model of 4 billion weights, which leaves most to transformers.
+    /// The configuration of the model with 4 billion weights, which relies on most of transformers'
+    /// defaults.
     fn with_pictures() -> Json {
         json!({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {"hidden_size": 1152},
             "text_config": {"hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34,

@@ -1,7 +1,8 @@
 //! GPT-2: `GPT2LMHeadModel`.
 //!
-//! `GPT2Model` of llama.cpp's converter (conversion/gpt2.py). Positions are vectors that are added to
-//! the tokens', norms have biases, and the matrices are stored as columns, as in the first code.
+//! `GPT2Model` of llama.cpp's converter (conversion/gpt2.py). Position embeddings are added to the
+//! token embeddings, norms have biases, and matrices are stored transposed, as in OpenAI's original
+//! code.
 
 use serde_json::Value as Json;
 
@@ -76,7 +77,8 @@ impl Architecture for Gpt2 {
             architecture: ARCHITECTURE,
             metadata: metadata.collect(),
             weights: weights(config, layers, &[vocab, positions, hidden, ffn])?,
-            // Masks; OpenAI's checkpoints have them and no prefix.
+            // Attention masks; the second pattern is for OpenAI's checkpoints, whose names have no
+            // prefix.
             ignored: &[".attn.bias", ".attn.masked_bias"],
             prefixes: &[("", "transformer.")],
             layers,
@@ -113,7 +115,7 @@ fn refuse_variants(config: &Json) -> Result<(), Error> {
     }
 }
 
-/// Names of the activation that ggml computes, by a hyperbolic tangent.
+/// Names of the activation that ggml computes, which approximates GELU with tanh.
 pub(super) const GELU: [&str; 3] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"];
 
 fn weights(config: &Json, layers: u32, sizes: &[u64; 4]) -> Result<Vec<Weight>, Error> {

@@ -1,7 +1,8 @@
 //! gpt-oss in 16 bits: `GptOssForCausalLM`.
 //!
-//! `GptOssModel` of llama.cpp's converter (conversion/gpt_oss.py). Every layer has experts whose gate and
-//! widening matrices are one, column by column in turn, and heads that may attend to nothing.
+//! `GptOssModel` of llama.cpp's converter (conversion/gpt_oss.py). Every layer has experts whose
+//! gate and up matrices are interleaved column by column in one tensor, and attention sinks, which
+//! let a head attend to nothing.
 
 use serde_json::Value as Json;
 
@@ -25,7 +26,7 @@ static NAMES: &[Name] = &[
     name("ffn_up_exps", "mlp.experts.gate_up_proj", Module::Linear, "the widening matrices of all experts"),
 ];
 
-/// Every second layer attends to all of the text.
+/// Every second layer attends to the whole text.
 const EVERY: u32 = 2;
 
 struct Sizes {
@@ -116,6 +117,7 @@ impl Architecture for GptOss {
             heads_per_kv_head: (heads / kv_heads) as u32,
             experts: sizes.experts as u32,
             vocab_size: sizes.vocab,
+            notes: rope.note.into_iter().collect(),
             ..Description::default()
         })
     }
@@ -180,7 +182,7 @@ fn weights(layers: u32, sizes: &Sizes) -> Vec<Weight> {
         let mut sinks = weight(block("attn_sinks.weight"), &[heads]);
         bare(&mut sinks, "");
         weights.push(sinks);
-        // Of the columns of a matrix that is two, every second is one's.
+        // In a tensor of two interleaved matrices, each has every second column.
         for (name, rows, columns, first, step) in [
             ("ffn_gate_exps", ffn, hidden, 0, 2),
             ("ffn_up_exps", ffn, hidden, 1, 2),
@@ -198,7 +200,8 @@ fn weights(layers: u32, sizes: &Sizes) -> Vec<Weight> {
     weights
 }
 
-/// Names of parameters that are in no module end otherwise in a checkpoint.
+/// Sets the end of a source's name, for parameters that are not in a module and therefore have no
+/// `.weight`.
 fn bare(weight: &mut Weight, end: &str) {
     for source in &mut weight.sources {
         let stem = source
@@ -240,6 +243,12 @@ mod tests {
             of("blk.0.attn_sinks.weight").sources,
             ["model.layers.0.self_attn.sinks"]
         );
+        assert_eq!(description.notes, [""; 0]);
+        let mut published = config.clone();
+        published["rope_parameters"] = json!({"rope_type": "yarn", "factor": 32.0,
+            "original_max_position_embeddings": 4096, "truncate": false});
+        let notes = describe(&published).unwrap().notes;
+        assert!(notes[0].contains("truncate"), "{notes:?}");
         let mut limited = config.clone();
         limited["swiglu_limit"] = json!(10.0);
         assert!(

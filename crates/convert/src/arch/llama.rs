@@ -11,7 +11,7 @@ use modelve_gguf::Value;
 /// `LlamaForCausalLM` and `MistralForCausalLM`.
 pub(super) struct Llama;
 
-/// Llama itself; other architectures state what differs from it.
+/// The description of Llama; other architectures state what differs from it.
 pub(super) const DENSE: Dense = Dense {
     architecture: "llama",
     hub_names: &["LlamaForCausalLM", "MistralForCausalLM"],

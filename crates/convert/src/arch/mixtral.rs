@@ -6,7 +6,7 @@ use super::dense::{Dense, Experts};
 use super::llama;
 use super::names::{Module, Name, name};
 
-/// What differs from Llama, whose name in a GGUF is that of Mixtral, too.
+/// What differs from Llama. In a GGUF both have the architecture `llama`.
 pub(super) static MIXTRAL: Dense = Dense {
     hub_names: &["MixtralForCausalLM"],
     allows_bias: false,

@@ -1,8 +1,7 @@
-//! Architectures: what a `config.json` means in GGUF's words.
+//! Architectures: the translation of `config.json` to GGUF.
 //!
-//! One file per architecture says which tensors there must be, of which shape and under which
-//! name, and writes the architecture's metadata. Adding one is such a file and its line in
-//! [`ARCHITECTURES`].
+//! One file per architecture lists the required tensors with their shapes and names, and writes the
+//! architecture's metadata. A new architecture is such a file and its line in [`ARCHITECTURES`].
 
 mod dense;
 mod gemma2;
@@ -65,12 +64,12 @@ pub trait Architecture: Sync {
     /// Its name in `general.architecture` of a GGUF.
     fn gguf_name(&self) -> &'static str;
 
-    /// Names of tensors that are another in its checkpoints than in the tables of [`names`].
+    /// Returns names of tensors that differ from the tables of [`names`].
     fn names(&self) -> &'static [Name] {
         &[]
     }
 
-    /// Where its checkpoints have the layers: before their number.
+    /// Returns the prefix of layer tensors in its checkpoints, before the layer's number.
     fn layers(&self) -> &'static str {
         "model.layers"
     }
@@ -82,14 +81,14 @@ pub trait Architecture: Sync {
         false
     }
 
-    /// Describes what a configuration of it asks for.
+    /// Describes the model of a configuration.
     ///
     /// # Errors
     /// See [`Error`].
     fn describe(&self, config: &Value) -> Result<Description, Error>;
 }
 
-/// What a configuration asks for: pure facts, no weights.
+/// The description of a model: facts from its configuration, without weights.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
     /// `general.architecture`.
@@ -102,9 +101,9 @@ pub struct Description {
     pub constants: Vec<Constant>,
     /// Endings of names that a checkpoint may hold and that no GGUF needs.
     pub ignored: &'static [&'static str],
-    /// Beginnings of names that some checkpoints have, and what stands for them in [`Weight::sources`].
+    /// Prefixes of names in some checkpoints, with what replaces them in [`Weight::sources`].
     pub prefixes: &'static [(&'static str, &'static str)],
-    /// Beginnings of the names of what is no part of the text model: what sees pictures.
+    /// Prefixes of tensors that do not belong to the text model, such as those of a vision encoder.
     pub left_out: &'static [&'static str],
     /// Number of layers.
     pub layers: u32,
@@ -119,12 +118,12 @@ pub struct Description {
     pub states_space_prefix: bool,
     /// Rows of the token embedding.
     pub vocab_size: u64,
-    /// What a careful reader should know: choices that were made.
+    /// Notes for the user on choices that were made.
     pub notes: Vec<String>,
 }
 
 impl Description {
-    /// What recipes ask about a model.
+    /// Returns the facts that recipes depend on.
     pub(crate) fn facts(&self, imatrix: bool) -> Facts {
         Facts {
             layers: self.layers,
@@ -135,7 +134,7 @@ impl Description {
         }
     }
 
-    /// Finds a tensor of [`Weight::sources`] in a checkpoint, whichever beginning its name has there.
+    /// Finds a tensor of [`Weight::sources`] in a checkpoint, whichever prefix its name has there.
     pub fn find<'a>(&self, checkpoint: &'a Checkpoint, name: &str) -> Option<&'a SourceTensor> {
         let renamed = || {
             let mut prefixes = self.prefixes.iter();
@@ -147,7 +146,18 @@ impl Description {
         checkpoint.tensor(name).or_else(renamed)
     }
 
-    /// The names that a tensor of a checkpoint may have in [`Weight::sources`].
+    /// Returns whether the rows of a checkpoint's matrix are its inputs. The GGUF has its columns as
+    /// rows.
+    pub fn is_turned(&self, tensor: &str) -> bool {
+        let turned = |weight: &&Weight| matches!(weight.arrangement, Arrangement::Columns { .. });
+        let mut turned = self.weights.iter().filter(turned);
+        turned.any(|weight| {
+            let mut names = self.meant(tensor);
+            names.any(|name| weight.sources.iter().any(|source| *source == *name))
+        })
+    }
+
+    /// Returns the names in [`Weight::sources`] that a tensor of a checkpoint may stand for.
     pub(crate) fn meant<'a>(&self, tensor: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         let renamed = self.prefixes.iter().filter_map(move |(there, here)| {
             let rest = tensor.strip_prefix(there)?;
@@ -170,7 +180,11 @@ pub struct Constant {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    #[error("the architecture {found} is not supported; supported: {}", supported().join(", "))]
+    #[error(
+        "the architecture {found} is not supported{}; supported: {}",
+        missing(found),
+        supported().join(", ")
+    )]
     Unsupported { found: String },
     #[error("config.json: `{key}` is missing")]
     Missing { key: &'static str },
@@ -187,6 +201,29 @@ pub enum Error {
 pub fn is_large(gguf_name: &str, layers: u64, heads: u64, kv_heads: u64) -> bool {
     let mut named = ARCHITECTURES.iter();
     named.any(|arch| arch.gguf_name() == gguf_name && arch.is_large(layers, heads, kv_heads))
+}
+
+/// Beginnings of the names of architectures that llama.cpp runs and that are not converted, and what is
+/// missing for it.
+static NOT_YET: &[(&str, &str)] = &[
+    (
+        "Gemma4",
+        ": its layers share keys and values, and each has an embedding of its own",
+    ),
+    (
+        "Qwen3_5",
+        ": the rows of its linear attention have another order in a GGUF",
+    ),
+    (
+        "Qwen3Next",
+        ": the rows of its linear attention have another order in a GGUF",
+    ),
+];
+
+/// What is missing of an architecture, if that is known, else nothing.
+fn missing(found: &str) -> &'static str {
+    let known = NOT_YET.iter().find(|(start, _)| found.starts_with(start));
+    known.map_or("", |(_, what)| what)
 }
 
 /// The names under which supported architectures stand in `config.json`.
@@ -217,7 +254,7 @@ pub fn describe(config: &Value) -> Result<Description, Error> {
     }
 }
 
-/// A value of a configuration; `None` where it is missing or null.
+/// Reads a value of a configuration; `None` where it is missing or null.
 fn optional<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<Option<T>, Error> {
     match &config[key] {
         Value::Null => Ok(None),
@@ -231,12 +268,12 @@ fn optional<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<Op
     }
 }
 
-/// A value without which a configuration means nothing.
+/// Reads a value that a configuration must have.
 fn required<T: DeserializeOwned>(config: &Value, key: &'static str) -> Result<T, Error> {
     optional(config, key)?.ok_or(Error::Missing { key })
 }
 
-/// A value that means nothing, or nothing that can be converted.
+/// Makes the error for a value that is invalid or not supported.
 fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> Error {
     Error::Value {
         key,
@@ -245,26 +282,27 @@ fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -
     }
 }
 
-/// The number of rows or columns under a key that must be there.
+/// Reads a number of rows or columns that a configuration must have.
 fn size(config: &Value, key: &'static str) -> Result<u64, Error> {
     within(key, required(config, key)?, MOST_ROWS)
 }
 
-/// The number of layers under a key that must be there.
+/// Reads a number of layers that a configuration must have.
 fn layers(config: &Value, key: &'static str) -> Result<u32, Error> {
     let layers: u32 = required(config, key)?;
     within(key, layers.into(), MOST_LAYERS.into())?;
     Ok(layers)
 }
 
-/// The number of tokens that the model was trained for, `usual` if the configuration leaves it out.
+/// Reads the number of tokens that the model was trained for, `usual` if the configuration has
+/// none.
 fn context(config: &Value, usual: u64) -> Result<u64, Error> {
     const KEY: &str = "max_position_embeddings";
     let context: Option<u64> = optional(config, KEY)?;
     within(KEY, context.unwrap_or(usual), u64::from(u32::MAX))
 }
 
-/// A size, if it is one of those that are possible.
+/// Returns a size if it is within its limit.
 fn within(key: &'static str, value: u64, most: u64) -> Result<u64, Error> {
     match value {
         1.. if value <= most => Ok(value),

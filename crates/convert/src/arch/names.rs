@@ -1,7 +1,7 @@
-//! What GGUF's tensor names mean: Hugging Face's name, the kind of module, and a plain word.
+//! The meaning of GGUF's tensor names: Hugging Face's name, the kind of module, and a plain word.
 //!
-//! Sources: llama.cpp's src/llama-arch.cpp for the names, transformers' modeling files for
-//! theirs. A name that stands in no table is taken as it is.
+//! Sources: llama.cpp's src/llama-arch.cpp for the GGUF names, transformers' modeling files for the
+//! others. A name in no table is used unchanged.
 
 use super::ARCHITECTURES;
 
@@ -18,20 +18,20 @@ pub enum Module {
     Other,
 }
 
-/// One name.
+/// A row of the tables.
 #[derive(Debug)]
 pub struct Name {
     /// In the GGUF, without `blk.N.` and `.weight`.
     pub gguf: &'static str,
-    /// In the checkpoint, from the model or the layer on.
+    /// In the checkpoint, without the prefix of the model or the layer.
     pub hub: &'static str,
     /// The kind of module.
     pub module: Module,
-    /// What it is for.
+    /// A plain word for its purpose.
     pub about: &'static str,
 }
 
-/// A row of these tables, or of [`super::Architecture::names`].
+/// Makes a row of these tables, or of [`super::Architecture::names`].
 pub(super) const fn name(
     gguf: &'static str,
     hub: &'static str,
@@ -48,7 +48,7 @@ pub(super) const fn name(
 
 use Module::{Embedding, Linear, Norm, Other};
 
-/// Outside the layers, in the order of a forward pass.
+/// Tensors outside the layers, in the order of a forward pass.
 #[rustfmt::skip]
 pub static OUTSIDE: &[Name] = &[
     name("token_embd", "model.embed_tokens", Embedding, "one vector per token of the vocabulary: what a token means before any context"),
@@ -64,7 +64,7 @@ pub static OUTSIDE: &[Name] = &[
     name("cls.output", "classifier.out_proj", Linear, "the last vector to classes"),
 ];
 
-/// Inside a layer, in the order of a forward pass.
+/// Tensors inside a layer, in the order of a forward pass.
 #[rustfmt::skip]
 pub static INSIDE: &[Name] = &[
     name("attn_norm", "input_layernorm", Norm, "evens out the vectors' sizes before attention"),
@@ -107,14 +107,14 @@ pub static INSIDE: &[Name] = &[
     name("layer_output_norm", "output_layernorm", Norm, "evens out the layer's result"),
 ];
 
-/// `blk.7.attn_q.weight` → (7, `attn_q.weight`).
+/// Splits the name of a layer's tensor: `blk.7.attn_q.weight` is (7, `attn_q.weight`).
 pub fn layer(tensor: &str) -> Option<(u64, &str)> {
     let (number, rest) = tensor.strip_prefix("blk.")?.split_once('.')?;
     Some((number.parse().ok()?, rest))
 }
 
-/// What is known of a tensor: its place in the order of a forward pass and its name. `rest` is
-/// what stands after `blk.N.`, or the whole name outside the layers.
+/// Finds the row of a tensor, and its place in the order of a forward pass. `rest` is the name
+/// without `blk.N.`, or the whole name outside the layers.
 pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'static Name)> {
     let bare = bare(rest);
     let table = if in_layer { INSIDE } else { OUTSIDE };
@@ -127,7 +127,7 @@ pub fn find(architecture: &str, in_layer: bool, rest: &str) -> Option<(usize, &'
     Some((index, own.unwrap_or(&table[index])))
 }
 
-/// What a tensor of a GGUF is called in the checkpoint: `blk.7.attn_q.weight` is
+/// Returns the name in the checkpoint of a GGUF tensor: `blk.7.attn_q.weight` is
 /// `model.layers.7.self_attn.q_proj.weight`.
 pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
     let (before, rest) = match layer(tensor) {
@@ -141,14 +141,14 @@ pub fn in_checkpoint(architecture: &str, tensor: &str) -> String {
     }
 }
 
-/// Where checkpoints of an architecture have the layers: `model.layers`.
+/// Returns the prefix of layer tensors in the checkpoints of an architecture: `model.layers`.
 pub fn layers(architecture: &str) -> &'static str {
     let mut known = ARCHITECTURES.iter();
     let known = known.find(|known| known.gguf_name() == architecture);
     known.map_or("model.layers", |known| known.layers())
 }
 
-/// A name without the parameter at its end.
+/// Returns a name without `.weight` or `.bias` at its end.
 pub fn bare(name: &str) -> &str {
     let without = name.strip_suffix(".weight");
     without
@@ -156,7 +156,7 @@ pub fn bare(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// What transformers calls the family of an architecture: `Phi3` of `Phi3ForCausalLM`.
+/// Returns transformers' name of an architecture's family: `Phi3` of `Phi3ForCausalLM`.
 pub fn family(architecture: &str) -> Option<&'static str> {
     let class = class(architecture)?;
     class
@@ -164,11 +164,11 @@ pub fn family(architecture: &str) -> Option<&'static str> {
         .or(class.strip_suffix("LMHeadModel"))
 }
 
-/// What the class of a family's language models ends with.
+/// The end of the class name of a family's language models.
 const CLASS: &str = "ForCausalLM";
 
-/// `Phi3ForCausalLM`: of architectures that can be converted their first class, of others that
-/// llama.cpp runs the best known one.
+/// Returns transformers' class of an architecture, for example `Phi3ForCausalLM`: the first one of
+/// architectures that can be converted, the best-known one of others that llama.cpp runs.
 pub fn class(architecture: &str) -> Option<&'static str> {
     let mut known = ARCHITECTURES.iter();
     if let Some(known) = known.find(|known| known.gguf_name() == architecture) {

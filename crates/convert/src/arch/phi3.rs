@@ -1,8 +1,8 @@
-//! Phi-3, Phi-3.5, Phi-4 and their kin: `Phi3ForCausalLM`.
+//! Phi-3, Phi-3.5, Phi-4 and related models: `Phi3ForCausalLM`.
 //!
 //! Keys, values and tensors are those of `Phi3MiniModel` in llama.cpp's converter
-//! (conversion/phi.py). The matrices of query, key and value stand in one tensor, as do those of
-//! gate and up; llama.cpp takes both as they are.
+//! (conversion/phi.py). Query, key and value matrices are one tensor, as are the gate and up
+//! matrices; llama.cpp uses both unchanged.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
@@ -18,7 +18,7 @@ pub(super) struct Phi3;
 /// GGUF's name for it.
 const ARCHITECTURE: &str = "phi3";
 
-/// What the tables of names lack.
+/// Names that are missing from the common tables.
 static NAMES: &[Name] = &[name(
     "ffn_up",
     "mlp.gate_up_proj",
@@ -26,7 +26,7 @@ static NAMES: &[Name] = &[name(
     "gate and up in one matrix: widens the vector into features, and says which are let through",
 )];
 
-/// The keys of `config.json` that matter, with transformers' defaults.
+/// The relevant keys of `config.json`, with transformers' defaults.
 struct Config {
     hidden_size: u64,
     intermediate_size: u64,
@@ -45,14 +45,14 @@ struct Config {
     note: Option<String>,
 }
 
-/// How positions beyond the original context are told apart.
+/// The scaling of rotary positions beyond the original context.
 struct Rope {
     kind: Option<String>,
     long_factor: Option<Vec<f32>>,
     short_factor: Option<Vec<f32>>,
 }
 
-/// Positions of a model that does not say how many it has.
+/// Context size of a model whose configuration has none.
 const DEFAULT_CONTEXT: u64 = 4096;
 
 impl Architecture for Phi3 {
@@ -73,7 +73,7 @@ impl Architecture for Phi3 {
     }
 }
 
-/// A value of the first object that has it.
+/// Reads a value from the first object that has it.
 fn first_of<T: DeserializeOwned>(
     objects: [&Json; 3],
     key: &'static str,
@@ -86,11 +86,11 @@ fn first_of<T: DeserializeOwned>(
     Ok(None)
 }
 
-/// The object that says how positions are scaled, and what a reader should know of the choice.
+/// Returns the object with the scaling of positions, and a note on the choice if there is one.
 ///
-/// Newer versions of transformers keep all of RoPE in `rope_parameters`. One that is written beside
-/// an older `rope_scaling` may say `default` and so nothing of the factors that stand there, without
-/// which the model computes something else.
+/// Newer versions of transformers keep everything on RoPE in `rope_parameters`. Where that is
+/// `default` beside an older `rope_scaling` with factors, the factors are used, because the model
+/// was trained with them.
 fn scaling(config: &Json) -> (&Json, Option<String>) {
     let (new, old) = (&config["rope_parameters"], &config["rope_scaling"]);
     let kind = new["rope_type"].as_str().or(new["type"].as_str());
@@ -98,8 +98,8 @@ fn scaling(config: &Json) -> (&Json, Option<String>) {
     match (new.is_null(), old.is_null()) {
         (true, _) => (old, None),
         (false, false) if !scales && !old["long_factor"].is_null() => {
-            let note = "rope_parameters of config.json scales no positions and rope_scaling does: \
-                        its factors are taken";
+            let note = "rope_parameters of config.json does not scale positions, but rope_scaling \
+                        does: its factors are used";
             (old, Some(note.to_owned()))
         }
         (false, _) => (new, None),
@@ -230,8 +230,9 @@ impl Config {
         })
     }
 
-    /// LongRoPE: the factor on attention (Ding et al. 2024, equation in section 3.4 as the
-    /// reference code has it) and the two tables; `None` when positions are not scaled.
+    /// Returns the attention factor of LongRoPE (Ding et al. 2024, equation in section 3.4 as
+    /// implemented in the reference code) and the two tables of factors; `None` when positions are
+    /// not scaled.
     fn long_rope(
         &self,
         rope_dims: u64,
@@ -403,7 +404,7 @@ mod tests {
             "{:?}",
             description.notes
         );
-        // Without factors there is nothing to lose and nothing to say.
+        // Without factors nothing is lost, so there is no note.
         config["rope_scaling"] = json!(null);
         let description = describe(&config).unwrap();
         assert!(description.constants.is_empty() && description.notes.is_empty());

@@ -1,4 +1,4 @@
-//! Rotary positions: the base of the frequencies and what stretches them.
+//! Rotary positions: the base of the frequencies and their scaling.
 
 use serde_json::Value as Json;
 
@@ -10,10 +10,12 @@ pub(super) struct Rope {
     pub(super) theta: f64,
     /// Metadata of the scaling, without the prefix of the architecture.
     pub(super) keys: Vec<(&'static str, Value)>,
+    /// What llama.cpp computes otherwise.
+    pub(super) note: Option<String>,
     llama3: Option<Llama3>,
 }
 
-/// The scaling of Llama 3.1: long wavelengths are multiplied by a factor, short ones stay, and
+/// The scaling of Llama 3.1: low frequencies are divided by a factor, high frequencies stay, and
 /// those between are interpolated.
 struct Llama3 {
     factor: f32,
@@ -42,6 +44,7 @@ impl Rope {
         let mut rope = Self {
             theta,
             keys: Vec::new(),
+            note: None,
             llama3: None,
         };
         let kind: Option<String> = optional(scaling, "rope_type")?.or(optional(scaling, "type")?);
@@ -79,6 +82,14 @@ impl Rope {
                         add(key, float(value));
                     }
                 }
+                if scaling["truncate"] == false {
+                    rope.note = Some(
+                        "llama.cpp rounds the ends of YaRN's ramp to whole numbers, though \
+                         `truncate` of rope_parameters is false: it turns some components of \
+                         queries and keys by slightly other angles"
+                            .to_owned(),
+                    );
+                }
             }
             "llama3" => {
                 let value = |key, default| Ok::<f32, Error>(number(key)?.unwrap_or(default) as f32);
@@ -102,8 +113,8 @@ impl Rope {
         Ok(rope)
     }
 
-    /// The factors on the frequencies, one for each pair of components of a head. Computed in 32
-    /// bits, as the converter does.
+    /// Returns the factors of the frequencies, one for each pair of components of a head. They are
+    /// computed in 32 bits, as by the converter.
     pub(super) fn constant(&self, head: u64) -> Option<Constant> {
         let scaling = self.llama3.as_ref()?;
         let factor_of = |pair: u64| {

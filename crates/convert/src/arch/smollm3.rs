@@ -1,7 +1,7 @@
 //! SmolLM3: `SmolLM3ForCausalLM`.
 //!
-//! `SmolLM3Model` of llama.cpp's converter (conversion/llama.py): Llama, but every fourth layer knows
-//! no positions.
+//! `SmolLM3Model` of llama.cpp's converter (conversion/llama.py): Llama, except that every fourth
+//! layer has no rotary positions.
 
 use serde_json::Value as Json;
 
@@ -23,7 +23,7 @@ const DENSE: Dense = Dense {
     ..llama::DENSE
 };
 
-/// Each so many layers, llama.cpp leaves one without rotary positions.
+/// llama.cpp leaves out the rotary positions of every fourth layer.
 const EVERY: usize = 4;
 
 impl Architecture for SmolLm3 {

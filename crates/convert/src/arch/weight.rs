@@ -1,25 +1,26 @@
-//! A tensor of the GGUF: the tensors of the checkpoint that it is made of, and how.
+//! A tensor of the GGUF: the checkpoint tensors it is made of, and how.
 
 use super::names;
 
 /// A tensor that the checkpoint must hold, in one piece or in several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
-    /// Names in the checkpoint. Of several, all have the same shape, and their values follow one
-    /// another in the GGUF: the experts of a layer.
+    /// Names in the checkpoint. Several tensors, such as the experts of a layer, have the same
+    /// shape and follow one another in the GGUF.
     pub sources: Vec<String>,
     /// Name in the GGUF.
     pub name: String,
     /// Shape in the GGUF, slowest dimension first: `[rows, columns]`, or `[experts, rows, columns]`.
     pub shape: Vec<u64>,
-    /// Whether the checkpoint may do without it.
+    /// Whether the tensor may be missing from the checkpoint.
     pub optional: bool,
-    /// What is done to the values on their way.
+    /// What is done to the values.
     pub arrangement: Arrangement,
 }
 
 impl Weight {
-    /// A tensor that is taken as it is, under the name that `architecture` has for it in checkpoints.
+    /// Makes a tensor that is used unchanged, under the name that `architecture` gives it in
+    /// checkpoints.
     pub fn new(architecture: &str, name: impl Into<String>, shape: &[u64]) -> Self {
         let name = name.into();
         Self {
@@ -31,7 +32,7 @@ impl Weight {
         }
     }
 
-    /// The same matrix of all `experts` in one tensor; `shape` is that of one of them.
+    /// Makes a tensor of the same matrix of all `experts`; `shape` is that of one matrix.
     pub(super) fn of_experts(
         architecture: &str,
         name: String,
@@ -46,7 +47,7 @@ impl Weight {
         weight
     }
 
-    /// The shape of each of its sources, slowest dimension first.
+    /// Returns the shape of each source, slowest dimension first.
     pub fn source_shape(&self) -> Vec<u64> {
         let shape = match self.sources.len() {
             0 | 1 => self.shape.as_slice(),
@@ -64,8 +65,8 @@ impl Weight {
     }
 }
 
-/// What is done to a tensor of the checkpoint on its way to the GGUF. Writing and verifying apply the
-/// same description, to pieces of a tensor.
+/// What is done to a checkpoint tensor on its way to the GGUF. Writing and verifying apply the same
+/// description, to pieces of a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Arrangement {
     /// The checkpoint's values in the checkpoint's order.
@@ -77,27 +78,28 @@ pub enum Arrangement {
         /// Number of heads, all of the same even number of rows.
         heads: u64,
     },
-    /// Rows are columns of the checkpoint's matrices: those numbered `first`, `first + step` and so on.
+    /// Rows of the GGUF are columns of the checkpoint's matrix: columns `first`, `first + step` and
+    /// so on.
     Columns {
-        /// The first column that is taken.
+        /// The first column.
         first: u64,
-        /// How far the next is.
+        /// The distance between two columns.
         step: u64,
     },
-    /// Of each row the numbers at `first`, `first + step` and so on.
+    /// Of each row, the values at `first`, `first + step` and so on.
     Every {
-        /// The first number that is taken.
+        /// The first value.
         first: u64,
-        /// How far the next is.
+        /// The distance between two values.
         step: u64,
     },
-    /// The number is added to each value, in 32 bits.
+    /// A number that is added to each value, in 32 bits.
     Add(f32),
 }
 
 impl Arrangement {
-    /// The number of rows that are reordered together, of a tensor of `rows` rows. A piece of a tensor
-    /// must hold a whole number of such groups.
+    /// Returns the number of rows that are reordered together in a tensor of `rows` rows. A piece
+    /// of the tensor must hold a whole number of such groups.
     pub fn group(self, rows: u64) -> u64 {
         match self {
             Self::InterleaveHalves { heads } => (rows / heads.max(1)).max(1),

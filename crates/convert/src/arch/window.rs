@@ -1,20 +1,20 @@
-//! Layers that attend to a window of the text, and layers that attend to all of it.
+//! Sliding windows: which layers attend to a window of the text and which to all of it.
 
 use serde_json::Value as Json;
 
 use super::{Error, optional, wrong};
 use modelve_gguf::{Array, Value};
 
-/// What a layer with a window is called in `layer_types`.
+/// The name of a layer with a window in `layer_types`.
 const SLIDING: &str = "sliding_attention";
-/// What a layer without one is called.
+/// The name of a layer without a window.
 const FULL: &str = "full_attention";
 
-/// Metadata of the window, without the prefix of the architecture: its size and, unless it is what
-/// llama.cpp takes by itself, the layers that have it.
+/// Returns the metadata of the window, without the prefix of the architecture: its size and, unless
+/// it is llama.cpp's default, the layers that have it.
 ///
-/// `every` is llama.cpp's own pattern and transformers': each so many layers one without a window,
-/// the others with it.
+/// `every` describes the default of both llama.cpp and transformers: every `every`th layer has no
+/// window, all others have one.
 pub(super) fn keys(
     config: &Json,
     layers: u32,

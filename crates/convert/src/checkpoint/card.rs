@@ -1,7 +1,7 @@
 //! The metadata at the head of a model card (`README.md` on the Hub): licence, languages, tags.
 //!
-//! It is YAML between two lines of `---`. What matters here are its top-level keys whose value
-//! is a scalar or a list of scalars; anything deeper is skipped.
+//! It is YAML between two lines of `---`. Only top-level keys whose value is a scalar or a list of
+//! scalars are read.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ impl ModelCard {
         Self { values }
     }
 
-    /// The value of a key; of a list its first.
+    /// The value of a key; of a list, the first.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key)?.first().map(String::as_str)
     }
@@ -71,7 +71,7 @@ impl ModelCard {
     }
 }
 
-/// A scalar without its quotes and trailing comment; `None` for null or nothing.
+/// Returns a scalar without quotes and trailing comment; `None` for null or an empty text.
 fn scalar(text: &str) -> Option<String> {
     let text = text.trim();
     for quote in ['"', '\''] {

@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint: every error names the file and what in it.
+//! Errors in a checkpoint; each names the file and what is wrong in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use safetensors::SafeTensorError;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct Error {
-    /// The file, or the folder when a file is absent.
+    /// The file, or the folder when a file is missing.
     pub path: PathBuf,
     /// What is wrong with it.
     #[source]
@@ -41,7 +41,7 @@ pub enum Problem {
     Adapter { kind: String, base: Option<String> },
     #[error("{0}")]
     Lora(String),
-    #[error("is no checkpoint folder: it has no config.json")]
+    #[error("is not a checkpoint folder: it has no config.json")]
     NoConfig,
     #[error("is not the JSON expected: {0}")]
     Json(serde_json::Error),
@@ -52,21 +52,21 @@ pub enum Problem {
     NoWeights { pickled: bool },
     #[error("the header of {len} bytes is cut off: the file has {file} bytes")]
     HeaderLength { len: u64, file: u64 },
-    #[error("is no intact safetensors file: {}", explain(.0))]
+    #[error("is not an intact safetensors file: {}", explain(.0))]
     Header(SafeTensorError),
-    #[error("the tensor `{tensor}` stands in two files")]
+    #[error("the tensor `{tensor}` is in two files")]
     DuplicateTensor { tensor: String },
     #[error(
-        "`{shard}`, the file of tensor `{tensor}`, is no plain file name; it would lead out of the folder"
+        "`{shard}`, the file of tensor `{tensor}`, is not a plain file name; it would lead out of the folder"
     )]
     ShardName { tensor: String, shard: String },
-    #[error("names the file `{shard}`, which is absent")]
+    #[error("names the file `{shard}`, which is missing")]
     ShardAbsent { shard: String },
     #[error("holds the tensor `{tensor}`, which the index does not name")]
     NotInIndex { tensor: String },
-    #[error("holds the tensor `{tensor}`, which the index looks for in {stated}")]
+    #[error("holds the tensor `{tensor}`, which the index expects in {stated}")]
     OtherShard { tensor: String, stated: String },
-    #[error("does not hold the tensor `{tensor}` that the index looks for in it")]
+    #[error("does not hold the tensor `{tensor}` that the index expects in it")]
     OnlyInIndex { tensor: String },
     #[error("the tensor `{tensor}` {problem}")]
     Tensor { tensor: String, problem: String },
@@ -76,7 +76,7 @@ pub enum Problem {
     Tokenizer(String),
 }
 
-/// The library's errors in words that say what to suspect.
+/// Rephrases the library's errors so that they name the likely cause.
 fn explain(error: &SafeTensorError) -> String {
     match error {
         SafeTensorError::HeaderTooSmall => "it is shorter than the 8 bytes of a length".into(),

@@ -1,12 +1,12 @@
-//! Numbers of the types that checkpoints use, as f32.
+//! Conversion of the checkpoints' number types to f32.
 
 use std::sync::LazyLock;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// Widens numbers to f32, which holds each of them exactly. Of other types than those of
-/// floating-point numbers and I8 nothing comes back.
+/// Converts numbers to f32, which represents each of them exactly. Types other than floating-point
+/// numbers and I8 give an empty list.
 pub(super) fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     let twos = bytes.as_chunks::<2>().0.iter();
     match dtype {
@@ -36,12 +36,12 @@ static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| {
 static E5M2: LazyLock<[f32; 256]> =
     LazyLock::new(|| std::array::from_fn(|byte| f16::from_bits((byte as u16) << 8).to_f32()));
 
-/// A number of a sign, an exponent and so many bits of mantissa, in a byte.
+/// Decodes an 8-bit floating-point number: sign, exponent, and this number of mantissa bits.
 fn small_float(byte: u8, mantissa_bits: u32) -> f32 {
     let exponent = i32::from((byte & 0x7f) >> mantissa_bits);
     let mantissa = i32::from(byte & ((1 << mantissa_bits) - 1));
     let bias = (1 << (6 - mantissa_bits)) - 1;
-    // Without a leading one the exponent is that of the smallest number with one.
+    // A subnormal number has the exponent of the smallest normal number, and no leading one.
     let whole = match exponent {
         0 => mantissa,
         _ => mantissa + (1 << mantissa_bits),

@@ -1,8 +1,8 @@
 //! A Hugging Face checkpoint: a folder with `config.json`, weights in safetensors (one file or
 //! shards with an index) and tokenizer files.
 //!
-//! Opening one reads headers and small files only. Everything in it is input and is checked
-//! before it is believed: lengths, offsets, names of files.
+//! Opening a checkpoint reads headers and small files only. All of it is untrusted input: lengths,
+//! offsets and names of files are checked before use.
 
 mod adapter;
 mod card;
@@ -30,11 +30,11 @@ use serde_json::{Map, Value};
 /// The index of a sharded checkpoint.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// What a folder with a PEFT adapter has, in place of a model's weights or beside its configuration.
+/// The file that marks a PEFT adapter, in a folder of its own or beside a model.
 const ADAPTER: &str = "adapter_config.json";
 
-/// The most that is read of a text file of a checkpoint, in bytes. The largest in use are
-/// `tokenizer.json` files of some 40 MiB.
+/// Limit in bytes of a text file of a checkpoint. The largest in use are `tokenizer.json` files of
+/// about 40 MiB.
 pub(crate) const MOST_BYTES: u64 = 256 << 20;
 
 /// A checkpoint whose headers have been read.
@@ -44,11 +44,11 @@ pub struct Checkpoint {
     config: Value,
     generation: Value,
     card: ModelCard,
-    /// How the weights are packed, as the checkpoint states it; null: they are not.
+    /// How the weights are packed, as the checkpoint states it; null if they are not packed.
     quantization: Value,
     shards: Vec<PathBuf>,
     tensors: BTreeMap<String, SourceTensor>,
-    /// Tensors that say nothing, see [`Checkpoint::is_idle`].
+    /// Zero biases that can be left out, see [`Checkpoint::is_idle`].
     idle: BTreeSet<String>,
     adapter: Option<Adapter>,
 }
@@ -63,7 +63,7 @@ impl Checkpoint {
         if description.quantization.is_null() && tensors.keys().any(|n| n.ends_with(".qweight")) {
             description.quantization = packed::apart(folder)?;
         }
-        // What cannot be unpacked is refused by name once it is to be converted.
+        // An unsupported way of packing is only an error once the checkpoint is converted.
         if let Ok(Some(method)) = description.method() {
             let files = Shards::of(&shards)?;
             tensors = packed::resolve(&method, &files, tensors)?;
@@ -77,7 +77,7 @@ impl Checkpoint {
         })
     }
 
-    /// Opens what describes the checkpoint and none of its weights.
+    /// Opens the description of the checkpoint without its weights.
     pub fn open_description(folder: &Path) -> Result<Self, Error> {
         let object = |name: &str| read_optional(&folder.join(name));
         let Some(config) = object("config.json")? else {
@@ -105,8 +105,9 @@ impl Checkpoint {
         })
     }
 
-    /// A checkpoint of which only the small files are here: its tensors are taken to be those
-    /// given, as names and shapes, of the type that `config.json` states. Good for planning.
+    /// Makes a checkpoint of which only the small files are here. Its tensors are assumed to be
+    /// those given, as names and shapes, of the type stated in `config.json`. This is enough to
+    /// plan a conversion.
     pub fn without_weights<'a>(
         folder: &Path,
         tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>,
@@ -133,7 +134,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The folder.
+    /// The folder of the checkpoint.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -153,36 +154,36 @@ impl Checkpoint {
         &self.shards
     }
 
-    /// How the weights are packed; `None`: they are not.
+    /// How the weights are packed; `None` if they are not packed.
     ///
     /// # Errors
-    /// In a way that is not unpacked here.
+    /// The way of packing is not supported.
     pub fn method(&self) -> Result<Option<Method>, Refused> {
         Method::of(&self.quantization)
     }
 
-    /// Returns whether the tensor of that name adds nothing: it is the bias of a packed matrix and
-    /// all zero. Exporters of such matrices write one for each.
+    /// Returns whether the tensor can be left out: it is the bias of a packed matrix and all zero.
+    /// Exporters of packed matrices write one for each.
     pub fn is_idle(&self, name: &str) -> bool {
         self.idle.contains(name)
     }
 
-    /// The adapter that was merged into the weights.
+    /// The adapter that was merged into the weights, if there is one.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
     }
 
-    /// The tensor of that name.
+    /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&SourceTensor> {
         self.tensors.get(name)
     }
 
-    /// Every tensor, by name.
+    /// All tensors, in order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = &SourceTensor> {
         self.tensors.values()
     }
 
-    /// Bytes that all tensors take in the checkpoint.
+    /// Size of all tensors in the checkpoint, in bytes.
     pub fn data_bytes(&self) -> u64 {
         self.tensors.values().map(SourceTensor::stored_bytes).sum()
     }
@@ -193,7 +194,7 @@ impl Checkpoint {
     }
 }
 
-/// Parses a JSON file that holds an object; `None` where there is no file.
+/// Parses a JSON file that holds an object; `None` if there is no file.
 fn read_optional(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
     let bytes = infile::optional(path, MOST_BYTES).map_err(|e| Error::new(path, e))?;
     let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
@@ -203,8 +204,8 @@ fn read_optional(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
         .map_err(|e| Error::new(path, Problem::Json(e)))
 }
 
-/// Finds the shards and reads their headers. With an index, index and headers must name the
-/// same tensors in the same files.
+/// Finds the shards and reads their headers. If there is an index, it must name the same tensors in
+/// the same files as the headers.
 fn read_shards(folder: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, SourceTensor>), Error> {
     let index_path = folder.join(INDEX);
     let index = match index_path.is_file() {

@@ -1,4 +1,4 @@
-//! Reading tensors of a checkpoint by pieces of rows, from many threads at once.
+//! Reads tensors of a checkpoint in pieces of rows, from many threads at once.
 
 use std::fs::File;
 use std::ops::Range;
@@ -30,11 +30,11 @@ impl Shards {
         Ok(Self { files })
     }
 
-    /// Fills `into` with the bytes of a tensor's values from `offset` on, in the order of its shape
-    /// and of its [`SourceTensor::dtype`].
+    /// Fills `into` with the bytes of a tensor's values, from `offset` on. They are in the order of
+    /// its shape and have the type [`SourceTensor::dtype`].
     ///
     /// # Errors
-    /// The shard cannot be read or has become shorter; what is packed cannot be unpacked.
+    /// The shard cannot be read or is shorter than before, or packed values cannot be unpacked.
     pub fn read_at(
         &self,
         tensor: &SourceTensor,
@@ -49,7 +49,7 @@ impl Shards {
         let row_bytes = tensor.row_bytes();
         let end = offset + into.len() as u64;
         let rows = offset / row_bytes..end.div_ceil(row_bytes);
-        // Part of a row, or whole ones.
+        // Part of a row, or whole rows.
         let start = rows.start * row_bytes;
         let columns = match rows.end - rows.start {
             1 => (offset - start) / 4..(end - start) / 4,
@@ -66,14 +66,14 @@ impl Shards {
 
     /// Advises the system that a part of a tensor will be read soon.
     pub fn will_need(&self, tensor: &SourceTensor, offset: u64, len: u64) {
-        // A piece of a packed tensor lies in several places, or in one with others between.
+        // The pieces of a packed tensor are in several places, or between those of others.
         if tensor.packed.is_none() {
             let (_, file) = &self.files[tensor.shard];
             rawfile::will_need(file, tensor.offset + offset, len);
         }
     }
 
-    /// Reads a rectangle of a tensor as it is stored, row after row.
+    /// Reads a rectangle of a tensor in its stored form, row by row.
     fn read_stored(
         &self,
         tensor: &SourceTensor,
@@ -110,7 +110,8 @@ impl Shards {
         Ok(floats::widen(tensor.dtype, &bytes))
     }
 
-    /// Reads some numbers of a stored tensor, counted from its first, whatever its shape.
+    /// Reads some consecutive numbers of a stored tensor, counted from its first, whatever its
+    /// shape.
     pub(super) fn read_run(
         &self,
         tensor: &SourceTensor,
@@ -153,7 +154,7 @@ impl Shards {
         })
     }
 
-    /// An error that names a tensor and its file.
+    /// Makes an error that names a tensor and its file.
     pub(super) fn error(&self, tensor: &SourceTensor, problem: impl Into<String>) -> Error {
         let problem = Problem::Tensor {
             tensor: tensor.name.clone(),

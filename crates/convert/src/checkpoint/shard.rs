@@ -14,33 +14,33 @@ use super::{Error, MOST_BYTES, Packed, Problem};
 use modelve_base::infile;
 use modelve_base::map::MappedFile;
 
-/// A tensor of a checkpoint: where it is and what it holds.
+/// A tensor of a checkpoint: its place, type and shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceTensor {
-    /// Its name on the Hub's side.
+    /// Its name in the checkpoint.
     pub name: String,
-    /// Element type of what reading it gives.
+    /// The element type that reading it gives.
     pub dtype: Dtype,
     /// Shape, slowest dimension first: `[rows, columns]`.
     pub shape: Vec<u64>,
-    /// Which of [`super::Checkpoint::shards`] holds it, or the first part of it.
+    /// Index in [`super::Checkpoint::shards`] of the file that holds it, or its first part.
     pub shard: usize,
-    /// Where it starts, in bytes from the start of that file.
+    /// Its offset in bytes from the start of that file.
     pub offset: u64,
-    /// The length in bytes of what reading it gives: the product of the shape times the size of an
+    /// The number of bytes that reading it gives: the product of the shape times the size of an
     /// element.
     pub bytes: u64,
-    /// What its values are computed from; `None`: they are stored as they are.
+    /// The tensors that its values are computed from; `None` if it is stored directly.
     pub packed: Option<Arc<Packed>>,
 }
 
 impl SourceTensor {
-    /// Values per row: the last dimension.
+    /// Number of values in a row: the last dimension.
     pub fn columns(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// How it is stored, in a few words: its type, or what it is packed in.
+    /// Describes how it is stored, in a few words: its type or its packing.
     pub fn form(&self) -> String {
         match &self.packed {
             Some(packed) => packed.form(),
@@ -48,7 +48,7 @@ impl SourceTensor {
         }
     }
 
-    /// Bytes that it takes in the checkpoint.
+    /// Size in the checkpoint, in bytes.
     pub fn stored_bytes(&self) -> u64 {
         match &self.packed {
             Some(packed) => packed.parts().iter().map(|part| part.stored_bytes()).sum(),
@@ -56,13 +56,13 @@ impl SourceTensor {
         }
     }
 
-    /// Of so many bytes of its values those that they take in the checkpoint.
+    /// Converts a number of bytes of its values to the bytes that they take in the checkpoint.
     pub fn stored_share(&self, bytes: u64) -> u64 {
         let share = u128::from(self.stored_bytes()) * u128::from(bytes);
         (share / u128::from(self.bytes.max(1))) as u64
     }
 
-    /// Bytes of a row.
+    /// Size of a row in bytes.
     pub fn row_bytes(&self) -> u64 {
         self.columns() * self.dtype.bitsize() as u64 / 8
     }
@@ -104,7 +104,7 @@ pub(super) fn read_header(path: &Path, shard: usize) -> Result<Vec<SourceTensor>
     Ok(tensors)
 }
 
-/// Reads the index: tensor name to file name, each file name a plain one.
+/// Reads the index: a map from tensor names to file names, each without a path.
 pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     #[derive(Deserialize)]
     struct Index {
@@ -124,7 +124,7 @@ pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error>
     Ok(index.weight_map.0)
 }
 
-/// Whether a name stays in the folder it is looked up in, on every platform.
+/// Returns whether a name cannot leave the folder it is looked up in, on any platform.
 fn is_plain_name(name: &str) -> bool {
     !name.is_empty()
         && name != "."
@@ -133,7 +133,7 @@ fn is_plain_name(name: &str) -> bool {
         && !name.chars().any(char::is_control)
 }
 
-/// Without an index: every `model*.safetensors` in the folder.
+/// Finds every `model*.safetensors` in a folder without an index.
 pub(super) fn find(folder: &Path) -> Result<BTreeSet<String>, Error> {
     let error = |e: std::io::Error| Error::new(folder, e);
     let mut names = BTreeSet::new();
@@ -152,8 +152,8 @@ pub(super) fn find(folder: &Path) -> Result<BTreeSet<String>, Error> {
     }
 }
 
-/// A JSON object in which no key stands twice. Maps of the standard library keep the last of
-/// two equal keys and say nothing.
+/// A JSON object without duplicate keys. The maps of the standard library silently keep the last of
+/// two equal keys.
 struct Unique<V>(BTreeMap<String, V>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
@@ -170,7 +170,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
                 let mut map = BTreeMap::new();
                 while let Some((key, value)) = access.next_entry::<String, V>()? {
                     if map.contains_key(&key) {
-                        let twice = format!("the key `{key}` stands twice");
+                        let twice = format!("the key `{key}` occurs twice");
                         return Err(serde::de::Error::custom(twice));
                     }
                     map.insert(key, value);

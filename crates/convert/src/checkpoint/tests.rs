@@ -134,7 +134,7 @@ fn rejects_an_index_that_does_not_fit_its_shards() {
     let cases = [
         (
             json!({"a": "m-1.safetensors", "b": "m-2.safetensors"}),
-            "`m-2.safetensors`, which is absent",
+            "`m-2.safetensors`, which is missing",
         ),
         (
             json!({"a": "m-1.safetensors", "b": "m-1.safetensors"}),

@@ -1,5 +1,5 @@
-//! Which head does what: what heads do with random tokens that repeat, and, given a prompt, where
-//! each looks from its last token and which tokens its output writes there.
+//! Detection of head types: what each head does with repeated random tokens and, for a given
+//! prompt, what it attends to from the last token and which tokens its output promotes.
 
 mod random;
 mod said;
@@ -17,13 +17,13 @@ use modelve_runtime::{Model, Session, Settings, Token};
 pub use said::{Last, Said, Write};
 pub use scores::{Scores, scores};
 
-/// Numbers by layer and head, `[layer][head]`: a layer without attention has none. Six digits after
-/// the point in JSON.
+/// Numbers by layer and head, `[layer][head]`; the row of a layer without attention is empty. JSON
+/// has six digits after the point.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table(pub Vec<Vec<f64>>);
 
 impl Table {
-    /// The places and their numbers, the largest first. What is no number is left out.
+    /// Returns `(layer, head, number)`, the largest number first; NaN is left out.
     pub fn ranked(&self) -> Vec<(usize, usize, f64)> {
         let mut all: Vec<(usize, usize, f64)> = Vec::new();
         for (layer, heads) in self.0.iter().enumerate() {
@@ -50,41 +50,41 @@ fn six_digits(x: f64) -> f64 {
     (x * 1e6).round() / 1e6
 }
 
-/// What every head does.
+/// The scores of every head.
 #[derive(Debug, Clone, Serialize)]
 pub struct Heads {
     /// The model.
     pub model: Subject,
-    /// Layers of the model.
+    /// Number of layers in the model.
     pub layers: usize,
-    /// Heads of a layer, the most there are in one.
+    /// Number of heads in a layer; the largest where layers differ.
     pub heads: usize,
-    /// Where the random numbers began.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// Random tokens before they repeat.
+    /// Number of random tokens before they are repeated.
     pub length: usize,
-    /// The tokens of each draw that was computed.
+    /// Token ids of each sequence of random tokens that was computed.
     pub random: Vec<Vec<Token>>,
-    /// What they do with those.
+    /// The scores of all heads on the random tokens.
     #[serde(flatten)]
     pub scores: Scores,
-    /// What the heads do with a prompt, if one was given.
+    /// What the heads do with the prompt, if one was given.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub said: Option<Said>,
-    /// Whether all was computed.
+    /// Whether everything was computed.
     pub complete: bool,
 }
 
-/// What to look at.
+/// Options of [`heads`].
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Where the random numbers begin.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// Random tokens before they repeat.
+    /// Number of random tokens before they are repeated.
     pub length: usize,
-    /// How often tokens are drawn.
+    /// Number of sequences of random tokens.
     pub draws: usize,
-    /// Tokens to tell of what each head writes.
+    /// Number of tokens to return of those that each head promotes.
     pub top: usize,
 }
 
@@ -100,38 +100,38 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Tokens of a draw.
+    /// Number of tokens in one sequence of random tokens.
     fn tokens(&self, model: &Model) -> usize {
         let bos = model.vocab().adds_bos() && model.vocab().bos().is_some();
         2 * self.length + usize::from(bos)
     }
 
-    /// Tokens of the longest text that is computed, given the prompt.
+    /// Number of tokens in the longest text that is computed, the prompt included.
     pub fn longest(&self, model: &Model, prompt: Option<&Prompt>) -> usize {
         let prompt = prompt.map_or(0, |prompt| prompt.ids.len());
         self.tokens(model).max(prompt)
     }
 
-    /// Tokens that are computed in all.
+    /// Total number of tokens that are computed.
     pub fn total(&self, model: &Model, prompt: Option<&Prompt>) -> usize {
         let prompt = prompt.map_or(0, |prompt| prompt.ids.len());
         self.draws * self.tokens(model) + prompt
     }
 }
 
-/// Settings for a session of [`heads`] over texts of up to `tokens`: with attention weights, and a
-/// batch of which those of a layer can be held.
+/// Returns the settings of a session for [`heads`] on texts of up to `tokens` tokens: with
+/// attention weights, and with a batch small enough that those of a layer can be held.
 pub fn settings(model: &Model, tokens: usize, base: Settings) -> Settings {
     modelve_probe::attention::settings(model, tokens, exact(base))
 }
 
-/// Finds out what every head does with random tokens, and with `prompt`. The session is made with
-/// [`settings`]; `on_progress` is told how many tokens of [`Options::total`] are done. When the
-/// session's [`Cancel`](modelve_runtime::Cancel) is set, what is done is returned, and
-/// [`Heads::complete`] is false.
+/// Computes what every head does with random tokens and with `prompt`. The session must have been
+/// made with [`settings`]; `on_progress` gets the number of tokens done, of [`Options::total`].
+/// When the session's [`Cancel`](modelve_runtime::Cancel) is set, the results so far are returned,
+/// and [`Heads::complete`] is false.
 ///
 /// # Errors
-/// [`Error::TooFewTokens`] if the vocabulary has fewer ordinary tokens than a draw needs;
+/// [`Error::TooFewTokens`] if the vocabulary has fewer ordinary tokens than a sequence needs;
 /// [`Error::Runtime`] with `NoRole` for a model without attention weights.
 pub fn heads(
     session: &mut Session,

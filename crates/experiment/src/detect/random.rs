@@ -1,12 +1,13 @@
-//! Random tokens that repeat: what a head does with them cannot come from what they mean.
+//! Sequences of random tokens that are repeated. They have no meaning, so a head can only react to
+//! the repetition.
 
 use modelve_gguf::vocab::{Kind, Vocabulary};
 use modelve_runtime::{Model, Token};
 
 use crate::error::{Error, Result};
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the
-/// same numbers on every machine and in every version, as a seed in a paper should give.
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): a
+/// seed gives the same numbers on every machine and in every version, so results can be reproduced.
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -18,14 +19,15 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`, each as likely as the next up to 2⁻⁶⁴·n.
+    /// Returns a number below `n`. The distribution is uniform up to a deviation of n · 2⁻⁶⁴.
     fn below(&mut self, n: usize) -> usize {
         let wide = u128::from(self.next()) * n as u128;
         (wide >> 64) as usize
     }
 }
 
-/// Tokens that stand for text, lowest id first: no control tokens, bytes or unused places.
+/// Returns the ids of tokens that stand for text, in ascending order: no control, byte or unused
+/// tokens.
 pub(super) fn ordinary(model: &Model) -> Result<Vec<Token>> {
     let unsupported = |what: String| Error::Unsupported {
         arch: model.facts().arch.clone(),
@@ -44,8 +46,8 @@ pub(super) fn ordinary(model: &Model) -> Result<Vec<Token>> {
         .collect())
 }
 
-/// `length` different tokens of `from`, twice, behind the model's BOS token if it wants one. Each
-/// `draw` of a seed gives others.
+/// Returns `length` different tokens of `from`, twice, after the model's BOS token if it uses one.
+/// Each `draw` of a seed gives a different sequence.
 pub(super) fn repeated(
     model: &Model,
     from: &[Token],
@@ -54,11 +56,12 @@ pub(super) fn repeated(
     draw: usize,
 ) -> Vec<Token> {
     let mut random = SplitMix(seed);
-    // A draw of its own for each: the seed's numbers, one after the other, begin the draws.
+    // Each draw has its own generator, whose seed is the next number of the seed's generator.
     let mut begin = 0;
     (0..=draw).for_each(|_| begin = random.next());
     let mut random = SplitMix(begin);
-    // Floyd's choice of `length` among all without a copy of all, then in random order.
+    // Floyd's algorithm chooses `length` of all tokens without copying them; the choice is then
+    // shuffled.
     let n = from.len();
     let mut chosen: Vec<usize> = Vec::with_capacity(length);
     for last in n - length.min(n)..n {

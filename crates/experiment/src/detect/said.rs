@@ -1,4 +1,4 @@
-//! What the heads do at the last token of a prompt.
+//! What the heads do at the last token of a prompt: their attention and the logits they write.
 
 use std::ops::ControlFlow;
 
@@ -12,20 +12,20 @@ use modelve_probe::{Choice, FrozenNorm, Piece, Prompt, Readout, piece};
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{Error as RuntimeError, Session, Token, Vocab, WantLogits};
 
-/// The heads at the last token of a prompt.
+/// The heads of a model at the last token of a prompt.
 #[derive(Debug, Clone, Serialize)]
 pub struct Said {
     /// The prompt.
     pub prompt: String,
-    /// Its tokens.
+    /// Token ids of the prompt.
     pub ids: Vec<Token>,
-    /// Their texts.
+    /// The text of each token.
     pub pieces: Vec<Piece>,
-    /// The model's answer: the likeliest next token.
+    /// The likeliest next token.
     pub answer: Choice,
-    /// By layer and head, `[layer][head]`.
+    /// One entry for each layer and head, `[layer][head]`.
     pub last: Vec<Vec<Last>>,
-    /// Why [`Last::writes`] is empty, where it is.
+    /// Why [`Last::writes`] is empty for a layer; `None` where it never is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub writes_missing: Option<String>,
 }
@@ -33,24 +33,25 @@ pub struct Said {
 /// One head at the last token.
 #[derive(Debug, Clone, Serialize)]
 pub struct Last {
-    /// A weight for each token of the prompt.
+    /// Attention weights from the last token, one for each token of the prompt.
     #[serde(serialize_with = "short")]
     pub weights: Vec<f32>,
-    /// What it adds to the logit of the answer, more than to the mean logit of the vocabulary.
+    /// Contribution to the logit of the answer minus the mean contribution to all logits; `None`
+    /// where it cannot be computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_answer: Option<f64>,
-    /// The tokens whose logits it raises most.
+    /// The tokens whose logits the head raises most.
     pub writes: Vec<Write>,
 }
 
-/// A token that a head writes.
+/// A token whose logit a head raises.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Write {
     /// The token.
     pub id: Token,
     /// Its text.
     pub piece: Piece,
-    /// What the head adds to its logit, more than to the mean logit of the vocabulary.
+    /// Contribution to its logit minus the mean contribution to all logits.
     pub logit: f64,
 }
 
@@ -58,17 +59,17 @@ fn short<S: Serializer>(weights: &[f32], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_seq(weights.iter().map(|&w| six_digits(w.into())))
 }
 
-/// What is read at the last token.
+/// The hook that reads the last token's values.
 struct Watch {
     n: usize,
     n_layer: usize,
-    /// `[layer][head][position]`
+    /// Attention weights, `[layer][head][position]`.
     weights: Vec<Vec<Vec<f32>>>,
-    /// The heads' outputs, side by side.
+    /// For each layer, the outputs of its heads one after another.
     heads: Vec<Vec<f32>>,
-    /// What attention added.
+    /// For each layer, the output of its attention block.
     added: Vec<Vec<f32>>,
-    /// The state after the last layer.
+    /// The residual stream after the last layer.
     state: Vec<f32>,
 }
 
@@ -105,8 +106,9 @@ impl Hook for Watch {
     }
 }
 
-/// Reads the prompt; `None` after Ctrl-C. All but the last token are read without a look: the last
-/// is a pass of its own, of which every node has one row.
+/// Reads the prompt and returns what its heads do at the last token; `None` if the session was
+/// cancelled. All tokens but the last are read without a hook; the last one is a pass of its own,
+/// in which every node has one row.
 pub(super) fn said(
     session: &mut Session,
     prompt: &Prompt,
@@ -140,7 +142,7 @@ pub(super) fn said(
     let mut keep = |_: usize, row: &[f32]| logits = row.to_vec();
     match session.feed_hooked(&seq, &[last], WantLogits::Last, &mut watch, &mut keep) {
         Err(RuntimeError::Cancelled) => return Ok(None),
-        // The hook stops no pass.
+        // The hook never stops a pass.
         pass => {
             let _: Pass = pass?;
         }
@@ -175,7 +177,7 @@ pub(super) fn said(
             let unlike = || crate::Error::Unsupported {
                 arch: model.facts().arch.clone(),
                 what: format!(
-                    "what attention adds in layer {layer} is not the sum of what its heads write"
+                    "the output of attention in layer {layer} is not the sum of its heads' outputs"
                 ),
             };
             let output = Output::of(model.gguf(), layer).ok_or_else(unlike)?;
@@ -211,7 +213,7 @@ pub(super) fn said(
     }))
 }
 
-/// Which tokens the heads of a layer write.
+/// Computes which tokens the heads of a layer write.
 fn tell(
     vocab: &Vocab,
     readout: &mut Readout,

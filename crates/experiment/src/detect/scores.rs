@@ -1,13 +1,14 @@
-//! What heads do with random tokens that repeat.
+//! The scores of heads on repeated random tokens.
 //!
-//! After the first copy of the tokens every token has stood before. An *induction* head then looks
-//! at the token that followed it there (Olsson et al., "In-context learning and induction heads",
-//! 2022, where the weight on it is the prefix-matching score), a *duplicate-token* head at the same
-//! token itself, a *previous-token* head at the token before. These are the detection patterns of
-//! TransformerLens' `detect_head`; a score here is the mean weight on the pattern over the tokens
-//! that have one, so that a head that does nothing else has 1. `detect_head` with its `mul` divides
-//! by all tokens instead: of N tokens twice behind a BOS token its induction and duplicate scores
-//! are these times N / (2N + 1), its previous-token score is this times 2N / (2N + 1).
+//! In the second copy every token has occurred before. An *induction* head then attends to the
+//! token that followed it there (Olsson et al., "In-context learning and induction heads", 2022,
+//! where this weight is the prefix-matching score), a *duplicate-token* head to the earlier
+//! occurrence of the token itself, and a *previous-token* head to the token just before. These are
+//! the detection patterns of TransformerLens' `detect_head`. A score is the mean weight on the
+//! pattern over the tokens for which the pattern exists, so a head that does nothing else scores 1.
+//! `detect_head` with its `mul` divides by the number of all tokens: for N tokens twice after a BOS
+//! token its induction and duplicate scores are these times N / (2N + 1), and its previous-token
+//! score is this times 2N / (2N + 1).
 
 use std::ops::ControlFlow;
 
@@ -19,12 +20,12 @@ use modelve_runtime::{Error as RuntimeError, Session, Token, WantLogits};
 use super::Table;
 use crate::error::Result;
 
-/// Sums over the tokens that look.
+/// Sums of weights over the attending tokens.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
-    /// Tokens from the second on.
+    /// Number of tokens from the second on.
     tokens: usize,
-    /// Tokens of the second copy.
+    /// Number of tokens in the second copy.
     repeated: usize,
     induction: f64,
     duplicate: f64,
@@ -34,8 +35,8 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds the row of weights of the token at `position`, which stood `period` tokens before too
-    /// if it is not before `second`.
+    /// Adds the row of weights of the token at `position`. If the position is at least `second`,
+    /// the same token also occurred `period` tokens earlier.
     fn add(&mut self, position: usize, row: &[f32], second: usize, period: usize) {
         let weight = |at: usize| row.get(at).map_or(0.0, |&weight| f64::from(weight));
         if position >= second {
@@ -56,26 +57,27 @@ impl Sums {
     }
 }
 
-/// What heads do with tokens that repeat, in the mean.
+/// Mean scores of all heads on repeated tokens.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Scores {
-    /// Weight on the token that followed the same token before, over the tokens of the second
-    /// copy: Olsson et al.'s prefix matching.
+    /// Weight on the token that followed the earlier occurrence of the same token, averaged over
+    /// the second copy: the prefix-matching score of Olsson et al.
     pub induction: Table,
-    /// Weight on the token before, over the tokens from the second on.
+    /// Weight on the previous token, averaged over the tokens from the second on.
     pub previous: Table,
-    /// Weight on the same token in the first copy, over the tokens of the second.
+    /// Weight on the same token in the first copy, averaged over the second copy.
     pub duplicate: Table,
-    /// Weight on the first token, over the tokens from the second on.
+    /// Weight on the first token, averaged over the tokens from the second on.
     pub first: Table,
-    /// How spread the look is, likewise: log2 of the number of tokens it could be spread over.
+    /// Entropy of the weights in bits, averaged likewise: log2 of the number of tokens that the
+    /// attention could be spread over evenly.
     pub entropy_bits: Table,
 }
 
 struct Watch {
-    /// Tokens before this batch.
+    /// Number of tokens before the current batch.
     start: usize,
-    /// Where the second copy begins.
+    /// Position at which the second copy begins.
     second: usize,
     period: usize,
     /// `[layer][head]`
@@ -106,7 +108,7 @@ impl Hook for Watch {
             for token in 0..n_tokens {
                 let position = self.start + token;
                 let row = &values[info.row(head * n_tokens + token)];
-                // The only sequence fills the cells in order; those after its token are empty.
+                // The only sequence fills the cells in order; those after its last token are empty.
                 let row = &row[..row.len().min(position + 1)];
                 sums.add(position, row, self.second, self.period);
             }
@@ -115,13 +117,14 @@ impl Hook for Watch {
     }
 }
 
-/// Computes `texts`, each of which ends in `length` tokens and the same tokens again, and takes the
-/// means over all. The session is made with [`settings`](super::settings); `on_progress` is told how
-/// many tokens are done. Returns also how many texts were computed to their end: fewer than there
-/// are when the session's [`Cancel`](modelve_runtime::Cancel) is set.
+/// Computes `texts`, each of which ends in `length` tokens and the same tokens again, and averages
+/// the scores over all. The session must have been made with [`settings`](super::settings);
+/// `on_progress` gets the number of tokens done. Also returns the number of texts that were
+/// computed to their end, which is smaller than the number of texts when the session's
+/// [`Cancel`](modelve_runtime::Cancel) was set.
 ///
 /// # Errors
-/// What the session says.
+/// The errors of the session.
 pub fn scores(
     session: &mut Session,
     texts: &[Vec<Token>],
@@ -143,14 +146,15 @@ pub fn scores(
         let n_batch = session.settings().n_batch as usize;
         watch.start = 0;
         for chunk in text.chunks(n_batch) {
-            // Some layers may have seen a batch that is then given up.
+            // A cancelled pass may have shown a part of its batch to some layers; the sums are
+            // reset to these.
             let before = watch.sums.clone();
             match session.feed_hooked(&seq, chunk, WantLogits::All, &mut watch, &mut |_, _| {}) {
                 Err(RuntimeError::Cancelled) => {
                     watch.sums = before;
                     break 'texts;
                 }
-                // The hook stops no pass.
+                // The hook never stops a pass.
                 pass => {
                     let _: Pass = pass?;
                 }
@@ -165,7 +169,7 @@ pub fn scores(
     let table = |of: &dyn Fn(&Sums) -> (f64, usize)| -> Table {
         let mean = |sums: &Sums| {
             let (sum, n) = of(sums);
-            // Nothing was seen of it before Ctrl-C.
+            // Nothing was read before the cancellation.
             if n == 0 { f64::NAN } else { sum / n as f64 }
         };
         let layers = watch.sums.iter();
@@ -189,7 +193,7 @@ pub fn scores(
 mod tests {
     use super::*;
 
-    /// BOS, a b c, a b c: a head that looks at one place.
+    /// BOS, a b c, a b c, and a head that attends to one position.
     #[test]
     fn weights_count_where_the_patterns_are() {
         let (second, period) = (4, 3);

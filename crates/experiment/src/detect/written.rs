@@ -1,25 +1,26 @@
-//! What each head of a layer adds to the residual stream: its output through its columns of the
-//! attention's output matrix, unpacked from the file.
+//! The output of each head in the residual stream: its values times its columns of the attention's
+//! output matrix, which are unpacked from the file.
 
 use crate::error::Result;
 use crate::matrix::{Matrix, vector};
 use modelve_gguf::Gguf;
 
-/// A layer's output matrix, and what stands between it and the residual stream.
+/// The output matrix of a layer's attention, with the norm after it where there is one.
 pub(super) struct Output<'a> {
     /// `[heads · values, width]`.
     matrix: Matrix<'a>,
     bias: Option<Vec<f32>>,
-    /// Weights and epsilon of a norm of what the block adds, as Gemma 2 and OLMo 2 have.
+    /// Weights and epsilon of a norm that is applied to the block's output, as in Gemma 2 and OLMo
+    /// 2.
     norm: Option<(Vec<f32>, f32)>,
 }
 
-/// How far the sum of the heads may be from what the model computed, relative to it: products of
-/// quantized weights round what they multiply to 8 bits.
+/// Tolerance for the sum of the heads against what the model computed, relative to the latter:
+/// products with quantized weights round the activations to 8 bits.
 const TOLERANCE: f64 = 0.05;
 
 impl<'a> Output<'a> {
-    /// That of a layer; `None` if the file has no such matrix.
+    /// Finds the matrix of a layer; `None` if the file has none.
     pub fn of(gguf: &'a Gguf, layer: usize) -> Option<Self> {
         let name = |what: &str| format!("blk.{layer}.{what}");
         let eps = gguf.arch("attention.layer_norm_rms_epsilon");
@@ -34,10 +35,11 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// What each of `n_head` heads adds, `[heads][width]`: `heads` are their outputs side by side
-    /// at one position, `added` is what the model added there. A second norm keeps the scale that
-    /// it had there. `None` if that is not the sum of the heads and the bias, up to a factor: an
-    /// architecture that does more to the output of its heads than this.
+    /// Computes the output of each of `n_head` heads, `[heads][width]`. `heads` are their values
+    /// one after another at one position, and `added` is what the model's attention block added
+    /// there. A second norm keeps the scale it had there. Returns `None` if `added` is not the sum
+    /// of the heads and the bias up to a factor, as in an architecture that processes the output of
+    /// its heads further.
     ///
     /// # Errors
     /// [`crate::Error::Weights`] for a matrix of a type that cannot be unpacked.
@@ -67,7 +69,7 @@ impl<'a> Output<'a> {
                 values.for_each(|(x, weight)| *x *= scale * weight);
             }
         }
-        // Some architectures multiply what a block adds with a constant of theirs.
+        // Some architectures multiply a block's output by a constant.
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
             products.sum()

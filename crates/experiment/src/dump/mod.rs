@@ -1,10 +1,11 @@
-//! Activations of many texts as one safetensors file: what other programs train probes and sparse
-//! autoencoders on.
+//! Writes activations of many texts to one safetensors file, on which other programs train probes
+//! and sparse autoencoders.
 //!
-//! The file has a tensor of F32 for each role and layer, with a row for each token, texts one after
-//! the other; and beside them `ids`, the tokens, `text`, the number of the text that each is of, and
-//! `position`, its place in it (I32). How large all of it is, is known before the first pass, so
-//! the header is written first and rows go to their places as they are computed.
+//! The file has an F32 tensor for each role and layer, with one row for each token, text after
+//! text. Three I32 tensors go with it: `ids`, the token ids; `text`, the number of the text that
+//! each token belongs to; and `position`, its position in that text. All sizes are known before the
+//! first pass, so the header is written first and rows are written to their places as they are
+//! computed.
 
 mod write;
 
@@ -22,25 +23,25 @@ use modelve_probe::piece;
 use modelve_runtime::graph::{Hook, Node, NodeInfo, Pass, Role};
 use modelve_runtime::{Model, RopeFactors, Session, Settings, Token, WantLogits};
 
-/// What can be dumped.
+/// A kind of activation that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
-    /// What enters the first layer.
+    /// The input of the first layer.
     Embedding,
     /// The residual stream after a layer.
     Residual,
-    /// The outputs of a layer's heads side by side.
+    /// The outputs of a layer's heads, one after another.
     Heads,
-    /// What a layer's attention adds to the residual stream.
+    /// The output of a layer's attention block, as added to the residual stream.
     Attention,
-    /// What a layer's MLP adds.
+    /// The output of a layer's MLP, as added to the residual stream.
     Mlp,
-    /// The normed last state.
+    /// The last state after the final norm.
     Final,
 }
 
 impl What {
-    /// All, by the names that people give them.
+    /// All kinds, with their names on the command line.
     pub const ALL: [(&'static str, What); 6] = [
         ("embedding", What::Embedding),
         ("residual", What::Residual),
@@ -50,7 +51,8 @@ impl What {
         ("final", What::Final),
     ];
 
-    /// The role of a layer's node; `None` where it belongs to no layer and `layer` is given.
+    /// The role of the graph's node; `None` for a kind that belongs to no layer where `layer` is
+    /// given.
     fn role(self, layer: Option<usize>) -> Option<Role> {
         match (self, layer) {
             (What::Embedding, None) => Some(Role::Embedding),
@@ -90,24 +92,24 @@ impl FromStr for What {
 /// A tensor of the file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tensor {
-    /// Its name: `residual.3`, `embedding`, `ids`.
+    /// Its name, for example `residual.3`, `embedding` or `ids`.
     pub name: String,
     /// `F32` or `I32`.
     pub dtype: &'static str,
-    /// Tokens, and values of a row where there are rows.
+    /// Number of tokens, followed by the number of values in a row where there are rows.
     pub shape: Vec<usize>,
     #[serde(skip)]
     role: Option<Role>,
 }
 
 impl Tensor {
-    /// Values of a row.
+    /// Number of values in a row.
     fn width(&self) -> usize {
         self.shape.get(1).copied().unwrap_or(1)
     }
 }
 
-/// What a file will hold, found out before it is made.
+/// The contents of a file, computed before it is written.
 #[derive(Debug, Clone)]
 pub struct Plan {
     tensors: Vec<Tensor>,
@@ -115,18 +117,19 @@ pub struct Plan {
     pieces: Map<String, Value>,
     model: String,
     arch: String,
-    /// Whether every token needs logits: llama.cpp drops the others within the last layer.
+    /// Whether logits are needed for every token: llama.cpp drops the other rows within the last
+    /// layer.
     needs_outputs: bool,
 }
 
-/// Bytes of logits that are held at once, roughly.
+/// Approximate limit in bytes of the logits held at once.
 const HELD: usize = 96 << 20;
-/// Tokens of a batch, at most: beyond this a pass gets no faster.
+/// Maximum number of tokens in a batch; larger batches are not faster.
 const MAX_BATCH: usize = 512;
-/// Texts computed at once.
+/// Maximum number of texts computed in one batch.
 const TOGETHER: u32 = 32;
 
-/// Settings for a session of [`Plan::new`] and [`Plan::write`].
+/// Returns the settings of a session for [`Plan::new`] and [`Plan::write`].
 pub fn settings(model: &Model, base: Settings) -> Settings {
     let n_vocab = model.vocab().len().max(1) as usize;
     let n_batch = (HELD / (4 * n_vocab)).clamp(1, MAX_BATCH) as u32;
@@ -139,7 +142,7 @@ pub fn settings(model: &Model, base: Settings) -> Settings {
     }
 }
 
-/// Learns how wide the rows of nodes are.
+/// The hook that records the number of values in each node's rows.
 struct Widths(BTreeMap<Role, usize>);
 
 impl Hook for Widths {
@@ -158,12 +161,12 @@ impl Hook for Widths {
 }
 
 impl Plan {
-    /// What a file of these texts' activations holds. `layers` are those of all roles that have
-    /// any.
+    /// Plans a file with these activations of these texts. `layers` applies to all kinds that
+    /// belong to layers.
     ///
     /// # Errors
-    /// [`Error::Runtime`] with `NoRole` for what this model's graph does not have;
-    /// [`modelve_probe::Error::EmptyPrompt`] without a token.
+    /// [`Error::Runtime`] with `NoRole` for a node that this model's graph does not have;
+    /// [`modelve_probe::Error::EmptyPrompt`] for a text without tokens.
     pub fn new(
         session: &mut Session,
         texts: Vec<Vec<Token>>,
@@ -194,7 +197,7 @@ impl Plan {
         let seq = session.open()?;
         let mut widths = Widths(BTreeMap::new());
         let mut ignore = |_: usize, _: &[f32]| {};
-        // The hook stops no pass.
+        // The hook never stops a pass.
         let _: Pass =
             session.feed_hooked(&seq, &[first], WantLogits::All, &mut widths, &mut ignore)?;
         session.close(seq);
@@ -258,12 +261,13 @@ impl Plan {
         &self.tensors
     }
 
-    /// Tokens of all texts.
+    /// Number of tokens in all texts.
     pub fn tokens(&self) -> usize {
         self.texts.iter().map(Vec::len).sum()
     }
 
-    /// Tokens that a session should have room for: those of each text, and of several together.
+    /// The numbers of tokens for which a session should have room: those of each text, and those of
+    /// several short ones together.
     pub fn rooms(&self, model: &Model) -> impl Iterator<Item = usize> {
         let together = self
             .tokens()
@@ -272,18 +276,19 @@ impl Plan {
         self.texts.iter().map(Vec::len).chain([together])
     }
 
-    /// Bytes of the whole file.
+    /// Size of the whole file in bytes.
     pub fn bytes(&self) -> u64 {
         let (header, places) = self.header(self.tokens(), true);
         header.len() as u64 + places.last().map_or(0, |(_, end)| *end)
     }
 
-    /// The header of a file with so many tokens, and where each tensor's bytes begin and end behind
-    /// it. It is as long whatever is true: the header of a part fits in the place of the whole's.
+    /// Returns the header of a file with `tokens` tokens, and where each tensor's bytes begin and
+    /// end after it. The header has the same length for any number of tokens, so that of an
+    /// incomplete file replaces that of the whole.
     fn header(&self, tokens: usize, complete: bool) -> (Vec<u8>, Vec<(u64, u64)>) {
         let whole = self.spelled(self.tokens(), true).0.len();
         let (mut text, places) = self.spelled(tokens, complete);
-        // "false" is longer than "true", and numbers only become shorter.
+        // "false" is one byte longer than "true", and smaller numbers have no more digits.
         let room = (whole + 1).next_multiple_of(8);
         text.resize(room.max(text.len()), b' ');
         let mut header = (text.len() as u64).to_le_bytes().to_vec();

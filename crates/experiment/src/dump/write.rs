@@ -1,4 +1,4 @@
-//! Computing texts, and every row to its place in the file.
+//! Computes the texts of a plan and writes each row to its place in the file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -13,27 +13,27 @@ use modelve_runtime::{
     Entry, Error as RuntimeError, RopeFactors, SeqId, Session, Sessions, Token, WantLogits,
 };
 
-/// Bytes moved at once where a file is shortened.
+/// Number of bytes moved at once when a file is shortened.
 const PIECE: usize = 1 << 20;
 
 /// The hook that writes rows as they are computed.
 struct Writing<'a> {
     file: &'a File,
-    /// Where the tensor of a role begins in the file, and the values of a row.
+    /// For each role, the offset of its tensor in the file and the number of values in a row.
     places: BTreeMap<Role, (u64, usize)>,
-    /// The row of each sequence's first token.
+    /// For each sequence, the row of its first token.
     rows: HashMap<SeqId, usize>,
-    /// Whether nothing is wanted of the pass behind the last of `places`.
+    /// Whether the pass may stop after the last node of `places`.
     may_stop: bool,
-    /// Nodes of `places` that the pass still has to come to.
+    /// Number of nodes of `places` that are still to come in this pass.
     left: usize,
     bytes: Vec<u8>,
     failed: Option<io::Error>,
 }
 
 impl Writing<'_> {
-    /// Before each pass. One that is the only pass of its sequences may end early: what the cache
-    /// would hold of it is not needed.
+    /// Prepares for a pass. A pass may end early if its sequences have no further pass, because
+    /// then nothing needs their KV cache.
     fn begin(&mut self, may_stop: bool) {
         self.may_stop = may_stop;
         self.left = self.places.len();
@@ -52,7 +52,7 @@ impl Writing<'_> {
         }
     }
 
-    /// How a pass ended: that the hook stopped it is as good as its end, unless the disk did.
+    /// Checks how a pass ended. It is no error that the hook stopped it, unless writing failed.
     fn ended(&mut self, _: Pass) -> Result<()> {
         match self.failed.take() {
             Some(error) => Err(Error::Write(error)),
@@ -79,7 +79,7 @@ impl Hook for Writing<'_> {
             let first = self.rows.get(&row.seq)?;
             Some(first + row.position.index())
         };
-        // Rows that follow each other in the file are written at once.
+        // Rows that follow each other in the file are written together.
         let mut runs: Vec<(usize, usize, usize)> = Vec::new();
         for i in 0..rows.of.len() {
             let Some(to) = target(i) else { continue };
@@ -104,14 +104,14 @@ impl Hook for Writing<'_> {
 }
 
 impl Plan {
-    /// Computes all texts and writes what the plan holds of them into `file`, which is empty. The
-    /// sessions are made with [`settings`](super::settings); `on_progress` is told how many tokens
-    /// are done. Returns the tokens that are in the file: fewer than all when the sessions'
-    /// [`Cancel`](modelve_runtime::Cancel) is set, and then the file holds those alone and says
-    /// that it is not complete.
+    /// Computes all texts and writes the planned tensors to `file`, which must be empty. The
+    /// sessions must have been made with [`settings`](super::settings); `on_progress` gets the
+    /// number of tokens done. Returns the number of tokens in the file. That is fewer than planned
+    /// when the sessions' [`Cancel`](modelve_runtime::Cancel) is set; the file then holds only
+    /// those, and its metadata says that it is incomplete.
     ///
     /// # Errors
-    /// [`Error::Write`]; what a session says.
+    /// [`Error::Write`], and the errors of the sessions.
     pub fn write(
         &self,
         file: &File,
@@ -150,7 +150,7 @@ impl Plan {
         Ok(done)
     }
 
-    /// The tokens, and where each stands.
+    /// Writes the token ids, text numbers and positions.
     fn write_numbers(&self, file: &File, start: u64, places: &[(u64, u64)]) -> io::Result<()> {
         for (tensor, (at, _)) in self.tensors.iter().zip(places) {
             let mut at = start + at;
@@ -169,8 +169,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Computes text after text, short ones together; `done` is told of each batch how many tokens
-    /// it had. Returns whether it came to the end.
+    /// Computes text after text, several short ones together; `done` gets the number of tokens of
+    /// each batch. Returns whether all texts were computed.
     fn compute(
         &self,
         sessions: &mut Sessions,
@@ -188,7 +188,7 @@ impl Plan {
                 texts => self.several(session, texts, first_row, writing, done),
             };
             match pass {
-                // A recurrent memory takes one sequence at a time.
+                // A recurrent memory can only be hooked with one sequence at a time.
                 Err(Error::Runtime(RuntimeError::HookOnSeveral { .. })) => {
                     most = 1;
                     continue;
@@ -202,7 +202,7 @@ impl Plan {
         Ok(true)
     }
 
-    /// One text, batch by batch.
+    /// Computes one text, batch by batch.
     fn one(
         &self,
         session: &mut Session,
@@ -228,7 +228,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Several texts in one batch.
+    /// Computes several texts in one batch.
     fn several(
         &self,
         session: &mut Session,
@@ -260,8 +260,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes a file of which `done` tokens were computed one of those alone: each tensor moves up
-    /// to the end of the one before it.
+    /// Shortens a file to the `done` tokens that were computed: each tensor is moved to the end of
+    /// the one before it.
     fn shorten(&self, file: &File, before: &[(u64, u64)], done: usize) -> io::Result<()> {
         let (header, after) = self.header(done, false);
         let start = header.len() as u64;
@@ -281,7 +281,7 @@ impl Plan {
     }
 }
 
-/// How many of these texts, from the first on, are computed in one batch.
+/// Returns how many of these texts, from the first on, fit into one batch.
 fn together(session: &mut Session, texts: &[Vec<Token>]) -> usize {
     let model = session.model().clone();
     let settings = session.settings();

@@ -1,7 +1,7 @@
 const { mark, twin } = twins();
 const heads = data.heads, columns = heads || data.positions;
 const n = data.pairs.length;
-const WHAT = { residual: "the residual stream after a layer", attention: "what a layer\u2019s attention adds", mlp: "what a layer\u2019s MLP adds", head: "what one head gives, at all positions" }[data.what];
+const WHAT = { residual: "the residual stream after a layer", attention: "what a layer\u2019s attention adds", mlp: "what a layer\u2019s MLP adds", head: "the output of one head, at all positions" }[data.what];
 const noisy = data.pairs.some((pair) => pair.noise);
 document.title = n + (noisy ? " draws of noise" : " pairs") + " \u00b7 modelve patch";
 const name = (j) => heads ? "head " + heads[j] : "position " + data.positions[j] + " (" + shown(data.pieces[j]) + " in the first)";
@@ -20,7 +20,7 @@ const rows = data.layers.map((_, i) => i).reverse().map((i) => el("tr", {}, el("
   const s = data.recovered[i] ? data.recovered[i][j] : null;
   const td = el("td", { "data-i": String(cells.length) }, s == null || Math.abs(s) < 0.005 ? "" : share(s));
   cells.push({ td, i, j, s });
-  // What may as well be nothing is faint.
+  // Values whose interval includes zero are faint.
   const unsure = data.interval[i] && data.interval[i][j] != null && Math.abs(s) < data.interval[i][j];
   if (unsure) td.style.opacity = ".55";
   return twin("column " + j, s == null ? td : tint(td, sides, s));
@@ -33,7 +33,7 @@ walk(frame, cells.map((c) => c.td), (k) => {
   return [el("b", {}, name(j) + ", layer " + data.layers[i]), el("div", {}, "mean " + share(s) + (half == null ? "" : ", 95 % interval " + share(s - half) + " to " + share(s + half)))];
 }, null, columns.length);
 main.append(el("section", { class: "panel" }, frame, el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1),
-  el("span", { class: "soft" }, " layers, the last on top; faint where the interval holds 0"))),
+  el("span", { class: "soft" }, "layers, the last on top; faint where the interval holds 0"))),
 el("h2", {}, noisy ? "The draws" : "The pairs"), el("section", { class: "panel" }, table(["", "clean", noisy ? "noise" : "corrupt", "measured", "clean, logits>", "corrupt, logits>"],
   data.pairs.map((p, i) => [String(i + 1), el("td", { class: "wide" }, p.clean), el("td", { class: "wide" }, p.noise ? p.noise.scale + " deviations, seed " + p.noise.seed : p.corrupt),
     el("code", {}, shown(p.token.piece) + (p.against ? " over " + shown(p.against.piece) : "")), signed(p.clean_value, 2), signed(p.corrupt_value, 2)]))));

@@ -5,7 +5,7 @@ const WHAT = {
   residual: ["the residual stream after a layer", "the residual stream after layer "],
   attention: ["what a layer\u2019s attention adds", "what attention adds in layer "],
   mlp: ["what a layer\u2019s MLP adds", "what the MLP adds in layer "],
-  head: ["what one head gives, at all positions", "what it gives: head "],
+  head: ["the output of one head, at all positions", "what it gives: head "],
 }[data.what];
 const heads = data.heads, columns = heads || data.positions;
 const difference = data.clean_value - data.corrupt_value;
@@ -14,7 +14,7 @@ const pairs = data.n != null;
 main.append(el("h1", {}, "Where do these two part: ", el("code", {}, T), U ? [" or ", el("code", {}, U)] : null, "?"));
 if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end: "), "cells without a number were not computed."));
 
-// The two prompts, token under token, what differs marked.
+// The two prompts, token under token, with differences marked.
 const clean = new Map(data.positions.map((at, i) => [at, data.clean_positions[i]]));
 const tellOthers = linked((position) => { if (!heads) data.positions.forEach((_, c) => mark("column " + c, data.clean_positions[c] === position)); });
 const columnOf = new Map(data.positions.map((at, i) => [at, i]));
@@ -37,8 +37,9 @@ main.append(el("div", { class: "columns" },
   side("Clean", data.clean_pieces, data.clean, columnOfClean, data.noise ? () => false : differsClean, data.clean_value, data.clean_top),
   side(data.noise ? "Corrupt: the same with noise of " + data.noise.scale + " standard deviations on what is marked" : "Corrupt", data.corrupt_pieces, data.corrupt, columnOf, data.noise ? (t) => noisy.has(t) : differsAt, data.corrupt_value, data.corrupt_top)));
 if (data.unaligned) main.append(el("p", { class: "soft" }, data.unaligned[0].toUpperCase() + data.unaligned.slice(1) + ": these have no column."));
+if (data.doubt) main.append(el("p", {}, el("b", {}, "A small difference: "), data.doubt + "."));
 
-// The cell that brings back most, for the sentence that explains.
+// The cell that restores most, for the explanation.
 let best = null;
 data.recovered.forEach((row, i) => row.forEach((s, j) => {
   const trivial = !heads && data.positions[j] === data.corrupt_ids.length - 1 && i === data.layers.length - 1;
@@ -52,7 +53,7 @@ main.append(el("h2", {}, "What one place brings back"),
     best && told ? "Here: with " + place(best.i, best.j) + " replaced the measure is " + signed(data.values[best.i][best.j], 2) + ", " + share(best.s) + " of the way" + (data.top[best.i][best.j].length ? ", and the model says " + shown(data.top[best.i][best.j][0].piece) + " (" + percent(data.top[best.i][best.j][0].prob) + ")" : "") + "." : told ? null : "Here both prompts give the same measure, so that there is no share to tell.",
     heads ? "A head that brings much back carries what tells the prompts apart, by what it read of them or by what it writes." : "Read it from below: where a bright column ends and another begins, the difference moves from one token to the other between those layers, and attention carries it. Before the first token that differs, and in the last layer but at the last token, nothing can come back."));
 
-// The map: rows are layers, the last on top.
+// The map: rows are layers, the last at the top.
 const cells = [];
 const title = (j) => heads ? String(heads[j]) : null;
 const headRow = (name, pieces, at, differs) => el("tr", {}, el("th", { scope: "row" }, name), columns.map((_, j) => {
@@ -90,8 +91,8 @@ function pin(k, told) {
   if (pinned) pinned.classList.remove("pinned");
   pinned = td;
   td.classList.add("pinned");
-  // The same tokens in the same rows, on one scale: those that any of the three finds likely, with
-  // the probability that each gives them.
+  // The tokens that are likely for any of the three, on one scale and with the same token in the
+  // same row.
   const here = data.top[i][j], both = new Map(data.tokens.map((t) => [t.id, t]));
   const ids = [...new Map([...data.clean_top, ...here, ...data.corrupt_top].map((c) => [c.id, c])).values()];
   const listed = (list, id) => { const c = list.find((x) => x.id === id); return c ? c.prob : null; };
@@ -106,7 +107,7 @@ function pin(k, told) {
 }
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,
-  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, " layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
+  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, "layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
 if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j), true);
 
 const against = U ? ["--against-id", String(data.against.id)] : [];

@@ -28,7 +28,7 @@ if (words.length) {
     const i = byToken.get(t);
     if (i === undefined) { text.append(el("span", { class: "soft" }, written(data.pieces[t], t, data.prompt))); continue; }
     if (t > words[i].from) continue;
-    // Without a word that speaks for the answer the measure falls.
+    // The measure falls without a word that supports the answer.
     const span = el("span", { "data-i": i }, written(words[i].text, t, data.prompt));
     tint(span, sides, -words[i].change / most);
     twin("word " + i, span);
@@ -128,8 +128,8 @@ if (data.proof.length) {
   const rows = data.proof.map((p) => ({ p, name: p.part.includes(" + ") ? "all " + single.length : p.part }));
   const shownRows = rows.flatMap(({ p, name }) => [
     { name, value: p.contribution, p, what: "contributes" },
-    { name: "\u2003at the end", value: -p.change_last, p, what: "lost without it at the last token" },
-    { name: "\u2003everywhere", value: -p.change, p, what: "lost without it at every token" }]);
+    { name: "\u2002at the end", value: -p.change_last, p, what: "lost without it at the last token" },
+    { name: "\u2002everywhere", value: -p.change, p, what: "lost without it at every token" }]);
   const list = signedList(shownRows, "contributions and what is really lost", (i) => {
     const { p, what, value } = shownRows[i];
     return [el("b", {}, p.part), el("div", {}, what + ": " + signed(value)), el("div", {}, "without it everywhere the model says " + shown(p.says.piece) + " (" + percent(p.says.prob) + ")")];

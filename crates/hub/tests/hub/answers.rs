@@ -1,4 +1,4 @@
-//! Answers of the Hub's API that are long, slow, paged or untrue.
+//! Answers of the Hub's API that are long, slow, paged or false.
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn an_answer_without_end_is_cut_off() {
         let error = bench.fail();
         assert!(error.to_string().contains("it is longer than"), "{error}");
     }
-    // Suggestions are a courtesy: without them the error is the same.
+    // Suggestions are optional: without them the error is the same.
     let bench = Bench::new();
     bench.server.fault("GET", "/api/models?", 9, Fault::Endless);
     let error = bench.try_fetch("org/phj", Wanted::Any).unwrap_err();
@@ -82,7 +82,7 @@ fn a_file_of_a_byte_now_and_then_is_given_up_and_kept() {
     bench.server.spoil("model-0000", 99, slow);
     let error = bench.fail();
     assert!(matches!(error, Error::TooSlow { .. }), "{error:?}");
-    // What came is there for the next try.
+    // The bytes received are kept for the next attempt.
     assert!(bench.parts().iter().any(|(_, len)| *len > 0));
 }
 
@@ -131,7 +131,7 @@ fn impossible_sizes_are_refused() {
 #[test]
 fn a_hash_in_the_listing_needs_no_question_about_the_file() {
     let bench = Bench::new();
-    // A mirror that states nothing about a file but sends it.
+    // A mirror that states nothing about a file, but sends it.
     bench
         .server
         .fault("HEAD", "", 99, Fault::Status(200, vec![]));

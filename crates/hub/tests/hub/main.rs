@@ -1,4 +1,4 @@
-//! Fetching against a Hub stand-in on loopback: what goes right, and everything that goes wrong.
+//! Tests of fetching against a Hub stand-in on loopback, with and without failures.
 
 #![allow(missing_docs)]
 
@@ -23,13 +23,13 @@ use hub_server::{COMMIT, Fault, HubServer};
 use modelve_base::progress::{Progress, Unit};
 use modelve_hub::{Cache, Error, FetchOptions, Fetched, HubId, Wanted, fetch};
 
-/// Keeps what it is told.
+/// Records what the progress is told.
 #[derive(Default)]
 struct Told {
     notes: Mutex<Vec<String>>,
     done: AtomicU64,
     total: AtomicU64,
-    /// Presses Ctrl-C when so many bytes are done.
+    /// Cancels the fetch when this number of bytes is done.
     cancel_at: Option<u64>,
     cancel: AtomicBool,
 }
@@ -63,7 +63,7 @@ impl Told {
     }
 }
 
-/// A Hub with one checkpoint of two shards, and a cache of our own.
+/// A Hub with one checkpoint of two shards, and a cache for the test.
 struct Bench {
     server: HubServer,
     dir: tempfile::TempDir,
@@ -75,7 +75,7 @@ const REPO: &str = "org/phi";
 const SHARD_1: &str = "model-00001-of-00002.safetensors";
 const SHARD_2: &str = "model-00002-of-00002.safetensors";
 
-/// Bytes that look like none of their neighbours.
+/// Returns bytes without repetition.
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {

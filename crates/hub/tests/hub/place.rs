@@ -1,4 +1,4 @@
-//! The cache on this machine: alone, in company, without a network, behind a proxy.
+//! The cache on this machine: alone, shared, without a network, behind a proxy.
 
 use super::*;
 
@@ -133,7 +133,7 @@ fn too_little_space_is_said_before_the_first_byte_of_a_shard() {
     assert!(bench.server.ranges("").is_empty());
     bench.options.free_space = |_| Some((64 << 20) + 2_100_000);
     bench.check(&bench.fetch());
-    // What is here needs no space.
+    // Files in the cache need no space.
     bench.options.free_space = |_| Some(0);
     bench.fetch();
 }
@@ -185,7 +185,7 @@ fn a_blob_that_somebody_else_left_is_used_and_checked_when_asked() {
     bench.check(&fetched);
 }
 
-/// What a process of its own does when the environment says so; otherwise nothing.
+/// Runs in a child process if the environment says so; otherwise it does nothing.
 #[test]
 fn child() {
     let Ok(cache) = std::env::var("HUB_TEST_CACHE") else {

@@ -1,4 +1,4 @@
-//! Headers read by ranges, of servers that are slow, silent or cut off.
+//! Headers read by ranges from servers that are slow, silent or break off.
 
 use modelve_hub::preview::{MOST_READ, Preview, Seen, preview};
 
@@ -74,7 +74,7 @@ fn a_header_longer_than_the_limit_is_not_asked_for() {
         "{error}"
     );
     assert_eq!(bench.server.ranges(SHARD_1).len(), 1);
-    // One that is longer than the file is told by who opens it.
+    // A header longer than the file is reported by the code that opens it.
     lie[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     bench.server.large(REPO, SHARD_1, &lie);
     assert!(bench.preview(REPO).is_ok());

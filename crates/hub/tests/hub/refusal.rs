@@ -1,4 +1,4 @@
-//! What a Hub says other than yes, and whom the token is shown to.
+//! Answers of a Hub that are errors, and the servers that the token is sent to.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn errors_that_pass_are_tried_again() {
             );
         }
     }
-    // A signature that is too old is refused behind the Hub; the next redirect has a new one.
+    // An expired signature is refused by the storage server; the next redirect has a new one.
     let bench = Bench::new();
     bench.server.spoil(SHARD_1, 1, Fault::Status(403, vec![]));
     bench.check(&bench.fetch());
@@ -125,7 +125,8 @@ fn what_may_not_be_had_says_why_and_what_to_do() {
         "the Hub refuses org/phi: the token is not valid"
     );
 
-    // Without a token 401 is what the Hub answers for what is private or not there.
+    // Without a token, the Hub answers 401 for private repositories and for those that do not
+    // exist.
     let bench = Bench::new();
     if bench.options.token.is_none() && std::env::var_os("HF_TOKEN").is_none() {
         bench

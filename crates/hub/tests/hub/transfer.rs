@@ -1,4 +1,4 @@
-//! Bytes on their way: what arrives, what breaks, what goes on where it stopped.
+//! Transfers: complete, broken, and resumed.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn a_checkpoint_arrives_with_what_is_needed_and_nothing_else() {
         .map(|name| fetched.folder.join(name).metadata().unwrap().len())
         .sum();
     assert_eq!(fetched.received, sizes);
-    // The layout that Python reads.
+    // The cache layout of Python's `huggingface_hub`.
     let reference = bench.dir.path().join("hub/models--org--phi/refs/main");
     assert_eq!(fs::read_to_string(reference).unwrap(), COMMIT);
     #[cfg(unix)]
@@ -52,7 +52,7 @@ fn what_is_here_is_not_fetched_again() {
     assert_eq!(again.received, 0);
     let requests = bench.server.requests();
     assert!(requests.iter().all(|r| !r.cdn), "{requests:?}");
-    // A new commit with one changed shard: only that one comes.
+    // A new commit with one changed shard: only that one is fetched.
     let next = "beef000000beef000000beef000000beef000000";
     bench.server.commit(REPO, next);
     bench.server.large(REPO, SHARD_2, &bytes(1_000_002, 77));
@@ -125,7 +125,7 @@ fn a_connection_that_always_breaks_ends_the_fetch_and_keeps_the_part() {
         ),
         "{error:?}"
     );
-    assert!(error.hint().unwrap().contains("goes on where it stopped"));
+    assert!(error.hint().unwrap().contains("continues where it stopped"));
     assert!(bench.parts().iter().any(|(_, len)| *len == 300_000));
 }
 
@@ -190,7 +190,7 @@ fn a_damaged_part_is_found_out_and_fetched_anew() {
     fs::write(&part, damaged).unwrap();
     bench.check(&bench.fetch());
     assert!(bench.told.notes().contains("is not what the Hub states"));
-    // One that is too long is no start of anything.
+    // A part file that is too long cannot be resumed.
     fs::remove_dir_all(bench.folder()).unwrap();
     fs::rename(part.with_extension(""), &part).unwrap();
     let mut long = fs::read(&part).unwrap();
@@ -234,7 +234,7 @@ fn a_flipped_byte_is_an_error_and_leaves_nothing() {
     ] {
         let bench = Bench::new();
         bench.server.fault("GET", file, 99, Fault::Flip(at));
-        // The redirect of a large file has a body, too; it is not looked at.
+        // The redirect of a large file has a body as well, which is not read.
         let error = bench.fail();
         assert!(
             matches!(&error, Error::WrongHash { file: f, .. } if f == file),

@@ -1,6 +1,6 @@
 const { mark, twin } = twins();
 const n = data.ids.length;
-// The heads of the layer shown; those of others come with the page where they are not too many.
+// The heads of the layer shown; the page also has those of other layers if they are not too large.
 let layer = data.layer;
 const known = new Map([[data.layer, data.heads]]);
 function headsOf(l) {
@@ -20,11 +20,11 @@ function meanOf(l) {
   }
   return means.get(l);
 }
-// -1 is the mean of all.
+// -1 is the mean of all heads.
 let current = -1;
 let query = n - 1;
 let hover = null;
-// Without the first token the weights on the others are shares of what is left.
+// Without the first token, the weights on the others are shares of the rest.
 let withoutFirst = false;
 const rest = new Map();
 function weightsOf(i) {
@@ -40,7 +40,7 @@ function weightsOf(i) {
 }
 const nameOf = (i) => (i < 0 ? "mean of " + heads.length + " heads" : "head " + heads[i].head);
 
-// A map as an image, one pixel a weight: made once for each head and colour scheme.
+// A map as an image with one pixel per weight, made once for each head and colour scheme.
 const images = new Map();
 function image(i) {
   const key = layer + " " + i + " " + dark.matches + " " + withoutFirst;
@@ -74,7 +74,7 @@ const habits = el("p", { class: "soft" });
 const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "map of weights: rows look at columns; arrow keys walk" });
 const box = el("div", { class: "map square" }, canvas);
 
-// Tokens are written along the map while there is room for them.
+// Tokens are written along the map if there is room for them.
 const labelled = n <= 48;
 let left = 0, top_ = 0, side = 1;
 function measure() {
@@ -130,7 +130,7 @@ function label(g) {
   }
 }
 
-// The text, coloured by where the token looks.
+// The text, coloured by the attention of the selected token.
 function tell() {
   const row = weightsOf(current)[query];
   let most = 1e-9;
@@ -205,7 +205,7 @@ const turn = (by) => choose(choices[(choices.indexOf(current) + by + choices.len
 const [layerLabel, layerSelect] = select("Layer:", layers.map((l) => [l, String(l)]), (value) => show(Number(value)));
 const turnLayer = (by) => show(layers[(layers.indexOf(layer) + by + layers.length) % layers.length]);
 
-// All heads of the layer at a glance.
+// All heads of the layer in small maps.
 const galleryTitle = el("h2", {}), galleryBox = el("div");
 function paintThumbs() {
   thumbs.forEach((thumb, t) => {
@@ -216,7 +216,7 @@ function paintThumbs() {
   });
 }
 
-// Shows a layer, and of it a head by its place in the list, or the mean of all.
+// Shows a layer, and one of its heads by its index in the list, or the mean of all.
 function show(l, head = null) {
   layer = l;
   heads = headsOf(l);

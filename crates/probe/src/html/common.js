@@ -1,7 +1,8 @@
-// What every view is drawn with. It stands behind a script that defines `tip`, `about`, `dark` and
-// `linked`: `page.js` on a page of its own.
+// The functions that every view is drawn with. They follow a script that defines `tip`, `about`,
+// `dark` and `linked`: `page.js` on a one-file page.
 
-// An element: attributes whose names begin with "on" are listeners, children are nodes or text.
+// Makes an element: attributes whose names begin with "on" are listeners, children are nodes or
+// text.
 function el(name, attributes, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes || {})) {
@@ -21,19 +22,19 @@ function percent(p) {
   return v > 0 ? v.toExponential(0) + " %" : "0 %";
 }
 
-// A piece as text: bytes that are no text are spelled out.
+// A token's piece as text; invalid UTF-8 is escaped.
 function spelled(piece) {
   if (typeof piece === "string") return piece;
   return piece.bytes.map((b) => "\\x" + b.toString(16).padStart(2, "0")).join("");
 }
 
-// A piece as it stands in its text: some tokenizers put a space before the first.
+// A piece as in its text: some tokenizers put a space before the first.
 function written(piece, i, text) {
   const spelling = spelled(piece);
   return i === 0 && !text.startsWith(" ") ? spelling.replace(/^ /, "") : spelling;
 }
 
-// A piece with its spaces and line feeds visible.
+// A piece with visible spaces and line feeds.
 function shown(piece) {
   return spelled(piece).replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
 }
@@ -42,7 +43,7 @@ function fixed(value, digits) {
   return value == null || !Number.isFinite(value) ? "\u2013" : value.toFixed(digits);
 }
 
-// From calm to glaring for t between 0 and 1: [red, green, blue].
+// A colour scale for t between 0 and 1: [red, green, blue].
 function heat(t) {
   const stops = dark.matches
     ? [[28, 31, 37], [28, 58, 94], [31, 111, 181], [94, 190, 214], [250, 240, 160]]
@@ -52,14 +53,14 @@ function heat(t) {
   return stops[i].map((a, k) => Math.round(a + (stops[i + 1][k] - a) * (x - i)));
 }
 
-// 256 of those colours, one after the other, for pixels.
+// 256 colours of the scale, one after another, for pixels.
 function heatTable() {
   return Uint8Array.from(Array.from({ length: 256 }, (_, i) => heat(i / 255)).flat());
 }
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
-// At most so many pixels of a text on a canvas.
+// Shortens a text to a number of pixels on a canvas.
 function clip(g, text, width) {
   if (g.measureText(text).width <= width) return text;
   let s = text;
@@ -69,10 +70,10 @@ function clip(g, text, width) {
 
 function rgb(c) { return "rgb(" + c.join(",") + ")"; }
 
-// What can be read on that colour.
+// The text colour that is readable on that background.
 function ink(c) { return 0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2] > 140 ? "#111" : "#fff"; }
 
-// From one direction over nothing to the other for t between -1 and 1: orange against, blue for.
+// A diverging colour scale for t between -1 and 1: orange for negative, blue for positive values.
 function sides(t) {
   const stops = dark.matches
     ? [[255, 196, 120], [196, 106, 32], [96, 52, 24], [28, 31, 37], [24, 56, 92], [40, 118, 190], [150, 214, 250]]
@@ -82,7 +83,7 @@ function sides(t) {
   return stops[i].map((a, k) => Math.round(a + (stops[i + 1][k] - a) * (x - i)));
 }
 
-// Colours an element, now and when the scheme changes.
+// Colours an element, now and whenever the colour scheme changes.
 function tint(node, colours, t) {
   const paint = () => {
     const c = colours(t);
@@ -101,7 +102,7 @@ function signed(value, digits = 3) {
   return (value < 0 && Number(text) !== 0 ? "\u2212" : "+") + text;
 }
 
-// A share as a percentage without "-0".
+// A share as a percentage, without "-0".
 function share(value) {
   if (value == null || !Number.isFinite(value)) return "\u2013";
   const whole = Math.round(100 * value);
@@ -127,7 +128,7 @@ function bars(choices, most, title) {
       el("span", { class: "number" }, c.prob == null ? "\u2013" : percent(c.prob)))));
 }
 
-// Shows nodes beside a point of the window; without nodes, nothing.
+// Shows nodes as a tooltip at a point of the window; without nodes, hides it.
 function showTip(x, y, nodes) {
   if (!nodes) { tip.hidden = true; return; }
   tip.replaceChildren(...[nodes].flat());
@@ -140,8 +141,8 @@ function showTip(x, y, nodes) {
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") showTip(); });
 
-// Makes many small elements one stop of the Tab key: arrows, Home and End walk them, in rows of
-// `wide` where they stand in rows.
+// Makes many small elements a single stop of the Tab key: arrow keys, Home and End move between
+// them, in rows of `wide` if they are laid out in rows.
 function walk(box, items, describe, choose, wide = 1) {
   let at = -1;
   const go = (i, pointer) => {
@@ -177,8 +178,8 @@ function walk(box, items, describe, choose, wide = 1) {
   });
 }
 
-// Nodes of a view that show the same token, word or column, by a key: the mouse over one marks them
-// all, and so does a function that is told of a mark, for what is drawn on a canvas.
+// Links nodes of a view that show the same token, word or column, by a key: the mouse over one
+// marks all of them, and calls a function that marks what is drawn on a canvas.
 function twins() {
   const alike = new Map();
   const mark = (key, on) => {
@@ -211,8 +212,8 @@ function select(label, options, onchange) {
   return [el("label", {}, label + " ", control), control];
 }
 
-// A list of names with signed bars on one scale. `after` is the running total where the bars of a sum
-// follow each other, `total` its end.
+// A list of names with signed bars on one scale. With `after`, the running total, the bars of a sum
+// follow each other; `total` is its end.
 function signedList(rows, label, describe) {
   const low = Math.min(0, ...rows.map((r) => Math.min(r.value, r.after ?? 0))), high = Math.max(0, ...rows.map((r) => Math.max(r.value, r.after ?? 0)));
   const span = high - low || 1, at = (x) => 100 * (x - low) / span;
@@ -229,19 +230,19 @@ function signedList(rows, label, describe) {
   return list;
 }
 
-// How a page is read, in words, with an example of its own data.
+// A sentence on how to read a page, with an example from its own data.
 function reading(...paragraphs) {
   return el("details", { class: "reading", open: true }, el("summary", {}, "How to read this"),
     paragraphs.filter(Boolean).map((paragraph) => (paragraph instanceof Node ? paragraph : el("p", {}, paragraph))));
 }
 
-// A word as a shell reads it back.
+// Quotes a word for a shell.
 function quoteWord(word) {
   return /^[\w./:=@%+,-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'";
 }
 
-// Commands that ask further: what one would learn, the words of a command, and the model if it is
-// another than this page's.
+// Commands for further questions: what each shows, its words, and the model if it is another than
+// this page's.
 function further(pairs) {
   return el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "Ask further"),
     el("ul", { class: "further" }, pairs.map(([what, words, of = about.model]) => {
@@ -252,7 +253,7 @@ function further(pairs) {
     })));
 }
 
-// Names of files that can be told apart: the last folder is named where the files' own names are alike.
+// Names of files that are different: with the last folder if the names of the files are equal.
 function fileNames(paths) {
   const names = paths.map((path) => path.split(/[\\/]/));
   for (let parts = 1; ; parts++) {

@@ -1,4 +1,4 @@
-// Names that tell the files apart.
+// Names that distinguish the files.
 const paths = [data[0].a, ...data.map((c) => c.b)], told = fileNames(paths);
 const short = (path) => told[paths.indexOf(path)];
 const mostSwapped = Math.max(1e-12, ...data.flatMap((c) => (c.swap || []).map((s) => s.kl_mean)));
@@ -64,7 +64,7 @@ for (const c of data) {
     parts[parts.length - 1].querySelectorAll(".number").forEach((cell, i) => { cell.textContent = c.swap[i].kl_mean.toPrecision(3); });
     parts[parts.length - 1].querySelectorAll("li").forEach((cell) => { cell.removeAttribute("title"); cell.style.gridTemplateColumns = "minmax(9em,16em) 1fr 5em"; });
   }
-  parts.push(el("h2", {}, "Weights, worst first" + (c.tensors.length > 60 ? ": 60 of " + c.tensors.length : "")), table(["relative error>", "tensor", "first", "this"],
+  parts.push(el("h2", {}, "Weights, worst first" + (c.tensors.length > 60 ? ": 60 of " + c.tensors.length : "")), !c.tensors.length ? el("p", {}, "No tensor differs.") : table(["relative error>", "tensor", "first", "this"],
     c.tensors.slice(0, 60).map((t) => [percent(t.error), el("code", {}, t.name), t.type_a, t.type_b])));
   main.append(el("section", { class: "panel", style: "margin-top:16px" }, parts));
 }

@@ -1,5 +1,5 @@
 const { mark, twin } = twins();
-// One prompt, or two that are laid over each other.
+// One prompt, or two that are compared.
 const lenses = Array.isArray(data) ? data : [data];
 const two = lenses.length > 1;
 const followed = lenses[0].token || null;
@@ -7,8 +7,9 @@ const layers = [...new Set(lenses.flatMap((lens) => lens.cells.map((c) => c.laye
 const places = lenses.map((lens) => new Map(lens.cells.map((c) => [c.layer + " " + c.position, c])));
 const answers = lenses.map((lens) => new Map(lens.answers.map((a) => [a.position, a])));
 
-// Columns: which position of each prompt. Of equally long prompts each token stands over that of its
-// number; of others what they begin and end with alike does, and what lies between has a column of its own.
+// The columns, with the position of each prompt. Tokens of equally long prompts correspond by
+// position; of others, the common beginning and the common end correspond, and tokens between have
+// columns of their own.
 function align() {
   if (!two) return lenses[0].answers.map((a) => [a.position]);
   const [a, b] = lenses.map((lens) => lens.ids), pairs = [];
@@ -30,7 +31,7 @@ const cellAt = (i, j, k) => (columns[i][k] == null ? null : places[k].get(layers
 const answerAt = (i, k) => (columns[i][k] == null ? null : answers[k].get(columns[i][k]));
 const differs = (i) => two && (columns[i][0] == null || columns[i][1] == null || lenses[0].ids[columns[i][0]] !== lenses[1].ids[columns[i][1]]);
 
-// What a cell is coloured by: its name, its value with the unit, and how far that is from calm to glaring.
+// The quantities that colour a cell: name, value with unit, and its place on the colour scale.
 const largest = (of) => lenses.reduce((most, lens) => lens.cells.reduce((m, cell) => Math.max(m, of(cell) || 0), most), 1e-9);
 const mostKl = largest((c) => c.kl_to_final), mostEntropy = largest((c) => c.entropy_bits);
 const mostRank = Math.max(2, largest((c) => c.token_rank)), leastAnswer = largest((c) => -c.answer_logprob), leastToken = largest((c) => -c.token_logprob);
@@ -49,7 +50,7 @@ let view = two ? "both" : "0";
 let here = null, pinned = null, marked = null;
 
 const LEFT = 46, HIGH = 22;
-// Columns are as wide as lets whole ones fill the map.
+// Column widths with which whole columns fill the map.
 let WIDE = 80;
 const halves = () => (view === "both" ? 2 : 1);
 const rowHigh = () => (halves() === 2 ? 38 : HIGH);
@@ -64,7 +65,7 @@ const legendBox = el("span");
 const [metricLabel] = select("Colour:", Object.entries(METRICS).map(([k, v]) => [k, v.name]).sort((a) => (a[0] === metric ? -1 : 1)), choose);
 const [viewLabel] = select("Show:", [["both", "both, the first above"], ["0", "the first prompt"], ["1", "the second prompt"], ["change", "second less first"]], (value) => { view = value; choose(metric); });
 
-// How much the second prompt's value is above the first's, and the most there is of that.
+// The difference between the second prompt's value and the first's, and its largest size.
 function change(i, j) {
   const [a, b] = [cellAt(i, j, 0), cellAt(i, j, 1)];
   if (!a || !b) return null;
@@ -73,7 +74,7 @@ function change(i, j) {
 }
 let mostChange = 1;
 
-// The colour of a cell of one prompt, or of the change.
+// The colour of a cell of one prompt, or of the difference.
 function paint(i, j, k) {
   if (view === "change") { const d = change(i, j); return d == null ? null : sides(d / mostChange); }
   const cell = cellAt(i, j, k);
@@ -96,7 +97,7 @@ function fit() {
   spacer.style.width = LEFT + columns.length * WIDE + "px";
 }
 
-// All positions in a strip of one pixel a layer or more, where they do not fit the map.
+// An overview of all positions with at least one pixel per layer, if they do not fit the map.
 let stripImage = null;
 function drawStrip() {
   const width = box.clientWidth, all = columns.length * WIDE + LEFT > width + 1;
@@ -239,7 +240,8 @@ function leave() {
   showTip();
 }
 
-// The rank of a token after every layer, as a line: the best on top, on a logarithmic scale.
+// The rank of a token after every layer, as a line on a logarithmic scale, with the best at the
+// top.
 function rankLine(i) {
   const ns = "http://www.w3.org/2000/svg", W = innerWidth < 560 ? 340 : 560, H = 170, L = 46, R = 12, T = 12, B = 34;
   const node = (name, attributes, text) => {
@@ -264,7 +266,7 @@ function rankLine(i) {
     const points = layers.map((_, j) => [j, cellAt(column, j, k)]).filter(([, cell]) => cell);
     return node("polyline", { fill: "none", points: points.map(([j, cell]) => x(j) + "," + y(cell.token_rank)).join(" "), ...attributes });
   };
-  // The other positions stand behind it, as long as they can be told apart.
+  // The other positions are drawn in the background, unless there are too many.
   const faint = !two && columns.length > 1 && columns.length <= 40;
   if (faint) columns.forEach((_, other) => { if (other !== i) svg.append(line(other, 0, { stroke: colour("--soft"), "stroke-width": 1, opacity: 0.25 })); });
   const hues = ["--accent", "--down"];
@@ -285,7 +287,7 @@ function column(i, k) {
     el("h2", {}, two ? nameOf(k) + ": after " : "After ", el("code", {}, pieceAt(i, k)), " at position " + columns[i][k]),
     el("p", { class: "soft" }, "the answer ", el("code", {}, shown(answer.piece)), " (" + percent(answer.prob) + ") leads first after layer " +
       (answer.first_layer ?? "\u2013") + ", to the end from layer " + (answer.settled_layer ?? "\u2013")),
-    table(["layer>", "says", "entropy, bits>", "KL to end, nats>", "answer, log>", ...(followed ? ["rank of " + shown(followed.piece) + ">"] : [])], layers.map((layer, j) => {
+    table(["layer>", "says", "entropy, bits>", "KL to final, nats>", "answer, log>", ...(followed ? ["rank of " + shown(followed.piece) + ">"] : [])], layers.map((layer, j) => {
       const cell = cellAt(i, j, k);
       if (!cell) return [String(layer), "\u2013", "", "", "", ...(followed ? [""] : [])];
       return [String(layer),
@@ -303,7 +305,7 @@ function show(i) {
   else if (left + WIDE > box.scrollLeft + room) box.scrollLeft = left + WIDE - room;
 }
 
-// The same token in views beside this one.
+// Marks the same token in other views.
 const tellOthers = linked((position) => {
   const i = columns.findIndex((pair) => pair[0] === position);
   if (i < 0) return;
@@ -348,7 +350,7 @@ box.addEventListener("scroll", draw);
 addEventListener("resize", draw);
 dark.addEventListener("change", () => { stripImage = null; draw(); });
 
-// The prompts, whose tokens mark their columns.
+// The prompts; their tokens mark the columns.
 const columnOf = lenses.map((_, k) => new Map(columns.flatMap((pair, i) => (pair[k] == null ? [] : [[pair[k], i]]))));
 columns.forEach((_, i) => twin("column " + i, (on) => {
   marked = on ? i : null;

@@ -1,5 +1,5 @@
 const { mark, twin } = twins();
-// A branch that goes on can be folded.
+// A branch with continuations can be folded.
 function branch(node) {
   const line = [el("code", {}, shown(node.piece)), " " + percent(node.prob) + " ",
     el("span", { class: "soft" }, "together " + percent(Math.exp(node.joint_logprob)))];
@@ -7,7 +7,7 @@ function branch(node) {
   return el("li", {}, el("details", { open: true }, el("summary", {}, line), el("ul", {}, node.branches.map(branch))));
 }
 
-// Prompts side by side: one scale for all, and the same token in the same row.
+// Prompts side by side, on one scale, with the same token in the same row.
 const several = data.length > 1;
 const shared = [...new Map(data.flatMap((next) => next.top).map((c) => [c.id, c])).values()];
 const most = Math.max(1e-9, ...data.flatMap((next) => next.top.map((c) => c.prob)));

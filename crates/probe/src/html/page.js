@@ -1,4 +1,4 @@
-// A page of its own: its data, and what it is of.
+// A one-file page: its data and what it shows.
 const data = JSON.parse(document.getElementById("data").textContent);
 const about = JSON.parse(document.getElementById("about").textContent);
 const main = document.getElementById("main");
@@ -6,11 +6,13 @@ const tip = document.getElementById("tip");
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-// Views that stand beside each other mark the same token: each says by `linked(mark)` how it marks
-// one, and tells the others by what that returns. A page of its own has no others.
+// Views that are shown together mark the same token: each view passes `linked` a function that
+// marks a token, and calls what it returns to mark one in the others. A one-file page has no other
+// views.
 function linked() { return () => {}; }
 
-// What the page is of: its title names the prompt, its first line the model and how it was made.
+// The head of the page: its title is the prompt, its first line the model and how the page was
+// made.
 {
   const first = (Array.isArray(data) ? data[0] : data) || {};
   const text = first.prompt || first.clean || first.text || "";

@@ -24,7 +24,7 @@ pub enum Error {
     /// The GGUF file is damaged or cannot be read.
     #[error(transparent)]
     Gguf(#[from] modelve_gguf::Error),
-    /// The file is no importance matrix, or one of another model.
+    /// The file is not an importance matrix, or one of another model.
     #[error("{}: {problem}", path.display())]
     Invalid {
         /// The file.
@@ -145,7 +145,7 @@ impl Imatrix {
     /// Reads an importance matrix in either of llama.cpp's formats.
     ///
     /// # Errors
-    /// [`Error::Gguf`] if the file cannot be read; [`Error::Invalid`] if it is no importance matrix.
+    /// [`Error::Gguf`] if the file cannot be read; [`Error::Invalid`] if it is not an importance matrix.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid {
             path: path.to_owned(),
@@ -173,7 +173,7 @@ impl Imatrix {
             "imatrix.chunk_size",
         ] {
             if file.get(key).is_none() {
-                return Err(format!("is no importance matrix: `{key}` is missing"));
+                return Err(format!("is not an importance matrix: `{key}` is missing"));
             }
         }
         let mut entries = BTreeMap::new();
@@ -188,7 +188,7 @@ impl Imatrix {
             entries.insert(name.to_owned(), Entry::new(name, sums, counts)?);
         }
         if entries.is_empty() {
-            return Err("is no importance matrix: it holds no sums".into());
+            return Err("is not an importance matrix: it holds no sums".into());
         }
         let datasets = file.get("imatrix.datasets").and_then(|value| {
             let list = value.as_array()?;

@@ -1,9 +1,9 @@
 //! The page of `modelve explore`: the model for a person with a browser.
 //!
-//! The page is one document with its style and scripts in it. It asks this server alone, with the
-//! token of its address as a key, and draws with the scripts of the one-file pages. Nothing in it
-//! is made of strings that came later: a browser runs the scripts that carry the number drawn for
-//! this one answer, and no others.
+//! The page is one document that includes its style and scripts. It sends requests to this server
+//! only, with the token of its address as API key, and draws results with the scripts of the
+//! one-file pages. A content security policy with a nonce, which is drawn for each response, keeps
+//! the browser from running any other script.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use subtle::ConstantTimeEq;
 use crate::app::{App, Read, apart};
 use crate::error::{ApiError, Result};
 
-/// The way to the page.
+/// The path of the page.
 pub const PATH: &str = "/";
 
-/// What is drawn as views beside the text, by the names of the commands.
+/// The views that the page draws beside the text, named like the commands.
 const VIEWS: [Page; 5] = [
     Page::LENS,
     Page::ATTENTION,
@@ -32,10 +32,10 @@ const VIEWS: [Page; 5] = [
     experiments::PATCH,
     experiments::ABLATE,
 ];
-/// What can be kept as a file of its own.
+/// Further views that can be saved as a file.
 const KEPT: [Page; 2] = [Page::NEXT, Page::SCORE];
 
-/// The page's own scripts, in the order in which they stand in it.
+/// The page's own scripts, in their order in the document.
 const SCRIPTS: [&str; 7] = [
     include_str!("state.js"),
     include_str!("ask.js"),
@@ -46,14 +46,15 @@ const SCRIPTS: [&str; 7] = [
     include_str!("page.js"),
 ];
 
-/// What a page says when its address is not the one that was printed.
+/// The text of the page for an address without the right token.
 const LOCKED: &str =
     "This page opens with the whole address that modelve explore printed, its token included.\n";
 
-/// The page, for whoever has the token of its address.
+/// Serves the page to clients that have the token of its address.
 pub async fn page(State(app): State<Arc<App>>, uri: Uri) -> Response {
     let Some(explore) = &app.config.explore else {
-        return ApiError::not_found("no page here: modelve explore has one").into_response();
+        return ApiError::not_found("there is no page here; modelve explore serves one")
+            .into_response();
     };
     let shown = uri.query().and_then(|query| query.strip_prefix("token="));
     let known = shown.is_some_and(|token| token.as_bytes().ct_eq(explore.token.as_bytes()).into());
@@ -89,14 +90,14 @@ pub async fn page(State(app): State<Arc<App>>, uri: Uri) -> Response {
     response
 }
 
-/// The document.
+/// Returns the document.
 fn compose(nonce: &str, about: &About) -> String {
-    // JSON within an element of a page: no "<" can end the element.
+    // In JSON inside an element, no "<" may be able to end the element.
     let about = serde_json::to_string(about).unwrap_or_default();
     let about = about.replace('<', "\\u003c");
     let mut views = String::from("const VIEWS = {\n");
     for view in VIEWS {
-        // A view is a function of what the scripts of one-file pages find around them.
+        // A view is a function with the variables that the scripts of one-file pages expect.
         let _ = writeln!(
             views,
             "{}(data, main, linked, addEventListener) {{\n{}\n}},",
@@ -128,20 +129,20 @@ fn compose(nonce: &str, about: &About) -> String {
     out
 }
 
-/// A view that is to be kept as a file of its own.
+/// Request to save a view as a file.
 #[derive(Debug, Deserialize)]
 struct Keep {
     /// The command whose page it is.
     page: String,
-    /// What was answered.
+    /// The JSON of the view.
     data: Box<RawValue>,
-    /// The command that gives the same.
+    /// The command line that gives the same result.
     command: String,
-    /// The day and time.
+    /// Date and time of the result.
     date: String,
 }
 
-/// A view as a page in one file, like `--html` writes it.
+/// Returns a view as a one-file page, like those of `--html`.
 pub async fn keep(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Response> {
     let ready = app.ready()?;
     let about = About {
@@ -151,7 +152,7 @@ pub async fn keep(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
     };
     let page = apart(move || {
         let keep: Keep = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::bad(format!("no view to keep: {error}")))?;
+            .map_err(|error| ApiError::bad(format!("not a view that can be saved: {error}")))?;
         let page = VIEWS
             .iter()
             .chain(&KEPT)

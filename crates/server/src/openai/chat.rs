@@ -25,50 +25,49 @@ use crate::knobs::{self, Knobs};
 use crate::logprobs::{self, ChatLogprobs};
 use crate::sse::{self, Events, Gone};
 
-/// The most answers to one conversation.
+/// Maximum number of answers to one conversation.
 const MOST_ANSWERS: usize = 128;
-/// The most likely tokens that are told at each place, as in OpenAI's API.
+/// Maximum number of likeliest tokens per generated token, as in OpenAI's API.
 const MOST_LOGPROBS: usize = 20;
 
-/// What is asked, how tokens are chosen aside.
+/// Request to `/v1/chat/completions`, without sampling parameters.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest {
-    /// The conversation. If the assistant has the last word, the answer goes on with it.
+    /// The conversation. If the last message is the assistant's, the answer continues it.
     messages: Vec<ChatMessage>,
-    /// Tokens of the answer, at most.
+    /// Maximum number of tokens in the answer.
     max_completion_tokens: Option<usize>,
-    /// The same by its old name.
+    /// The older name of `max_completion_tokens`.
     max_tokens: Option<usize>,
-    /// Answers.
+    /// Number of answers.
     #[schema(minimum = 1, maximum = 128)]
     n: Option<usize>,
-    /// Whether to tell the log-probability of each token.
+    /// Whether to return the log-probability of each token.
     logprobs: Option<bool>,
-    /// How many of the likeliest tokens to tell at each place.
+    /// Number of likeliest tokens to return per generated token.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<usize>,
     /// The form of the answer.
     response_format: Option<ResponseFormat>,
-    /// What the model may call.
+    /// The tools that the model may call.
     tools: Option<Vec<Tool>>,
-    /// Whether and what it must call.
+    /// Whether it must call a tool, and which.
     tool_choice: Option<ToolChoice>,
-    /// Whether it may call several at once.
+    /// Whether it may call several tools at once.
     parallel_tool_calls: Option<bool>,
-    /// Whether the answer comes in parts.
+    /// Whether to stream the answer.
     stream: Option<bool>,
-    /// What is told at the end of a stream.
+    /// Options of a stream.
     stream_options: Option<StreamOptions>,
-    /// Whether the answer goes on with the last message; if it is not said, it does where the
-    /// assistant has the last word.
+    /// Whether the answer continues the last message; default: true if it is the assistant's.
     continue_final_message: Option<bool>,
-    /// Whether the assistant begins a turn: the contrary.
+    /// Whether a new turn of the assistant begins: the opposite of `continue_final_message`.
     add_generation_prompt: Option<bool>,
-    /// What the template is told besides, such as `enable_thinking`.
+    /// Further variables of the template, such as `enable_thinking`.
     chat_template_kwargs: Option<Map<String, Value>>,
 }
 
-/// An answer.
+/// The answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatAnswer {
     id: String,
@@ -80,7 +79,7 @@ pub struct ChatAnswer {
     usage: Usage,
 }
 
-/// One of the answers.
+/// One of the answers to a conversation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
     index: usize,
@@ -89,7 +88,7 @@ pub struct ChatChoice {
     finish_reason: &'static str,
 }
 
-/// What the assistant says.
+/// The assistant's message.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AnswerMessage {
     role: &'static str,
@@ -101,7 +100,7 @@ pub struct AnswerMessage {
     tool_calls: Vec<AnswerCall>,
 }
 
-/// What the assistant calls.
+/// A tool call of the assistant.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AnswerCall {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +112,7 @@ pub struct AnswerCall {
     function: AnswerFunction,
 }
 
-/// The tool, and what it is called with.
+/// The tool and its arguments.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AnswerFunction {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,7 +120,7 @@ pub struct AnswerFunction {
     arguments: String,
 }
 
-/// A part of an answer.
+/// A part of a streamed answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChunk {
     id: String,
@@ -143,12 +142,12 @@ pub struct ChunkChoice {
     finish_reason: Option<&'static str>,
 }
 
-/// What is new.
+/// The new part of the message.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ChunkDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    /// Null beside the role, where nothing is said yet.
+    /// Null together with the role, before any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,7 +156,7 @@ pub struct ChunkDelta {
     tool_calls: Vec<AnswerCall>,
 }
 
-/// A request, ready to be computed.
+/// A request that is ready to be computed.
 struct Prepared {
     requests: Vec<Request>,
     control: Option<Control>,
@@ -190,7 +189,7 @@ pub async fn chat(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<Resp
     Ok(Json(telling.whole(completions)).into_response())
 }
 
-/// Reads what is asked.
+/// Reads and validates the request.
 fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
@@ -201,12 +200,12 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     within("top_logprobs", top, 0, MOST_LOGPROBS)?;
     let logprobs = asked.logprobs.unwrap_or(false);
     if top > 0 && !logprobs {
-        let message = "top_logprobs are told with logprobs: true";
+        let message = "top_logprobs needs logprobs: true";
         return Err(ApiError::wrong("top_logprobs", message));
     }
     let continues_last = match (asked.continue_final_message, asked.add_generation_prompt) {
         (Some(true), Some(true)) => {
-            let message = "the answer cannot both go on with a message and begin one";
+            let message = "the answer cannot both continue a message and begin a new one";
             return Err(ApiError::wrong("continue_final_message", message));
         }
         (None, Some(true)) => Some(false),
@@ -248,7 +247,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     })
 }
 
-/// How an answer is told.
+/// The form of the answer.
 struct Telling {
     id: String,
     created: u64,
@@ -258,7 +257,7 @@ struct Telling {
     count: usize,
 }
 
-/// A name for a call.
+/// Returns an id for a tool call.
 pub fn call_id() -> String {
     format!("call_{:016x}", crate::random())
 }
@@ -273,7 +272,7 @@ impl Telling {
         })
     }
 
-    /// The answer in one.
+    /// Returns the complete answer.
     fn whole(&self, completions: Vec<Completion>) -> ChatAnswer {
         let mut usage = Usage::default();
         let mut choices = Vec::with_capacity(completions.len());
@@ -350,7 +349,7 @@ impl Telling {
         }
     }
 
-    /// The answer in parts.
+    /// Streams the answer.
     async fn stream(
         self,
         mut told: UnboundedReceiver<(usize, Told)>,
@@ -437,7 +436,7 @@ impl Telling {
                     ..ChunkDelta::default()
                 },
                 Delta::Call(call) => {
-                    // The name comes once, and then the arguments.
+                    // The name is sent once, followed by the arguments.
                     let begun = AnswerCall {
                         index: Some(spoken.calls),
                         id: Some(call_id()),
@@ -476,13 +475,13 @@ impl Telling {
     }
 }
 
-/// An answer that is told in parts.
+/// The state of a streamed answer.
 struct Spoken {
     turn: Turn,
-    /// Tokens that were not told yet.
+    /// Tokens whose log-probabilities were not sent yet.
     steps: Vec<Step>,
-    /// Bytes of the text that came.
+    /// Number of bytes of text that were generated.
     sent: usize,
-    /// Calls that were told.
+    /// Number of calls that were sent.
     calls: usize,
 }

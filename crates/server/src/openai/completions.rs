@@ -1,4 +1,4 @@
-//! `/v1/completions`: texts that go on.
+//! `/v1/completions`: continuations of texts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,41 +21,41 @@ use crate::knobs::{self, Knobs};
 use crate::logprobs::{Logprobs, Tally, bytes_of};
 use crate::sse::{self, Events, Gone};
 
-/// Tokens of an answer whose request does not say how many, as in OpenAI's API.
+/// Number of tokens to generate where the request does not say, as in OpenAI's API.
 const MAX_TOKENS: usize = 16;
-/// The most likely tokens that are told at each place.
+/// Maximum number of likeliest tokens per token.
 const MOST_LOGPROBS: usize = 100;
-/// The most texts for one prompt.
+/// Maximum number of completions of one prompt.
 const MOST_TEXTS: usize = 128;
 
-/// What is asked, how tokens are chosen aside.
+/// Request to `/v1/completions`, without sampling parameters.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CompletionRequest {
-    /// One text or several, as strings or as token ids.
+    /// One prompt or several, as strings or as token ids.
     prompt: Prompts,
-    /// Tokens to add, at most; 16 if it is not said.
+    /// Maximum number of tokens to generate; default: 16.
     max_tokens: Option<usize>,
-    /// Texts for each prompt.
+    /// Number of completions of each prompt.
     #[schema(minimum = 1, maximum = 128)]
     n: Option<usize>,
-    /// Texts to choose them from: the likeliest by token.
+    /// Number of completions to generate, of which the `n` with the highest mean log-probability
+    /// are returned.
     #[schema(minimum = 1, maximum = 128)]
     best_of: Option<usize>,
-    /// Whether the answer begins with the prompt.
+    /// Whether the answer includes the prompt.
     echo: Option<bool>,
-    /// How many of the likeliest tokens to tell at each place; with `echo` those of the prompt,
-    /// too.
+    /// Number of likeliest tokens to return per token; with `echo` also for the prompt's tokens.
     #[schema(minimum = 0, maximum = 100)]
     logprobs: Option<usize>,
-    /// Whether it comes in parts.
+    /// Whether to stream the answer.
     stream: Option<bool>,
-    /// What is told at the end of a stream.
+    /// Options of a stream.
     stream_options: Option<StreamOptions>,
-    /// Not followed: an error where it is not empty.
+    /// Not supported: an error unless empty.
     suffix: Option<String>,
 }
 
-/// Prompts in the ways in which they are given.
+/// The forms of prompts.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(
     untagged,
@@ -66,13 +66,13 @@ pub enum Prompts {
     Text(String),
     /// Several texts.
     Texts(Vec<String>),
-    /// The tokens of one.
+    /// The token ids of one text.
     Ids(Vec<i32>),
-    /// The tokens of several.
+    /// The token ids of several texts.
     Lists(Vec<Vec<i32>>),
 }
 
-/// An answer, or a part of one.
+/// The answer, or a part of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionAnswer {
     id: String,
@@ -81,12 +81,12 @@ pub struct CompletionAnswer {
     model: String,
     system_fingerprint: &'static str,
     choices: Vec<CompletionChoice>,
-    /// What it took; null in the parts before the last of a stream that tells it.
+    /// Numbers of tokens. In a stream that reports them, null in all parts but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
 }
 
-/// A text.
+/// One completion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
     index: usize,
@@ -95,14 +95,14 @@ pub struct CompletionChoice {
     finish_reason: Option<&'static str>,
 }
 
-/// A prompt, read.
+/// A prompt that was tokenized.
 struct PromptRead {
     ids: Vec<Token>,
-    /// The text that `echo` repeats.
+    /// The text that `echo` returns.
     text: String,
 }
 
-/// A request, ready to be computed.
+/// A request that is ready to be computed.
 struct Prepared {
     prompts: Vec<PromptRead>,
     requests: Vec<Request>,
@@ -122,7 +122,7 @@ pub async fn complete(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<
     answer(&app, ready, prepared).await
 }
 
-/// Reads what is asked.
+/// Reads and validates the request.
 fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
@@ -132,7 +132,10 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let best_of = within("best_of", asked.best_of.unwrap_or(n), n, MOST_TEXTS)?;
     let stream = asked.stream.unwrap_or(false);
     if stream && best_of > n {
-        return Err(ApiError::wrong("best_of", "best_of is not for streams"));
+        return Err(ApiError::wrong(
+            "best_of",
+            "best_of cannot be used with stream",
+        ));
     }
     if asked.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::wrong("suffix", "suffix is not supported"));
@@ -174,7 +177,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     })
 }
 
-/// A number within its bounds.
+/// Returns a value if it is within its bounds.
 pub fn within(param: &str, value: usize, least: usize, most: usize) -> Result<usize> {
     match (least..=most).contains(&value) {
         true => Ok(value),
@@ -185,7 +188,7 @@ pub fn within(param: &str, value: usize, least: usize, most: usize) -> Result<us
     }
 }
 
-/// Refuses a prompt after which nothing fits into the context.
+/// Refuses a prompt that leaves no room in the context for the answer.
 pub fn check_length(n_prompt: usize, max_tokens: usize, limit: usize, param: &str) -> Result<()> {
     let need = n_prompt + max_tokens.min(1);
     match need > limit {
@@ -194,7 +197,7 @@ pub fn check_length(n_prompt: usize, max_tokens: usize, limit: usize, param: &st
     }
 }
 
-/// The tokens of prompts, and their texts if they are repeated.
+/// Tokenizes prompts, and keeps their texts if they are to be returned.
 fn read_prompts(
     prompts: &Prompts,
     model: &Model,
@@ -237,7 +240,7 @@ fn read_prompts(
     }
 }
 
-/// Tokens that begin with at least the token that begins a text, if there is one.
+/// Returns token ids, with a BOS token at the beginning if the model uses one.
 pub fn begun(model: &Model, mut ids: Vec<Token>) -> Vec<Token> {
     if ids.is_empty() {
         ids.extend(model.vocab().bos());
@@ -245,7 +248,7 @@ pub fn begun(model: &Model, mut ids: Vec<Token>) -> Vec<Token> {
     ids
 }
 
-/// How an answer is told.
+/// The form of the answer.
 struct Telling {
     id: String,
     created: u64,
@@ -275,10 +278,10 @@ async fn answer(app: &App, ready: &Ready, mut prepared: Prepared) -> Result<Resp
     Ok(Json(telling.whole(completions)).into_response())
 }
 
-/// All completions of a request, in its order.
+/// Collects all completions of a request in order.
 ///
 /// # Errors
-/// That of the first that fails.
+/// The first error of a completion.
 pub async fn all(
     mut told: UnboundedReceiver<(usize, Told)>,
     count: usize,
@@ -312,7 +315,7 @@ impl Telling {
         }
     }
 
-    /// The answer in one.
+    /// Returns the complete answer.
     fn whole(&self, completions: Vec<Completion>) -> CompletionAnswer {
         let Prepared { n, best_of, .. } = self.prepared;
         let mut usage = Usage::default();
@@ -363,8 +366,8 @@ impl Telling {
         }
     }
 
-    /// The tokens of a text, without those that a stop text cut away, and with the one that ended
-    /// it.
+    /// Returns the tokens of a completion, without those cut off by a stop text, and with the one
+    /// that ended it.
     fn shown<'c>(&self, completion: &'c Completion) -> Vec<&'c Step> {
         let mut steps: Vec<&Step> = completion.steps.iter().collect();
         if completion.finish == Finish::Stop && completion.end.is_none() {
@@ -379,7 +382,7 @@ impl Telling {
         steps
     }
 
-    /// Adds the tokens of a prompt, of which those from the second on are judged.
+    /// Adds the tokens of a prompt. `judged` has the log-probabilities of all but the first.
     fn tell_prompt(&self, told: &mut Logprobs, prompt: &PromptRead, judged: &[Step]) {
         let mut tally = Tally::of(&prompt.text);
         if let Some(&first) = prompt.ids.first() {
@@ -390,7 +393,7 @@ impl Telling {
         }
     }
 
-    /// The answer in parts.
+    /// Streams the answer.
     async fn stream(
         self,
         mut told: UnboundedReceiver<(usize, Told)>,
@@ -454,7 +457,7 @@ impl Telling {
                 Told::Done(completion) => {
                     left -= 1;
                     usage.add(&completion, index % n == 0);
-                    // A prompt of one token is not judged, and still repeated.
+                    // A prompt of one token has no log-probabilities, but is returned as well.
                     if echo && logprobs && !parts.has_prompt {
                         let mut logprobs = Logprobs::default();
                         self.tell_prompt(&mut logprobs, prompt, &[]);
@@ -498,14 +501,14 @@ impl Telling {
     }
 }
 
-/// A text that is told in parts.
+/// The state of a streamed completion.
 struct Parts {
     tally: Tally,
-    /// Bytes that were sent.
+    /// Number of bytes that were sent.
     sent: usize,
-    /// Tokens of which no text was sent yet.
+    /// Tokens whose text was not sent yet.
     held: Vec<Step>,
-    /// Whether the prompt was repeated.
+    /// Whether the prompt was sent.
     has_prompt: bool,
 }
 
@@ -520,7 +523,7 @@ impl Parts {
     }
 }
 
-/// The mean log-probability of a text's tokens.
+/// Returns the mean log-probability of a completion's tokens.
 fn mean(completion: &Completion) -> f32 {
     let sum: f32 = completion.steps.iter().map(|step| step.logprob).sum();
     sum / completion.steps.len().max(1) as f32

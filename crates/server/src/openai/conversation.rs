@@ -1,4 +1,4 @@
-//! Conversations, and the prompts that the model's template makes of them.
+//! Conversations, and the prompts that the model's chat template makes of them.
 
 use std::collections::BTreeSet;
 
@@ -13,59 +13,60 @@ use crate::knobs::schema_of;
 use crate::reasoning::{self, Splitter};
 use crate::tools::Syntax;
 
-/// The most tools of a request.
+/// Maximum number of tools in a request.
 const MOST_TOOLS: usize = 512;
 
-/// A conversation and what is asked of the model.
+/// A conversation and the options of its answer.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// What was said.
+    /// The messages.
     pub messages: Vec<ChatMessage>,
-    /// What the model may call.
+    /// The tools that the model may call.
     pub tools: Vec<Tool>,
-    /// Whether and what it must call.
+    /// Whether it must call a tool, and which.
     pub choice: Option<ToolChoice>,
-    /// Whether it may call several at once.
+    /// Whether it may call several tools at once.
     pub several: bool,
-    /// The form of its answer.
+    /// The form of the answer.
     pub format: Option<ResponseFormat>,
-    /// What the template is told besides.
+    /// Further variables of the template.
     pub variables: Map<String, Value>,
-    /// Whether the answer goes on with the last message; none: if the assistant has the last word.
+    /// Whether the answer continues the last message; `None` means that it does if the message is
+    /// the assistant's.
     pub continues_last: Option<bool>,
 }
 
 /// A conversation as the model reads it.
 #[derive(Debug)]
 pub struct Read {
-    /// The prompt.
+    /// The token ids of the prompt.
     pub ids: Vec<Token>,
-    /// The same as text.
+    /// The text of the prompt.
     pub text: String,
-    /// What the answer follows.
+    /// The grammar that the answer must follow.
     pub grammar: Option<Grammar>,
-    /// Control tokens that are part of the answer's text.
+    /// Control tokens whose names are part of the answer's text.
     pub shown: Vec<Token>,
-    /// Tells the parts of the answer apart.
+    /// The parser that separates reasoning, text and calls.
     pub turn: Turn,
 }
 
-/// Which tools are offered in this turn.
+/// The tools of this turn.
 enum Offer {
-    /// None are called.
+    /// No tool may be called.
     None,
-    /// Any may be called.
+    /// Any tool may be called.
     Any,
-    /// One of these must be called.
+    /// One of these tools must be called.
     Forced(Vec<Tool>),
 }
 
 impl Asked {
-    /// Reads the conversation for a model, in a template.
+    /// Renders and tokenizes the conversation with a template.
     ///
     /// # Errors
-    /// The field at fault: no messages, what is no text, a template that refuses, a schema that
-    /// cannot be followed.
+    /// Names the field at fault: no messages, content that is not text, an error of the template,
+    /// or a schema that cannot be followed.
     pub fn read(&self, model: &Model, template: Option<&str>) -> Result<Read> {
         let Some(template) = template else {
             let message = "this model has no chat template: use /v1/completions";
@@ -114,7 +115,8 @@ impl Asked {
             && grammar.is_some()
             && reasoning::is_open(text.strip_suffix(&*begins).unwrap_or(&text))
         {
-            // What follows a grammar from its first character on leaves no room for thoughts.
+            // A grammar that applies from the first character leaves no room for reasoning, so it
+            // is closed at once.
             begins = format!("\n</think>\n\n{begins}");
             (ids, text) = read(&begins)?;
         }
@@ -150,7 +152,7 @@ impl Asked {
         })
     }
 
-    /// The messages as templates know them.
+    /// Returns the messages in the form that templates expect.
     fn messages(&self) -> Result<Vec<Message>> {
         if self.messages.is_empty() {
             return Err(ApiError::wrong("messages", "there are no messages"));
@@ -160,7 +162,7 @@ impl Asked {
             .collect()
     }
 
-    /// Whether the answer goes on with what the assistant has said already.
+    /// Returns whether the answer continues the last message.
     fn continues_last(&self) -> Result<bool> {
         let is_said = |message: &&ChatMessage| {
             message.role == "assistant" && message.tool_calls.as_ref().is_none_or(Vec::is_empty)
@@ -170,13 +172,13 @@ impl Asked {
             _ if self.continues_last == Some(false) => Ok(false),
             0 if self.continues_last == Some(true) => Err(ApiError::wrong(
                 "continue_final_message",
-                "the last message is not what the assistant has said",
+                "the last message is not the assistant's",
             )),
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(ApiError::wrong(
                 "messages",
-                "the conversation ends in two messages of the assistant: there can be one, which the answer goes on with",
+                "the conversation ends with two messages of the assistant; the answer can only continue one",
             )),
         }
     }
@@ -184,10 +186,7 @@ impl Asked {
     fn offer(&self) -> Result<Offer> {
         for (i, tool) in self.tools.iter().enumerate() {
             if tool.r#type != "function" {
-                let message = format!(
-                    "{:?} is no kind of tool that is known: function",
-                    tool.r#type
-                );
+                let message = format!("{:?} is not a known kind of tool: function", tool.r#type);
                 return Err(ApiError::wrong(format!("tools[{i}].type"), message));
             }
             if tool.function.name.is_empty() {
@@ -236,14 +235,14 @@ impl Asked {
         }
     }
 
-    /// What an answer that must be a call follows.
+    /// Returns the grammar of an answer that must be a tool call.
     fn forced(&self, syntax: Syntax, tools: &[Tool]) -> Result<Grammar> {
         let mut described = Vec::with_capacity(tools.len());
         for tool in tools {
             let any = || json!({"type": "object"});
             let parameters = tool.function.parameters.clone().unwrap_or_else(any);
             if tools.len() > 1 {
-                // Which tool's schema cannot be followed is told before they are one.
+                // The schemas are compiled one by one first, so that an error names the tool.
                 let at = self
                     .tools
                     .iter()
@@ -256,7 +255,7 @@ impl Asked {
         schema_of(&syntax.schema(&described, self.several), "tools")
     }
 
-    /// What the form of the answer asks for.
+    /// Returns the grammar of the answer's form.
     fn format(&self) -> Result<Option<Grammar>> {
         let Some(format) = &self.format else {
             return Ok(None);
@@ -287,8 +286,8 @@ impl Asked {
     }
 }
 
-/// A schema of arguments whose objects have the members that they name: arguments that nobody
-/// described are none.
+/// Forbids properties that an object of the schema does not name, so that the model does not invent
+/// arguments.
 fn closed(mut schema: Value) -> Value {
     fn close(schema: &mut Value) {
         match schema {
@@ -325,11 +324,12 @@ fn is_about_tools(messages: &[Message]) -> bool {
         .any(|message| message.role == "tool" || message.more.contains_key("tool_calls"))
 }
 
-/// A conversation in a template that knows of tools.
+/// Renders a conversation with a template that supports tools.
 fn read_with(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<Token>, String)> {
     match chat::read_chat(model, conversation) {
         Err(RuntimeError::Template(_)) if is_about_tools(conversation.messages) => {
-            // Some templates write arguments as the text that they are in OpenAI's API.
+            // Some templates expect arguments as a string of JSON, which is their form in OpenAI's
+            // API.
             let mut messages = conversation.messages.to_vec();
             for message in &mut messages {
                 let calls = message
@@ -353,7 +353,8 @@ fn read_with(model: &Model, conversation: &Conversation<'_>) -> Result<(Vec<Toke
     }
 }
 
-/// A conversation in a template that does not know of tools: they are described in words.
+/// Renders a conversation with a template that does not support tools; they are described in the
+/// system message.
 fn read_without(
     model: &Model,
     conversation: &Conversation<'_>,
@@ -383,7 +384,7 @@ fn read_without(
             ..*conversation
         };
         match chat::read_chat(model, &told) {
-            // A template without a place for a system's words.
+            // The template does not allow a system message.
             Err(RuntimeError::Template(_)) => {
                 if let Some(user) = messages.iter_mut().find(|message| message.role == "user") {
                     user.content = format!("{about}\n\n{}", user.content);
@@ -400,7 +401,7 @@ fn read_without(
     Ok(chat::read_chat(model, &told)?)
 }
 
-/// Calls and their answers as words.
+/// Renders tool calls and their results as text.
 fn in_words(message: &Message) -> Message {
     if message.role == "tool" {
         let text = format!("<tool_response>\n{}\n</tool_response>", message.content);

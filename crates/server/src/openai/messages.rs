@@ -1,4 +1,4 @@
-//! Messages, tools and forms of answers as clients send them.
+//! Messages, tools and answer forms in the request.
 
 use modelve_runtime::chat::Message;
 use serde::{Deserialize, Serialize};
@@ -7,61 +7,61 @@ use utoipa::ToSchema;
 
 use crate::error::{ApiError, Result};
 
-/// What somebody said.
+/// A message.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// The words.
+    /// The text.
     pub content: Option<Content>,
-    /// What an assistant thought.
+    /// The reasoning of an assistant.
     pub reasoning_content: Option<String>,
-    /// Who speaks, or which tool.
+    /// Name of the participant or of the tool.
     pub name: Option<String>,
-    /// What an assistant called.
+    /// The tool calls of an assistant.
     pub tool_calls: Option<Vec<ToolCall>>,
-    /// Which call a tool answers.
+    /// The id of the call that a tool message answers.
     pub tool_call_id: Option<String>,
 }
 
-/// Words, in one or in parts.
+/// The content of a message: a string or a list of parts.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of parts with a type")]
 pub enum Content {
-    /// In one.
+    /// A string.
     Text(String),
-    /// In parts.
+    /// A list of parts.
     Parts(Vec<ContentPart>),
 }
 
 /// A part of a message.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ContentPart {
-    /// `text`, `input_text` or `output_text`: this server reads text only.
+    /// `text`, `input_text` or `output_text`; other types are refused.
     pub r#type: String,
-    /// The words.
+    /// The text.
     pub text: Option<String>,
-    /// Words with which an assistant declined.
+    /// The text of a refusal.
     pub refusal: Option<String>,
 }
 
-/// A call of a tool.
+/// A tool call.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct ToolCall {
-    /// Its name, which the answer refers to.
+    /// Its id, which the tool message refers to.
     pub id: Option<String>,
     /// `function`.
     pub r#type: Option<String>,
-    /// What was called.
+    /// The tool and its arguments.
     pub function: FunctionCall,
 }
 
-/// What was called.
+/// The tool and its arguments.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct FunctionCall {
-    /// The tool.
+    /// Name of the tool.
     pub name: String,
-    /// JSON as a string.
+    /// The arguments, as a string of JSON.
     #[serde(default)]
     #[schema(value_type = String)]
     pub arguments: Value,
@@ -72,11 +72,11 @@ pub struct FunctionCall {
 pub struct Tool {
     /// `function`.
     pub r#type: String,
-    /// What it is.
+    /// Its description.
     pub function: Function,
 }
 
-/// What a tool is.
+/// The description of a tool.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct Function {
     /// Its name.
@@ -89,7 +89,7 @@ pub struct Function {
     pub parameters: Option<Value>,
 }
 
-/// Whether a tool is to be called, and which.
+/// Whether a tool must be called, and which.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(
     untagged,
@@ -98,34 +98,34 @@ pub struct Function {
 pub enum ToolChoice {
     /// `none`, `auto` or `required`.
     Word(String),
-    /// This one.
+    /// A particular tool.
     Named(NamedTool),
 }
 
-/// A tool by its name.
+/// A tool by name.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct NamedTool {
-    /// As chat has it.
+    /// The form of `/v1/chat/completions`.
     pub function: Option<NamedFunction>,
-    /// As responses have it.
+    /// The form of `/v1/responses`.
     pub name: Option<String>,
 }
 
-/// Its name.
+/// The name of a tool.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct NamedFunction {
     /// Its name.
     pub name: String,
 }
 
-/// What form an answer has.
+/// The form of an answer.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     pub r#type: String,
-    /// The schema as chat has it.
+    /// The schema in the form of `/v1/chat/completions`.
     pub json_schema: Option<NamedSchema>,
-    /// The schema as responses and llama.cpp's server have it.
+    /// The schema in the form of `/v1/responses` and llama.cpp's server.
     pub schema: Option<Value>,
 }
 
@@ -137,10 +137,10 @@ pub struct NamedSchema {
 }
 
 impl ChatMessage {
-    /// The message as templates know it; `place` is where it stands in the request.
+    /// Converts the message to the form that templates expect; `place` is its place in the request.
     ///
     /// # Errors
-    /// What is no text.
+    /// Content that is not text.
     pub fn read(&self, place: &str) -> Result<Message> {
         let role = match self.role.as_str() {
             "developer" => "system",
@@ -159,7 +159,7 @@ impl ChatMessage {
         more("tool_call_id", &self.tool_call_id);
         more("reasoning_content", &self.reasoning_content);
         let calls = self.tool_calls.iter().flatten().map(|call| {
-            // Templates write arguments out, most as JSON.
+            // Templates render arguments themselves, most as JSON.
             let arguments = match &call.function.arguments {
                 Value::String(text) => match serde_json::from_str(text) {
                     Ok(arguments @ Value::Object(_)) => arguments,
@@ -182,7 +182,7 @@ impl ChatMessage {
         Ok(message)
     }
 
-    /// The words.
+    /// Returns the text.
     fn text(&self, place: &str) -> Result<String> {
         let parts = match &self.content {
             None => {
@@ -204,8 +204,7 @@ impl ChatMessage {
                 "text" | "input_text" | "output_text" => &part.text,
                 "refusal" => &part.refusal,
                 other => {
-                    let message =
-                        format!("{other:?} is nothing that this model reads: it reads text");
+                    let message = format!("{other:?} is not supported: this model reads text only");
                     return Err(ApiError::wrong(
                         format!("{place}.content[{i}].type"),
                         message,

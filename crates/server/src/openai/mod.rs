@@ -1,4 +1,4 @@
-//! What OpenAI's API has, with the fields that its clients send and read.
+//! Paths of OpenAI's API, with the fields that its clients send and read.
 
 pub mod chat;
 pub mod completions;

@@ -1,4 +1,4 @@
-//! The model that is loaded.
+//! `/v1/models`: the loaded model.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::error::{ApiError, Result};
 
-/// All models: one.
+/// The list of models, which has one entry.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Models {
     object: &'static str,
     data: Vec<ModelObject>,
 }
 
-/// The model.
+/// The loaded model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelObject {
     id: String,
@@ -27,7 +27,7 @@ pub struct ModelObject {
     meta: ModelMeta,
 }
 
-/// More about it.
+/// Metadata of the model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelMeta {
     architecture: String,
@@ -36,7 +36,7 @@ pub struct ModelMeta {
     n_layer: u32,
     n_ctx_train: u32,
     n_ctx: usize,
-    /// Bytes of its weights.
+    /// Size of its weights in bytes.
     size: u64,
 }
 
@@ -68,12 +68,12 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>> {
     }))
 }
 
-/// `/v1/models/NAME`: whatever the name, this is the model that answers.
+/// `/v1/models/NAME`: returns the loaded model for any name.
 pub async fn one(State(app): State<Arc<App>>) -> Result<Json<ModelObject>> {
     Ok(Json(object(&app)?))
 }
 
-/// `/v1/embeddings`: not from a model that generates.
+/// `/v1/embeddings`: an error, because embeddings are not supported.
 pub async fn embeddings(State(app): State<Arc<App>>) -> Result<Json<()>> {
     app.ready()?;
     Err(ApiError::wrong(

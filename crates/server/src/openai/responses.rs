@@ -1,4 +1,4 @@
-//! `/v1/responses`: the newer form of a conversation's next turn. Nothing is stored.
+//! `/v1/responses`: the newer form of chat completions. Nothing is stored.
 
 use std::sync::Arc;
 
@@ -28,59 +28,59 @@ use crate::knobs::{self, Knobs};
 use crate::sse::{self, Events, Gone};
 use crate::tools::Call;
 
-/// What is asked, how tokens are chosen aside.
+/// Request to `/v1/responses`, without sampling parameters.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ResponseRequest {
-    /// What the user says, or all that was said and called before.
+    /// The user's message, or the whole conversation.
     input: Input,
-    /// What the model is told before it.
+    /// A system message before the conversation.
     instructions: Option<String>,
-    /// Tokens of the answer, at most.
+    /// Maximum number of tokens in the answer.
     max_output_tokens: Option<usize>,
-    /// What the model may call.
+    /// The tools that the model may call.
     tools: Option<Vec<FlatTool>>,
-    /// Whether and what it must call.
+    /// Whether it must call a tool, and which.
     tool_choice: Option<ToolChoice>,
-    /// Whether it may call several at once.
+    /// Whether it may call several tools at once.
     parallel_tool_calls: Option<bool>,
     /// The form of the answer.
     text: Option<TextForm>,
-    /// Whether the answer comes in parts.
+    /// Whether to stream the answer.
     stream: Option<bool>,
-    /// An error: nothing is stored.
+    /// Not supported, because nothing is stored: an error unless null.
     previous_response_id: Option<String>,
 }
 
-/// What was said.
+/// The input of a request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of items")]
 pub enum Input {
-    /// By the user, now.
+    /// A message of the user.
     Text(String),
-    /// All of it.
+    /// The items of a conversation.
     Items(Vec<Item>),
 }
 
-/// Something that was said, called, or came of a call.
+/// An item of a conversation: a message, a tool call, or its result.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Item {
-    /// `message` if it is not said, `function_call`, `function_call_output` or `reasoning`.
+    /// `message` (default), `function_call`, `function_call_output` or `reasoning`.
     r#type: Option<String>,
-    /// Of a message: who speaks.
+    /// Of a message: the role.
     role: Option<String>,
-    /// Of a message: the words.
+    /// Of a message: the text.
     content: Option<Content>,
-    /// Of a call: its name in this conversation.
+    /// Of a call or its output: the id of the call.
     call_id: Option<String>,
-    /// Of a call: the tool.
+    /// Of a call: the name of the tool.
     name: Option<String>,
-    /// Of a call: JSON as a string.
+    /// Of a call: the arguments, as a string of JSON.
     arguments: Option<String>,
-    /// Of a call's output: the words.
+    /// Of a call's output: the text.
     output: Option<Content>,
 }
 
-/// A tool, as responses have it.
+/// A tool in the form of `/v1/responses`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct FlatTool {
     /// `function`.
@@ -96,7 +96,7 @@ pub struct FlatTool {
 /// The form of an answer.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TextForm {
-    /// Its form.
+    /// The form.
     format: Option<ResponseFormat>,
 }
 
@@ -151,14 +151,14 @@ pub async fn respond(State(app): State<Arc<App>>, Read(bytes): Read) -> Result<R
     Ok(Json(whole).into_response())
 }
 
-/// Reads what is asked.
+/// Reads and validates the request.
 fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let (model, limit) = (&means.model, means.limit);
     let body = body::json(bytes)?;
     let asked: ResponseRequest = body::parse(&body)?;
     let knobs: Knobs = body::parse(&body)?;
     if asked.previous_response_id.is_some() {
-        let message = "nothing is stored: send what was said before in input";
+        let message = "nothing is stored: send the earlier messages in input";
         return Err(ApiError::wrong("previous_response_id", message));
     }
     let mut messages = Vec::new();
@@ -176,10 +176,7 @@ fn prepare(bytes: &Bytes, means: &Means) -> Result<Prepared> {
     let mut tools = Vec::new();
     for (i, tool) in asked.tools.into_iter().flatten().enumerate() {
         if tool.r#type != "function" {
-            let message = format!(
-                "{:?} is no kind of tool that is known: function",
-                tool.r#type
-            );
+            let message = format!("{:?} is not a known kind of tool: function", tool.r#type);
             return Err(ApiError::wrong(format!("tools[{i}].type"), message));
         }
         let missing = || ApiError::wrong(format!("tools[{i}].name"), "the name is missing");
@@ -248,7 +245,7 @@ impl Item {
                         arguments: Value::String(self.arguments.unwrap_or_default()),
                     },
                 };
-                // Calls after words or each other are of one turn.
+                // Calls that follow text or other calls belong to the same turn.
                 match messages.last_mut() {
                     Some(last) if last.role == "assistant" => {
                         last.tool_calls.get_or_insert_default().push(call);
@@ -266,10 +263,10 @@ impl Item {
                 tool_call_id: self.call_id,
                 ..ChatMessage::default()
             }),
-            // What was thought before is not told again.
+            // Earlier reasoning is not part of the prompt.
             "reasoning" => {}
             other => {
-                let message = format!("{other:?} is no kind of item that is known");
+                let message = format!("{other:?} is not a known kind of item");
                 return Err(ApiError::wrong(format!("{place}.type"), message));
             }
         }
@@ -307,20 +304,20 @@ fn call_item(id: &str, call_id: &str, call: &Call, status: &str) -> Value {
     })
 }
 
-/// How an answer is told.
+/// The state of the answer.
 struct Telling {
     id: String,
     created: u64,
     model: String,
     turn: Turn,
     output: Vec<Value>,
-    /// What is being told.
+    /// The item that is being streamed.
     open: Option<Open>,
-    /// Events that were sent.
+    /// Number of events that were sent.
     number: u64,
 }
 
-/// An item that is being told.
+/// An item that is being streamed.
 struct Open {
     id: String,
     text: String,
@@ -367,7 +364,7 @@ impl Telling {
         events.send_named(kind, &part).await
     }
 
-    /// The answer in parts.
+    /// Streams the answer.
     async fn stream(
         mut self,
         mut told: UnboundedReceiver<(usize, Told)>,
@@ -500,7 +497,7 @@ impl Telling {
         self.send(events, "response.output_item.done", done).await
     }
 
-    /// Ends the item that is being told.
+    /// Ends the item that is being streamed.
     async fn close(&mut self, events: &Events) -> std::result::Result<(), Gone> {
         let Some(Open { id, text, thoughts }) = self.open.take() else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The assistant's turn: what it thinks, says and calls, told apart while it comes.
+//! Splits the assistant's turn into reasoning, text and tool calls while it is generated.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use crate::tools::{Call, Parser, Part, Syntax};
 /// A part of a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
-    /// A thought.
+    /// Reasoning.
     Thought(String),
-    /// Words.
+    /// Text.
     Text(String),
-    /// A call.
+    /// A tool call.
     Call(Call),
 }
 
-/// Tells the parts of a turn apart.
+/// Splits a turn into its parts.
 #[derive(Debug, Clone, Default)]
 pub struct Turn {
     thoughts: Option<Splitter>,
@@ -24,13 +24,13 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Thoughts stand apart.
+    /// Separates reasoning from the answer.
     pub fn with_thoughts(mut self, thoughts: Splitter) -> Self {
         self.thoughts = Some(thoughts);
         self
     }
 
-    /// Calls of these tools are found. The turn begins with `begun`, which is not told.
+    /// Finds calls of these tools. The turn begins with `begun`, which is not part of the output.
     pub fn with_calls(mut self, syntax: Syntax, names: BTreeSet<String>, begun: &str) -> Self {
         let mut parser = Parser::new(syntax, names);
         parser.begin(begun);
@@ -38,7 +38,7 @@ impl Turn {
         self
     }
 
-    /// The parts that are certain with `text`.
+    /// Returns the parts that are certain once `text` has been added.
     pub fn push(&mut self, text: &str) -> Vec<Delta> {
         let (thoughts, words) = match &mut self.thoughts {
             Some(splitter) => splitter.push(text),
@@ -56,7 +56,7 @@ impl Turn {
         deltas
     }
 
-    /// What was held back, when no more comes.
+    /// Returns what was held back, at the end of the turn.
     pub fn finish(&mut self) -> Vec<Delta> {
         let mut deltas = Vec::new();
         if let Some(splitter) = &mut self.thoughts {
@@ -76,7 +76,7 @@ impl Turn {
         deltas
     }
 
-    /// All parts of a whole text.
+    /// Splits a complete text.
     pub fn whole(mut self, text: &str) -> Said {
         let mut deltas = self.push(text);
         deltas.extend(self.finish());
@@ -95,14 +95,14 @@ impl From<Part> for Delta {
     }
 }
 
-/// A whole turn.
+/// A complete turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Said {
-    /// Its thoughts.
+    /// The reasoning.
     pub thoughts: String,
-    /// Its words.
+    /// The text.
     pub text: String,
-    /// Its calls.
+    /// The tool calls.
     pub calls: Vec<Call>,
 }
 

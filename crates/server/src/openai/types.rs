@@ -1,34 +1,35 @@
-//! What several kinds of answers have in common.
+//! Types that several kinds of answers share.
 
 use modelve_runtime::{Completion, Finish};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What computed an answer: with another the same seed may give another text.
+/// Identifies the program that computed an answer; other versions may generate another text for the
+/// same seed.
 pub const FINGERPRINT: &str = concat!("modelve-", env!("CARGO_PKG_VERSION"));
 
-/// What an answer took.
+/// Numbers of tokens of an answer.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub struct Usage {
-    /// Tokens of the prompts.
+    /// Number of tokens in the prompts.
     pub prompt_tokens: usize,
-    /// Tokens of the answers.
+    /// Number of generated tokens.
     pub completion_tokens: usize,
-    /// Both.
+    /// Number of both together.
     pub total_tokens: usize,
-    /// More about the first.
+    /// Details of `prompt_tokens`.
     pub prompt_tokens_details: PromptDetails,
 }
 
-/// More about the tokens of prompts.
+/// Details of the prompt's tokens.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub struct PromptDetails {
-    /// Those that were not computed again.
+    /// Number of tokens whose KV cache was reused.
     pub cached_tokens: usize,
 }
 
 impl Usage {
-    /// Counts a completion; its prompt only if nobody did before.
+    /// Adds a completion; its prompt only if `with_prompt`.
     pub fn add(&mut self, completion: &Completion, with_prompt: bool) {
         if with_prompt {
             self.prompt_tokens += completion.prompt_tokens;
@@ -39,14 +40,14 @@ impl Usage {
     }
 }
 
-/// What is told at the end of a stream.
+/// Options of a stream.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
-    /// What the answer took.
+    /// Whether the stream ends with the numbers of tokens.
     pub include_usage: Option<bool>,
 }
 
-/// Why an answer ended, in OpenAI's words.
+/// Returns why an answer ended, in the terms of OpenAI's API.
 pub fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",

@@ -1,7 +1,6 @@
-//! Calls in what a model writes, in the ways that templates teach.
+//! Tool calls in generated text, in the syntaxes of chat templates.
 //!
-//! A call is recognized when it is complete and names a tool that was offered; everything else
-//! stays text.
+//! A call is recognized when it is complete and names an offered tool; everything else stays text.
 
 mod parser;
 mod syntax;
@@ -9,20 +8,20 @@ mod syntax;
 pub use parser::{Parser, overlap};
 pub use syntax::Syntax;
 
-/// A call of a tool.
+/// A tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// The tool.
+    /// Name of the tool.
     pub name: String,
-    /// Its arguments, as JSON.
+    /// The arguments, as JSON.
     pub arguments: String,
 }
 
-/// A part of what a model writes.
+/// A part of generated text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// Words.
+    /// Text.
     Text(String),
-    /// A call.
+    /// A tool call.
     Call(Call),
 }

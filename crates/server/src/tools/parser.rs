@@ -1,28 +1,28 @@
-//! Finding calls while a text comes in.
+//! Finds tool calls while text is generated.
 
 use std::collections::BTreeSet;
 
 use super::Part;
 use super::syntax::{Read, Syntax};
 
-/// Finds calls while a text comes in.
+/// Finds tool calls while text is generated.
 #[derive(Debug, Clone)]
 pub struct Parser {
     syntax: Syntax,
     names: BTreeSet<String>,
     held: String,
-    /// Whether anything but white space was told.
+    /// Whether anything but white space was returned.
     begun: bool,
-    /// Whether a call was told.
+    /// Whether a call was returned.
     called: bool,
-    /// White space that is told when words follow.
+    /// White space that is returned once text follows it.
     space: String,
-    /// Bytes at the beginning that the model did not write.
+    /// Number of bytes at the beginning that were not generated.
     hidden: usize,
 }
 
 impl Parser {
-    /// For calls of these tools.
+    /// Makes a parser for calls of these tools.
     pub fn new(syntax: Syntax, names: BTreeSet<String>) -> Self {
         Parser {
             syntax,
@@ -35,19 +35,19 @@ impl Parser {
         }
     }
 
-    /// The text begins with `begun`, which the model did not write.
+    /// Starts with `begun`, which was not generated.
     pub fn begin(&mut self, begun: &str) {
         self.held.push_str(begun);
         self.hidden = begun.len();
     }
 
-    /// What is certain with `text`.
+    /// Returns the parts that are certain once `text` has been added.
     pub fn push(&mut self, text: &str) -> Vec<Part> {
         self.held.push_str(text);
         self.read(false)
     }
 
-    /// What was held back, when no more comes.
+    /// Returns what was held back, at the end of the text.
     pub fn finish(&mut self) -> Vec<Part> {
         let mut parts = self.read(true);
         if !self.called && !self.space.is_empty() {
@@ -76,7 +76,7 @@ impl Parser {
                     parts.extend(calls.into_iter().map(Part::Call));
                 }
                 Read::Open if !last => break,
-                // Not a call: its first character is text, and what follows is looked at anew.
+                // This is not a call: its first character is text, and the rest is parsed again.
                 Read::Open | Read::No => {
                     let first = self.held.chars().next().map_or(0, char::len_utf8);
                     self.tell(first, &mut parts);
@@ -86,7 +86,7 @@ impl Parser {
         parts
     }
 
-    /// Where a call may begin.
+    /// Returns where a call may begin.
     fn opener(&self) -> Option<usize> {
         let openers = self.syntax.openers().iter();
         let marked = openers.filter_map(|opener| self.held.find(opener)).min();
@@ -99,7 +99,7 @@ impl Parser {
         marked
     }
 
-    /// Tells the first `len` bytes as words.
+    /// Returns the first `len` bytes as text.
     fn tell(&mut self, len: usize, parts: &mut Vec<Part>) {
         let text: String = self.held.drain(..len).collect();
         let hidden = self.hidden.min(len);
@@ -121,7 +121,7 @@ impl Parser {
     }
 }
 
-/// The longest end of `text` that is the beginning of one of `marks`.
+/// Returns the length of the longest end of `text` that is the beginning of one of `marks`.
 pub fn overlap(text: &str, marks: &[&str]) -> usize {
     let of = |mark: &&str| {
         let longest = mark.len().saturating_sub(1).min(text.len());

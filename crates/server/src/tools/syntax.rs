@@ -1,4 +1,4 @@
-//! How families of models write calls, and reading what they wrote.
+//! The tool call syntaxes of model families, and their parsers.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Call;
 
-/// How a family of models writes calls.
+/// The tool call syntax of a model family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syntax {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`: Hermes, Qwen and most others.
@@ -23,18 +23,18 @@ pub enum Syntax {
     Function,
 }
 
-/// What came of reading the beginning of a text as calls.
+/// The result of parsing the beginning of a text as calls.
 pub(super) enum Read {
-    /// It may still become one.
+    /// It may still become a call.
     Open,
-    /// It is none.
+    /// It is not a call.
     No,
-    /// Calls, and how many bytes they are.
+    /// Calls, and their length in bytes.
     Calls(Vec<Call>, usize),
 }
 
 impl Syntax {
-    /// The one that a template teaches.
+    /// Returns the syntax that a chat template describes.
     pub fn of(template: &str) -> Syntax {
         let known = [
             ("[TOOL_CALLS]", Syntax::Mistral),
@@ -49,7 +49,7 @@ impl Syntax {
         found.map_or(Syntax::Hermes, |(_, syntax)| *syntax)
     }
 
-    /// What calls begin with.
+    /// Returns the texts that calls begin with.
     pub(super) fn openers(self) -> &'static [&'static str] {
         match self {
             Syntax::Hermes => &["<tool_call>"],
@@ -61,7 +61,7 @@ impl Syntax {
         }
     }
 
-    /// Names of control tokens that must be seen for calls to be found.
+    /// Returns the names of control tokens that have to be visible for calls to be found.
     pub fn marks(self) -> &'static [&'static str] {
         match self {
             Syntax::Hermes => &["<tool_call>", "</tool_call>"],
@@ -72,8 +72,8 @@ impl Syntax {
         }
     }
 
-    /// The one in which a call can be forced: after what it [begins with](Syntax::begins) it is
-    /// JSON.
+    /// Returns the syntax in which a call can be forced: after the text that it [begins
+    /// with](Syntax::begins) it is pure JSON.
     pub fn forced(self) -> Syntax {
         match self {
             Syntax::Function => Syntax::Hermes,
@@ -81,7 +81,7 @@ impl Syntax {
         }
     }
 
-    /// What a forced call begins with.
+    /// Returns the text that a forced call begins with.
     pub fn begins(self) -> &'static str {
         match self {
             Syntax::Hermes | Syntax::Function => "<tool_call>\n",
@@ -92,8 +92,8 @@ impl Syntax {
         }
     }
 
-    /// The schema of forced calls of tools with these names and parameters; several calls at
-    /// once where the syntax has a list.
+    /// Returns the schema of forced calls of tools with these names and parameters; of several
+    /// calls at once where the syntax allows a list.
     pub fn schema(self, tools: &[(String, Value)], several: bool) -> Value {
         let arguments = match self {
             Syntax::Llama => "parameters",
@@ -124,7 +124,7 @@ impl Syntax {
         }
     }
 
-    /// Reads calls at the beginning of `text`. `last`: nothing follows it.
+    /// Parses calls at the beginning of `text`. `last` means that no text follows.
     pub(super) fn read(self, text: &str, names: &BTreeSet<String>, last: bool) -> Read {
         match self {
             Syntax::Hermes => {
@@ -181,16 +181,15 @@ impl Syntax {
     }
 }
 
-/// What closes calls.
+/// The text that closes calls.
 enum Close {
-    /// This.
+    /// This text is required.
     Must(&'static str),
-    /// This, or nothing.
+    /// This text is optional.
     May(&'static str),
 }
 
-/// The calls of `inner`, which was read from `body` at the end of `text` after white space, with
-/// what closes them.
+/// Checks what closes the calls of `inner`, which were parsed from `body` at the end of `text`.
 fn closed(text: &str, body: &str, inner: Read, close: Close, last: bool) -> Read {
     let Read::Calls(calls, len) = inner else {
         return inner;
@@ -206,15 +205,15 @@ fn closed(text: &str, body: &str, inner: Read, close: Close, last: bool) -> Read
     }
     match (mark.starts_with(after), last) {
         (true, false) => Read::Open,
-        // Nothing more comes.
+        // No more text comes.
         (true, true) => Read::Calls(calls, text.len()),
         (false, _) if optional => Read::Calls(calls, at),
         (false, _) => Read::No,
     }
 }
 
-/// A value of JSON at the beginning of a text, and its length in bytes; none: it may still
-/// become one.
+/// Parses a JSON value at the beginning of a text, and returns its length in bytes as well; `None`
+/// if it may still become one.
 fn value(text: &str) -> Result<Option<(Value, usize)>, ()> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     match values.next() {
@@ -225,7 +224,7 @@ fn value(text: &str) -> Result<Option<(Value, usize)>, ()> {
     }
 }
 
-/// A call, or a list of calls, as JSON.
+/// Parses a call, or a list of calls, as JSON.
 fn json(text: &str, names: &BTreeSet<String>) -> Read {
     match value(text) {
         Ok(None) => Read::Open,
@@ -244,7 +243,7 @@ fn json(text: &str, names: &BTreeSet<String>) -> Read {
     }
 }
 
-/// A call as an object.
+/// Parses a call that is an object.
 fn call(value: &Value, names: &BTreeSet<String>) -> Option<Call> {
     let object = match value.get("function") {
         Some(function @ Value::Object(_)) => function,
@@ -265,7 +264,7 @@ fn call(value: &Value, names: &BTreeSet<String>) -> Option<Call> {
     })
 }
 
-/// `name{…}`, with `[ARGS]` or `[CALL_ID]…[ARGS]` between them.
+/// Parses `name{…}`, with `[ARGS]` or `[CALL_ID]…[ARGS]` between name and arguments.
 fn named(text: &str, names: &BTreeSet<String>) -> Read {
     let Some(end) = text.find(['{', '[']) else {
         return match names.iter().any(|name| name.starts_with(text.trim_end())) {
@@ -283,8 +282,8 @@ fn named(text: &str, names: &BTreeSet<String>) -> Read {
     arguments(name, &text[start..], start)
 }
 
-/// The arguments of a call at the beginning of `text`, which stands `start` bytes after the
-/// beginning of the call.
+/// Parses the arguments of a call at the beginning of `text`, `start` bytes after the beginning of
+/// the call.
 fn arguments(name: &str, text: &str, start: usize) -> Read {
     match value(text) {
         Ok(None) => Read::Open,
@@ -299,7 +298,7 @@ fn arguments(name: &str, text: &str, start: usize) -> Read {
     }
 }
 
-/// `<function=name>{…}`.
+/// Parses `<function=name>{…}`.
 fn tagged(text: &str, names: &BTreeSet<String>) -> Read {
     let Some(rest) = text.strip_prefix("<function=") else {
         return Read::No;
@@ -317,7 +316,7 @@ fn tagged(text: &str, names: &BTreeSet<String>) -> Read {
     arguments(name, body.trim_start(), start + space)
 }
 
-/// `<function=name><parameter=key>value</parameter>…</function>`, as Qwen3-Coder writes it.
+/// Parses `<function=name><parameter=key>value</parameter>…</function>`, the syntax of Qwen3-Coder.
 fn xml(text: &str, names: &BTreeSet<String>) -> Read {
     let Some(end) = text.find("</function>") else {
         return Read::Open;
@@ -337,7 +336,7 @@ fn xml(text: &str, names: &BTreeSet<String>) -> Read {
         let (said, behind) = behind.split_once("</parameter>").unwrap_or((behind, ""));
         let said = said.strip_prefix('\n').unwrap_or(said);
         let said = said.strip_suffix('\n').unwrap_or(said);
-        // What is JSON but no string is meant so; everything else is a text.
+        // JSON that is not a string keeps its type; everything else is a string.
         let value = match serde_json::from_str(said) {
             Ok(
                 value @ (Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)),

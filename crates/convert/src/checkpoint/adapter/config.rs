@@ -1,22 +1,20 @@
-//! `adapter_config.json` of PEFT: what it says of the matrices, and what is refused.
+//! `adapter_config.json` of PEFT: what is read from it, and what is refused.
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// What a LoRA's configuration says.
+/// The configuration of a LoRA.
 pub(super) struct Config {
-    /// Whether the base's matrices are transposed, as those of GPT-2.
-    pub(super) fan_in_fan_out: bool,
     rank: u64,
     alpha: f64,
-    /// Whether the scale falls with the root of the rank only.
+    /// Whether the scale is alpha over the root of the rank (rsLoRA) instead of alpha over the
+    /// rank.
     rank_stabilized: bool,
     ranks: Vec<(Regex, f64)>,
     alphas: Vec<(Regex, f64)>,
 }
 
-/// What changes the mathematics in a way that is not followed here. Each must be absent, false or
-/// empty.
+/// Options that change the mathematics and are not supported. Each must be absent, false or empty.
 const REFUSED: &[(&str, &str)] = &[
     ("use_dora", "DoRA"),
     ("use_qalora", "QA-LoRA"),
@@ -32,15 +30,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("trainable_token_indices", "trained tokens"),
 ];
 
-/// Ways of starting that leave the base as it is. Others, such as PiSSA, change the base, and an
-/// adapter is then no difference to the original one.
+/// Initializations that leave the base unchanged. Others, such as PiSSA, change the base, so the
+/// adapter is not a difference to the original.
 const STARTS: &[&str] = &["gaussian", "eva", "orthogonal"];
 
 impl Config {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// Says what of it is not supported.
+    /// Names the option that is not supported.
     pub(super) fn read(adapter: &Map<String, Value>) -> Result<Self, String> {
         let value = |key: &str| adapter.get(key).unwrap_or(&Value::Null);
         let kind = value("peft_type").as_str().unwrap_or("unknown");
@@ -74,7 +72,6 @@ impl Config {
             }
         }
         Ok(Self {
-            fan_in_fan_out: value("fan_in_fan_out") == true,
             rank: match value("r") {
                 Value::Null => 8,
                 rank => rank
@@ -93,12 +90,12 @@ impl Config {
         })
     }
 
-    /// The rank that the matrices of a module must have.
+    /// Returns the rank of a module's matrices.
     pub(super) fn rank(&self, module: &str) -> u64 {
         first(&self.ranks, module).map_or(self.rank, |rank| rank as u64)
     }
 
-    /// What the product of the two matrices is multiplied by.
+    /// Returns the factor of the product of the two matrices.
     pub(super) fn scale(&self, module: &str) -> f32 {
         let alpha = first(&self.alphas, module).unwrap_or(self.alpha);
         let rank = self.rank(module) as f64;
@@ -116,13 +113,13 @@ fn first(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
     found.map(|(_, value)| *value)
 }
 
-/// Numbers by expression, each of which matches the end of a module's name, from a dot on
-/// (`get_pattern_key` of PEFT).
+/// Reads numbers by regular expression, each of which matches the end of a module's name after a
+/// dot (`get_pattern_key` of PEFT).
 fn patterns(key: &str, stated: &Value) -> Result<Vec<(Regex, f64)>, String> {
     let Value::Object(map) = stated else {
         return match stated {
             Value::Null => Ok(Vec::new()),
-            _ => Err(format!("`{key}` is no object")),
+            _ => Err(format!("`{key}` is not an object")),
         };
     };
     let mut patterns = Vec::new();

@@ -13,11 +13,12 @@ pub struct Merged {
     /// [outputs, rank].
     pub(super) b: SourceTensor,
     pub(super) scale: f32,
-    /// Whether rows of the base are inputs.
+    /// Whether the base has inputs as rows.
     pub(super) is_turned: bool,
 }
 
-/// Columns that are computed at once: with their part of the right matrix they stay in the caches.
+/// Number of columns computed at once: with the matching part of the right matrix they stay in the
+/// caches.
 const TILE: u64 = 512;
 
 impl Merged {
@@ -82,7 +83,7 @@ impl Merged {
     }
 }
 
-/// The transpose of a matrix of so many columns.
+/// Transposes a matrix with this number of columns.
 fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     let column = |i: usize| values[i..].iter().step_by(columns).copied();
     (0..columns).flat_map(column).collect()

@@ -1,8 +1,8 @@
 //! A LoRA of PEFT, merged into the checkpoint that it was trained for.
 //!
-//! As with packed weights, nobody above knows: a matrix that the adapter changes becomes a tensor
+//! The rest of the program does not see the adapter: a matrix that it changes becomes a tensor
 //! whose rows are computed when they are read. Tensors that the adapter holds whole
-//! (`modules_to_save`, trained biases) take the place of the base's.
+//! (`modules_to_save`, trained biases) replace those of the base.
 
 mod config;
 mod delta;
@@ -20,10 +20,10 @@ use super::packed::Packed;
 use super::{ADAPTER, Checkpoint, Error, Problem, SourceTensor, read_optional, shard};
 use config::Config;
 
-/// The file of an adapter's weights.
+/// The file with the adapter's weights.
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Types of numbers that weights are stored in.
+/// Floating-point types of weights.
 const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
 /// An adapter that was merged.
@@ -31,7 +31,7 @@ const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 pub struct Adapter {
     /// Its folder.
     pub folder: PathBuf,
-    /// The model that it says it was trained for.
+    /// The model that it was trained for, as the adapter states it.
     pub base: Option<String>,
 }
 
@@ -45,7 +45,8 @@ impl Adapter {
     }
 }
 
-/// A folder that holds an adapter, which is small and changes the weights of another model.
+/// Makes the error for a folder that holds only an adapter, which changes the weights of another
+/// model.
 pub(super) fn not_a_model(folder: &Path, adapter: &Map<String, Value>) -> Error {
     let problem = Problem::Adapter {
         kind: match adapter.get("peft_type").and_then(Value::as_str) {
@@ -73,12 +74,14 @@ struct Pair {
 }
 
 impl Checkpoint {
-    /// Merges the LoRA in `folder` into the weights.
+    /// Merges the LoRA in `folder` into the weights. `is_turned` says of a tensor of the base whether
+    /// its rows are inputs, as those of GPT-2 are; like PEFT this goes by what the base is, whatever
+    /// `fan_in_fan_out` of the adapter says.
     ///
     /// # Errors
-    /// The folder holds no LoRA or one of a kind that is not followed, a tensor of it does not fit
-    /// the base, or is none that is known.
-    pub fn merge(mut self, folder: &Path) -> Result<Self, Error> {
+    /// The folder holds no LoRA or one of a kind that is not supported, or a tensor of it is
+    /// unknown or does not fit the base.
+    pub fn merge(mut self, folder: &Path, is_turned: impl Fn(&str) -> bool) -> Result<Self, Error> {
         let path = folder.join(ADAPTER);
         let Some(adapter) = read_optional(&path)? else {
             return Err(Error::new(folder, Problem::Absent { what: ADAPTER }));
@@ -120,10 +123,10 @@ impl Checkpoint {
                     }
                     whole.insert(name, tensor.clone()).is_some()
                 }
-                None => return Err(error("is none that a LoRA is known to have")),
+                None => return Err(error("is not a tensor of a LoRA")),
             };
             if twice {
-                return Err(error("stands there twice, under two names"));
+                return Err(error("occurs twice, under two names"));
             }
         }
         for (name, tensor) in whole {
@@ -132,7 +135,7 @@ impl Checkpoint {
                 .insert(name.clone(), SourceTensor { name, ..tensor });
         }
         for (name, pair) in pairs {
-            let merged = merged(&self.tensors[&name], &pair, &config)
+            let merged = merged(&self.tensors[&name], &pair, &config, is_turned(&name))
                 .map_err(|(tensor, problem)| tensor_error(&weights, tensor, &problem))?;
             self.tensors.insert(name, merged);
         }
@@ -144,8 +147,8 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The name in this checkpoint of a tensor that an adapter names by its module's path. Some
-    /// checkpoints leave out the path's first word.
+    /// Returns the name in this checkpoint of a tensor that an adapter names by its module's path.
+    /// Some checkpoints leave out the first component of the path.
     fn base_name(&self, path: &str) -> Option<String> {
         let short = path.split_once('.').map(|(_, short)| short);
         let mut names = [Some(path), short].into_iter().flatten();
@@ -164,15 +167,15 @@ fn tensor_error(path: &Path, tensor: &SourceTensor, problem: &str) -> Error {
     Error::new(path, problem)
 }
 
-/// What a tensor of an adapter is.
+/// The role of an adapter's tensor.
 enum Part {
-    /// One of two matrices, for the tensor `of`.
+    /// One of the two matrices for the tensor `of`.
     Matrix {
         of: String,
         is_b: bool,
         is_embedding: bool,
     },
-    /// The tensor `of` itself.
+    /// A replacement of the tensor `of`.
     Whole { of: String },
 }
 
@@ -198,12 +201,13 @@ fn part(name: &str) -> Option<Part> {
     (!of.contains("lora_")).then_some(Part::Whole { of })
 }
 
-/// The tensor that a base's becomes with the two matrices of a LoRA; or the matrix that is at fault,
-/// and why.
+/// Returns the base's tensor with the two matrices of a LoRA added, or the matrix at fault and the
+/// reason.
 fn merged<'a>(
     base: &SourceTensor,
     pair: &'a Pair,
     config: &Config,
+    is_turned: bool,
 ) -> Result<SourceTensor, (&'a SourceTensor, String)> {
     let lonely = |tensor, one, other| {
         let problem = format!("is matrix {one} of a LoRA whose matrix {other} is missing");
@@ -216,12 +220,15 @@ fn merged<'a>(
         (None, None) => return Ok(base.clone()),
     };
     let [rows, columns] = base.shape[..] else {
-        return Err((a, "changes what is no matrix in the base".into()));
+        return Err((
+            a,
+            "changes a tensor of the base that is not a matrix".into(),
+        ));
     };
     if !FLOATS.contains(&base.dtype) {
         return Err((a, format!("changes a tensor of type {:?}", base.dtype)));
     }
-    let is_turned = config.fan_in_fan_out || pair.is_embedding;
+    let is_turned = is_turned || pair.is_embedding;
     let (outputs, inputs) = match is_turned {
         true => (columns, rows),
         false => (rows, columns),

@@ -1,16 +1,16 @@
-//! GPTQ and AWQ: the transposed matrix, several weights to a 32-bit word, with a scale and a
+//! GPTQ and AWQ: the transposed matrix with several weights in a 32-bit word, and a scale and a
 //! zero-point for each output and group of inputs.
 //!
-//! A weight is `scale × (code - zero)`, the difference exact and multiplied once in 32 bits. What a
-//! GGUF has as a row is a column here, so a piece of rows is a rectangle as high as the matrix.
+//! A weight is `scale × (code - zero)`, with an exact difference and one multiplication in 32 bits.
+//! A row of the GGUF is a column here, so a piece of rows is a rectangle as high as the matrix.
 //!
 //! | | codes | zeros | scales |
 //! |---|---|---|---|
 //! | GPTQ | `qweight` [inputs / n, outputs], the lowest bits first | `qzeros` [groups, outputs / n] | [groups, outputs] |
 //! | AWQ (gemm) | `qweight` [inputs, outputs / 8], in an order of its own | `qzeros` [groups, outputs / 8] in that order | [groups, outputs] |
 //!
-//! GPTQ's first format stores the zero-point less one. Added to what was stored it can be 16, as in
-//! llama.cpp's converter and the kernels of exllama.
+//! The first version of GPTQ's format stores the zero-point minus one. The corrected zero-point can
+//! be 16, as in llama.cpp's converter and the kernels of exllama.
 
 use std::ops::Range;
 
@@ -19,29 +19,30 @@ use safetensors::Dtype;
 use super::{Packed, Parts, SCALES, check_scales};
 use crate::checkpoint::{Error, Shards, SourceTensor};
 
-/// How words are packed.
+/// The layout of the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Bits of a weight: 2, 4 or 8.
     pub(super) bits: u32,
-    /// Inputs that share scale and zero-point, where no index says it; `None`: all of them.
+    /// Number of inputs that share scale and zero-point, unless an index assigns them to groups;
+    /// `None` means all.
     pub(super) group_size: Option<u64>,
     /// What is added to a stored zero-point.
     pub(super) zero_offset: u32,
-    /// Whether it is AWQ's layout, else it is GPTQ's.
+    /// Whether the layout is AWQ's instead of GPTQ's.
     pub(super) is_awq: bool,
 }
 
-/// The bit from which on output `i` of eight stands in a word of AWQ.
+/// The first bit of output `i` of eight in a word of AWQ.
 const AWQ_SHIFTS: [u32; 8] = [0, 16, 4, 20, 8, 24, 12, 28];
 
 impl Layout {
-    /// Weights in a word.
+    /// Number of weights in a word.
     fn per_word(&self) -> u64 {
         u64::from(32 / self.bits)
     }
 
-    /// Where the `i`th of the outputs that share a word stands.
+    /// Returns the first bit of the `i`th output in its word.
     fn shift(&self, i: u64) -> u32 {
         match self.is_awq {
             true => AWQ_SHIFTS[i as usize],
@@ -61,17 +62,17 @@ pub struct Columns {
     inputs: u64,
 }
 
-/// Which group an input belongs to.
+/// The assignment of inputs to groups.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Groups {
-    /// So many inputs after each other.
+    /// Groups of this many consecutive inputs.
     Size(u64),
-    /// A tensor says it for each, as after reordering by activation.
+    /// A tensor with the group of each input, as after reordering by activation (`desc_act`).
     Index(SourceTensor),
 }
 
 impl Groups {
-    /// Groups that a tensor gives to each of `inputs`.
+    /// Makes groups from a tensor with one entry for each of `inputs`.
     pub(super) fn index(
         parts: &Parts<'_>,
         index: SourceTensor,
@@ -81,7 +82,7 @@ impl Groups {
         Ok(Self::Index(index))
     }
 
-    /// The tensor that is read for them.
+    /// Returns the tensor that has to be read, if there is one.
     pub(super) fn part(&self) -> Option<&SourceTensor> {
         match self {
             Self::Size(_) => None,
@@ -89,7 +90,7 @@ impl Groups {
         }
     }
 
-    /// The group of each of `inputs`, all below `count`.
+    /// Reads the group of each of `inputs`; all are below `count`.
     pub(super) fn read(
         &self,
         shards: &Shards,
@@ -112,7 +113,7 @@ impl Groups {
     }
 }
 
-/// Replaces the parts of a matrix, if `name` is its codes.
+/// Replaces the parts of a matrix, if `name` is that of its codes.
 pub(super) fn find(parts: &mut Parts<'_>, name: &str, layout: &Layout) -> Result<(), Error> {
     let Some(module) = name.strip_suffix(".qweight") else {
         return Ok(());

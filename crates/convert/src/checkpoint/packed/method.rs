@@ -1,4 +1,4 @@
-//! What `quantization_config` says about how weights are packed.
+//! Parses `quantization_config`, which says how weights are packed.
 
 use std::path::Path;
 
@@ -15,24 +15,24 @@ pub enum Method {
         /// Rows and columns of the blocks that share a scale, where there are blocks.
         block: Option<[u64; 2]>,
     },
-    /// GPTQ, AWQ.
+    /// GPTQ and AWQ.
     Columns(columns::Layout),
     /// The packed format of compressed-tensors.
     Rows(rows::Layout),
 }
 
-/// A way of packing that is not unpacked here.
+/// A way of packing that is not supported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the checkpoint is quantized already ({method}, says quantization_config), in a form that is not read here: {}",
+    "the checkpoint is quantized already ({method}, says quantization_config), in a form that is not supported: {}",
     advice(method)
 )]
 pub struct Refused {
-    /// Its name, and what of it.
+    /// Its name, and the variant where that matters.
     pub method: String,
 }
 
-/// What to do instead.
+/// Advice on what to do instead.
 fn advice(method: &str) -> &'static str {
     match method.split(',').next().unwrap_or_default() {
         "bitsandbytes" => {
@@ -47,7 +47,8 @@ fn advice(method: &str) -> &'static str {
     }
 }
 
-/// The object that says how a checkpoint was quantized, from `config.json`; null where none does.
+/// Returns the object in `config.json` that says how a checkpoint was quantized; null if there is
+/// none.
 pub(in crate::checkpoint) fn stated(config: &Value) -> &Value {
     let places = [
         &config["quantization_config"],
@@ -58,8 +59,8 @@ pub(in crate::checkpoint) fn stated(config: &Value) -> &Value {
     stated.next().unwrap_or(&Value::Null)
 }
 
-/// What older exporters state in a file of its own: AutoGPTQ in `quantize_config.json`, AutoAWQ in
-/// `quant_config.json`; null where there is neither.
+/// Reads what older exporters write to a separate file: AutoGPTQ `quantize_config.json`, AutoAWQ
+/// `quant_config.json`; null if there is neither.
 pub(in crate::checkpoint) fn apart(folder: &Path) -> Result<Value, Error> {
     if let Some(mut gptq) = read_optional(&folder.join("quantize_config.json"))? {
         gptq.entry("quant_method").or_insert(json!("gptq"));
@@ -75,7 +76,7 @@ pub(in crate::checkpoint) fn apart(folder: &Path) -> Result<Value, Error> {
 }
 
 impl Method {
-    /// Reads the method first, then what it needs. `None`: the weights are not quantized.
+    /// Parses the method, then its options; `None` if the weights are not quantized.
     ///
     /// # Errors
     /// The method or a variant of it is not supported.
@@ -116,7 +117,7 @@ impl Method {
     }
 }
 
-/// `[128, 128]`, or `"128x128"`.
+/// Parses `[128, 128]` or `"128x128"`.
 fn block(stated: &Value) -> Option<[u64; 2]> {
     let sizes: Vec<u64> = match stated {
         Value::Array(sizes) => sizes.iter().filter_map(Value::as_u64).collect(),
@@ -126,7 +127,7 @@ fn block(stated: &Value) -> Option<[u64; 2]> {
     <[u64; 2]>::try_from(sizes).ok()
 }
 
-/// The size of a group; -1 and nothing mean that a whole row is one.
+/// Parses the size of a group; -1 and null mean a whole row.
 fn group_size(stated: &Value) -> Result<Option<u64>, String> {
     match (stated.as_u64(), stated.as_i64()) {
         (Some(size @ 1..), _) => Ok(Some(size)),

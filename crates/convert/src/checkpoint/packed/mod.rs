@@ -1,9 +1,8 @@
-//! Weights that a checkpoint holds in another form than as numbers: in 8 bits with scales, in 4
-//! bits with scales and zero-points.
+//! Packed weights: 8-bit numbers with scales, or 4-bit codes with scales and zero-points.
 //!
-//! Above this module nobody knows: [`resolve`] replaces the tensors that belong together by the
-//! one that an architecture asks for, of type F32, and reading rows of that computes them. Only the
-//! rows asked for are read and unpacked, so memory stays bounded by the size of a piece.
+//! The rest of the program does not see them: [`resolve`] replaces the tensors that belong together
+//! by the one tensor that an architecture expects, of type F32, whose rows are computed when they are
+//! read. Only the rows asked for are read and unpacked, so memory is bounded by the size of a piece.
 
 mod columns;
 mod method;
@@ -21,7 +20,7 @@ use safetensors::Dtype;
 
 use super::{Error, Merged, Shards, SourceTensor};
 
-/// Names of scales that concern activations or the KV cache, none of which a GGUF has.
+/// Endings of scales for activations or the KV cache, which a GGUF does not have.
 const OF_ACTIVATIONS: &[&str] = &[
     ".activation_scale",
     ".input_scale",
@@ -34,7 +33,7 @@ const OF_ACTIVATIONS: &[&str] = &[
 /// What the values of a tensor are computed from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Packed {
-    /// Numbers of 8 bits, times scales.
+    /// 8-bit numbers times scales.
     Scaled(scaled::Scaled),
     /// GPTQ and AWQ, which store the transposed matrix.
     Columns(columns::Columns),
@@ -45,7 +44,7 @@ pub enum Packed {
 }
 
 impl Packed {
-    /// The tensors that are read for it; the first is the largest.
+    /// The tensors that it is computed from; the first is the largest.
     pub fn parts(&self) -> Vec<&SourceTensor> {
         match self {
             Self::Scaled(scaled) => scaled.parts(),
@@ -55,7 +54,7 @@ impl Packed {
         }
     }
 
-    /// What it is, in a few words.
+    /// Describes the format in a few words.
     pub(super) fn form(&self) -> String {
         match self {
             Self::Scaled(scaled) => scaled.form(),
@@ -65,11 +64,11 @@ impl Packed {
         }
     }
 
-    /// Computes a rectangle.
+    /// Computes a rectangle of the matrix.
     ///
     /// # Errors
-    /// A part cannot be read, or holds what cannot be meant: a scale that is no number, a group
-    /// that there is not.
+    /// A part cannot be read or is invalid: a scale that is not finite, or a group that does not
+    /// exist.
     pub(super) fn read(
         &self,
         shards: &Shards,
@@ -82,7 +81,7 @@ impl Packed {
             Self::Rows(packed) => packed.read(shards, rows.clone())?,
             Self::Merged(merged) => return merged.read(shards, rows, columns),
         };
-        // Whole rows were unpacked; a rectangle that is narrower is cut out.
+        // Whole rows were unpacked; a narrower rectangle is cut out.
         let height = (rows.end - rows.start).max(1) as usize;
         let width = values.len() / height;
         let columns = columns.start as usize..columns.end as usize;
@@ -97,7 +96,7 @@ impl Packed {
     }
 }
 
-/// The tensors of a checkpoint while those that belong together are found.
+/// The tensors of a checkpoint while the parts of packed ones are replaced.
 struct Parts<'a> {
     shards: &'a Shards,
     tensors: BTreeMap<String, SourceTensor>,
@@ -112,7 +111,7 @@ impl Parts<'_> {
         self.tensors.remove(name)
     }
 
-    /// Takes a tensor without which `of` cannot be unpacked.
+    /// Takes a tensor that is needed to unpack `of`.
     fn need(&mut self, name: String, of: &SourceTensor) -> Result<SourceTensor, Error> {
         let found = self.take(&name);
         found.ok_or_else(|| self.error(of, format!("`{name}`, which belongs to it, is missing")))
@@ -131,7 +130,7 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// A matrix's rows and columns, neither of them 0.
+    /// Returns the rows and columns of a matrix, neither of them 0.
     fn matrix(&self, tensor: &SourceTensor) -> Result<[u64; 2], Error> {
         match tensor.shape[..] {
             [rows, columns] if rows > 0 && columns > 0 => Ok([rows, columns]),
@@ -142,7 +141,7 @@ impl Parts<'_> {
         }
     }
 
-    /// Puts a tensor in the place of its parts.
+    /// Adds a tensor in place of its parts.
     fn put(&mut self, name: String, shape: [u64; 2], packed: Packed) -> Result<(), Error> {
         let first = packed.parts()[0].clone();
         let bytes = shape[0]
@@ -162,15 +161,15 @@ impl Parts<'_> {
         };
         match self.tensors.insert(name, tensor) {
             None => Ok(()),
-            Some(twice) => Err(self.error(&twice, "stands there packed and unpacked")),
+            Some(twice) => Err(self.error(&twice, "occurs both packed and unpacked")),
         }
     }
 }
 
-/// Types of floating-point numbers that scales are stored in.
+/// Floating-point types of scales.
 const SCALES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
-/// Replaces the tensors that are parts of packed ones by those that they make.
+/// Replaces the parts of packed tensors by the tensors they make up.
 ///
 /// # Errors
 /// A part is missing, or its shape or type does not fit the others.
@@ -193,8 +192,8 @@ pub(super) fn resolve(
     Ok(parts.tensors)
 }
 
-/// Biases of packed matrices that are all zero. Exporters write them for every matrix, and an
-/// architecture without biases can do without them.
+/// Finds biases of packed matrices that are all zero. Exporters write them for every matrix, and
+/// architectures without biases can leave them out.
 pub(super) fn idle_biases(
     shards: &Shards,
     tensors: &BTreeMap<String, SourceTensor>,
@@ -216,8 +215,8 @@ pub(super) fn idle_biases(
     Ok(idle)
 }
 
-/// Checks that scales are numbers. `row` and `column` are where the first of them stands in its
-/// tensor, `width` is how many stand beside each other.
+/// Checks that scales are finite. `row` and `column` are the position of the first of them in its
+/// tensor, `width` is the number of scales in a row.
 fn check_scales(
     shards: &Shards,
     tensor: &SourceTensor,

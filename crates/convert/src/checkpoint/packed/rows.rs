@@ -1,8 +1,8 @@
-//! The packed format of compressed-tensors: the matrix as it is, several weights of a row to a 32-bit
-//! word, the lowest bits first.
+//! The packed format of compressed-tensors: the matrix in its usual orientation, with several
+//! weights of a row in a 32-bit word, the lowest bits first.
 //!
-//! A weight is `scale × (code - zero)`. Without zero-points the zero is the middle of the codes. There
-//! is a scale for each row and group of columns; zero-points are packed along the rows.
+//! A weight is `scale × (code - zero)`. Without zero-points, `zero` is the middle of the codes.
+//! There is a scale for each row and group of columns; zero-points are packed along the rows.
 
 use std::ops::Range;
 
@@ -12,12 +12,12 @@ use super::columns::Groups;
 use super::{Packed, Parts, SCALES, check_scales};
 use crate::checkpoint::{Error, Shards, SourceTensor};
 
-/// How words are packed.
+/// The layout of the words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Bits of a weight: 4 or 8.
     pub(super) bits: u32,
-    /// Columns that share scale and zero-point; `None`: all of them.
+    /// Number of columns that share scale and zero-point; `None` means all.
     pub(super) group_size: Option<u64>,
 }
 
@@ -26,8 +26,8 @@ pub struct Layout {
 pub struct Rows {
     bits: u32,
     codes: SourceTensor,
-    /// The shape of the matrix. Opening a checkpoint reads headers only, so it is compared with
-    /// that of the codes when rows are read.
+    /// The tensor with the shape of the matrix. Opening a checkpoint reads headers only, so it is
+    /// compared with the shape of the codes when rows are read.
     stated: SourceTensor,
     scales: SourceTensor,
     zeros: Option<SourceTensor>,
@@ -35,7 +35,7 @@ pub struct Rows {
     columns: u64,
 }
 
-/// Replaces the parts of a matrix, if `name` is its codes.
+/// Replaces the parts of a matrix, if `name` is that of its codes.
 pub(super) fn find(parts: &mut Parts<'_>, name: &str, layout: &Layout) -> Result<(), Error> {
     let Some(weight) = name.strip_suffix("_packed") else {
         return Ok(());
@@ -89,8 +89,8 @@ impl Rows {
         format!("packed-{}", self.bits)
     }
 
-    /// Compares the stated shape with that of the codes. Rows that end within a word are not known to
-    /// be in use, and are refused.
+    /// Compares the stated shape with that of the codes. Rows that end inside a word are not known
+    /// to exist and are refused.
     fn check_shape(&self, shards: &Shards) -> Result<(), Error> {
         let shape = shards.read_integers(&self.stated)?;
         let held = [self.codes.shape[0], self.columns];

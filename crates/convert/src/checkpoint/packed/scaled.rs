@@ -1,8 +1,9 @@
-//! Numbers of 8 bits times scales: float8 and int8 weights.
+//! 8-bit numbers with scales: float8 and int8 weights.
 //!
-//! `weight × scale`, each multiplied once in 32 bits. There is one scale for the whole matrix, one
-//! for each row, or one for each block of rows and columns (DeepSeek's and Qwen's `weight_scale_inv`,
-//! which is multiplied in spite of its name). Blocks at the edges may be cut off.
+//! A weight is `number × scale`, with one multiplication in 32 bits. There is one scale for the
+//! whole matrix, one for each row, or one for each block of rows and columns (`weight_scale_inv` of
+//! DeepSeek and Qwen, which is multiplied in spite of its name). Blocks at the edges may be
+//! incomplete.
 
 use std::ops::Range;
 
@@ -16,14 +17,14 @@ use crate::checkpoint::{Error, Shards, SourceTensor};
 pub struct Scaled {
     values: SourceTensor,
     scales: SourceTensor,
-    /// Rows and columns that share a scale.
+    /// Number of rows and columns that share a scale.
     block: [u64; 2],
 }
 
-/// Endings that make the name of the scales out of the name of the weights.
+/// Endings that turn the name of the weights into that of the scales.
 const ENDINGS: [&str; 2] = ["_scale_inv", "_scale"];
 
-/// Replaces the matrix of that name, if it is one of 8-bit numbers.
+/// Replaces the matrix of this name, if it consists of 8-bit numbers.
 pub(super) fn find(
     parts: &mut Parts<'_>,
     name: &str,
@@ -88,7 +89,7 @@ impl Scaled {
         let columns = self.values.columns();
         let [high, wide] = self.block;
         let across = columns.div_ceil(wide);
-        // The scales are one run of numbers, whether their shape is [n], [n, 1] or a matrix.
+        // The scales are consecutive numbers, whether their shape is [n], [n, 1] or a matrix.
         let first = rows.start / high;
         let wanted = first * across..rows.end.div_ceil(high) * across;
         let scales = shards.read_run(&self.scales, wanted)?;

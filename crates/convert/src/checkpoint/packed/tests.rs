@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// A fixture as a checkpoint of one matrix.
+/// Opens a fixture as a checkpoint of one matrix.
 fn checkpoint(file: &Path) -> (tempfile::TempDir, Checkpoint) {
     let bytes = fs::read(file).unwrap();
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -34,7 +34,7 @@ fn read(checkpoint: &Checkpoint, step: u64) -> Vec<u8> {
     all
 }
 
-/// Rows of a word, of a group and of a block may fall into different pieces.
+/// The rows of a word, a group or a block may be in different pieces.
 #[test]
 fn pieces_of_any_height_make_the_same_matrix() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/packed");
@@ -48,7 +48,7 @@ fn pieces_of_any_height_make_the_same_matrix() {
         }
         let tensor = checkpoint.tensors().find(|tensor| tensor.packed.is_some());
         let tensor = tensor.unwrap();
-        // Part of a row, as matrices are read whose columns become rows.
+        // Part of a row, as for matrices whose columns become rows.
         let mut part = [0; 4 * 9];
         let offset = 5 * tensor.row_bytes() + 4 * 50;
         let shards = Shards::open(&checkpoint).unwrap();

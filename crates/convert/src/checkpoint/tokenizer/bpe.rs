@@ -1,4 +1,4 @@
-//! `tokenizer.json` with byte-level BPE, as GPT-2 began it and Phi-4 uses it.
+//! `tokenizer.json` with byte-level BPE, as in GPT-2 and Phi-4.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::checkpoint::{Error, Problem};
 
 const FILE: &str = "tokenizer.json";
 
-/// Whether this is BPE over bytes: a step of the kind `ByteLevel` before the model.
+/// Returns whether this is BPE over bytes, that is, has a `ByteLevel` step before the model.
 pub(super) fn is_byte_level(json: &Map<String, Value>) -> bool {
     let model = json.get("model").and_then(|model| model.get("type"));
     let kinds = steps(json.get("pre_tokenizer"));
@@ -52,7 +52,7 @@ pub(super) fn read(
     for (text, id) in vocab {
         let id = id
             .as_u64()
-            .ok_or_else(|| error(format!("the id of `{text}` is no number")))?;
+            .ok_or_else(|| error(format!("the id of `{text}` is not a number")))?;
         add(id, text, TokenType::Normal);
     }
     for (id, text, special) in added_tokens(&files.config, Some(json)) {
@@ -64,8 +64,8 @@ pub(super) fn read(
     Ok((Algorithm::Bpe { pre, merges }, tokens))
 }
 
-/// Some models leave `special` off their control tokens (`does_token_look_special` in
-/// llama.cpp's converter).
+/// Returns whether a text has the form of a control token. Some models do not mark theirs as
+/// `special` (`does_token_look_special` in llama.cpp's converter).
 pub(super) fn looks_special(text: &str) -> bool {
     let between = |open: &str, close: &str| text.starts_with(open) && text.ends_with(close);
     matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
@@ -74,8 +74,8 @@ pub(super) fn looks_special(text: &str) -> bool {
         || between("<unused", ">")
 }
 
-/// Merges as `left right`. Newer files hold pairs; a space inside a half is written in
-/// GPT-2's byte alphabet (Ġ), so that the one between the halves stays the only one.
+/// Reads merges as `left right`. Newer files hold pairs; a space inside a half is written in
+/// GPT-2's byte alphabet (Ġ), so that the only space is the one between the halves.
 fn merges(list: &[Value]) -> Result<Vec<String>, String> {
     let one = |merge: &Value| match merge {
         Value::String(merge) => Some(merge.clone()),
@@ -90,11 +90,11 @@ fn merges(list: &[Value]) -> Result<Vec<String>, String> {
     };
     list.iter()
         .enumerate()
-        .map(|(i, merge)| one(merge).ok_or_else(|| format!("merge {i} is no pair of texts")))
+        .map(|(i, merge)| one(merge).ok_or_else(|| format!("merge {i} is not a pair of texts")))
         .collect()
 }
 
-/// The steps of a (sequence of) normalizers, pre-tokenizers or post-processors.
+/// Returns the steps of a normalizer, pre-tokenizer or post-processor, which may be a sequence.
 pub(super) fn steps(value: Option<&Value>) -> Vec<&Value> {
     let Some(value) = value else {
         return Vec::new();
@@ -120,7 +120,7 @@ const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 /// Qwen 2 and later: cl100k with digits one by one.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Qwen 3.5: marks belong to words.
+/// Qwen 3.5: combining marks belong to words.
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Mistral Nemo and later: o200k without contractions, digits one by one.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -135,9 +135,9 @@ static PATTERNS: &[(&str, &str)] = &[
     (TEKKEN, "tekken"),
 ];
 
-/// llama.cpp's name for how this tokenizer cuts text into words, where [`fingerprint`] does not know it:
-/// by the pattern of its `Split` step. Names and patterns: `llm_tokenizer_bpe` in llama-vocab.cpp;
-/// `dbrx` and `gpt-4o` are what its converter gives Phi-4 and Phi-4-mini.
+/// Returns llama.cpp's name of the pre-tokenizer by the pattern of its `Split` step, where
+/// [`fingerprint`] does not know it. Names and patterns are those of `llm_tokenizer_bpe` in
+/// llama-vocab.cpp; `dbrx` and `gpt-4o` are what its converter gives Phi-4 and Phi-4-mini.
 fn pre_tokenizer(
     json: &Map<String, Value>,
     model: &Map<String, Value>,
@@ -148,7 +148,7 @@ fn pre_tokenizer(
         .filter(|step| step["type"] == "Split")
         .filter_map(|step| step["pattern"]["Regex"].as_str())
         .collect();
-    // `use_regex` is true where it is left out.
+    // The default of `use_regex` is true.
     let own_pattern = steps
         .iter()
         .any(|step| step["type"] == "ByteLevel" && step["use_regex"] != false);
@@ -166,19 +166,19 @@ fn pre_tokenizer(
                 Some((_, "dbrx")) if ignore_merges => Ok("llama-bpe"),
                 Some((_, name)) => Ok(name),
                 None => Err(format!(
-                    "cuts text by a rule that is none of llama.cpp's: {pattern}"
+                    "splits text by a rule that llama.cpp does not have: {pattern}"
                 )),
             }
         }
         _ => Err(format!(
-            "cuts text by a rule that is none of llama.cpp's: {}",
+            "splits text by a rule that llama.cpp does not have: {}",
             patterns.join(" then ")
         )),
     }
 }
 
-/// A pattern in one spelling: possessive quantifiers as greedy ones (what follows them here
-/// never matches what they took), the contractions spelled out, line ends after `\s*` once.
+/// Normalizes a pattern: possessive quantifiers become greedy (what follows them here never matches
+/// what they took), contractions are spelled out, and line ends after `\s*` are written once.
 fn plain(pattern: &str) -> String {
     pattern
         .replace("?+", "?")

@@ -1,10 +1,11 @@
-//! `tokenizer.json` with a SentencePiece model written as merges: BPE over characters, with bytes
-//! where a character is in no piece. Llama 2, Mistral and Gemma have it beside `tokenizer.model`,
-//! some of their fine-tunes alone.
+//! `tokenizer.json` with a SentencePiece model written as merges: BPE over characters, with byte
+//! tokens for characters in no piece. Llama 2, Mistral and Gemma have it beside `tokenizer.model`;
+//! some of their fine-tunes have only this file.
 //!
-//! llama.cpp joins the two neighbours whose piece has the best score, where this file lists which
-//! neighbours are joined first. Both are the same order, as the merges were written from the scores;
-//! the scores are restored here. (llama.cpp's own converter gives every piece the same score.)
+//! llama.cpp joins the two neighbours whose piece has the highest score, while this file lists
+//! pairs in the order in which they are joined. Both orders are the same, because the merges were
+//! written from the scores; the scores are restored here. (llama.cpp's own converter gives every
+//! piece the same score.)
 
 use std::collections::HashMap;
 
@@ -17,13 +18,13 @@ use crate::checkpoint::{Error, Problem};
 
 const FILE: &str = "tokenizer.json";
 
-/// Whether this is such a vocabulary: BPE with a token for each byte.
+/// Returns whether this is such a vocabulary: BPE with a token for each byte.
 pub(super) fn has_byte_tokens(json: &Map<String, Value>) -> bool {
     let model = json.get("model");
     model.is_some_and(|model| model["byte_fallback"] == true && model["vocab"].is_object())
 }
 
-/// Reads tokens with scores that put merges in the order of the file.
+/// Reads tokens, with scores that give the merges the order of the file.
 pub(super) fn read(
     files: &Files<'_>,
     json: &Map<String, Value>,
@@ -43,14 +44,14 @@ pub(super) fn read(
     for (text, id) in vocab {
         let id = id
             .as_u64()
-            .ok_or_else(|| error(format!("the id of `{text}` is no number")))?;
+            .ok_or_else(|| error(format!("the id of `{text}` is not a number")))?;
         let kind = match text.as_str() {
             text if Some(text) == unknown => TokenType::Unknown,
             text if is_byte(text) => TokenType::Byte,
             _ => TokenType::Normal,
         };
         let score = match kind {
-            // Single characters are no result of a merge; their scores are never compared.
+            // Single characters are not the result of a merge; their scores are never compared.
             TokenType::Normal => scores.get(text.as_str()).copied().unwrap_or(lowest),
             _ => 0.0,
         };
@@ -78,7 +79,7 @@ pub(super) fn read(
         };
         place(&mut tokens, id, token, notes);
     }
-    // Added tokens are cut out of a text before anything is merged.
+    // Added tokens are split off a text before merging.
     let is_added = |piece: &String| {
         let mut added = tokens
             .iter()
@@ -95,9 +96,9 @@ pub(super) fn read(
     Ok((Algorithm::SentencePiece { add_space_prefix }, tokens))
 }
 
-/// The score of each piece that merges make: 0 for the first of them, one less for each next. Beside
-/// them the pieces that several pairs make which do not follow one another, as they do where merges
-/// were written from scores: no score says quite the same.
+/// Returns the score of each piece that a merge makes: 0 for the first, one less for each next.
+/// Also returns the pieces that several pairs make in non-consecutive merges, which does not happen
+/// where merges were written from scores: no score gives exactly the same order.
 fn scores(merges: &[Value]) -> Result<(HashMap<String, f32>, Vec<String>), String> {
     let mut scores: HashMap<String, f32> = HashMap::with_capacity(merges.len());
     let mut apart = Vec::new();
@@ -111,7 +112,7 @@ fn scores(merges: &[Value]) -> Result<(HashMap<String, f32>, Vec<String>), Strin
             },
             _ => None,
         };
-        let piece = piece.ok_or_else(|| format!("merge {at} is no pair of texts"))?;
+        let piece = piece.ok_or_else(|| format!("merge {at} is not a pair of texts"))?;
         if piece == last {
             continue;
         }
@@ -126,7 +127,7 @@ fn scores(merges: &[Value]) -> Result<(HashMap<String, f32>, Vec<String>), Strin
     Ok((scores, apart))
 }
 
-/// `<0x0A>`.
+/// Returns whether a text is a byte token such as `<0x0A>`.
 fn is_byte(text: &str) -> bool {
     let digits = text
         .strip_prefix("<0x")
@@ -134,7 +135,7 @@ fn is_byte(text: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
-/// Whether a space is put before a text: by the normalizer, or by a pre-tokenizer.
+/// Returns whether a space is added before a text, by the normalizer or by a pre-tokenizer.
 fn puts_space_before(json: &Map<String, Value>) -> bool {
     let prepends = |step: &&Value| match step["type"].as_str() {
         Some("Prepend") => true,

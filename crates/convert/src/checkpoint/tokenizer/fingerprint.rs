@@ -1,9 +1,9 @@
-//! The pre-tokenizer's name by what it does: a text with all that divides tokenizers is encoded, and the
-//! ids are looked up.
+//! Identifies the pre-tokenizer by its behaviour: a test text is encoded, and the token ids are
+//! looked up.
 //!
-//! llama.cpp's converter knows tokenizers that way (`get_vocab_base_pre` in conversion/base.py): the
-//! SHA-256 of the list of ids, as Python writes it. The text and the table are its; of the names those
-//! that the llama.cpp of this build can load.
+//! This is the method of llama.cpp's converter (`get_vocab_base_pre` in conversion/base.py): the
+//! key is the SHA-256 of the list of ids as Python prints it. The text and the table are the
+//! converter's; the names are those that the llama.cpp of this build can load.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 
 use super::bpe::steps;
 
-/// What is encoded.
+/// The test text.
 const TEXT: &str = "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u{200d}🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL";
 
-/// llama.cpp's name for the pre-tokenizer of a `tokenizer.json` with byte-level BPE; `None` where the
-/// table lacks it, or the file has a step that is not followed here.
+/// Returns llama.cpp's name of the pre-tokenizer of a `tokenizer.json` with byte-level BPE; `None`
+/// where the table does not have it, or the file has a step that is not supported here.
 pub(super) fn name(json: &Map<String, Value>) -> Option<&'static str> {
     let ids = encode(json)?;
     let listed: Vec<String> = ids.iter().map(u64::to_string).collect();
@@ -27,11 +27,11 @@ pub(super) fn name(json: &Map<String, Value>) -> Option<&'static str> {
     Some(name)
 }
 
-/// The ids of the text, as the `tokenizers` library encodes it.
+/// Returns the token ids of the test text, as the `tokenizers` library encodes it.
 fn encode(json: &Map<String, Value>) -> Option<Vec<u64>> {
     match json.get("normalizer") {
         None | Some(Value::Null) => {}
-        // The text is in this form already.
+        // The test text is already normalized.
         Some(step) if step["type"] == "NFC" => {}
         Some(_) => return None,
     }
@@ -67,7 +67,8 @@ fn encode(json: &Map<String, Value>) -> Option<Vec<u64>> {
     Some(ids)
 }
 
-/// A text cut at added tokens, the leftmost and of those the longest first: ids, and texts between.
+/// Splits a text at added tokens, the leftmost first and of those the longest, into ids and the
+/// texts between.
 fn cut_added<'a>(text: &'a str, added: &[(&str, u64)]) -> Vec<Result<u64, &'a str>> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -91,7 +92,7 @@ fn cut_added<'a>(text: &'a str, added: &[(&str, u64)]) -> Vec<Result<u64, &'a st
     parts
 }
 
-/// Words in GPT-2's byte alphabet, as the pre-tokenizer cuts them.
+/// Splits a text into words as the pre-tokenizer does, and writes them in GPT-2's byte alphabet.
 fn words(text: &str, json: &Map<String, Value>) -> Option<Vec<String>> {
     let mut words = vec![text.to_owned()];
     for step in steps(json.get("pre_tokenizer")) {
@@ -126,7 +127,7 @@ fn words(text: &str, json: &Map<String, Value>) -> Option<Vec<String>> {
     Some(words.iter().map(byte_text).collect())
 }
 
-/// Each match of a pattern by itself, and each text between matches.
+/// Splits words into the matches of a pattern and the texts between them.
 fn isolate(words: &[String], pattern: &str) -> Option<Vec<String>> {
     let pattern = Regex::new(pattern).ok()?;
     let mut parts = Vec::new();
@@ -149,8 +150,8 @@ fn isolate(words: &[String], pattern: &str) -> Option<Vec<String>> {
     Some(parts)
 }
 
-/// The letter that stands for a byte in GPT-2's alphabet: printable bytes for themselves, the others
-/// by the letters from U+0100 on.
+/// Returns the character that stands for a byte in GPT-2's alphabet: printable bytes stand for
+/// themselves, the others are characters from U+0100 on.
 fn byte_letter(byte: u8) -> char {
     let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     match is_printable(byte) {
@@ -162,7 +163,7 @@ fn byte_letter(byte: u8) -> char {
     }
 }
 
-/// The place of each pair in the list of merges.
+/// Returns the index of each pair in the list of merges.
 fn ranks(model: &Value) -> Option<HashMap<(&str, &str), usize>> {
     let merges = model["merges"].as_array()?.iter().enumerate();
     merges
@@ -170,7 +171,7 @@ fn ranks(model: &Value) -> Option<HashMap<(&str, &str), usize>> {
         .collect()
 }
 
-/// The pair of a merge, which is one text with a space or a list of two.
+/// Returns the pair of a merge, which is a text with a space or a list of two texts.
 fn pair_of(merge: &Value) -> Option<(&str, &str)> {
     match merge {
         Value::String(merge) => merge.split_once(' '),
@@ -179,7 +180,7 @@ fn pair_of(merge: &Value) -> Option<(&str, &str)> {
     }
 }
 
-/// Joins the pair that comes first in the list until none is left.
+/// Repeatedly joins the pair that comes first in the list, until no pair is left.
 fn merge(
     word: &str,
     ranks: &HashMap<(&str, &str), usize>,
@@ -207,7 +208,7 @@ fn merge(
     Some(())
 }
 
-/// The special tokens that the post-processor puts before and after a text.
+/// Returns the special tokens that the post-processor adds before and after a text.
 fn around(json: &Map<String, Value>) -> Option<(Vec<u64>, Vec<u64>)> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for step in steps(json.get("post_processor")) {
@@ -238,7 +239,7 @@ fn around(json: &Map<String, Value>) -> Option<(Vec<u64>, Vec<u64>)> {
     Some((before, after))
 }
 
-/// SHA-256 of the ids, and the name.
+/// Pairs of the SHA-256 of the ids and the name.
 #[rustfmt::skip]
 static KNOWN: &[(&str, &str)] = &[
     ("b0a6b1c0bd5998ebd9df08611efde34a4ff03faed45ae09c43e6b31ebd4b94cf", "a.x-4.0"),
@@ -362,7 +363,7 @@ mod tests {
         let ids = encode(&toy(template)).unwrap();
         assert_eq!(ids[..3], [302, 10, 32]);
         assert!(ids.contains(&300) && !ids.contains(&301));
-        // Each other byte is a token of its own.
+        // Every other byte is a token of its own.
         assert_eq!(ids.len(), TEXT.len() - "apple".len() + 2);
         let odd = json!({"type": "Unheard"});
         assert_eq!(encode(&toy(odd)), None);

@@ -1,8 +1,9 @@
-//! Tokenizer files: the vocabulary as llama.cpp wants it, whichever library wrote it.
+//! Tokenizer files: the vocabulary in the form that llama.cpp needs, whichever library wrote it.
 //!
-//! Two kinds are read: SentencePiece (`tokenizer.model`, or merges in `tokenizer.json`;
-//! `tokenizer.ggml.model` = `llama`) and byte-level BPE (`tokenizer.json`, `gpt2`). The tokens, scores and types are those that
-//! llama.cpp's converter writes (`conversion/phi.py`, `conversion/base.py`).
+//! Two kinds are supported: SentencePiece (`tokenizer.model`, or merges in `tokenizer.json`;
+//! `tokenizer.ggml.model` = `llama`) and byte-level BPE (`tokenizer.json`, `gpt2`). Tokens, scores
+//! and types are those that llama.cpp's converter writes (`conversion/phi.py`,
+//! `conversion/base.py`).
 
 mod bpe;
 mod fallback;
@@ -38,50 +39,50 @@ pub struct Token {
     pub text: Vec<u8>,
     /// SentencePiece's score; 0 for BPE.
     pub score: f32,
-    /// What it is for.
+    /// Its kind.
     pub kind: TokenType,
 }
 
-/// How text becomes tokens.
+/// The algorithm that splits text into tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Algorithm {
     /// SentencePiece: pieces with scores.
     SentencePiece {
-        /// Whether a space is put before the text.
+        /// Whether a space is added before the text.
         add_space_prefix: bool,
     },
     /// Byte-level BPE.
     Bpe {
         /// llama.cpp's name for the regular expression that cuts text into words.
         pre: &'static str,
-        /// `left right`, most important first.
+        /// Merges as `left right`, the highest priority first.
         merges: Vec<String>,
     },
 }
 
-/// A vocabulary and what goes with it.
+/// A vocabulary with its special tokens and options.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    /// How text becomes tokens.
+    /// The algorithm that splits text into tokens.
     pub algorithm: Algorithm,
-    /// As many as the embedding has rows; index is the id.
+    /// One entry for each row of the embedding; the index is the token id.
     pub tokens: Vec<Token>,
     /// Special tokens, flags, stop tokens and the chat template.
     pub special: Special,
-    /// `add_prefix_space` of `tokenizer_config.json`, where it stands there.
+    /// `add_prefix_space` of `tokenizer_config.json`, if present.
     pub space_prefix: Option<bool>,
-    /// What a careful reader should know: tokens out of range, a choice made.
+    /// Notes for the user on tokens out of range and choices that were made.
     pub notes: Vec<String>,
 }
 
-/// The tokenizer files of a folder, parsed but not yet understood.
+/// The parsed tokenizer files of a folder.
 struct Files<'a> {
     folder: &'a Path,
-    /// `tokenizer_config.json`; empty where there is none.
+    /// `tokenizer_config.json`; empty if there is none.
     config: Map<String, Value>,
     /// `tokenizer.json`.
     json: Option<Map<String, Value>>,
-    /// Rows of the embedding.
+    /// Number of rows of the embedding.
     vocab_size: usize,
 }
 
@@ -95,7 +96,8 @@ impl Files<'_> {
     }
 }
 
-/// More tokens than any vocabulary has: what a damaged `vocab_size` must not make us allocate.
+/// Maximum size of a vocabulary, larger than any in use; it bounds what a damaged `vocab_size` can
+/// allocate.
 const MOST_TOKENS: u64 = 1 << 24;
 
 impl Tokenizer {
@@ -144,8 +146,9 @@ impl Tokenizer {
 }
 
 impl Files<'_> {
-    /// llama.cpp's converter goes by the class alone; where the class says nothing
-    /// (`PreTrainedTokenizerFast`), a byte-level `tokenizer.json` without `tokenizer.model` does.
+    /// Returns whether this is byte-level BPE. llama.cpp's converter decides by the class alone;
+    /// where the class does not tell (`PreTrainedTokenizerFast`), a byte-level `tokenizer.json`
+    /// without `tokenizer.model` does.
     fn is_bpe(&self) -> bool {
         let class = self.config.get("tokenizer_class").and_then(Value::as_str);
         let named = class.is_some_and(|class| class.starts_with("GPT2Tokenizer"));
@@ -153,7 +156,8 @@ impl Files<'_> {
         named || (byte_level && !self.has_model())
     }
 
-    /// `tokenizer.json`, where there is no `tokenizer.model` and it says the same.
+    /// Returns `tokenizer.json` if it holds a SentencePiece model and there is no
+    /// `tokenizer.model`.
     fn byte_fallback(&self) -> Option<&Map<String, Value>> {
         let json = self.json.as_ref()?;
         (fallback::has_byte_tokens(json) && !self.has_model()).then_some(json)
@@ -164,7 +168,7 @@ impl Files<'_> {
     }
 }
 
-/// Puts a token at `id`, or notes that the embedding has no row for it.
+/// Sets the token at `id`, or adds a note if the embedding has no such row.
 fn place(
     tokens: &mut [Token],
     id: u64,
@@ -184,7 +188,7 @@ fn place(
     Some(kind)
 }
 
-/// A vocabulary of placeholders, which the real tokens then replace.
+/// Returns a vocabulary of placeholders, which the real tokens replace.
 fn padding(n: usize, score: f32) -> Vec<Token> {
     (0..n)
         .map(|id| Token {

@@ -1,4 +1,4 @@
-//! `tokenizer.model`: SentencePiece's protocol buffer, then the files that amend it.
+//! `tokenizer.model`: SentencePiece's protocol buffer, and the files that amend it.
 
 use prost::Message;
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ pub(crate) struct SentencePiece {
     pub(crate) piece: Option<String>,
     #[prost(float, optional, tag = "2")]
     pub(crate) score: Option<f32>,
-    /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    /// 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     #[prost(int32, optional, tag = "3")]
     pub(crate) kind: Option<i32>,
 }
@@ -34,13 +34,14 @@ pub(crate) struct NormalizerSpec {
     pub(crate) add_dummy_prefix: Option<bool>,
 }
 
-/// Score of a token that stands in no SentencePiece model.
+/// Score of a token that is not in the SentencePiece model.
 pub(super) const ADDED_SCORE: f32 = -1000.0;
-/// Score of a row of the embedding that has no token.
+/// Score of a row of the embedding without a token.
 pub(super) const PADDING_SCORE: f32 = -10000.0;
 
 /// Reads the vocabulary: the pieces, then `added_tokens.json`, `added_tokens_decoder` of
-/// `tokenizer_config.json` and `added_tokens` of `tokenizer.json`, each over the last.
+/// `tokenizer_config.json` and `added_tokens` of `tokenizer.json`, where later ones override
+/// earlier ones.
 pub(super) fn read(
     files: &Files<'_>,
     notes: &mut Vec<String>,
@@ -59,7 +60,7 @@ pub(super) fn read(
     }
     let bytes = infile::regular(&path, MOST_BYTES).map_err(|e| Error::new(&path, e))?;
     let model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
-        let text = format!("is no SentencePiece model: {e}");
+        let text = format!("is not a SentencePiece model: {e}");
         files.error(MODEL, Problem::Tokenizer(text))
     })?;
     if model.pieces.is_empty() || model.pieces.len() > files.vocab_size {
@@ -81,7 +82,7 @@ pub(super) fn read(
                 3 => TokenType::Control,
                 5 => TokenType::Unused,
                 6 => TokenType::Byte,
-                // The converter knows no user-defined pieces either.
+                // llama.cpp's converter treats user-defined pieces as normal ones, too.
                 _ => TokenType::Normal,
             },
         };
@@ -112,8 +113,8 @@ pub(super) fn read(
     Ok((Algorithm::SentencePiece { add_space_prefix }, tokens))
 }
 
-/// Added tokens as id, text and whether they are special: of `tokenizer_config.json`, then of
-/// `tokenizer.json`.
+/// Returns added tokens as id, text and whether they are special: those of `tokenizer_config.json`,
+/// then those of `tokenizer.json`.
 pub(super) fn added_tokens<'a>(
     config: &'a Map<String, Value>,
     json: Option<&'a Map<String, Value>>,

@@ -1,7 +1,7 @@
-//! Special tokens, what is added around a text, where generation stops, and the chat template.
+//! Special tokens, tokens added around a text, stop tokens, and the chat template.
 //!
-//! The rules are those of gguf-py's `SpecialVocab`; what it finds nowhere is looked up in the
-//! vocabulary as well, and every stop token that the checkpoint lists is kept, not one.
+//! The rules are those of gguf-py's `SpecialVocab`, with two additions: what it does not find is
+//! looked up in the vocabulary, and all stop tokens of the checkpoint are kept.
 
 use std::path::Path;
 
@@ -17,19 +17,19 @@ use modelve_base::infile;
 pub struct Special {
     /// Kind (`bos`, `eos`, `unk`, `sep`, `pad`, `cls`, `mask`, `eot`, `eom`) and id.
     pub ids: Vec<(&'static str, u32)>,
-    /// Kind (`bos`, `eos`, `sep`) and whether it is put around every text.
+    /// Kind (`bos`, `eos`, `sep`) and whether it is added around every text.
     pub add: Vec<(&'static str, bool)>,
-    /// Ids at which generation stops, ascending, as the checkpoint lists them in
-    /// `generation_config.json` and `config.json`. Empty where neither does: then
-    /// the list is not known to be complete, and llama.cpp's own knowledge is needed as well.
+    /// Ids at which generation stops, ascending, as listed in `generation_config.json` and
+    /// `config.json`. It is empty where neither lists any: then the list may be incomplete, and
+    /// llama.cpp's own rules are needed as well.
     pub stop: Vec<u32>,
     /// Whether white space after an added token is part of it, as in Phi-3.
     pub strips_after: bool,
-    /// How a conversation becomes a prompt.
+    /// The template that turns a conversation into a prompt.
     pub chat_template: Option<ChatTemplate>,
 }
 
-/// One Jinja template, or several with names of which `default` is the one to use.
+/// One Jinja template, or several by name, of which `default` is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum ChatTemplate {
@@ -40,7 +40,7 @@ pub enum ChatTemplate {
 const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 impl Special {
-    /// The id of a kind.
+    /// Returns the token id of a kind.
     pub fn id(&self, kind: &str) -> Option<u32> {
         let (_, id) = self.ids.iter().find(|(k, _)| *k == kind)?;
         Some(*id)
@@ -92,12 +92,12 @@ impl Special {
         Ok(special)
     }
 
-    /// Collects the stop tokens. llama.cpp has three places for them: `eos` is taken; `eot` gets
-    /// the one that ends a turn, `eom` another. It knows any further ones only by their text.
+    /// Collects the stop tokens. llama.cpp has three keys for them: `eos` is set already; `eot`
+    /// gets the one that ends a turn, `eom` another. It recognizes further ones only by their text.
     fn read_stop(&mut self, checkpoint: &Checkpoint, tokens: &[Token], notes: &mut Vec<String>) {
         let of_generation = &checkpoint.generation()["eos_token_id"];
         let of_config = of_text(checkpoint.config(), "eos_token_id");
-        // One token in `config.json` is the tokenizer's `eos` and says nothing of others.
+        // A single token in `config.json` is the tokenizer's `eos` and does not exclude others.
         let is_complete = !of_generation.is_null() || of_config.is_array();
         let stated = [of_generation, of_config].into_iter();
         let list = stated.flat_map(|stated| match stated {
@@ -123,13 +123,13 @@ impl Special {
         for id in others.iter().skip(2) {
             let text = String::from_utf8_lossy(&tokens[*id as usize].text);
             notes.push(format!(
-                "llama.cpp has no place for a fourth stop token: {id} `{text}`"
+                "a GGUF has no key for a fourth stop token: {id} `{text}`"
             ));
         }
     }
 }
 
-/// A value of `config.json` or, in want of it, of the part on text of a model that sees pictures, too.
+/// Reads a value of `config.json` or, if missing, of the text part of a multimodal model.
 fn of_text<'a>(config: &'a Value, key: &str) -> &'a Value {
     match &config[key] {
         Value::Null => &config["text_config"][key],
@@ -137,7 +137,7 @@ fn of_text<'a>(config: &'a Value, key: &str) -> &'a Value {
     }
 }
 
-/// Whether an added token that is special has `rstrip`.
+/// Returns whether a special added token has `rstrip`.
 fn strips_after(files: &Files<'_>) -> bool {
     let decoder = files
         .config
@@ -152,7 +152,7 @@ fn strips_after(files: &Files<'_>) -> bool {
     tokens.any(|token| token["rstrip"] == true && token["special"] == true)
 }
 
-/// Whether `bos`, `eos` and `sep` are put around a text: by the post-processor of
+/// Returns whether `bos`, `eos` and `sep` are added around a text, by the post-processor of
 /// `tokenizer.json`, else by `add_…_token` of `tokenizer_config.json`.
 fn added_around(files: &Files<'_>) -> Vec<(&'static str, bool)> {
     let mut add: Vec<(&'static str, bool)> = Vec::new();
@@ -221,13 +221,13 @@ fn added_around(files: &Files<'_>) -> Vec<(&'static str, bool)> {
     add
 }
 
-/// The special token at one place of a template.
+/// Returns the special token at one place of a post-processor's template.
 fn special_name(item: &Value) -> Option<&str> {
     item["SpecialToken"]["id"].as_str()
 }
 
-/// What a template for a pair of texts has between them, besides what surrounds each; empty
-/// when that is something else than a special token, `None` when there is nothing.
+/// Returns the separator in a template for a pair of texts; empty if it is not a special token,
+/// `None` if there is none.
 fn separator<'a>(step: &'a Value, first: Option<&str>, last: Option<&str>) -> Option<&'a str> {
     let mut pair = step["pair"].as_array()?.as_slice();
     if first.is_some() && special_name(pair.first()?) == first {
@@ -242,8 +242,9 @@ fn separator<'a>(step: &'a Value, first: Option<&str>, last: Option<&str>) -> Op
     }
 }
 
-/// The template of `tokenizer_config.json`, else `chat_template.jinja`, else `chat_template.json`,
-/// as in gguf-py; beside it those of the folder `additional_chat_templates`, by their files' names.
+/// Reads the template of `tokenizer_config.json`, else `chat_template.jinja`, else
+/// `chat_template.json`, as gguf-py does; and those of the folder `additional_chat_templates`, by
+/// their file names.
 fn chat_template(
     files: &Files<'_>,
     notes: &mut Vec<String>,
@@ -255,7 +256,7 @@ fn chat_template(
             if jinja.is_some_and(|text| stated != ChatTemplate::One(text)) {
                 notes.push(
                     "tokenizer_config.json and chat_template.jinja hold different chat templates: \
-                     the first is taken, as by llama.cpp's converter; transformers takes the second"
+                     the first is used, as by llama.cpp's converter; transformers uses the second"
                         .to_owned(),
                 );
             }
@@ -284,7 +285,7 @@ fn chat_template(
     Ok(Some(ChatTemplate::Named(named)))
 }
 
-/// Every `NAME.jinja` of a folder, in the order of the names; none where there is no folder.
+/// Reads every `NAME.jinja` of a folder, in order of the names; empty if there is no folder.
 fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>, Error> {
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -306,7 +307,7 @@ fn additional_templates(folder: &Path) -> Result<Vec<(String, String)>, Error> {
     Ok(templates)
 }
 
-/// The text of a file; `None` where there is none.
+/// Reads a text file; `None` if there is none.
 fn read_text(path: &Path) -> Result<Option<String>, Error> {
     let bytes = infile::optional(path, MOST_BYTES).map_err(|e| Error::new(path, e))?;
     let text = |bytes| {
