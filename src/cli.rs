@@ -5,7 +5,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get, heads,
-    lens, man, meta, next, patch, score, serve, steer, trial, vocab, why,
+    imatrix, lens, man, meta, next, patch, score, serve, steer, trial, vocab, why,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -34,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Convert a checkpoint to a quantized GGUF
     Convert(convert::Args),
+    /// Measure on a text which columns of the matrices matter, for `convert --imatrix`
+    Imatrix(Box<imatrix::Args>),
     /// Fetch a GGUF file or a checkpoint from the Hub unchanged
     Get(get::Args),
     /// Show what is in a model: layers, shapes, types, sizes, and whether it fits
@@ -96,6 +98,7 @@ impl Command {
             | Command::Patch(_)
             | Command::Ablate(_)
             | Command::Compare(_)
+            | Command::Imatrix(_)
             | Command::Explore(_)
             | Command::Serve(_) => true,
             Command::Convert(_)

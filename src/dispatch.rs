@@ -8,7 +8,8 @@ use crate::base::isa::Isa;
 use crate::cli::{Cli, Command};
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get,
-    greeting, heads, lens, man, meta, next, patch, score, serve, steer, trial, vocab, waiting, why,
+    greeting, heads, imatrix, lens, man, meta, next, patch, score, serve, steer, trial, vocab,
+    waiting, why,
 };
 use crate::hint::UsageError;
 use crate::output::{self, Output};
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         None => greeting::print(),
         Some(Command::Convert(args)) => convert::run(&args, cli.offline),
+        Some(Command::Imatrix(args)) => imatrix::run(&args),
         Some(Command::Get(args)) => get::run(&args, cli.offline),
         Some(Command::Meta(args)) => meta::run(&args, cli.offline),
         Some(Command::Vocab(args)) => vocab::run(&args),

@@ -20,6 +20,7 @@ pub mod get;
 pub mod greeting;
 pub mod headings;
 pub mod heads;
+pub mod imatrix;
 pub mod kind;
 pub mod lens;
 pub mod man;

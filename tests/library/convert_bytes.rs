@@ -183,7 +183,7 @@ fn weighted(config: &Json, recipes: &[&str]) {
         .collect();
     let weights = imatrix(&path("imatrix.gguf"), &matrices);
     let imatrix = Imatrix::open(&path("imatrix.gguf")).unwrap();
-    assert_eq!(imatrix.entries(), matrices.len());
+    assert_eq!(imatrix.entries().len(), matrices.len());
     for name in recipes {
         let recipe = Recipe::find(name).unwrap();
         let (ours, theirs) = (path("ours.gguf"), path("theirs.gguf"));

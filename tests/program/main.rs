@@ -16,6 +16,7 @@ mod grammar;
 mod hints;
 mod hostile;
 mod hub;
+mod imatrix;
 mod interrupted;
 mod meta;
 mod outputs;

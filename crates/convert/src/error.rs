@@ -36,8 +36,8 @@ pub enum Error {
     Dtype { tensor: String, dtype: String },
     #[error("no expression of --tensor-type matches a tensor: {pattern}")]
     UnusedPattern { pattern: String },
-    #[error("{}: {problem}", path.display())]
-    Imatrix { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Imatrix(#[from] modelve_quant::imatrix::Error),
     #[error("the type {ty} of tensor `{tensor}` cannot be written without --imatrix")]
     NeedsImatrix { tensor: String, ty: GgmlType },
     #[error("{}: {what}", path.display())]

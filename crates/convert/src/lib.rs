@@ -31,7 +31,6 @@ pub mod arch;
 pub mod checkpoint;
 mod chunks;
 mod error;
-mod imatrix;
 mod metadata;
 mod naming;
 mod plan;
@@ -41,7 +40,7 @@ mod verify;
 
 pub use chunks::memory;
 pub use error::Error;
-pub use imatrix::Imatrix;
+pub use modelve_quant::imatrix::{self, Imatrix};
 pub use plan::{Plan, PlannedTensor, Request, Source, estimate, file_name};
 pub use stream::{Options, check_name, check_output, write};
 pub use verify::{Deviation, check, measure};

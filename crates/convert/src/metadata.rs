@@ -82,7 +82,7 @@ pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
         keys.text("quantize.imatrix.file", Some(file.to_string_lossy()));
         keys.text("quantize.imatrix.dataset", imatrix.datasets().first());
         let counts = [
-            ("entries", imatrix.entries() as u64),
+            ("entries", imatrix.entries().len() as u64),
             ("chunks", imatrix.chunks()),
         ];
         for (what, count) in counts {

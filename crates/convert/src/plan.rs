@@ -10,6 +10,7 @@ use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
+use modelve_quant::imatrix;
 use modelve_quant::mix::{self, Decision, Overrides, Recipe};
 
 /// The options of a conversion.
@@ -388,10 +389,10 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
         used += usize::from(imatrix.weights(name, shape)?.is_some());
     }
     match used {
-        0 => Err(Error::Imatrix {
+        0 => Err(Error::Imatrix(imatrix::Error::Invalid {
             path: imatrix.path().to_owned(),
             problem: "has weights for no tensor of this model".into(),
-        }),
+        })),
         _ => Ok(()),
     }
 }

@@ -14,6 +14,7 @@
 //! | [`lens::lens`] | [`lens::settings`] |
 //! | [`attention::attention`] | [`attention::settings`] |
 //! | [`compare::compare`] | [`compare::settings`], one session for each model |
+//! | [`importance::Measurement::read`] | [`importance::settings`] |
 //!
 //! ```no_run
 //! use modelve_probe::{Prompt, next};
@@ -31,9 +32,11 @@
 //! ```
 
 pub mod attention;
+pub mod calibration;
 pub mod compare;
 mod error;
 pub mod html;
+pub mod importance;
 pub mod lens;
 pub mod live;
 pub mod math;

@@ -6,6 +6,7 @@
 //! formats are encoded by ggml.
 //!
 //! - [`mix`]: recipes, and the types they give to tensors
+//! - [`imatrix`]: how much each column of a matrix matters, measured on a text
 //! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its source
 //!   rows
 //! - `agree`: the comparison with ggml's encoders
@@ -37,6 +38,7 @@ mod encode;
 mod fit;
 mod float16;
 mod ggml_ffi;
+pub mod imatrix;
 mod input;
 mod k_affine;
 mod k_symmetric;

@@ -175,18 +175,54 @@ impl<'a> Node<'a> {
     /// # Errors
     /// [`Error::NoActivations`] for another operation, [`Error::NodeType`].
     pub fn read_activations(&mut self) -> Result<(&[f32], [usize; 4])> {
+        let input = self.input(1, &[sys::GGML_OP_MUL_MAT, sys::GGML_OP_MUL_MAT_ID])?;
+        Ok((self.values(Tensor(input))?, lengths(input)))
+    }
+
+    /// The shape of the weights of a matrix product (`MUL_MAT`, `MUL_MAT_ID`): columns, rows, and
+    /// the number of matrices, which is that of the experts.
+    ///
+    /// # Errors
+    /// [`Error::NoActivations`] for another operation.
+    pub fn weights_shape(&self) -> Result<[usize; 4]> {
+        let products = [sys::GGML_OP_MUL_MAT, sys::GGML_OP_MUL_MAT_ID];
+        Ok(lengths(self.input(0, &products)?))
+    }
+
+    /// Reads which expert's matrix each input of a product with experts (`MUL_MAT_ID`) was multiplied
+    /// with; returns the numbers of the experts, token after token, and how many each token has.
+    ///
+    /// # Errors
+    /// [`Error::NoActivations`] for another operation.
+    pub fn read_experts(&mut self) -> Result<(Vec<usize>, usize)> {
+        let ids = self.input(2, &[sys::GGML_OP_MUL_MAT_ID])?;
+        let mut bytes = Vec::new();
+        Tensor(ids).fetch(&mut bytes);
+        let ([used, tokens, ..], strides) = (lengths(ids), ids.nb);
+        let places = (0..tokens)
+            .flat_map(|token| (0..used).map(move |i| token * strides[1] + i * strides[0]));
+        let read = places.map(|at| {
+            let four = bytes.get(at..at + 4)?.try_into().ok()?;
+            usize::try_from(i32::from_le_bytes(four)).ok()
+        });
+        let experts: Option<Vec<usize>> = match ids.type_ {
+            sys::GGML_TYPE_I32 => read.collect(),
+            _ => None,
+        };
+        Ok((experts.ok_or_else(|| self.wrong_type())?, used))
+    }
+
+    /// An input of this node, which must be computed by one of `ops`.
+    fn input(&self, i: usize, ops: &[sys::ggml_op]) -> Result<&'a sys::ggml_tensor> {
         let raw = self.tensor.0;
-        // SAFETY: inputs of a live node are null or live; those of a matrix product are not
-        // overwritten before it is computed, and it has only just been computed.
-        let input = unsafe { raw.src[1].as_ref() };
-        let product = [sys::GGML_OP_MUL_MAT, sys::GGML_OP_MUL_MAT_ID].contains(&raw.op);
-        match input.filter(|_| product) {
-            Some(input) => Ok((self.values(Tensor(input))?, lengths(input))),
-            None => Err(Error::NoActivations {
-                node: self.info.name.to_owned(),
-                op: self.info.op.to_owned(),
-            }),
-        }
+        // SAFETY: inputs of a live node are null or live as long as it; those of a matrix product are
+        // not overwritten before it is computed, and it has only just been computed.
+        let input = unsafe { raw.src[i].as_ref() };
+        let input = input.filter(|_| ops.contains(&raw.op));
+        input.ok_or_else(|| Error::NoActivations {
+            node: self.info.name.to_owned(),
+            op: self.info.op.to_owned(),
+        })
     }
 
     fn values(&mut self, tensor: Tensor<'_>) -> Result<&[f32]> {

@@ -17,7 +17,7 @@ use crate::commands::flags;
 use crate::convert::arch;
 use crate::convert::checkpoint::{self, Checkpoint};
 use crate::convert::{self, Imatrix, Options, Plan, Request};
-use crate::gguf::{GgmlType, Gguf, Problem};
+use crate::gguf::{GgmlType, Gguf};
 use crate::hint::{Interrupted, UsageError, hinted};
 use crate::hub::Wanted;
 use crate::output::Output;
@@ -91,7 +91,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<u32>,
 
-    /// Importance matrix (llama-imatrix, GGUF): how much each column matters
+    /// Importance matrix (of `modelve imatrix` or llama-imatrix): how much each column matters
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
 
@@ -360,7 +360,7 @@ fn no_imatrix(recipe: &str) -> anyhow::Error {
     let error = anyhow!("{recipe} cannot be written without an importance matrix");
     hinted(
         error,
-        "--imatrix FILE names one; IQ3_S, IQ3_M and Q2_K do without",
+        "`modelve imatrix` measures one, and --imatrix FILE names it; IQ3_S, IQ3_M and Q2_K do without",
     )
 }
 
@@ -394,19 +394,12 @@ fn overrides(args: &Args) -> anyhow::Result<Overrides> {
 }
 
 fn open_imatrix(path: &Path) -> anyhow::Result<Imatrix> {
-    Imatrix::open(path).map_err(|error| match &error {
-        convert::Error::Gguf(not) if matches!(not.problem, Problem::Magic(_)) => {
-            let path = path.display();
-            let hint = format!(
-                "if it is one of llama.cpp's old format (.dat), this makes a GGUF of it: \
-                 llama-imatrix --in-file {path} -o imatrix.gguf"
-            );
-            hinted(
-                anyhow::Error::new(error).context("--imatrix takes a GGUF file"),
-                hint,
-            )
+    Imatrix::open(path).map_err(|error| {
+        let hint = "--imatrix takes a file of `modelve imatrix` or llama-imatrix";
+        match error {
+            convert::imatrix::Error::Gguf(_) => error.into(),
+            _ => hinted(error, hint),
         }
-        _ => error.into(),
     })
 }
 

@@ -3,6 +3,7 @@
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
 
 use super::Place;
+use super::importance::Importance;
 use super::lists::Show;
 use super::sizing::Sizing;
 use super::subject::Identity;
@@ -18,6 +19,7 @@ pub fn print(
     show: &Show<'_>,
     identity: &Identity,
     sizing: &Sizing,
+    importance: Option<&Importance>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let report = Report {
@@ -26,6 +28,7 @@ pub fn print(
         show,
         identity,
         sizing,
+        importance,
     };
     Ok(out.json(&report)?)
 }
@@ -36,6 +39,7 @@ struct Report<'a> {
     show: &'a Show<'a>,
     identity: &'a Identity,
     sizing: &'a Sizing,
+    importance: Option<&'a Importance>,
 }
 
 impl Serialize for Report<'_> {
@@ -62,6 +66,9 @@ impl Serialize for Report<'_> {
         object.serialize_entry("n_params", &self.gguf.n_params())?;
         object.serialize_entry("summary", self.identity)?;
         object.serialize_entry("sizing", self.sizing)?;
+        if let Some(importance) = self.importance {
+            object.serialize_entry("imatrix", importance)?;
+        }
         object.serialize_entry("metadata", &Metadata(self))?;
         object.serialize_entry("shape_order", "fastest dimension first")?;
         object.serialize_entry("tensors", &Tensors(self))?;

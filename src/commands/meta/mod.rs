@@ -2,6 +2,7 @@
 
 mod activation;
 mod checkpoint;
+mod importance;
 mod json;
 mod lists;
 mod offers;
@@ -24,7 +25,7 @@ use crate::base::human;
 use crate::base::memory::Memory;
 use crate::hint::{UsageError, WithHint};
 use crate::hub::locate::{self, Located};
-use crate::output::Output;
+use crate::output::{self, Output};
 use lists::Show;
 use sizing::Sizing;
 use subject::{Identity, Subject};
@@ -174,14 +175,34 @@ fn of_gguf(
         }
         return Ok(());
     }
+    let kind = Kind::of(&gguf);
+    // Of a file that is not here there is only the header.
+    let importance = match (kind, place.remote) {
+        (Some(Kind::Imatrix), None) => match importance::Importance::read(place.path) {
+            Ok(importance) => Some(importance),
+            // What is left of it is shown as of any file.
+            Err(error) => {
+                output::note(&error.to_string());
+                None
+            }
+        },
+        _ => None,
+    };
     let subject = Subject::of_gguf(&gguf);
     let identity = Identity::of(&subject);
     let sizing = Sizing::of(&subject, args.memory());
-    match args.json {
-        true => json::print(place, &gguf, &show, &identity, &sizing, out),
-        false => {
+    match (args.json, importance) {
+        (true, importance) => {
+            let importance = importance.as_ref();
+            json::print(place, &gguf, &show, &identity, &sizing, importance, out)
+        }
+        (false, Some(importance)) => {
+            let name = place.path.file_name().unwrap_or_default().to_string_lossy();
+            importance.print(&name, out)
+        }
+        (false, None) => {
             // The summary says itself that a file is a vocabulary.
-            let kind = Kind::of(&gguf).filter(|&kind| kind != Kind::Vocabulary);
+            let kind = kind.filter(|&kind| kind != Kind::Vocabulary);
             summary::print(
                 place.shown(place.path),
                 kind,

@@ -196,19 +196,21 @@ fn a_shard_that_ends_early_is_named() {
 }
 
 #[test]
-fn an_importance_matrix_of_the_old_format_is_said_to_be_one() {
+fn a_damaged_importance_matrix_of_the_old_format_is_refused() {
     let bench = Bench::new();
     // 1 entry, a name of 5 bytes: how llama.cpp's .dat files begin.
     fs::write(bench.path("old.dat"), b"\x01\0\0\0\x05\0\0\0blk.0").unwrap();
     let said = bench.bad(&["in", "--imatrix", "old.dat", "-o", "out/x"], 1);
-    assert!(said.contains("not a GGUF file"), "{said}");
     assert!(
-        said.contains("llama-imatrix --in-file old.dat -o"),
+        said.contains("old.dat: ends within the entry `blk.0`"),
         "{said}"
     );
+    fs::write(bench.path("old.dat"), b"no matrix at all").unwrap();
+    let said = bench.bad(&["in", "--imatrix", "old.dat", "-o", "out/x"], 1);
+    assert!(said.contains("neither a GGUF file nor"), "{said}");
     let said = bench.bad(&["in", "--imatrix", "absent.gguf", "-o", "out/x"], 1);
     assert!(
-        said.contains("absent.gguf") && !said.contains("old format"),
+        said.contains("absent.gguf") && !said.contains("neither"),
         "{said}"
     );
 }
