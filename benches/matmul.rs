@@ -76,10 +76,11 @@ fn products(bencher: Bencher<'_, '_>, case: Case) {
 }
 
 fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
-    let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
-    for (i, numbers) in x.as_chunks().0.iter().enumerate() {
-        let (column, block) = (i * BLOCK / WIDTH, i % (WIDTH / BLOCK));
-        packed[Kernel::block_index(column, block, n, WIDTH / BLOCK)] = kernel.pack(numbers);
+    let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); n * kernel.blocks()];
+    for (column, x) in x.chunks(WIDTH).enumerate() {
+        for (block, numbers) in x.chunks(BLOCK).enumerate() {
+            packed[kernel.block_index(column, block, n)] = kernel.pack(numbers);
+        }
     }
     let mut sum = 0.0;
     kernel.multiply(rows, &packed, n, &mut |_, _, values| sum += values[0]);

@@ -12,6 +12,36 @@ use modelve::experiment::{room, settings};
 use modelve::probe::{Prompt, SAMPLE};
 use modelve::runtime::{LoadOptions, Model, Session, Settings, WantLogits, host};
 
+/// Seconds since the start of a piece of work, by the clock and of all cores of this process. The
+/// latter, on Linux alone, tells about the same while other programs run.
+struct Watch {
+    clock: Instant,
+    cores: Option<f64>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Watch {
+            clock: Instant::now(),
+            cores: cores(),
+        }
+    }
+
+    fn stop(&self) -> [f64; 2] {
+        let cores = self.cores.zip(cores()).map_or(f64::NAN, |(a, b)| b - a);
+        [self.clock.elapsed().as_secs_f64(), cores]
+    }
+}
+
+/// The CPU seconds of this process, from `/proc/self/stat`: fields 14 and 15, in hundredths.
+fn cores() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let behind_name = stat.rsplit_once(')')?.1;
+    let fields: Vec<&str> = behind_name.split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / 100.0)
+}
+
 /// The number of prefills that are timed; the time of all of them is extrapolated.
 const TIMED: usize = 16;
 
@@ -35,13 +65,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Settings::default()
     };
     let mut plain = Session::new(&model, &plain)?;
-    let mut prefills = |times: usize| -> Result<f64, modelve::runtime::Error> {
-        let start = Instant::now();
+    let mut prefills = |times: usize| -> Result<[f64; 2], modelve::runtime::Error> {
+        let start = Watch::start();
         for _ in 0..times {
             let seq = plain.open()?;
             plain.feed(&seq, &clean.ids, WantLogits::Last, &mut |_, _| {})?;
         }
-        Ok(start.elapsed().as_secs_f64())
+        Ok(start.stop())
     };
     // The first prefill reads the weights from the disk.
     prefills(1)?;
@@ -51,22 +81,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut session = Session::new(&model, &settings(&model, base))?;
 
-    let mut separate = prefills(TIMED)?;
-    let start = Instant::now();
+    let before = prefills(TIMED)?;
+    let start = Watch::start();
     let options = patch::Options {
         top: 5,
         ..patch::Options::default()
     };
     let other = Corrupt::Prompt(corrupt.clone());
     let map = patch(&mut session, &clean, &other, &options, &mut |_, _| {})?;
-    let patched = start.elapsed().as_secs_f64();
+    let patched = start.stop();
     // Half of the prefills are timed before and half after, to average over other load.
-    separate += prefills(TIMED)?;
-    let separate = separate / (2 * TIMED) as f64 * places as f64;
-    println!(
-        "patch of {n} tokens, {places} places: {patched:.2} s, {:.3} x that many prefills ({separate:.2} s)",
-        patched / separate
-    );
+    let after = prefills(TIMED)?;
+    for (i, of) in ["by the clock", "of all cores"].into_iter().enumerate() {
+        let separate = (before[i] + after[i]) / (2 * TIMED) as f64 * places as f64;
+        println!(
+            "patch of {n} tokens, {places} places: {:.2} s, {:.3} x that many prefills ({separate:.2} s), {of}",
+            patched[i],
+            patched[i] / separate
+        );
+    }
     let last = map.recovered.last().and_then(|row| row.last());
     if let Some(Some(share)) = last {
         println!("the last place brings back {share:.4}");

@@ -9,12 +9,21 @@ Small random checkpoints come from transformers' own classes, in the forms that 
              llama-quantize, and that no key of theirs is missing or different
     logits   `next` on the F32 file: the 50 likeliest tokens' log-probabilities, transformers in 64 bits
     probes   `score`, `lens` (the last layer but one) and `attention` on it, likewise
-    ids      200 strings cut by the vocabulary (--vocabs, `ggml-vocab-*.gguf`), the `tokenizers` library
+    ids      200 strings cut by a real vocabulary (--vocabs, `ggml-vocab-*.gguf`, and that of each --real), and
+             by the `tokenizers` library, or by `sentencepiece` where there is a tokenizer.model
     text     a real model (--real FAMILY=GGUF): transformers saves it as a checkpoint, it is converted to
-             F16, and goes on with a sentence as it should
+             Q8_0, and goes on with a sentence as it should
+
+ggml computes two things otherwise than transformers in every precision. The ends of YaRN's ramp are whole
+numbers: a transformers that rounds them, too, is what counts then. And GELU comes from a table of 16-bit
+arguments and values: logits and probes are then compared a second time with a transformers that is given
+what ggml's feed-forward networks add to the state (`dump`), which leaves all but the table, and those
+sums with transformers' own for the same state, by such a table; that they are within 1e-4 of the largest
+leaves room for arguments that rounding in 32 bits moves to the next number of 16 bits, and nothing else.
 
 --llama-cpp is a checkout of llama.cpp or the source archive of llama-cpp-python. --write puts the rows
-into the table of docs/models.md. Needs Python with torch, transformers, sentencepiece, gguf. Exit code 1 where
+into the table of docs/models.md. Each family's row is kept in WORK/results.json as soon as it is known; with
+--resume the families that stand there are not compared again. Needs Python with torch, transformers, sentencepiece, gguf. Exit code 1 where
 something differs.
 """
 
@@ -50,32 +59,41 @@ GLOBAL_LINEAR = {"full_attention": dict(rope_type="linear", factor=8.0, rope_the
                  "sliding_attention": dict(rope_type="default", rope_theta=1e4)}
 EXPERTS = dict(BASE, head_dim=64, moe_intermediate_size=256, num_experts=16, num_experts_per_tok=4, norm_topk_prob=True)
 
+GPT_OSS = dict(BASE, head_dim=64, num_local_experts=4, num_experts_per_tok=2, sliding_window=16)
+LONG = dict(type="longrope", long_factor=[4.0] * 16, short_factor=[1.0] * 16)
+
 # Family: [(form, transformers' class without ForCausalLM, its configuration, vocabulary, settings)].
 FORMS = {
     "Llama": [
         ("Llama 3", "Llama", "Llama", "llama-bpe", dict(BASE, rope_parameters=LLAMA3, rms_norm_eps=1e-5)),
         ("biases, tied", "Llama", "Llama", "llama-bpe", dict(BASE, num_key_value_heads=8, attention_bias=True, mlp_bias=True,
                                                              tie_word_embeddings=True, head_dim=64)),
-        ("Llama 2", "Llama", "Llama", "llama-spm", BASE)],
+        ("Llama 2", "Llama", "Llama", "llama-spm", BASE),
+        ("SmolLM 2", "Llama", "Llama", "Llama", dict(BASE, tie_word_embeddings=True))],
     "Mistral": [("plain", "Mistral", "Mistral", "llama-spm", dict(BASE, sliding_window=None))],
     "Qwen 2": [("tied", "Qwen2", "Qwen2", "qwen2", dict(BASE, tie_word_embeddings=True)),
                ("YaRN", "Qwen2", "Qwen2", "qwen2", dict(BASE, num_key_value_heads=4, rope_parameters=YARN))],
     "Qwen 3": [("tied", "Qwen3", "Qwen3", "qwen2", dict(BASE, head_dim=64, tie_word_embeddings=True))],
     "Qwen 3 MoE": [("16 experts", "Qwen3Moe", "Qwen3Moe", "qwen2", EXPERTS)],
     "OLMo 2": [("plain", "Olmo2", "Olmo2", "qwen2", BASE)],
-    "Gemma 2": [("plain", "Gemma2", "Gemma2", "tokenizer.model", GEMMA)],
-    "Gemma 3": [("plain", "Gemma3", "Gemma3Text", "tokenizer.model", GEMMA),
-                ("scaled", "Gemma3", "Gemma3Text", "tokenizer.model", dict(GEMMA, num_hidden_layers=12,
-                                                                           rope_parameters=GLOBAL_LINEAR))],
+    "Gemma 2": [("plain", "Gemma2", "Gemma2", "Phi-3", GEMMA),
+                ("vocabulary", "Gemma2", "Gemma2", "Gemma 3", dict(GEMMA, hidden_size=64, num_hidden_layers=2))],
+    "Gemma 3": [("plain", "Gemma3", "Gemma3Text", "Phi-3", GEMMA),
+                ("scaled", "Gemma3", "Gemma3Text", "Phi-3", dict(GEMMA, num_hidden_layers=12,
+                                                                 rope_parameters=GLOBAL_LINEAR)),
+                ("vocabulary", "Gemma3", "Gemma3Text", "Gemma 3", dict(GEMMA, hidden_size=64, num_hidden_layers=2))],
     "GPT-2": [("plain", "GPT2LMHead", "GPT2", "gpt-2", dict(n_embd=256, n_layer=8, n_head=8, n_positions=256))],
     "Phi-2": [("plain", "Phi", "Phi", "gpt-2", dict(BASE, num_key_value_heads=8, intermediate_size=1024,
                                                     partial_rotary_factor=0.5))],
+    "Phi-3": [("short", "Phi3", "Phi3", "Phi-3", BASE),
+              ("long", "Phi3", "Phi3", "Phi-3", dict(BASE, original_max_position_embeddings=256, rope_scaling=LONG))],
     "SmolLM3": [("plain", "SmolLM3", "SmolLM3", "llama-bpe", BASE)],
     "Mixtral": [("8 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=8)),
                 ("4 experts", "Mixtral", "Mixtral", "llama-bpe", dict(BASE, num_local_experts=4, num_key_value_heads=8))],
-    "gpt-oss": [("16 bits", "GptOss", "GptOss", "llama-bpe", dict(BASE, head_dim=64, num_local_experts=4,
-                                                                  num_experts_per_tok=2, sliding_window=16))],
+    "gpt-oss": [("16 bits", "GptOss", "GptOss", "llama-bpe", GPT_OSS)],
 }
+# Where a vocabulary is no name of a file but that of a family of --real, or this one.
+PHI3 = "Phi-3"
 COLUMNS = ["bytes", "ids", "logits", "probes", "text"]
 
 
@@ -89,6 +107,7 @@ def main():
     arguments.add_argument("--work", type=Path, default=ROOT / "bench-work" / "families")
     arguments.add_argument("--real", action="append", default=[], metavar="FAMILY=GGUF", help="a trained model")
     arguments.add_argument("--family", action="append", help="only this one; repeatable")
+    arguments.add_argument("--resume", action="store_true", help="leave out families whose row is in WORK/results.json")
     arguments.add_argument("--write", action="store_true", help="put the table into docs/models.md")
     options = arguments.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -99,26 +118,31 @@ def main():
         sys.exit("error: no llama-quantize; name one with --quantize")
     sys.path[:0] = [str(options.llama_cpp / "gguf-py"), str(ROOT / "scripts")]
 
-    real = dict(entry.split("=", 1) for entry in options.real)
-    table, failed = {}, False
-    for family, forms in FORMS.items():
-        if options.family and family not in options.family:
-            continue
-        row = {}
-        for form in forms:
-            for column, (good, said) in compare(options, family, form).items():
-                failed |= not good
-                row.setdefault(column, []).append(said)
-                print(f"{family:10} {form[0]:14} {column:7} {'' if good else 'DIFFERENT: '}{said}", flush=True)
-        if family in real:
-            good, said = completes(options, family, Path(real[family]))
-            failed |= not good
-            row["text"] = [said]
-            print(f"{family:10} {'':14} text    {'' if good else 'DIFFERENT: '}{said}", flush=True)
-        table[family] = {column: "; ".join(dict.fromkeys(said)) for column, said in row.items()}
+    options.real = {family: Path(path) for family, path in (entry.split("=", 1) for entry in options.real)}
+    kept = options.work / "results.json"
+    table = json.loads(kept.read_text()) if kept.is_file() else {}
+    wanted = options.family or [family for family in FORMS if not (options.resume and family in table)]
+    for family in wanted:
+        table[family] = row(options, family)
+        kept.write_text(json.dumps(table, indent=1, ensure_ascii=False))
     if options.write:
         write_table(table)
-    sys.exit(1 if failed else 0)
+    sys.exit(0 if all(table[family]["same"] for family in wanted) else 1)
+
+
+def row(options, family):
+    """Compares all forms of a family; what each column says, and whether nothing differs."""
+    said, same = {}, True
+    results = [(form[0], compare(options, form)) for form in FORMS[family]]
+    if family in options.real:
+        results.append(("trained", {"text": completes(options, options.real[family])}))
+    for form, columns in results:
+        for column, (good, what) in columns.items():
+            same &= good
+            if what:
+                said.setdefault(column, {})[what] = None
+                print(f"{family:10} {form:14} {column:7} {'' if good else 'DIFFERENT: '}{what}", flush=True)
+    return {"same": same} | {column: "; ".join(what) for column, what in said.items()}
 
 
 def checkout(options):
@@ -142,31 +166,37 @@ def run(*command):
     return done.stdout.decode()
 
 
-def compare(options, family, form):
-    """Every column of one form."""
+def compare(options, form):
+    """Every column of one form: whether it is right, and what it says."""
     folder, ours = options.work / "checkpoint", options.work / "ours.gguf"
     shutil.rmtree(folder, ignore_errors=True)
-    make(options, form, folder)
+    vocabulary = make(options, form, folder)
+    if not vocabulary:
+        return {"ids": (True, "")}
     convert = lambda kind: run(options.modelve, "convert", folder, "-q", kind, "-o", ours, "--force", "--offline")
     columns = {"bytes": same_bytes(options, folder, ours, convert)}
     convert("F32")
-    columns["ids"] = same_ids(options, folder, ours)
+    columns["ids"] = same_ids(options, folder, ours, vocabulary)
     columns.update(same_numbers(options, folder, ours))
     return columns
 
 
 def make(options, form, folder):
-    """A checkpoint with random weights and a real vocabulary."""
+    """A checkpoint with random weights and a real vocabulary; the latter's name, unless it is not at hand."""
     import torch
     import transformers
     import vocab_to_tokenizer
 
     _, model, config, vocabulary, settings = form
     folder.mkdir(parents=True)
-    if vocabulary == "tokenizer.model":
+    if vocabulary == PHI3:
         for name in ["added_tokens.json", "special_tokens_map.json", "tokenizer.model", "tokenizer_config.json"]:
             shutil.copy(options.spm / name, folder)
         size = json.loads((options.spm / "config.json").read_text())["vocab_size"]
+    elif vocabulary in FORMS:
+        if vocabulary not in options.real:
+            return None
+        size = vocab_to_tokenizer.write(options.real[vocabulary], folder)
     else:
         size = vocab_to_tokenizer.write(options.vocabs / f"ggml-vocab-{vocabulary}.gguf", folder)
     torch.manual_seed(3)
@@ -182,6 +212,7 @@ def make(options, form, folder):
     config = json.loads(saved.read_text())
     if "n_positions" in config:
         saved.write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
+    return vocabulary
 
 
 def family_adds_one(model):
@@ -300,15 +331,20 @@ def strings():
     return [form(line) for line in lines for form in forms]
 
 
-def same_ids(options, folder, file):
+def same_ids(options, folder, file, vocabulary):
     """The ids of the strings, as the server's tokenizer and the library cut them."""
     texts = strings()
-    if not (folder / "tokenizer.json").is_file():
-        # A stand-in: this tokenizer puts a space before a text, as the family does not.
-        return True, "not compared"
-    import tokenizers
-    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    if (folder / "tokenizer.model").is_file():
+        import sentencepiece
+        library = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        expected = [library.encode(text) for text in texts]
+        if "Gemma" in json.loads((folder / "config.json").read_text())["architectures"][0] and vocabulary == PHI3:
+            # A stand-in: it puts a space before a text, as the family does not.
+            return True, ""
+    else:
+        import tokenizers
+        library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -320,7 +356,7 @@ def same_ids(options, folder, file):
         server.terminate()
         server.wait()
     wrong = [text for text, a, b in zip(texts, found, expected) if a != b]
-    said = f"{len(texts) - len(wrong)} of {len(texts)} strings"
+    said = f"{len(texts) - len(wrong)} of {len(texts)} strings by {vocabulary}"
     return not wrong, said if not wrong else f"{said}: not {wrong[0]!r}"
 
 
@@ -337,24 +373,80 @@ def tokenize(port, text):
 
 
 def same_numbers(options, folder, file):
-    """Log-probabilities, and what the probes tell, next to transformers in 64 bits.
-
-    ggml looks GELU up in a table of 16-bit arguments and values, so families with it are allowed more.
-    """
+    """Log-probabilities, and what the probes tell, next to transformers in 64 bits."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     torch.set_grad_enabled(False)
     exact = ["--kv-type", "f32", "--flash-attn", "off", "--json"]
     told = {name: json.loads(run(options.modelve, name, "-m", file, PROMPT, *exact, *flags))
             for name, flags in {"next": ["-n", "50"], "score": [], "lens": [], "attention": ["--layer", "0"]}.items()}
-    config = json.loads((folder / "config.json").read_text())
+    model = reference(folder)
+    if getattr(model.config, "rope_parameters", None) and model.config.rope_parameters.get("truncate") is False:
+        published = differences_of_numbers(told, model)
+        rounded = differences_of_numbers(told, reference(folder, rope_parameters={**model.config.rope_parameters, "truncate": True}))
+        return {column: (at < most, f"{at:.0e}; {far:.0e} from the published ramp")
+                for column, at, far, most in zip(["logits", "probes"], rounded, published, [1e-4, 1e-3])}
+    found = dict(zip(["logits", "probes"], differences_of_numbers(told, model)))
+    if not use_table(model):
+        return {"logits": (found["logits"] < 1e-4, f"{found['logits']:.0e}"),
+                "probes": (found["probes"] < 1e-3, f"{found['probes']:.0e}")}
+    sums = options.work / "sums.safetensors"
+    run(options.modelve, "dump", "-m", file, PROMPT, "--role", "mlp", "-o", sums, "--force", *exact)
+    apart = give_sums(model, sums)
+    given = dict(zip(["logits", "probes"], differences_of_numbers(told, model)))
+    return {"logits": (given["logits"] < 1e-4 and max(apart) < 1e-4,
+                       f"{found['logits']:.0e}; given ggml's sums {given['logits']:.0e}, they {max(apart):.0e}"),
+            "probes": (given["probes"] < 1e-3, f"{found['probes']:.0e}; given ggml's sums {given['probes']:.0e}")}
+
+
+def reference(folder, **changes):
+    """transformers in 64 bits, with changes to the configuration."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, **changes)
     # Experts in one product are for 32 bits and less.
-    plain = {"experts_implementation": "eager"} if "num_local_experts" in config else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager", **plain).eval()
-    logits, probes = differences_of_numbers(told, model)
-    more = 20 if any("gelu" in str(value) for value in config.values()) else 1
-    return {"logits": (logits < more * 1e-4, f"{logits:.0e}"), "probes": (probes < more * 1e-3, f"{probes:.0e}")}
+    plain = {"experts_implementation": "eager"} if hasattr(config, "num_local_experts") else {}
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float64, attn_implementation="eager",
+                                                **plain).eval()
+
+
+def use_table(model):
+    """Has a model take GELU from ggml's table: of a 16-bit number a 16-bit number. Whether it has any."""
+    import torch
+
+    class Table(torch.nn.Module):
+        def forward(self, values):
+            argument = values.float().half().float()
+            found = torch.nn.functional.gelu(argument, approximate="tanh").half().to(values.dtype)
+            return torch.where(values <= -10, 0.0, torch.where(values >= 10, values, found))
+
+    places = [(module, name) for module in model.modules() for name, child in module.named_children()
+              if "gelu" in type(child).__name__.lower()]
+    for module, name in places:
+        setattr(module, name, Table())
+    return bool(places)
+
+
+def give_sums(model, file):
+    """Has a model go on with what the file says that its feed-forward networks add to the state. The list that
+    is returned gets how far each is from what the model would add, as a share of the largest sum."""
+    import safetensors.torch
+
+    inner, apart = model.transformer if hasattr(model, "transformer") else model.model, []
+    sums = safetensors.torch.load_file(file)
+
+    def instead(layer):
+        given = sums[f"mlp.{layer}"].double()[None]
+
+        def hook(_module, _arguments, own):
+            apart.append(float((own - given).abs().max() / own.abs().max()))
+            return given
+        return hook
+
+    for number, layer in enumerate(inner.h if hasattr(inner, "h") else inner.layers):
+        getattr(layer, "post_feedforward_layernorm", layer.mlp).register_forward_hook(instead(number))
+    return apart
 
 
 def differences_of_numbers(told, model):
@@ -389,7 +481,7 @@ def lens_difference(told, model, seen, layer):
     return max(abs(top["logprob"] - float(logprobs[cell["position"], top["id"]])) for cell in cells for top in cell["top"])
 
 
-def completes(options, family, source):
+def completes(options, source):
     """A trained model on its way through transformers, and the sentence it then completes."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -410,11 +502,11 @@ def completes(options, family, source):
 
 
 def write_table(table):
-    """Rewrites the rows of these families in the table between its marks; the others stay."""
+    """Writes the rows of the families that were compared between the marks in the docs; other rows stay."""
     head, rest = DOCS.read_text().split("<!-- families -->\n", 1)
     old, tail = rest.split("<!-- end -->", 1)
     rows = {line.split(" | ")[0].lstrip("| "): line for line in old.splitlines()[2:]}
-    rows |= {family: f"| {family} | " + " | ".join(row.get(column, "not compared") for column in COLUMNS) + " |"
+    rows |= {family: f"| {family} | " + " | ".join(row.get(column) or "not compared" for column in COLUMNS) + " |"
              for family, row in table.items()}
     lines = ["| family | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [rows[family] for family in FORMS if family in rows]

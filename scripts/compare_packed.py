@@ -37,11 +37,12 @@ parser.add_argument("--modelve", default="modelve")
 parser.add_argument("--quantize")
 parser.add_argument("--awq", type=Path)
 parser.add_argument("--only", default="", help="the variants whose name contains this")
-parser.add_argument("--types", default="F32,F16,Q8_0,Q4_K_M", help="the types that are compared")
+parser.add_argument("--types", default="F32,F16,Q8_0,Q4_K_M", help="the types that are compared; Q4_K_M needs --quantize")
 parser.add_argument("--fixtures", type=Path, help="a folder for the fixtures of the tests")
 args = parser.parse_args()
 sys.path.insert(0, str(args.llama_cpp / "gguf-py"))
 import gguf  # noqa: E402
+from compare_families import CONVERTER  # noqa: E402
 
 rng = np.random.default_rng(5)
 plain = load_file(args.checkpoint / "model.safetensors")
@@ -235,26 +236,25 @@ for name, quantization, pack, theirs_reads in VARIANTS:
         for key in linear:
             pack(key, plain[key], out, reference)
         folder(scratch / "packed", out, quantization)
-        converter = args.llama_cpp / "convert_hf_to_gguf.py"
         if not theirs_reads:
             folder(scratch / "plain", reference, None)
-        results = []
-        for label, outtype in [("F32", "f32"), ("F16", "f16"), ("Q8_0", "q8_0"), ("Q4_K_M", None)]:
-            ours, theirs = scratch / f"ours-{label}.gguf", scratch / f"theirs-{label}.gguf"
-            if label not in args.types.split(",") or outtype is None and not args.quantize:
-                continue
+        results, wanted = [], [label for label in args.types.split(",") if label != "Q4_K_M" or args.quantize]
+        theirs = {label: scratch / f"theirs-{label}.gguf" for label in ["F32", *wanted]}
+        # F32 is what llama-quantize starts from.
+        outtypes = [part for label, file in theirs.items() if label != "Q4_K_M" for part in (label.lower(), file)]
+        source = scratch / ("packed" if theirs_reads else "plain")
+        run(sys.executable, "-c", CONVERTER, args.llama_cpp / "convert_hf_to_gguf.py", source, *outtypes)
+        if "Q4_K_M" in wanted:
+            run(args.quantize, theirs["F32"], theirs["Q4_K_M"], 15)
+        for label in wanted:
+            ours = scratch / f"ours-{label}.gguf"
             run(args.modelve, "convert", scratch / "packed", "-q", label, "-o", ours, "--verify")
-            source = "packed" if theirs_reads else "plain"
-            if outtype is None:
-                run(args.quantize, scratch / "theirs-F32.gguf", theirs, 15)
-            else:
-                run(sys.executable, converter, scratch / source, "--outtype", outtype, "--outfile", theirs)
             if label == "F32" and args.fixtures and name in FIXTURES:
                 parts = {key: value for key, value in out.items() if key.startswith(FIXTURE)}
-                sha256 = hashlib.sha256(tensors(theirs)["blk.0.ffn_down.weight"][2]).hexdigest()
+                sha256 = hashlib.sha256(tensors(theirs[label])["blk.0.ffn_down.weight"][2]).hexdigest()
                 about = {"quantization_config": json.dumps(quantization), "sha256": sha256}
                 save_file(parts, args.fixtures / f"{name}.safetensors", metadata=about)
-            count, names = differing(ours, theirs)
+            count, names = differing(ours, theirs[label])
             failed |= bool(names)
             results.append(f"{label} {'same' if not names else f'{len(names)} differ: {sorted(names)[:3]}'}")
         print(f"{name}: {count} tensors, {', '.join(results)}{'' if theirs_reads else ' (weights computed by PyTorch)'}", flush=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes a `tokenizer.json` of the vocabulary in a GGUF, for checkpoints to test with.
+"""Makes a `tokenizer.json` of the vocabulary in a GGUF, for checkpoints to test with, or a `tokenizer.model`
+where the vocabulary is one of SentencePiece that puts no space before a text, as Gemma's.
 
     scripts/vocab_to_tokenizer.py ggml-vocab-qwen2.gguf FOLDER
 
@@ -10,6 +11,7 @@ transformers writes it. Needs: gguf.
 """
 
 import json
+import struct
 import sys
 from pathlib import Path
 
@@ -31,6 +33,7 @@ RULES = {
     "gpt-2": (BYTES, None, False),
     "llama-bpe": (split(CL100K % "{1,3}"), None, True),
     "qwen2": (split(CL100K % ""), {"type": "NFC"}, False),
+    "smollm": ({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]}, None, False),
 }
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
@@ -86,10 +89,38 @@ def tokenizer_json(path):
     }, len(tokens)
 
 
+def field(number, value):
+    """A field of a protocol buffer: bytes, a 32-bit float, or a whole number."""
+    def varint(value):
+        low, rest = value & 127, value >> 7
+        return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    return varint(number << 3) + varint(value)
+
+
+def tokenizer_model(keys):
+    """A ModelProto of SentencePiece: pieces, the kind of model (2: BPE, bytes for what is in no piece), no changes to the text."""
+    pieces = zip(keys["tokens"], keys["scores"], keys["token_type"])
+    listed = [field(1, field(1, text.encode()) + field(2, float(score)) + field(3, kind)) for text, score, kind in pieces]
+    unknown = keys["token_type"].index(UNKNOWN)
+    trainer = b"".join(field(number, value) for number, value in [(3, 2), (35, 1), (40, unknown), (41, keys["bos_token_id"]), (42, keys["eos_token_id"])])
+    normalizer = field(1, b"identity") + b"".join(field(number, value) for number, value in [(3, 0), (4, 0), (5, 1)])
+    return b"".join(listed) + field(2, trainer) + field(3, normalizer)
+
+
 def write(path, folder):
-    """Writes tokenizer.json and tokenizer_config.json; returns the number of tokens."""
+    """Writes the tokenizer and tokenizer_config.json; returns the number of tokens."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    keys = read(path)
+    if keys["model"] == "llama" and keys.get("add_space_prefix") is False:
+        (folder / "tokenizer.model").write_bytes(tokenizer_model(keys))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GemmaTokenizer"}))
+        return len(keys["tokens"])
     tokenizer, size = tokenizer_json(path)
     special = [token["content"] for token in tokenizer["added_tokens"] if token["special"]]
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[0] if special else None}

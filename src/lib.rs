@@ -20,6 +20,7 @@
 //! | [`commands`] | one file or folder per command, with its flags |
 //! | [`output`], [`table`] | writing to standard output; columns |
 //! | [`bus`] | the error message when a mapped file is truncated |
+//! | [`program`] | whether this process is the program, or a module of another |
 //! | [`progress`], [`hint`] | progress of long work, on standard error; hints for errors |
 
 pub use modelve_base as base;
@@ -39,6 +40,7 @@ pub mod commands;
 pub mod dispatch;
 pub mod hint;
 pub mod output;
+pub mod program;
 pub mod progress;
 pub mod table;
 pub mod version;

@@ -1,9 +1,9 @@
 """lm-evaluation-harness: compares the log-likelihoods of 200 requests of a task from a local file, by
 `local-completions`, with `modelve score --special` of the same texts; also tests chat.
 
-The small model in F32 with an f32 cache agrees within 1e-4; quantized, as activations are rounded to 8 bits, within
-6e-2 a token (3e-6 for SmolLM2 in Q4_1). With CONCURRENT requests at once, 1 by default as in the harness, quantized models differ by more: texts that
-share a batch are rounded otherwise.
+The small model in F32 with an f32 cache agrees within 1e-4, quantized with the defaults within 2e-2 a token. With
+CONCURRENT requests at once, 1 by default as in the harness, quantized models differ by more: activations are rounded to
+8 bits, and texts that share a batch are rounded otherwise.
 """
 
 import json
@@ -79,8 +79,7 @@ def compare(model: str, flags: list[str], most: float) -> None:
     assert differences[-1] < most, "that is too much"
 
 
-# A text of four tokens is computed by other kernels than its first three, which is what `score` feeds.
-compare(MODEL, [], 6e-2)
+compare(MODEL, [], 2e-2)
 with tempfile.TemporaryDirectory() as folder:
     exact = str(pathlib.Path(folder) / "tiny-f32.gguf")
     modelve("convert", str(ROOT / "models/tiny-phi3"), "-q", "F32", "-o", exact)

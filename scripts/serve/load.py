@@ -5,7 +5,8 @@ so a greedy text may differ where two tokens are almost equally likely: the marg
 printed, and in 32 bits a margin above 0.05 nats is a failure. Without LOAD_MODEL it tests the small model
 in F32. A quantized model (LOAD_MODEL=tiny) rounds activations to 8 bits, differently for one text than for
 several, so that texts differ more often; then margins are only printed. It also checks that no completion
-is left running, memory does not grow, and /health answers within a second.
+is left running and no slot taken, that all slots can be used at once afterwards, that memory does not grow, and
+that /health answers within a second. SECONDS_OF_LOAD is how long it runs.
 """
 
 import http.client
@@ -21,6 +22,7 @@ import urllib.parse
 from server import ROOT, ask, metrics, modelve, serving
 
 SECONDS = float(os.environ.get("SECONDS_OF_LOAD", "60"))
+SLOTS = 32
 CLIENTS = int(os.environ.get("CLIENTS", "64"))
 MARGIN = 0.05
 EXACT = "LOAD_MODEL" not in os.environ
@@ -118,11 +120,29 @@ class Load:
             time.sleep(0.1)
 
 
+def busy(url: str) -> int:
+    """The number of slots that compute."""
+    return sum(slot["is_processing"] for slot in ask(url + "/slots", timeout=30))
+
+
+def all_slots(url: str) -> None:
+    """Takes every slot at once, as is only possible if no request before kept one, or its sequence."""
+    long = body(PROMPTS[0]) | {"max_tokens": 256, "n": SLOTS, "logprobs": None, "temperature": 1}
+    asked = threading.Thread(target=ask, args=(url + "/v1/completions", long))
+    asked.start()
+    most = 0
+    while asked.is_alive():
+        most = max(most, busy(url))
+        time.sleep(0.01)
+    asked.join()
+    assert most == SLOTS, f"{most} of {SLOTS} slots can be used"
+
+
 folder = tempfile.TemporaryDirectory()
 model = os.environ.get("LOAD_MODEL", str(pathlib.Path(folder.name) / "tiny-f32.gguf"))
 if EXACT:
     modelve("convert", str(ROOT / "models/tiny-phi3"), "-q", "F32", "-o", model)
-with serving("--queue", "256", model=model) as (url, child):
+with serving("--queue", "256", "--parallel", str(SLOTS), model=model) as (url, child):
     alone = {}
     for prompt in PROMPTS:
         answer = ask(url + "/v1/completions", body(prompt))
@@ -133,25 +153,30 @@ with serving("--queue", "256", model=model) as (url, child):
     for thread in threads:
         thread.start()
     begun = time.time()
+    # What the first requests allocate is there by then.
     time.sleep(min(10, SECONDS / 4))
-    early = memory(child.pid)
+    resident = [memory(child.pid)]
+    time.sleep(max(0.0, begun + SECONDS / 2 - time.time()))
+    resident.append(memory(child.pid))
     for thread in threads:
         thread.join()
     seconds = time.time() - begun
-    late = memory(child.pid)
+    resident.append(memory(child.pid))
     deadline = time.time() + 30
     while (left := metrics(url))["completions_active"] + left["completions_waiting"] > 0:
         assert time.time() < deadline, f"left behind: {left}"
         time.sleep(0.1)
+    assert busy(url) == 0, ask(url + "/slots")
+    all_slots(url)
     print(f"{CLIENTS} clients for {seconds:.0f} s: {load.done} answers ({load.tokens / seconds:.0f} tokens/s), "
           f"{load.hung_up} hung up, {int(left['cancelled_total'])} cancelled, {load.refused} told to wait")
-    print(f"memory {early / 2**20:.1f} MiB early, {late / 2**20:.1f} MiB late; "
+    print(f"memory at the beginning, in the middle and at the end: {', '.join(f'{n / 2**20:.1f}' for n in resident)} MiB; "
           f"slowest /health {1000 * load.slowest:.0f} ms")
     print(f"texts that parted at a near tie: {len(load.ties)}"
           + (f", margins up to {max(load.ties):.4f} nats" if load.ties else ""))
     for fault in load.faults[:20]:
         print("fault:", fault)
     assert not load.faults, f"{len(load.faults)} faults"
-    assert late < 1.1 * early + (16 << 20), "memory grows"
+    assert max(resident) < 1.1 * resident[0] + (16 << 20), "memory grows"
     assert load.slowest < 1, "/health is late"
     assert load.hung_up > 0 and load.done > 0

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::program;
+
 /// A command line to propose, displayed with the program's name first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
@@ -10,10 +12,9 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// The command line of this process.
+    /// The command line of this process; empty if the process is not modelve's own.
     pub fn typed() -> Self {
-        let words = std::env::args_os().skip(1);
-        Self::of(words.map(|word| word.to_string_lossy().into_owned()))
+        Self::of(program::arguments())
     }
 
     /// A command line of these words.

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use clap::ValueEnum;
+use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use super::flags::{self, ModelFlag};
 use super::prompt::Input;
 use super::{find, kind, trial};
 use crate::gguf::Gguf;
-use crate::hint::{Interrupted, hinted};
+use crate::hint::{Interrupted, UsageError, hinted};
 use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
@@ -140,6 +140,27 @@ fn parse_gpu_layers(text: &str) -> Result<GpuLayersArg, String> {
 }
 
 impl EngineArgs {
+    /// The flags that these words are, such as `--threads=2`.
+    ///
+    /// # Errors
+    /// Words that are no such flags, or values that they do not take.
+    pub fn of_words(words: impl IntoIterator<Item = String>) -> Result<EngineArgs, UsageError> {
+        let command = clap::Command::new("modelve").no_binary_name(true);
+        let parsed = EngineArgs::augment_args(command).try_get_matches_from(words);
+        parsed
+            .and_then(|matches| EngineArgs::from_arg_matches(&matches))
+            .map_err(|error| {
+                // What follows is about the program's help.
+                let text = error.to_string();
+                let lines = text
+                    .lines()
+                    .take_while(|line| !line.starts_with("For more"));
+                let text = lines.map(str::trim).filter(|line| !line.is_empty());
+                let text = text.collect::<Vec<_>>().join(" ");
+                UsageError(text.trim_start_matches("error: ").to_owned())
+            })
+    }
+
     /// The settings of sessions, except for sizes.
     pub fn settings(&self, cancel: &Cancel) -> Settings {
         Settings {

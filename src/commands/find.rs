@@ -20,9 +20,10 @@ pub fn locate(model: Option<&str>) -> anyhow::Result<Located> {
 pub fn explain(error: locate::Error, model: Option<&str>) -> anyhow::Error {
     let hint = error.hint();
     let asked = model.is_some() || std::env::var_os("MODELVE_MODEL").is_some();
+    let typed = CommandLine::typed();
     let hint = match (&error, hint) {
-        (locate::Error::NotHere { .. }, Some(hint)) if !asked => {
-            let now = CommandLine::typed().on_model("tiny");
+        (locate::Error::NotHere { .. }, Some(hint)) if !asked && typed.command().is_some() => {
+            let now = typed.on_model("tiny");
             Some(format!("with the built-in model: {now}\n{hint}"))
         }
         (locate::Error::NotHere { id, .. } | locate::Error::NoSuchQuant { id, .. }, Some(hint)) => {

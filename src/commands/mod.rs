@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod attention;
+pub mod cache;
 pub mod command_line;
 pub mod compare;
 pub mod complete;
@@ -10,7 +11,7 @@ pub mod convert;
 pub mod doctor;
 pub mod dump;
 pub mod engine;
-mod experiments;
+pub mod experiments;
 pub mod explore;
 pub mod fetching;
 pub mod find;

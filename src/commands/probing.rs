@@ -42,8 +42,11 @@ pub fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// Returns an error if a text of `tokens` tokens is longer than the flags or the model allow.
-fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
+/// Checks that a text of `tokens` tokens is not longer than the flags and the model allow.
+///
+/// # Errors
+/// It is longer.
+pub fn check_length(engine: &EngineArgs, model: &Model, tokens: usize) -> anyhow::Result<()> {
     let trained = model.facts().n_ctx_train;
     let (most, whose) = match engine.ctx_size {
         Some(size) => (size, "--ctx-size allows"),

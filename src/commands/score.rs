@@ -67,7 +67,7 @@ pub struct Args {
 }
 
 /// Default number of tokens of a window.
-const WINDOW: usize = 2048;
+pub const WINDOW: usize = 2048;
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -133,7 +133,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The windows that follow from the flags and the model.
-pub(super) fn windows(
+///
+/// # Errors
+/// A window that is too small, or a stride that does not fit it.
+pub fn windows(
     engine: &EngineArgs,
     model: &Model,
     size: Option<usize>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
+use super::cache::CacheArgs;
 use super::engine::{EngineArgs, explain};
 use super::prompt;
 use super::vectors::{self, Share};
@@ -92,6 +93,9 @@ pub struct Args {
     max_tokens: u32,
 
     #[command(flatten)]
+    cache: CacheArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -115,6 +119,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (address, keys) = (config.address, config.keys.len());
     let server = Server::bind(config)
         .with_hint(|| "choose a free port: modelve serve --port 0".to_owned())?;
+    let store = args.cache.open()?;
     let (stop, cancel) = (Stop::new(), Cancel::new());
     let loading = Cancel::new();
     on_signals(&stop, &loading)?;
@@ -122,6 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     server.run(&stop, || {
         let model = engine.load_file(&path, work(args.parallel), &loading)?;
         let setup = setup(&engine, &model, &cancel, args.parallel, args.cells)?;
+        let setup = Setup { store, ..setup };
         output::note(&format!(
             "ready: {} in {:.1} s",
             human::escape(path.display().to_string().as_bytes()),

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow};
 use crate::base::{human, infile};
 use crate::hint::{Interrupted, hinted};
 use crate::hub::store::Store;
+use crate::program;
 use crate::runtime::{
     self, Cancel, Facts, GpuLayers, LoadOptions, Model, Options, Reading, Request, Setup, Vocab,
 };
@@ -153,8 +154,8 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn new(path: &'a Path, bytes: u64) -> Self {
         let memory = MEMORY + bytes / 4;
-        let mut command =
-            Command::new(std::env::current_exe().unwrap_or_else(|_| "modelve".into()));
+        // Where the program is not installed, starting it fails with this name.
+        let mut command = Command::new(program::path().unwrap_or_else(|| "modelve".into()));
         command
             .arg(COMMAND)
             .arg("--memory")

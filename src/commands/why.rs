@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// Number of tokens of room for the common beginning of the two answers of a measure.
-pub(super) const COMMON: usize = 16;
+pub const COMMON: usize = 16;
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {

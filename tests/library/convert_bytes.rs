@@ -70,7 +70,7 @@ fn every_recipe(config: &Json, dtype: Dtype) {
     };
     let base = path("base.gguf");
     convert(&folder, Recipe::find(exact).unwrap(), &none, None, &base);
-    for recipe in RECIPES {
+    for recipe in RECIPES.iter().filter(|recipe| !recipe.needs_imatrix()) {
         let (ours, theirs) = (path("ours.gguf"), path("theirs.gguf"));
         convert(&folder, recipe, &none, None, &ours);
         let request = llama::Request {
@@ -125,19 +125,21 @@ fn tied_embeddings_and_partial_rotation() {
     );
 }
 
-/// An importance matrix in llama.cpp's format, and its weights.
-fn imatrix(path: &Path, plan: &[(String, u64)]) -> Vec<(String, Vec<f32>)> {
+/// An importance matrix in llama.cpp's format, and its weights. `matrices` are names, columns and the
+/// number of experts.
+fn imatrix(path: &Path, matrices: &[(String, u64, u64)]) -> Vec<(String, Vec<f32>)> {
     let mut weights = Vec::new();
     let mut tensors = Vec::new();
     let mut data: Vec<Vec<f32>> = Vec::new();
-    for (i, (name, columns)) in plan.iter().enumerate() {
-        let sums: Vec<f32> = (0..*columns)
+    for (i, (name, columns, experts)) in matrices.iter().enumerate() {
+        let sums: Vec<f32> = (0..columns * experts)
             .map(|c| ((c * 37 + i as u64 * 11) % 101) as f32 * 0.7 + 0.01)
             .collect();
         weights.push((name.clone(), sums.iter().map(|sum| sum / 12.0).collect()));
-        tensors.push((format!("{name}.in_sum2"), vec![*columns, 1], GgmlType::F32));
-        tensors.push((format!("{name}.counts"), vec![1, 1], GgmlType::F32));
-        data.extend([sums, vec![12.0]]);
+        let (sum, count) = (format!("{name}.in_sum2"), format!("{name}.counts"));
+        tensors.push((sum, vec![*columns, *experts], GgmlType::F32));
+        tensors.push((count, vec![1, *experts], GgmlType::F32));
+        data.extend([sums, vec![12.0; *experts as usize]]);
     }
     let texts = |list: &[&str]| Value::Array(list.iter().collect::<Array>());
     let metadata = [
@@ -157,34 +159,29 @@ fn imatrix(path: &Path, plan: &[(String, u64)]) -> Vec<(String, Vec<f32>)> {
     weights
 }
 
-#[test]
-fn an_imatrix_weighs_columns_as_in_llama_cpp() {
+/// Every recipe of blocks on one configuration, with an importance matrix.
+fn every_recipe_weighted(config: &Json) {
     let dir = tempfile::tempdir().unwrap();
-    let config = toy::config(|_| {});
-    let folder = toy::write(
-        &config,
-        Dtype::Bf16,
-        1 << 30,
-        &dir.path().join("checkpoint"),
-    );
+    let folder = toy::write(config, Dtype::Bf16, 1 << 30, &dir.path().join("checkpoint"));
     let path = |name: &str| dir.path().join(name);
     let base = path("base.gguf");
     let none = Overrides::default();
     convert(&folder, Recipe::find("BF16").unwrap(), &none, None, &base);
-    let matrices: Vec<(String, u64)> = Gguf::open(&base)
+    let matrices: Vec<(String, u64, u64)> = Gguf::open(&base)
         .unwrap()
         .tensors()
         .iter()
-        .filter(|tensor| tensor.name.starts_with("blk.") && tensor.shape.len() == 2)
-        .map(|tensor| (tensor.name.clone(), tensor.shape[0]))
+        .filter(|tensor| tensor.name.starts_with("blk.") && tensor.shape.len() >= 2)
+        .map(|tensor| {
+            let experts = tensor.shape.get(2).copied().unwrap_or(1);
+            (tensor.name.clone(), tensor.shape[0], experts)
+        })
         .collect();
     let weights = imatrix(&path("imatrix.gguf"), &matrices);
     let imatrix = Imatrix::open(&path("imatrix.gguf")).unwrap();
     assert_eq!(imatrix.entries(), matrices.len());
-    for name in [
-        "Q4_0", "Q5_0", "Q4_K_M", "Q2_K", "Q3_K_M", "Q6_K", "IQ4_XS", "IQ4_NL", "Q8_0",
-    ] {
-        let recipe = Recipe::find(name).unwrap();
+    let of_blocks = |recipe: &&Recipe| recipe.base.block_size() != Some(1);
+    for recipe in RECIPES.iter().filter(of_blocks) {
         let (ours, theirs) = (path("ours.gguf"), path("theirs.gguf"));
         convert(&folder, recipe, &none, Some(&imatrix), &ours);
         let request = llama::Request {
@@ -196,12 +193,58 @@ fn an_imatrix_weighs_columns_as_in_llama_cpp() {
                 .collect(),
             ..llama::Request::default()
         };
-        assert!(llama::quantize(&base, &theirs, &request), "{name}");
-        assert_same_tensors(&ours, &theirs, name);
+        assert!(llama::quantize(&base, &theirs, &request), "{}", recipe.name);
+        assert_same_tensors(&ours, &theirs, recipe.name);
     }
     let gguf = Gguf::open(&path("ours.gguf")).unwrap();
     let chunks = gguf.get("quantize.imatrix.chunks_count");
     assert_eq!(chunks.and_then(|value| value.as_u64()), Some(3));
+}
+
+#[test]
+fn an_imatrix_weighs_columns_as_in_llama_cpp() {
+    every_recipe_weighted(&toy::config(|_| {}));
+}
+
+/// Of 16 layers, for what recipes do in the first and the last eighth.
+fn decoder(class: &str, change: impl FnOnce(&mut Json)) -> Json {
+    let mut config = json!({
+        "architectures": [class], "hidden_size": 256, "intermediate_size": 256,
+        "num_hidden_layers": 16, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "vocab_size": toy::VOCAB, "max_position_embeddings": 512, "bos_token_id": 1,
+        "eos_token_id": 290,
+    });
+    change(&mut config);
+    config
+}
+
+#[test]
+fn an_imatrix_and_separate_projections() {
+    every_recipe_weighted(&decoder("LlamaForCausalLM", |_| {}));
+}
+
+#[test]
+fn an_imatrix_and_grouped_heads() {
+    every_recipe_weighted(&decoder("Qwen3ForCausalLM", |c| {
+        c["num_key_value_heads"] = json!(1);
+        c["tie_word_embeddings"] = json!(true);
+    }));
+}
+
+#[test]
+fn an_imatrix_and_eight_experts() {
+    every_recipe_weighted(&decoder("MixtralForCausalLM", |c| {
+        c["num_local_experts"] = json!(8);
+        c["num_experts_per_tok"] = json!(2);
+    }));
+}
+
+#[test]
+fn an_imatrix_and_rows_that_are_no_multiple_of_256() {
+    every_recipe_weighted(&decoder("LlamaForCausalLM", |c| {
+        c["hidden_size"] = json!(96);
+        c["intermediate_size"] = json!(136);
+    }));
 }
 
 #[test]

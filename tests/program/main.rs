@@ -27,6 +27,7 @@ mod prompts;
 mod serve;
 mod setup;
 mod steering;
+mod store;
 mod tiny;
 mod vocab;
 mod vulkan;

@@ -60,6 +60,19 @@ pub struct Tensor {
     deviation: f32,
 }
 
+impl Tensor {
+    /// A tensor of small numbers around zero; a vector's lie around one.
+    #[allow(dead_code)]
+    pub fn new(name: &str, shape: Vec<u64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            mean: if shape.len() == 1 { 1.0 } else { 0.0 },
+            deviation: 0.02,
+            shape,
+        }
+    }
+}
+
 /// What was written.
 pub struct Summary {
     pub parameters: u64,

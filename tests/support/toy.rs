@@ -44,14 +44,28 @@ pub fn config(change: impl FnOnce(&mut Value)) -> Value {
     config
 }
 
-/// Writes a checkpoint with a SentencePiece tokenizer to `folder`.
+/// Writes a checkpoint of any architecture with a SentencePiece tokenizer to `folder`.
 pub fn write(config: &Value, dtype: Dtype, shard_bytes: u64, folder: &Path) -> PathBuf {
-    let tensors = synthetic::phi3_tensors(config).unwrap();
+    let tensors = match config["architectures"][0] == "Phi3ForCausalLM" {
+        true => synthetic::phi3_tensors(config).unwrap(),
+        false => described(config),
+    };
     synthetic::write(config, &tensors, dtype, 7, shard_bytes, folder).unwrap();
     sentencepiece(folder);
     let stop = json!({"eos_token_id": [290, 291, 292]});
     put(folder, "generation_config.json", &stop);
     folder.to_owned()
+}
+
+/// The tensors that a configuration asks for.
+fn described(config: &Value) -> Vec<synthetic::Tensor> {
+    let description = modelve::convert::arch::describe(config).unwrap();
+    let needed = description.weights.iter().filter(|weight| !weight.optional);
+    let each = needed.flat_map(|weight| {
+        let sources = weight.sources.iter();
+        sources.map(|name| synthetic::Tensor::new(name, weight.source_shape()))
+    });
+    each.collect()
 }
 
 fn put(folder: &Path, name: &str, value: &Value) {

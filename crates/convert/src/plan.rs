@@ -10,7 +10,7 @@ use crate::arch::{self, Arrangement, Description};
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::{Checkpoint, Dtype, SourceTensor};
 use modelve_gguf::{GgmlType, Layout, Value};
-use modelve_quant::mix::{self, Overrides, Recipe};
+use modelve_quant::mix::{self, Decision, Overrides, Recipe};
 
 /// The options of a conversion.
 pub struct Request<'a> {
@@ -96,6 +96,7 @@ impl Plan {
         let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
         check_patterns(request.overrides, &named)?;
         check_imatrix(request.imatrix, &named)?;
+        check_few_bits(request.imatrix, &named, &decisions)?;
 
         let tokenizer = Tokenizer::read(checkpoint, description.vocab_size)?;
         let metadata = metadata::metadata(&Inputs {
@@ -237,7 +238,7 @@ pub fn estimate(description: &Description, recipe: &Recipe) -> Result<(u64, u64)
         .iter()
         .map(|(name, shape)| (*name, shape.as_slice()))
         .collect();
-    let facts = description.facts(false);
+    let facts = description.facts(recipe.needs_imatrix());
     let decisions = mix::decide(recipe, &Overrides::default(), &facts, &named)?;
     let (mut bytes, mut weights) = (0, 0);
     for ((_, shape), decision) in named.iter().zip(decisions) {
@@ -393,6 +394,31 @@ fn check_imatrix(imatrix: Option<&Imatrix>, tensors: &[(&str, &[u64])]) -> Resul
         }),
         _ => Ok(()),
     }
+}
+
+/// Checks that every tensor of a type of few bits has weights of its columns in the importance matrix.
+fn check_few_bits(
+    imatrix: Option<&Imatrix>,
+    tensors: &[(&str, &[u64])],
+    decisions: &[Decision],
+) -> Result<(), Error> {
+    for ((name, shape), decision) in tensors.iter().zip(decisions) {
+        if !mix::needs_imatrix(name, decision.ty) {
+            continue;
+        }
+        let Some(imatrix) = imatrix else {
+            let tensor = name.to_string();
+            let ty = decision.ty;
+            return Err(Error::NeedsImatrix { tensor, ty });
+        };
+        if imatrix.weights(name, shape)?.is_none() {
+            return Err(Error::Imatrix {
+                path: imatrix.path().to_owned(),
+                problem: format!("has no weights for `{name}`, which {} needs", decision.ty),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the default file name of the output: `NAME-QUANT.gguf` or `NAME-ADAPTER-QUANT.gguf`.

@@ -8,6 +8,7 @@
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use modelve_gguf::GgmlType;
 use modelve_probe::math::Distribution;
 use modelve_probe::next::candidate_ids;
 use modelve_probe::{Piece, Prompt, piece};
@@ -252,6 +253,29 @@ impl Measure {
 /// Returns a text in quotes, with invisible characters escaped.
 fn quoted(piece: &str) -> String {
     format!("{piece:?}")
+}
+
+/// The difference of two measures, in logits, that rounded activations can cause in a quantized
+/// model: usually a tenth or less, sometimes several tenths (SmolLM2-135M in Q4_1).
+const ROUNDING: f64 = 0.25;
+
+/// A sentence on why shares of this difference between two measures mean little: it is small, and
+/// the weights of the model are quantized. `None` otherwise, and if the measures are equal, as
+/// there are no shares then.
+pub(crate) fn doubt(model: &Model, difference: f64) -> Option<String> {
+    let is_quantized = |ty: GgmlType| ty.block_size().is_some_and(|weights| weights > 1);
+    let quantized = model
+        .facts()
+        .weights
+        .iter()
+        .any(|&(ty, _)| is_quantized(ty));
+    let small = difference != 0.0 && difference.abs() < ROUNDING;
+    (quantized && small).then(|| {
+        format!(
+            "the measures of the prompts differ by only {:.3} logits; in a quantized model, rounded activations alone can cause that, so these shares mean little; measure two tokens whose logits differ more between the prompts, or use a file in 16 or 32 bits",
+            difference.abs()
+        )
+    })
 }
 
 #[cfg(test)]

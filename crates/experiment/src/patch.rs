@@ -13,7 +13,7 @@ use super::align::{Alignment, align};
 use super::edit::{At, Edit, Keep, Slice, States, To};
 use super::error::{Error, Result};
 use super::heads::n_head;
-use super::measure::{Asked, Measure, Names};
+use super::measure::{Asked, Measure, Names, doubt};
 use super::noise::{Gauss, deviation};
 use super::removal::place;
 use super::variants::{Base, Variant, is_cancelled};
@@ -154,6 +154,9 @@ pub struct Patch {
     /// A sentence on the tokens without a counterpart in the other prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unaligned: Option<String>,
+    /// A sentence on why shares of so small a difference mean little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// Whether everything was computed.
     pub complete: bool,
 }
@@ -275,28 +278,22 @@ pub fn patch(
     let mut probs: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); n_columns]; layers.len()];
     let mut total = 0;
     for (row, &layer) in layers.iter().enumerate() {
-        let live = columns.iter().filter(|(_, at)| !idle(layer, *at)).count();
-        match &heads {
-            Some(_) if live > 0 => total += n_head(&model, layer),
-            Some(_) => {
-                for column in 0..n_head(&model, layer) {
-                    values[row][column] = Some(corrupt_value);
-                    tops[row][column].clone_from(&corrupt_top);
-                    probs[row][column].clone_from(&corrupt_probs);
-                }
-            }
-            None => {
-                total += live;
-                for (column, _) in columns
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, (_, at))| idle(layer, *at))
-                {
-                    values[row][column] = Some(corrupt_value);
-                    tops[row][column].clone_from(&corrupt_top);
-                    probs[row][column].clone_from(&corrupt_probs);
-                }
-            }
+        let is_idle = |&column: &usize| idle(layer, columns[column].1);
+        let idle_ones: Vec<usize> = (0..columns.len()).filter(is_idle).collect();
+        let live = columns.len() - idle_ones.len();
+        let unmoved: Vec<usize> = match &heads {
+            Some(_) if live > 0 => Vec::new(),
+            Some(_) => (0..n_head(&model, layer)).collect(),
+            None => idle_ones,
+        };
+        total += match &heads {
+            Some(_) => n_head(&model, layer) - unmoved.len(),
+            None => live,
+        };
+        for column in unmoved {
+            values[row][column] = Some(corrupt_value);
+            tops[row][column].clone_from(&corrupt_top);
+            probs[row][column].clone_from(&corrupt_probs);
         }
         if options.together {
             match live {
@@ -395,6 +392,7 @@ pub fn patch(
         probs,
         together: options.together.then(|| all.iter().map(share).collect()),
         unaligned,
+        doubt: doubt(&model, difference),
         complete,
     })
 }

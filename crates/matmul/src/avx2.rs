@@ -3,10 +3,10 @@
 #![allow(unsafe_code)]
 
 use super::columns::Block;
-use super::formats::{Q4_K, Q5_K, Q6_K, has_zero_point};
+use super::formats::{Q4_K, Q5_K, Q6_K, UNPACKED, UNPACKED_WITH_ZERO_POINT, has_zero_point};
 use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
-use super::{BLOCK, Sink};
+use super::{BLOCK, Rows, Sink};
 use bytemuck::{Pod, Zeroable, cast, cast_ref};
 use modelve_base::isa::Isa;
 use modelve_gguf::GgmlType;
@@ -41,7 +41,14 @@ impl Avx2 {
     }
 
     /// Implements [`super::Kernel::multiply`].
-    pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+    pub fn multiply(
+        self,
+        ty: GgmlType,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut Sink<'_>,
+    ) {
         // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { multiply(self, ty, rows, x, n, sink) }
     }
@@ -69,11 +76,26 @@ fn pack(numbers: &[f32; BLOCK]) -> Block {
 }
 
 #[target_feature(enable = "avx2,f16c,fma")]
-fn multiply(s: Avx2, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+fn multiply(s: Avx2, ty: GgmlType, rows: Rows<'_>, x: &[Block], n: usize, sink: &mut Sink<'_>) {
     match ty.0 {
         Q4_K => tiles::multiply::<Avx2, Q4_K>(s, rows, x, n, sink),
         Q5_K => tiles::multiply::<Avx2, Q5_K>(s, rows, x, n, sink),
         _ => tiles::multiply::<Avx2, Q6_K>(s, rows, x, n, sink),
+    }
+}
+
+#[target_feature(enable = "avx2,f16c,fma")]
+fn multiply_unpacked(
+    s: Avx2,
+    zero_point: bool,
+    rows: Rows<'_>,
+    x: &[Block],
+    n: usize,
+    sink: &mut dyn FnMut(usize, &[f32]),
+) {
+    match zero_point {
+        true => tiles::multiply_tile::<Avx2, UNPACKED_WITH_ZERO_POINT>(s, rows, x, n, sink),
+        false => tiles::multiply_tile::<Avx2, UNPACKED>(s, rows, x, n, sink),
     }
 }
 
@@ -110,6 +132,19 @@ impl Simd for Avx2 {
             let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
             _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
         }
+    }
+
+    #[inline(always)]
+    fn multiply_unpacked(
+        self,
+        zero_point: bool,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) {
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
+        unsafe { multiply_unpacked(self, zero_point, rows, x, n, sink) }
     }
 
     #[inline(always)]

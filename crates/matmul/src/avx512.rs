@@ -8,10 +8,13 @@
 #![allow(unsafe_code)]
 
 use super::columns::{Block, group};
-use super::formats::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, has_zero_point, zero_point};
+use super::formats::{
+    Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, UNPACKED, UNPACKED_WITH_ZERO_POINT,
+    has_zero_point, zero_point,
+};
 use super::tiles::{self, Simd};
 use super::x86::{self, at, by_intrinsics, half, k_scales};
-use super::{BLOCK, Sink};
+use super::{BLOCK, Rows, Sink};
 use bytemuck::{cast, cast_ref};
 use modelve_base::isa::Isa;
 use modelve_gguf::GgmlType;
@@ -46,7 +49,14 @@ impl Avx512 {
     }
 
     /// Implements [`super::Kernel::multiply`].
-    pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+    pub fn multiply(
+        self,
+        ty: GgmlType,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut Sink<'_>,
+    ) {
         // SAFETY: a value of this type exists only if the CPU has the instructions.
         unsafe { multiply(self, ty, rows, x, n, sink) }
     }
@@ -58,13 +68,31 @@ fn pack(s: Avx512, ty: GgmlType, numbers: &[f32; BLOCK]) -> Block {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
-fn multiply(s: Avx512, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+fn multiply(s: Avx512, ty: GgmlType, rows: Rows<'_>, x: &[Block], n: usize, sink: &mut Sink<'_>) {
     match ty.0 {
         Q4_0 => tiles::multiply::<Avx512, Q4_0>(s, rows, x, n, sink),
+        Q4_1 => tiles::multiply::<Avx512, Q4_1>(s, rows, x, n, sink),
+        Q5_0 => tiles::multiply::<Avx512, Q5_0>(s, rows, x, n, sink),
+        Q5_1 => tiles::multiply::<Avx512, Q5_1>(s, rows, x, n, sink),
         Q8_0 => tiles::multiply::<Avx512, Q8_0>(s, rows, x, n, sink),
         Q4_K => tiles::multiply::<Avx512, Q4_K>(s, rows, x, n, sink),
         Q5_K => tiles::multiply::<Avx512, Q5_K>(s, rows, x, n, sink),
         _ => tiles::multiply::<Avx512, Q6_K>(s, rows, x, n, sink),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")]
+fn multiply_unpacked(
+    s: Avx512,
+    zero_point: bool,
+    rows: Rows<'_>,
+    x: &[Block],
+    n: usize,
+    sink: &mut dyn FnMut(usize, &[f32]),
+) {
+    match zero_point {
+        true => tiles::multiply_tile::<Avx512, UNPACKED_WITH_ZERO_POINT>(s, rows, x, n, sink),
+        false => tiles::multiply_tile::<Avx512, UNPACKED>(s, rows, x, n, sink),
     }
 }
 
@@ -95,6 +123,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn multiply_unpacked(
+        self,
+        zero_point: bool,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) {
+        // SAFETY: a value of this type exists only if the CPU has the instructions.
+        unsafe { multiply_unpacked(self, zero_point, rows, x, n, sink) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, address: *const u8, used_next: bool) {
         x86::prefetch(address, used_next);
     }
@@ -120,6 +161,9 @@ impl Simd for Avx512 {
     fn unpack<const T: u32>(self, block: &[u8]) -> Weights {
         match T {
             Q4_0 => self.q4_0(at(block, 0)),
+            Q4_1 => self.q4_1(at(block, 0)),
+            Q5_0 => self.q5_0(at(block, 0)),
+            Q5_1 => self.q5_1(at(block, 0)),
             Q8_0 => self.q8_0(at(block, 0)),
             Q4_K => self.q4_k(at(block, 0)),
             Q5_K => self.q5_k(at(block, 0)),
@@ -341,26 +385,106 @@ impl Avx512 {
             Weights { bytes, scales, minima: _mm512_setzero_ps() }
         }
 
-        /// The 4-bit weights of four blocks of `Q4_0`, each 16 bytes after a 2-byte scale.
-        fn nibbles_of_four(self, blocks: &[u8; 72]) -> __m512i {
-            self.join(
-                self.quarter(at(blocks, 2)),
-                self.quarter(at(blocks, 20)),
-                self.quarter(at(blocks, 38)),
-                self.quarter(at(blocks, 56)),
-            )
+        /// The 4-bit weights of the eight blocks of `size` bytes of a type whose own blocks have 32
+        /// weights, which end with 16 bytes of them. The low halves of the bytes are the first 16
+        /// weights of a block of 32.
+        fn legacy_nibbles<const SIZE: usize>(self, block: &[u8]) -> [__m512i; 4] {
+            let mut bytes = [_mm_setzero_si128(); 8];
+            for (i, bytes) in bytes.iter_mut().enumerate() {
+                *bytes = self.quarter(at(block, i * SIZE + SIZE - 16));
+            }
+            let p = self.join(bytes[0], bytes[1], bytes[2], bytes[3]);
+            let q = self.join(bytes[4], bytes[5], bytes[6], bytes[7]);
+            let order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            self.interleave_nibbles(p, q, order)
         }
 
         fn q4_0(self, block: &[u8; 144]) -> Weights {
-            let (p, q) = (self.nibbles_of_four(at(block, 0)), self.nibbles_of_four(at(block, 72)));
-            // The low halves of the bytes are the first 16 weights of a block of 32.
-            let order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             // The scale of each block of 18 bytes, at 16-bit index 9 i, for two groups of 16.
             let at18 = [0, 0, 9, 9, 18, 18, 27, 27, 36, 36, 45, 45, 54, 54, 63, 63i16];
             let at18 = _mm512_castsi256_si512(_mm256_loadu_si256(at18.as_ptr().cast()));
             let halves = _mm512_permutex2var_epi16(self.vector(at(block, 0)), at18, self.vector(at(block, 64)));
             let scales = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-            Weights { bytes: self.interleave_nibbles(p, q, order), scales, minima: _mm512_setzero_ps() }
+            Weights { bytes: self.legacy_nibbles::<18>(block), scales, minima: _mm512_setzero_ps() }
+        }
+
+        /// The floats of the low and of the high halves of 16 words.
+        fn half_floats(self, words: __m512i) -> (__m512, __m512) {
+            (
+                _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
+                _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words))),
+            )
+        }
+
+        /// A block of 20 bytes begins with its scale and its offset, one word. Offsets are added,
+        /// minima subtracted.
+        fn q4_1(self, block: &[u8; 160]) -> Weights {
+            // The words of blocks 0 to 3, then, 80 bytes on, those of blocks 4 to 7; each for two
+            // groups of 16.
+            let at20 = _mm512_setr_epi32(0, 0, 5, 5, 10, 10, 15, 15, 16, 16, 21, 21, 26, 26, 31, 31);
+            let words = _mm512_permutex2var_epi32(self.vector(at(block, 0)), at20, self.vector(at(block, 80)));
+            let (scales, offsets) = self.half_floats(words);
+            Weights {
+                bytes: self.legacy_nibbles::<20>(block),
+                scales,
+                minima: _mm512_sub_ps(_mm512_setzero_ps(), offsets),
+            }
+        }
+
+        /// The words at byte `start` of eight blocks of `SIZE` bytes.
+        fn words<const SIZE: usize>(self, block: &[u8], start: usize) -> __m256i {
+            let mut words = [0u32; 8];
+            for (i, word) in words.iter_mut().enumerate() {
+                *word = u32::from_le_bytes(*at(block, i * SIZE + start));
+            }
+            _mm256_loadu_si256(words.as_ptr().cast())
+        }
+
+        /// Adds 16 to the bytes whose bit of `which` is set in `bits`.
+        fn add_sixteen(self, bytes: __m512i, bits: __m512i, which: __m512i) -> __m512i {
+            let set = _mm512_test_epi8_mask(bits, which);
+            _mm512_mask_add_epi8(bytes, set, bytes, _mm512_set1_epi8(16))
+        }
+
+        /// Adds the fifth bits of 256 weights to their interleaved low four. Bit `k` of word `i`
+        /// belongs to weight `32 i + k`.
+        fn with_fifth_bits(self, bytes: [__m512i; 4], bits: __m256i) -> [__m512i; 4] {
+            // Lane i has those of group i of 16.
+            let lanes = _mm512_cvtepu16_epi32(bits);
+            // The byte with the bits of weights 0 to 7, or 8 to 15, of a group, four times.
+            let low = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+            let low = _mm512_shuffle_epi8(lanes, low);
+            let high = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 1, 1, 1, 5, 5, 5, 5, 9, 9, 9, 9, 13, 13, 13, 13));
+            let high = _mm512_shuffle_epi8(lanes, high);
+            let first = _mm512_set1_epi32(0x0804_0201);
+            let second = _mm512_set1_epi32(0x8040_2010u32.cast_signed());
+            [
+                self.add_sixteen(bytes[0], low, first),
+                self.add_sixteen(bytes[1], low, second),
+                self.add_sixteen(bytes[2], high, first),
+                self.add_sixteen(bytes[3], high, second),
+            ]
+        }
+
+        /// A block of 22 bytes: scale, fifth bits, low four bits.
+        fn q5_0(self, block: &[u8; 176]) -> Weights {
+            Weights {
+                bytes: self.with_fifth_bits(self.legacy_nibbles::<22>(block), self.words::<22>(block, 2)),
+                scales: self.eight_scales::<22>(block),
+                minima: _mm512_setzero_ps(),
+            }
+        }
+
+        /// A block of 24 bytes: scale, offset, fifth bits, low four bits.
+        fn q5_1(self, block: &[u8; 192]) -> Weights {
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            let words = _mm512_castsi256_si512(self.words::<24>(block, 0));
+            let (scales, offsets) = self.half_floats(_mm512_permutexvar_epi32(twice, words));
+            Weights {
+                bytes: self.with_fifth_bits(self.legacy_nibbles::<24>(block), self.words::<24>(block, 4)),
+                scales,
+                minima: _mm512_sub_ps(_mm512_setzero_ps(), offsets),
+            }
         }
 
         /// The weights of two blocks of `Q8_0`, plus 128, which makes them unsigned.
@@ -371,11 +495,12 @@ impl Avx512 {
             _mm512_xor_si512(both, _mm512_set1_epi8(i8::MIN))
         }
 
-        /// The scales of eight blocks of `Q8_0`, each repeated for two groups of 16.
-        fn q8_0_scales(self, block: &[u8; 272]) -> __m512 {
+        /// The scales that eight blocks of `SIZE` bytes begin with, each repeated for two groups of
+        /// 16.
+        fn eight_scales<const SIZE: usize>(self, block: &[u8]) -> __m512 {
             let mut words = [0u64; 2];
             for i in 0..8 {
-                words[i / 4] |= u64::from(u16::from_le_bytes(*at(block, i * 34))) << (16 * (i % 4));
+                words[i / 4] |= u64::from(u16::from_le_bytes(*at(block, i * SIZE))) << (16 * (i % 4));
             }
             let halves = _mm_set_epi64x(words[1].cast_signed(), words[0].cast_signed());
             let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
@@ -383,7 +508,7 @@ impl Avx512 {
         }
 
         fn q8_0(self, block: &[u8; 272]) -> Weights {
-            let scales = self.q8_0_scales(block);
+            let scales = self.eight_scales::<34>(block);
             Weights {
                 bytes: self.interleave([
                     self.pair(at(block, 0)),

@@ -7,7 +7,13 @@ use modelve_gguf::GgmlType;
 /// Types with scales for 32 weights inside of blocks of 256.
 const K: &[GgmlType] = &[GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
 /// Types with one scale for 32 weights.
-const LEGACY: &[GgmlType] = &[GgmlType::Q4_0, GgmlType::Q8_0];
+const LEGACY: &[GgmlType] = &[
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::Q8_0,
+];
 /// No upper limit.
 const ANY: usize = usize::MAX;
 

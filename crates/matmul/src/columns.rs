@@ -24,12 +24,17 @@ pub struct Block {
 }
 
 /// The number of activations that share a scale. As in ggml, this is the block size of the weights:
-/// 256 for the K types, 32 for `Q4_0` and `Q8_0`.
+/// 256 for the K types, 32 for the others.
 pub(super) fn group(ty: GgmlType) -> usize {
     match ty {
-        GgmlType::Q4_0 | GgmlType::Q8_0 => 32,
-        _ => BLOCK,
+        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => BLOCK,
+        _ => 32,
     }
+}
+
+/// The number of blocks in a column of `width` activations.
+pub(super) fn blocks(width: usize) -> usize {
+    width.div_ceil(BLOCK)
 }
 
 /// The number of columns in a tile, out of `n`: those that are multiplied with a block of weights

@@ -1,6 +1,6 @@
 //! The instruction sets that have kernels, behind one interface.
 
-use super::{BLOCK, Block, Kernel, Sink};
+use super::{BLOCK, Block, Kernel, Rows, Sink};
 use modelve_base::isa::Isa;
 use modelve_gguf::GgmlType;
 
@@ -62,7 +62,14 @@ impl Cpu {
 
     /// Implements [`super::Kernel::multiply`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-    pub fn multiply(self, ty: GgmlType, rows: &[u8], x: &[Block], n: usize, sink: &mut Sink<'_>) {
+    pub fn multiply(
+        self,
+        ty: GgmlType,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut Sink<'_>,
+    ) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Cpu::Avx512(cpu) => cpu.multiply(ty, rows, x, n, sink),

@@ -3,6 +3,9 @@
 use modelve_gguf::GgmlType;
 
 pub(super) const Q4_0: u32 = GgmlType::Q4_0.0;
+pub(super) const Q4_1: u32 = GgmlType::Q4_1.0;
+pub(super) const Q5_0: u32 = GgmlType::Q5_0.0;
+pub(super) const Q5_1: u32 = GgmlType::Q5_1.0;
 pub(super) const Q8_0: u32 = GgmlType::Q8_0.0;
 pub(super) const Q4_K: u32 = GgmlType::Q4_K.0;
 pub(super) const Q5_K: u32 = GgmlType::Q5_K.0;
@@ -17,6 +20,7 @@ pub(super) const UNPACKED_WITH_ZERO_POINT: u32 = u32::MAX - 1;
 pub(super) const fn zero_point(ty: u32) -> i32 {
     match ty {
         Q4_0 => 8,
+        Q5_0 => 16,
         Q6_K | UNPACKED_WITH_ZERO_POINT => 32,
         Q8_0 => 128,
         _ => 0,
@@ -27,4 +31,10 @@ pub(super) const fn zero_point(ty: u32) -> i32 {
 /// minima.
 pub(super) const fn has_zero_point(ty: u32) -> bool {
     zero_point(ty) != 0
+}
+
+/// Returns whether the last block of a row may have fewer than 256 weights: those types whose own
+/// blocks have 32.
+pub(super) const fn may_end_early(ty: u32) -> bool {
+    matches!(ty, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0)
 }

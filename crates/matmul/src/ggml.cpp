@@ -51,7 +51,7 @@ struct traits : ggml::cpu::tensor_traits {
         const int64_t rows  = w->ne[1];
         void * packed = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(params->wdata) + 63) / 64 * 64);
 
-        const int64_t blocks = n * (width / BLOCK);
+        const int64_t blocks = n * ((width + BLOCK - 1) / BLOCK);
         const int64_t first  = blocks * params->ith / params->nth;
         const int64_t end    = blocks * (params->ith + 1) / params->nth;
         kernels.pack(w->type, width, n, static_cast<const char *>(x->data), x->nb[1], first, end - first, packed);

@@ -72,7 +72,7 @@ fn kernel(ty: i32, width: i64, n: i64) -> Option<Kernel> {
 
 /// The size in bytes of `n` packed columns; 0 if there is no kernel.
 extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
-    let packed = |_| n as usize * (width as usize / BLOCK) * size_of::<Block>();
+    let packed = |kernel: Kernel| n as usize * kernel.blocks() * size_of::<Block>();
     kernel(ty, width, n).map_or(0, packed)
 }
 
@@ -95,16 +95,18 @@ unsafe extern "C" fn pack(
     let Some(kernel) = kernel(ty, width, n) else {
         return;
     };
-    let blocks = width as usize / BLOCK;
+    let (width, blocks) = (width as usize, kernel.blocks());
     for i in first as usize..(first + count) as usize {
         let (column, block) = (i / blocks, i % blocks);
-        // SAFETY: by the contract of this function, `x` holds this block of this column, aligned
-        // for floats, and `packed` has room for the block, aligned to 64, that no other thread
-        // writes.
+        let start = block * BLOCK;
+        // SAFETY: by the contract of this function, `x` holds this block of this column, whose last
+        // one ends with the column, aligned for floats, and `packed` has room for the block,
+        // aligned to 64, that no other thread writes.
         unsafe {
-            let numbers = x.add(column * x_stride).cast::<[f32; BLOCK]>().add(block);
-            let index = Kernel::block_index(column, block, n as usize, blocks);
-            packed.add(index).write(kernel.pack(&*numbers));
+            let numbers = x.add(column * x_stride).cast::<f32>().add(start);
+            let numbers = slice::from_raw_parts(numbers, BLOCK.min(width - start));
+            let index = kernel.block_index(column, block, n as usize);
+            packed.add(index).write(kernel.pack(numbers));
         }
     }
 }
@@ -130,15 +132,14 @@ unsafe extern "C" fn multiply(
     let Some(kernel) = kernel(ty, width, n) else {
         return;
     };
-    let blocks = width as usize / BLOCK;
     let (n, first, count) = (n as usize, first as usize, count as usize);
-    let row_bytes = blocks * kernel.block_bytes();
+    let row_bytes = kernel.row_bytes();
     // SAFETY: by the contract of this function the rows and blocks exist, and nothing writes to
     // them during the call.
     let (rows, packed) = unsafe {
         (
             slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
-            slice::from_raw_parts(packed, n * blocks),
+            slice::from_raw_parts(packed, n * kernel.blocks()),
         )
     };
     kernel.multiply(rows, packed, n, &mut |column, row, values| {

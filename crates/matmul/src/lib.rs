@@ -8,6 +8,7 @@
 //!
 //! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
 //!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
+//!   Where rows are not a multiple of 256 wide, the last block is filled up with zeros.
 //! - A block of weights of any type is unpacked to bytes, scales and minima: weight = scale × byte
 //!   − minimum. Where the minimum is a constant multiple of the scale, weight = scale × (byte −
 //!   zero-point). The in-memory layout depends on the instruction set.
@@ -25,7 +26,7 @@
 //! let Some(kernel) = Kernel::all(GgmlType::Q8_0, BLOCK).next() else {
 //!     return; // This CPU has no kernels.
 //! };
-//! let rows = vec![0; 8 * kernel.block_bytes()];
+//! let rows = vec![0; 8 * kernel.row_bytes()];
 //! let columns = vec![kernel.pack(&[1.0; BLOCK]); 2];
 //! kernel.multiply(&rows, &columns, 2, &mut |_column, _first_row, values| {
 //!     assert!(values.iter().all(|&value| value == 0.0));
@@ -91,6 +92,9 @@ pub fn types() -> impl Iterator<Item = GgmlType> {
 const fn block_bytes(ty: u32) -> usize {
     match GgmlType(ty) {
         GgmlType::Q4_0 => 8 * 18,
+        GgmlType::Q4_1 => 8 * 20,
+        GgmlType::Q5_0 => 8 * 22,
+        GgmlType::Q5_1 => 8 * 24,
         GgmlType::Q8_0 => 8 * 34,
         GgmlType::Q4_K => 144,
         GgmlType::Q5_K => 176,
@@ -99,22 +103,36 @@ const fn block_bytes(ty: u32) -> usize {
     }
 }
 
-/// Returns whether rows of `width` weights consist of whole blocks.
-fn fits(width: usize) -> bool {
-    width > 0 && width.is_multiple_of(BLOCK)
+/// Rows of weights in the layout of the file.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    /// The size in bytes of a row.
+    row_bytes: usize,
 }
 
-/// A kernel for weights of one type, for one instruction set of this CPU.
+/// Returns whether rows of `width` weights consist of whole blocks of the file: of 256 weights for
+/// the K types, of 32 for the others.
+fn fits(ty: GgmlType, width: usize) -> bool {
+    width > 0 && width.is_multiple_of(columns::group(ty))
+}
+
+/// A kernel for rows of weights of one type and width, for one instruction set of this CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
     ty: GgmlType,
+    /// The number of weights in a row.
+    width: usize,
     cpu: Cpu,
 }
 
 impl Kernel {
     /// The types that have kernels on some CPU.
-    pub const TYPES: [GgmlType; 5] = [
+    pub const TYPES: [GgmlType; 8] = [
         GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
         GgmlType::Q8_0,
         GgmlType::Q4_K,
         GgmlType::Q5_K,
@@ -124,16 +142,16 @@ impl Kernel {
     /// The fastest kernel for rows of `width` weights and `n` columns, by the table in `choice`.
     /// `None` where the CPU has none for this type or width, or ggml's own is faster.
     pub fn best(ty: GgmlType, width: usize, n: usize) -> Option<Kernel> {
-        let cpu = choice::best(ty, n).filter(|_| fits(width))?;
-        Some(Kernel { ty, cpu })
+        let cpu = choice::best(ty, n).filter(|_| fits(ty, width))?;
+        Some(Kernel { ty, width, cpu })
     }
 
     /// All kernels for this type and width, one for each instruction set of this CPU, the widest
     /// first.
     pub fn all(ty: GgmlType, width: usize) -> impl Iterator<Item = Kernel> {
         Cpu::available()
-            .filter(move |cpu| fits(width) && cpu.types().contains(&ty))
-            .map(move |cpu| Kernel { ty, cpu })
+            .filter(move |cpu| fits(ty, width) && cpu.types().contains(&ty))
+            .map(move |cpu| Kernel { ty, width, cpu })
     }
 
     /// The name of the instruction set, as `MODELVE_ISA` takes it.
@@ -141,32 +159,53 @@ impl Kernel {
         self.cpu.isa().name()
     }
 
-    /// The size in bytes of 256 weights.
-    pub fn block_bytes(self) -> usize {
-        block_bytes(self.ty.0)
+    /// The size in bytes of a row of weights.
+    pub fn row_bytes(self) -> usize {
+        // The file's own blocks have `group` weights, and a row consists of whole ones.
+        let group = columns::group(self.ty);
+        self.width / group * (block_bytes(self.ty.0) / (BLOCK / group))
     }
 
-    /// Quantizes 256 activations to 8 bits.
-    pub fn pack(self, numbers: &[f32; BLOCK]) -> Block {
-        self.cpu.pack(self.ty, numbers)
+    /// The number of blocks of activations in a column.
+    pub fn blocks(self) -> usize {
+        columns::blocks(self.width)
     }
 
-    /// The index of block `b` of column `c` among the packed blocks of `n` columns, of `blocks`
-    /// blocks each.
-    pub fn block_index(c: usize, b: usize, n: usize, blocks: usize) -> usize {
-        columns::block_index(c, b, n, blocks)
+    /// Quantizes a block of activations to 8 bits: 256 of them or, at the end of a column, what is
+    /// left.
+    ///
+    /// # Panics
+    /// If there are more than 256.
+    pub fn pack(self, numbers: &[f32]) -> Block {
+        match numbers.try_into() {
+            Ok(numbers) => self.cpu.pack(self.ty, numbers),
+            Err(_) => {
+                let mut padded = [0.0; BLOCK];
+                padded[..numbers.len()].copy_from_slice(numbers);
+                self.cpu.pack(self.ty, &padded)
+            }
+        }
+    }
+
+    /// The index of block `b` of column `c` among the packed blocks of `n` columns.
+    pub fn block_index(self, c: usize, b: usize, n: usize) -> usize {
+        columns::block_index(c, b, n, self.blocks())
     }
 
     /// Multiplies rows of weights with `n` columns of activations and hands the products to `sink`.
-    /// `rows` holds whole rows of `columns.len() / n` blocks; `columns` holds blocks from
-    /// [`Kernel::pack`] in the order of [`Kernel::block_index`].
+    /// `rows` holds whole rows; `columns` holds blocks from [`Kernel::pack`] in the order of
+    /// [`Kernel::block_index`].
     ///
     /// # Panics
     /// If the lengths do not agree.
     pub fn multiply(self, rows: &[u8], columns: &[Block], n: usize, sink: &mut Sink<'_>) {
-        assert!(n > 0 && !columns.is_empty() && columns.len().is_multiple_of(n));
-        let row_bytes = columns.len() / n * self.block_bytes();
+        assert!(n > 0 && columns.len() == n * self.blocks());
+        let row_bytes = self.row_bytes();
         assert!(rows.len().is_multiple_of(row_bytes));
-        self.cpu.multiply(self.ty, rows, columns, n, sink);
+        let weights = Rows {
+            bytes: rows,
+            row_bytes,
+        };
+        self.cpu.multiply(self.ty, weights, columns, n, sink);
     }
 }

@@ -5,8 +5,6 @@ use llama_cpp_sys_2 as sys;
 use modelve_quant::{Encoder, SourceType};
 use proptest::prelude::*;
 
-const WIDTH: usize = 512;
-
 /// Pseudo-random numbers from −1 to 1.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -20,9 +18,14 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// The size in bytes of `n` weights.
+fn bytes_of(ty: GgmlType, n: usize) -> usize {
+    ty.row_bytes(n as u64).unwrap() as usize
+}
+
 fn encoded(ty: GgmlType, weights: &[f32], width: usize) -> Vec<u8> {
     let mut encoder = Encoder::new(ty).unwrap();
-    let mut bytes = vec![0; weights.len() / 256 * block_bytes(ty.0)];
+    let mut bytes = vec![0; bytes_of(ty, weights.len())];
     encoder
         .encode_rows(
             SourceType::F32,
@@ -50,11 +53,12 @@ fn kernels(width: usize) -> Vec<Kernel> {
 
 /// The product of `rows` and the columns `x`, column by column.
 fn product(kernel: Kernel, rows: &[u8], x: &[f32], width: usize) -> Vec<Vec<f32>> {
-    let mut blocks = vec![bytemuck::Zeroable::zeroed(); x.len() / BLOCK];
     let n = x.len() / width;
-    for (i, numbers) in x.as_chunks().0.iter().enumerate() {
-        let (column, block, count) = (i * BLOCK / width, i % (width / BLOCK), width / BLOCK);
-        blocks[Kernel::block_index(column, block, n, count)] = kernel.pack(numbers);
+    let mut blocks = vec![bytemuck::Zeroable::zeroed(); n * kernel.blocks()];
+    for (column, x) in x.chunks(width).enumerate() {
+        for (block, numbers) in x.chunks(BLOCK).enumerate() {
+            blocks[kernel.block_index(column, block, n)] = kernel.pack(numbers);
+        }
     }
     let mut columns = vec![vec![]; n];
     kernel.multiply(rows, &blocks, n, &mut |column, row, values| {
@@ -66,7 +70,7 @@ fn product(kernel: Kernel, rows: &[u8], x: &[f32], width: usize) -> Vec<Vec<f32>
 
 /// ggml's own product of a row and a column, by its `vec_dot`, which rounds the column first.
 fn by_ggml(ty: GgmlType, row: &[u8], x: &[f32]) -> f32 {
-    assert!(row.len() == x.len() / BLOCK * block_bytes(ty.0) && x.len().is_multiple_of(BLOCK));
+    assert!(row.len() == bytes_of(ty, x.len()) && fits(ty, x.len()));
     let mut product = 0.0;
     // SAFETY: the type is one of ggml's; `row` holds `x.len()` weights, and the buffer has room
     // for as many activations of any type of whole blocks. Initialisation fills ggml's tables.
@@ -85,12 +89,25 @@ fn by_ggml(ty: GgmlType, row: &[u8], x: &[f32]) -> f32 {
 }
 
 /// How far ggml's products may differ from ours, relative to the product of the vectors' norms.
-/// ggml's scales of 32 activations have 16 bits, ours 32.
+/// ggml's scales of 32 activations have 16 bits, ours 32, and so have the sums of 32 activations
+/// that it multiplies with offsets; these may be much larger than the weights.
 fn tolerance(ty: GgmlType) -> f32 {
     match ty {
-        GgmlType::Q4_0 | GgmlType::Q8_0 => 2e-4,
-        _ => 2e-6,
+        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => 2e-6,
+        GgmlType::Q4_1 | GgmlType::Q5_1 => 1e-3,
+        _ => 2e-4,
     }
+}
+
+/// Activations as they are after they were rounded to 8 bits, with a scale of 32 bits for each
+/// group.
+fn rounded(ty: GgmlType, x: &[f32]) -> Vec<f32> {
+    let round = |group: &[f32]| {
+        let largest = group.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let scaled = |x: &f32| (x * (127.0 / largest)).round_ties_even() * (largest / 127.0);
+        group.iter().map(scaled).collect::<Vec<_>>()
+    };
+    x.chunks(columns::group(ty)).flat_map(round).collect()
 }
 
 /// The Euclidean norm. Errors are measured relative to the product of both vectors' norms.
@@ -100,33 +117,51 @@ fn norm(x: &[f32]) -> f32 {
 
 #[test]
 fn products_are_those_of_ggml() {
-    for kernel in kernels(WIDTH) {
-        let (ty, isa) = (kernel.ty, kernel.isa());
-        let (rows, n) = (21, 11);
-        let weights = numbers(rows * WIDTH, 1);
-        let bytes = encoded(ty, &weights, WIDTH);
-        let x = numbers(n * WIDTH, 2);
-        let columns = product(kernel, &bytes, &x, WIDTH);
-        let mut decoded = vec![0f32; weights.len()];
-        modelve_quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
-        let row_bytes = bytes.len() / rows;
-        for (x, column) in x.chunks(WIDTH).zip(&columns) {
-            assert_eq!(column.len(), rows);
-            for ((row, decoded), ours) in bytes
-                .chunks(row_bytes)
-                .zip(decoded.chunks(WIDTH))
-                .zip(column)
-            {
-                let scale = norm(decoded) * norm(x);
-                let theirs = by_ggml(ty, row, x);
+    // The second width ends with a block of 64 weights, the third is less than a block.
+    for (width, n) in [512, 576, 96].into_iter().flat_map(|w| [(w, 3), (w, 11)]) {
+        for kernel in kernels(width) {
+            products_of(kernel, width, n);
+        }
+    }
+}
+
+fn products_of(kernel: Kernel, width: usize, n: usize) {
+    let (ty, isa) = (kernel.ty, kernel.isa());
+    let rows = 21;
+    let weights = numbers(rows * width, 1);
+    let bytes = encoded(ty, &weights, width);
+    let x = numbers(n * width, 2);
+    let columns = product(kernel, &bytes, &x, width);
+    let mut decoded = vec![0f32; weights.len()];
+    modelve_quant::dequantize_rows(ty, &bytes, &mut decoded).unwrap();
+    let row_bytes = bytes.len() / rows;
+    assert_eq!(row_bytes, kernel.row_bytes());
+    for (x, column) in x.chunks(width).zip(&columns) {
+        let rounded = rounded(ty, x);
+        assert_eq!(column.len(), rows);
+        for ((row, decoded), ours) in bytes
+            .chunks(row_bytes)
+            .zip(decoded.chunks(width))
+            .zip(column)
+        {
+            let scale = norm(decoded) * norm(x);
+            let theirs = by_ggml(ty, row, x);
+            assert!(
+                (ours - theirs).abs() < tolerance(ty) * scale,
+                "{ty}, {isa}: {ours} {theirs}"
+            );
+            let exact = |x: &[f32]| {
+                let products = decoded
+                    .iter()
+                    .zip(x)
+                    .map(|(a, b)| f64::from(*a) * f64::from(*b));
+                products.sum::<f64>() as f32
+            };
+            for (x, tolerance) in [(&rounded[..], 2e-6), (x, 5e-3)] {
                 assert!(
-                    (ours - theirs).abs() < tolerance(ty) * scale,
-                    "{ty}, {isa}: {ours} {theirs}"
-                );
-                let exact: f32 = decoded.iter().zip(x).map(|(a, b)| a * b).sum();
-                assert!(
-                    (ours - exact).abs() < 5e-3 * scale,
-                    "{ty}, {isa}: {ours} {exact}"
+                    (ours - exact(x)).abs() < tolerance * scale,
+                    "{ty}, {isa}: {ours} {}",
+                    exact(x)
                 );
             }
         }
@@ -135,8 +170,11 @@ fn products_are_those_of_ggml() {
 
 #[test]
 fn a_column_does_not_depend_on_its_neighbours() {
-    let width = 33 * BLOCK;
-    for kernel in kernels(width) {
+    for (width, kernel) in [33 * BLOCK, 32 * BLOCK + 32].into_iter().flat_map(|width| {
+        kernels(width)
+            .into_iter()
+            .map(move |kernel| (width, kernel))
+    }) {
         let (ty, isa) = (kernel.ty, kernel.isa());
         let bytes = encoded(ty, &numbers(9 * width, 3), width);
         let x = numbers(17 * width, 4);
@@ -165,6 +203,8 @@ fn other_types_and_widths_have_no_kernel() {
         (GgmlType::F16, 256),
         (GgmlType::Q4_K, 288),
         (GgmlType::Q4_K, 0),
+        (GgmlType::Q4_1, 0),
+        (GgmlType::Q4_1, 48),
     ] {
         assert_eq!(Kernel::all(ty, width).next(), None);
         assert_eq!(Kernel::best(ty, width, 1), None);

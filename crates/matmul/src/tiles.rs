@@ -1,8 +1,8 @@
 //! The loops over rows, columns and blocks, shared by all instruction sets.
 
 use super::columns::{Block, tile_width};
-use super::formats::{UNPACKED, UNPACKED_WITH_ZERO_POINT, has_zero_point};
-use super::{ROWS, Sink, block_bytes};
+use super::formats::{Q8_0, UNPACKED, UNPACKED_WITH_ZERO_POINT, has_zero_point, may_end_early};
+use super::{ROWS, Rows, Sink, block_bytes};
 use bytemuck::Pod;
 use std::array;
 
@@ -37,6 +37,17 @@ pub(super) trait Simd: Copy {
         x: &[Block; C],
         sums: &mut [[Self::Sum; C]; R],
     );
+    /// Calls [`multiply_tile`] for weights that are already unpacked, of a type with a constant
+    /// zero-point or of one with minima. Not generic over the type, so that it is compiled once
+    /// for all of them.
+    fn multiply_unpacked(
+        self,
+        zero_point: bool,
+        rows: Rows<'_>,
+        x: &[Block],
+        n: usize,
+        sink: &mut dyn FnMut(usize, &[f32]),
+    );
     /// Adds up the lanes of a sum.
     fn total(self, sum: Self::Sum) -> f32;
     /// Prefetches a cache line: into L1 if it is used next, otherwise into L2. An address outside
@@ -50,6 +61,20 @@ const fn size<S: Simd>(ty: u32) -> usize {
         true => size_of::<S::Weights>(),
         false => block_bytes(ty),
     }
+}
+
+/// The size in bytes of the largest block of a type that may end early.
+const MOST_BYTES: usize = block_bytes(Q8_0);
+
+/// A block as long as all others of its type. The last one of a row may be shorter; it is copied to
+/// `padded` and continues with zeros, which are weights of 0.
+#[inline(always)]
+fn whole<'a, const T: u32>(block: &'a [u8], padded: &'a mut [u8; MOST_BYTES]) -> &'a [u8] {
+    if !may_end_early(T) || block.len() == block_bytes(T) {
+        return block;
+    }
+    padded[..block.len()].copy_from_slice(block);
+    &padded[..block_bytes(T)]
 }
 
 /// Returns whether weights of type `ty` are already unpacked.
@@ -70,15 +95,19 @@ struct Prefetch {
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const T: u32>(
     s: S,
-    rows: &[u8],
+    rows: Rows<'_>,
     x: &[Block],
     n: usize,
     sink: &mut Sink<'_>,
 ) {
+    let Rows { bytes, row_bytes } = rows;
     let blocks = x.len() / n;
     let tile = tile_width(n);
+    let groups = bytes
+        .chunks(ROWS * row_bytes)
+        .map(|bytes| Rows { bytes, row_bytes });
     if n == tile {
-        for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
+        for (i, rows) in groups.enumerate() {
             multiply_tile::<S, T>(s, rows, x, n, &mut |c, rows| sink(c, i * ROWS, rows));
         }
         return;
@@ -86,38 +115,36 @@ pub(super) fn multiply<S: Simd, const T: u32>(
     // More than one tile: unpack the rows once, then multiply them with one tile after the other.
     let unpacked_size = size::<S>(UNPACKED);
     let mut unpacked = vec![0u8; ROWS * blocks * unpacked_size];
-    for (i, rows) in rows.chunks(ROWS * blocks * size::<S>(T)).enumerate() {
+    let mut padded = [0; MOST_BYTES];
+    for (i, Rows { bytes, .. }) in groups.enumerate() {
         let prefetch = Prefetch {
-            distance: rows.len(),
+            distance: bytes.len(),
             used_next: false,
         };
-        let unpacked = &mut unpacked[..rows.len() / size::<S>(T) * unpacked_size];
-        let weights = unpacked.chunks_exact_mut(unpacked_size);
-        for (weights, block) in weights.zip(rows.chunks_exact(size::<S>(T))) {
-            prefetch_block::<S, T>(s, block, prefetch);
-            weights.copy_from_slice(bytemuck::bytes_of(&s.unpack::<T>(block)));
+        let mut weights = unpacked.chunks_exact_mut(unpacked_size);
+        for row in bytes.chunks_exact(row_bytes) {
+            for (block, weights) in row.chunks(size::<S>(T)).zip(&mut weights) {
+                prefetch_block::<S, T>(s, block, prefetch);
+                let block = whole::<T>(block, &mut padded);
+                weights.copy_from_slice(bytemuck::bytes_of(&s.unpack::<T>(block)));
+            }
         }
+        let unpacked = Rows {
+            bytes: &unpacked[..bytes.len() / row_bytes * blocks * unpacked_size],
+            row_bytes: blocks * unpacked_size,
+        };
         for (j, x) in x.chunks(tile * blocks).enumerate() {
             let sink = &mut |c: usize, rows: &[f32]| sink(j * tile + c, i * ROWS, rows);
-            match has_zero_point(T) {
-                true => multiply_tile::<S, UNPACKED_WITH_ZERO_POINT>(
-                    s,
-                    unpacked,
-                    x,
-                    x.len() / blocks,
-                    sink,
-                ),
-                false => multiply_tile::<S, UNPACKED>(s, unpacked, x, x.len() / blocks, sink),
-            }
+            s.multiply_unpacked(has_zero_point(T), unpacked, x, x.len() / blocks, sink);
         }
     }
 }
 
 /// Multiplies up to [`ROWS`] rows with the `n` columns of one tile.
 #[inline(always)]
-fn multiply_tile<S: Simd, const T: u32>(
+pub(super) fn multiply_tile<S: Simd, const T: u32>(
     s: S,
-    rows: &[u8],
+    rows: Rows<'_>,
     x: &[Block],
     n: usize,
     sink: &mut dyn FnMut(usize, &[f32]),
@@ -138,13 +165,16 @@ fn multiply_tile<S: Simd, const T: u32>(
 #[inline(always)]
 fn multiply_tile_of_width<S: Simd, const T: u32, const C: usize>(
     s: S,
-    rows: &[u8],
+    rows: Rows<'_>,
     x: &[Block],
     sink: &mut dyn FnMut(usize, &[f32]),
 ) {
+    let Rows {
+        bytes: rows,
+        row_bytes,
+    } = rows;
     let (x, _) = x.as_chunks::<C>();
     let part_len = ACTIVATION_BYTES / size_of::<[Block; C]>();
-    let row_bytes = x.len() * size::<S>(T);
     let prefetch = Prefetch {
         distance: match C {
             // Where the activations are split into parts, the rows after all of these come next to
@@ -198,13 +228,14 @@ fn accumulate<S: Simd, const T: u32, const R: usize, const C: usize>(
     sums: &mut [[S::Sum; C]; R],
 ) {
     let mut sum = *sums;
-    let mut blocks = rows.map(|row| row.chunks_exact(size::<S>(T)));
+    let mut blocks = rows.map(|row| row.chunks(size::<S>(T)));
+    let mut padded = [0; MOST_BYTES];
     for x in x {
         let mut weights: [S::Weights; R] = [bytemuck::Zeroable::zeroed(); R];
         for r in 0..R {
             let block = blocks[r].next().expect("as many as of activations");
             prefetch_block::<S, T>(s, block, prefetch);
-            weights[r] = s.unpack::<T>(block);
+            weights[r] = s.unpack::<T>(whole::<T>(block, &mut padded));
         }
         s.add_products::<T, R, C>(&weights, x, &mut sum);
     }

@@ -188,7 +188,9 @@ pub fn compare(
     let mut own = Sums::default();
     let mut complete = true;
     'windows: for window in windows.over(n) {
-        let tokens = window.tokens(first.session.model().vocab(), &text.ids);
+        let mut tokens = window.tokens(first.session.model().vocab(), &text.ids);
+        // Of the last one only the likelihood is asked.
+        tokens.pop();
         let unseen = window.first - 1 - window.start;
         let step = first.session.settings().n_batch as usize;
         // The context that is only read comes first, then what is scored, batch by batch.

@@ -61,9 +61,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// Returns the tokens to feed: all but the last, whose likelihood needs no logits after it.
+    /// Its tokens as they are fed.
     pub(super) fn tokens(self, vocab: &Vocab, ids: &[Token]) -> Vec<Token> {
-        let mut tokens = ids[self.start..self.end - 1].to_vec();
+        let mut tokens = ids[self.start..self.end].to_vec();
         if vocab.adds_bos()
             && let Some(bos) = vocab.bos()
         {
@@ -72,8 +72,10 @@ impl Window {
         tokens
     }
 
-    /// Feeds the window to its own sequence and hands over each row of logits with the index of the
-    /// token it predicts.
+    /// Feeds the window to a sequence of its own and hands over each row of logits with the index
+    /// of the token it predicts. The last token is fed, too, although nothing is predicted from it:
+    /// the kernels depend on the number of tokens, so the log-probabilities of a quantized model
+    /// are the same as in a completion that echoes the text.
     pub(super) fn feed(
         self,
         session: &mut Session,
@@ -84,13 +86,16 @@ impl Window {
         let tokens = self.tokens(session.model().vocab(), ids);
         let seq = session.open()?;
         let unseen = first - 1 - start;
+        let scored = tokens.len() - unseen - 1;
         session.feed(&seq, &tokens[..unseen], WantLogits::None, &mut |_, _| {})?;
         session.feed(
             &seq,
             &tokens[unseen..],
             WantLogits::All,
             &mut |i, logits| {
-                on_row(first + i, logits);
+                if i < scored {
+                    on_row(first + i, logits);
+                }
             },
         )?;
         Ok(())

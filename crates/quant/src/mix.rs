@@ -5,9 +5,14 @@
 //! `llama_tensor_get_type` and `tensor_type_fallback` of llama.cpp (src/llama-quant.cpp), so
 //! that the same model gets the same types; a test compares them with llama.cpp's own.
 
+mod recipes;
+
+pub use recipes::RECIPES;
+
 use regex::Regex;
 
 use modelve_gguf::GgmlType;
+use recipes::{BESIDE_EIGHT, READ_ONLY};
 
 /// What a tensor does in the model, as far as recipes care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +25,14 @@ pub enum Role {
     AttentionValue,
     /// The key projection, where it stands alone.
     AttentionKey,
+    /// The query projection, where it stands alone.
+    AttentionQuery,
     /// Back from the heads to the residual stream.
     AttentionOutput,
+    /// The gate of the feed-forward network.
+    FfnGate,
+    /// The matrix that widens the state, of the feed-forward network.
+    FfnUp,
     /// The last matrix of the feed-forward network.
     FfnDown,
     /// Any other matrix.
@@ -38,7 +49,10 @@ impl Role {
                 Self::AttentionValue
             }
             _ if name.contains("attn_k.weight") => Self::AttentionKey,
+            _ if name.contains("attn_q.weight") => Self::AttentionQuery,
             _ if name.contains("attn_output.weight") => Self::AttentionOutput,
+            _ if name.contains("ffn_up") => Self::FfnUp,
+            _ if name.contains("ffn_gate") => Self::FfnGate,
             _ if name.contains("ffn_down") => Self::FfnDown,
             _ => Self::Other,
         }
@@ -59,12 +73,21 @@ enum When {
     FirstPartUnweighted(u32),
     /// In the first and last eighth of the layers, and every third between.
     MoreBits,
+    /// As `MoreBits`, in a model with eight experts.
+    MoreBitsBesideEight,
+    /// In all but the first and the last eighth of the layers.
+    Middle,
     /// If at least four query heads share one key and value head.
     GroupedHeads,
+    /// If at least four query heads share one key and value head, or there are at least four experts.
+    GroupedHeadsOrExperts,
+    /// In a model with eight experts.
+    BesideEight,
 }
 
 impl When {
     fn applies(self, layer: u32, n: u32, facts: &Facts) -> bool {
+        let beside_eight = facts.experts == EIGHT;
         match self {
             Self::Always => true,
             Self::First(count) => layer < count,
@@ -74,7 +97,11 @@ impl When {
             Self::MoreBits => {
                 layer < n / 8 || layer >= 7 * n / 8 || (layer.saturating_sub(n / 8)) % 3 == 2
             }
+            Self::MoreBitsBesideEight => beside_eight && Self::MoreBits.applies(layer, n, facts),
+            Self::Middle => layer >= n / 8 && layer < 7 * n / 8,
             Self::GroupedHeads => facts.heads_per_kv_head >= 4,
+            Self::GroupedHeadsOrExperts => facts.heads_per_kv_head >= 4 || facts.experts >= 4,
+            Self::BesideEight => beside_eight,
         }
     }
 
@@ -84,8 +111,13 @@ impl When {
             Self::First(_) | Self::FirstPart(_) => "in the first layers",
             Self::FirstPartWeighted(_) => "in the first layers, with an imatrix",
             Self::FirstPartUnweighted(_) => "in the first layers, without an imatrix",
-            Self::MoreBits => "in the outer layers and every third between",
+            Self::MoreBits | Self::MoreBitsBesideEight => {
+                "in the outer layers and every third between"
+            }
+            Self::Middle => "in the middle layers",
             Self::GroupedHeads => "shared by several heads",
+            Self::GroupedHeadsOrExperts => "shared by several heads or experts",
+            Self::BesideEight => "beside eight experts",
         }
     }
 }
@@ -120,86 +152,11 @@ pub fn file_type_name(number: u64) -> Option<&'static str> {
         .or_else(|| Some(others()?.1))
 }
 
-/// Quantizations that files have and no recipe here writes.
-#[rustfmt::skip]
-static READ_ONLY: &[(u64, &str)] = &[
-    (19, "IQ2_XXS"), (20, "IQ2_XS"), (21, "Q2_K_S"), (22, "IQ3_XS"), (23, "IQ3_XXS"),
-    (24, "IQ1_S"), (26, "IQ3_S"), (27, "IQ3_M"), (28, "IQ2_S"), (29, "IQ2_M"), (31, "IQ1_M"),
-    (36, "TQ1_0"), (37, "TQ2_0"), (38, "MXFP4_MOE"), (39, "NVFP4"),
-];
-
 use GgmlType as T;
-use Role::{AttentionOutput, AttentionValue, FfnDown};
-use When::{
-    Always, First, FirstPart, FirstPartUnweighted, FirstPartWeighted, GroupedHeads, MoreBits,
+use Role::{
+    AttentionKey, AttentionOutput, AttentionQuery, AttentionValue, FfnDown, FfnGate, FfnUp,
 };
-
-/// Every recipe, from the smallest to the largest.
-#[rustfmt::skip]
-pub static RECIPES: &[Recipe] = &[
-    Recipe { name: "Q2_K", file_type: 10, base: T::Q2_K,
-        about: "the smallest; visibly worse text",
-        rules: &[
-            (AttentionValue, GroupedHeads, T::Q4_K), (AttentionValue, Always, T::Q3_K),
-            (AttentionOutput, Always, T::Q3_K), (FfnDown, Always, T::Q3_K),
-        ] },
-    Recipe { name: "Q3_K_S", file_type: 11, base: T::Q3_K,
-        about: "very small, high loss", rules: &[] },
-    Recipe { name: "Q3_K_M", file_type: 12, base: T::Q3_K,
-        about: "very small, with more bits where they count",
-        rules: &[
-            (AttentionValue, First(2), T::Q5_K), (AttentionValue, Always, T::Q4_K),
-            (AttentionOutput, Always, T::Q4_K),
-            (FfnDown, FirstPart(16), T::Q5_K), (FfnDown, Always, T::Q4_K),
-        ] },
-    Recipe { name: "Q3_K_L", file_type: 13, base: T::Q3_K,
-        about: "small, substantial loss",
-        rules: &[
-            (AttentionValue, Always, T::Q5_K), (AttentionOutput, Always, T::Q5_K),
-            (FfnDown, Always, T::Q5_K),
-        ] },
-    Recipe { name: "IQ4_XS", file_type: 30, base: T::IQ4_XS,
-        about: "smaller than Q4_K_S at like quality; slower on some CPUs",
-        rules: &[
-            (AttentionValue, GroupedHeads, T::Q5_K), (FfnDown, FirstPartUnweighted(8), T::Q5_K),
-        ] },
-    Recipe { name: "Q4_0", file_type: 2, base: T::Q4_0,
-        about: "the plain 4 bits: fastest to convert and, repacked, to run",
-        rules: &[(FfnDown, FirstPartWeighted(8), T::Q4_1)] },
-    Recipe { name: "IQ4_NL", file_type: 25, base: T::IQ4_NL,
-        about: "4 bits on a non-linear scale, for rows that are no multiple of 256",
-        rules: &[
-            (AttentionValue, GroupedHeads, T::Q5_K), (FfnDown, FirstPartUnweighted(8), T::Q5_K),
-        ] },
-    Recipe { name: "Q4_K_S", file_type: 14, base: T::Q4_K,
-        about: "small, with little loss",
-        rules: &[(AttentionValue, First(4), T::Q5_K), (FfnDown, FirstPart(8), T::Q5_K)] },
-    Recipe { name: "Q4_K_M", file_type: 15, base: T::Q4_K,
-        about: "the one to start with: small, fast, and close to the original",
-        rules: &[(AttentionValue, MoreBits, T::Q6_K), (FfnDown, MoreBits, T::Q6_K)] },
-    Recipe { name: "Q4_1", file_type: 3, base: T::Q4_1,
-        about: "Q4_0 with an offset per block; Q4_K_S is better", rules: &[] },
-    Recipe { name: "Q5_0", file_type: 8, base: T::Q5_0,
-        about: "the plain 5 bits; Q5_K_S is better",
-        rules: &[(FfnDown, FirstPartWeighted(8), T::Q5_1)] },
-    Recipe { name: "Q5_K_S", file_type: 16, base: T::Q5_K,
-        about: "low loss", rules: &[] },
-    Recipe { name: "Q5_K_M", file_type: 17, base: T::Q5_K,
-        about: "very low loss",
-        rules: &[(AttentionValue, MoreBits, T::Q6_K), (FfnDown, MoreBits, T::Q6_K)] },
-    Recipe { name: "Q5_1", file_type: 9, base: T::Q5_1,
-        about: "Q5_0 with an offset per block; Q5_K_M is better", rules: &[] },
-    Recipe { name: "Q6_K", file_type: 18, base: T::Q6_K,
-        about: "hardly to be told from the original", rules: &[] },
-    Recipe { name: "Q8_0", file_type: 7, base: T::Q8_0,
-        about: "as good as the original, half its size", rules: &[] },
-    Recipe { name: "F16", file_type: 1, base: T::F16,
-        about: "half precision; exact for checkpoints in f16", rules: &[] },
-    Recipe { name: "BF16", file_type: 32, base: T::BF16,
-        about: "exact for checkpoints in bf16", rules: &[] },
-    Recipe { name: "F32", file_type: 0, base: T::F32,
-        about: "exact, twice the size of the checkpoint", rules: &[] },
-];
+use Role::{Output, TokenEmbedding};
 
 impl Recipe {
     /// The recipe of that name, in capitals or not.
@@ -208,6 +165,35 @@ impl Recipe {
             .iter()
             .find(|recipe| recipe.name.eq_ignore_ascii_case(name))
     }
+
+    /// Returns whether a model of this recipe needs an importance matrix.
+    pub fn needs_imatrix(&self) -> bool {
+        let inner = |(role, ..): &&Rule| !matches!(role, Output | TokenEmbedding);
+        let rules = self.rules.iter().filter(inner).map(|(.., ty)| *ty);
+        rules.chain([self.base]).any(|ty| FEW_BITS.contains(&ty))
+    }
+
+    /// Returns whether llama.cpp counts it among the recipes of about 2 bits, which have rules of their
+    /// own for large models and for experts.
+    fn is_of_two_bits(&self) -> bool {
+        matches!(self.base, T::IQ2_XXS | T::IQ2_XS | T::IQ2_S)
+    }
+}
+
+/// Types whose search needs to know which columns count.
+static FEW_BITS: &[GgmlType] = &[
+    T::IQ1_S,
+    T::IQ1_M,
+    T::IQ2_XXS,
+    T::IQ2_XS,
+    T::IQ2_S,
+    T::IQ3_XXS,
+];
+
+/// Returns whether a tensor of this type needs an importance matrix (`tensor_requires_imatrix`). None
+/// is measured for the embedding; what of it ggml cannot do without is an error of the encoder.
+pub fn needs_imatrix(tensor: &str, ty: GgmlType) -> bool {
+    !matches!(Role::of(tensor), Output | TokenEmbedding) && FEW_BITS.contains(&ty)
 }
 
 /// What recipes ask about a model.
@@ -261,6 +247,13 @@ pub struct Misfit {
 
 /// Types with blocks of 256 and what stands in for them when rows are no multiple of 256.
 static FALLBACKS: &[(GgmlType, GgmlType)] = &[
+    (T::IQ1_S, T::IQ4_NL),
+    (T::IQ1_M, T::IQ4_NL),
+    (T::IQ2_XXS, T::IQ4_NL),
+    (T::IQ2_XS, T::IQ4_NL),
+    (T::IQ2_S, T::IQ4_NL),
+    (T::IQ3_XXS, T::IQ4_NL),
+    (T::IQ3_S, T::IQ4_NL),
     (T::IQ4_XS, T::IQ4_NL),
     (T::Q2_K, T::Q4_0),
     (T::Q3_K, T::Q4_0),
@@ -298,6 +291,8 @@ pub fn decide(
         tied: of_role(Role::Output).count() == 0,
         values: of_role(AttentionValue).count() as u32,
         values_seen: 0,
+        gates_seen: 0,
+        ups_seen: 0,
         downs_seen: 0,
     };
     let each = tensors.iter();
@@ -313,6 +308,8 @@ struct Mix<'a> {
     tied: bool,
     values: u32,
     values_seen: u32,
+    gates_seen: u32,
+    ups_seen: u32,
     downs_seen: u32,
 }
 
@@ -363,7 +360,7 @@ impl Mix<'_> {
     fn by_recipe(&mut self, role: Role, columns: u64) -> Decision {
         let base = self.recipe.base;
         let because = |ty, reason: String| Decision { ty, reason };
-        if role == Role::Output || (self.tied && role == Role::TokenEmbedding) {
+        if role == Output || (self.tied && role == TokenEmbedding) {
             let what = match role {
                 Role::Output => "the output",
                 _ => "the embedding is the output too and",
@@ -372,7 +369,9 @@ impl Mix<'_> {
             return match (self.overrides.output, whole) {
                 (Some(ty), _) => because(ty, "asked for".into()),
                 (None, true) if base != T::Q8_0 => {
-                    because(T::Q6_K, format!("{what} decides every token"))
+                    let rule = self.recipe.rules.iter().find(|(role, ..)| *role == Output);
+                    let ty = rule.map_or(T::Q6_K, |(.., ty)| *ty);
+                    because(ty, format!("{what} decides every token"))
                 }
                 _ => because(T::Q8_0, format!("{what} decides every token")),
             };
@@ -386,7 +385,18 @@ impl Mix<'_> {
                 self.downs_seen += 1;
                 ("ffn_down", self.downs_seen - 1, self.facts.layers)
             }
+            FfnGate => {
+                self.gates_seen += 1;
+                ("ffn_gate", self.gates_seen - 1, self.facts.layers)
+            }
+            FfnUp => {
+                self.ups_seen += 1;
+                ("ffn_up", self.ups_seen - 1, self.facts.layers)
+            }
             AttentionOutput => ("attention output", 0, 1),
+            AttentionKey => ("attention keys", 0, 1),
+            AttentionQuery => ("attention queries", 0, 1),
+            TokenEmbedding => ("the embedding", 0, 1),
             _ => ("", 0, 1),
         };
         let mut rules = self.recipe.rules.iter();
@@ -397,7 +407,8 @@ impl Mix<'_> {
         {
             return because(ty, "attention is a small part beside eight experts".into());
         }
-        let small_values = role == AttentionValue && self.facts.is_large;
+        let small_values =
+            role == AttentionValue && self.facts.is_large && !self.recipe.is_of_two_bits();
         match rule {
             _ if small_values && matches!(by_rule, T::Q3_K | T::Q4_K) => because(
                 T::Q5_K,
@@ -412,16 +423,12 @@ impl Mix<'_> {
 /// The number of experts that llama.cpp gives other types beside: Mixtral's.
 const EIGHT: u32 = 8;
 
-/// Recipes that store the output of attention in Q5_K beside eight experts.
-static BESIDE_EIGHT: &[&str] = &[
-    "Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M",
-];
-
 impl Mix<'_> {
     /// The types of attention in a model with eight experts in each layer.
     fn beside_eight_experts(&self, role: Role) -> Option<GgmlType> {
         match role {
-            AttentionValue | Role::AttentionKey => Some(T::Q8_0),
+            _ if self.recipe.is_of_two_bits() => None,
+            AttentionValue | AttentionKey => Some(T::Q8_0),
             AttentionOutput if BESIDE_EIGHT.contains(&self.recipe.name) => Some(T::Q5_K),
             AttentionOutput => Some(self.recipe.base),
             _ => None,

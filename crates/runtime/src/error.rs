@@ -117,6 +117,14 @@ pub enum Error {
         /// The number of tokens of the longest text the model was trained on.
         trained: u32,
     },
+    /// A folder for saved sequences that cannot be made or written.
+    #[error("cannot keep states in {}", folder.display())]
+    Store {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A batch of no tokens, or of more than the context computes at once.
     #[error("a batch has 1 to {most} tokens, not {n}")]
     BatchSize {

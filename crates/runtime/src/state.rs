@@ -18,6 +18,8 @@
 //! Numbers are little-endian. The checksum detects damage, not malice: do not restore bytes from
 //! sources whose libraries you would not load.
 
+use std::io::Read;
+
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result, StateFault};
@@ -25,13 +27,15 @@ use super::model::Model;
 use super::rope::RopeFactors;
 use super::seq::Seq;
 use super::session::Session;
-use super::settings::{FlashAttention, KvType};
+use super::settings::{FlashAttention, KvType, Settings};
 use super::token::Token;
 use modelve_gguf::Gguf;
 
 const MAGIC: &[u8; 8] = b"MODELVEQ";
 const VERSION: u32 = 1;
 const DIGEST: usize = 32;
+/// Maximum number of tokens of a sequence that is read from a file.
+const MAX_TOKENS: u32 = 1 << 24;
 /// The number of bytes at the start and the end of each tensor that enter the fingerprint.
 const SAMPLE: usize = 4096;
 
@@ -67,16 +71,82 @@ fn fingerprint(gguf: &Gguf) -> [u8; DIGEST] {
     hash.finalize().into()
 }
 
-/// The settings of a session that a state depends on.
-fn kind(session: &Session) -> [u8; 4] {
-    let settings = session.settings();
+/// What a state belongs to: a model, and the settings that it was computed with.
+pub(crate) struct Origin {
+    fingerprint: [u8; DIGEST],
+    kind: [u8; 4],
+    control: Vec<u8>,
+}
+
+impl Origin {
+    /// The origin of the states of a session.
+    pub fn of(session: &Session) -> Self {
+        Origin::new(session.model(), session.settings(), session.rope_factors())
+    }
+
+    /// The origin of the states of a session that is made with these settings.
+    pub fn new(model: &Model, settings: &Settings, rope_factors: RopeFactors) -> Self {
+        Origin {
+            fingerprint: model.fingerprint(),
+            kind: kind(settings, rope_factors),
+            control: control(settings),
+        }
+    }
+
+    /// SHA-256 of the origin and of the version of the program: llama.cpp's part of a state has no
+    /// version of its own.
+    pub fn digest(&self) -> [u8; DIGEST] {
+        let mut hash = Sha256::new();
+        hash.update(VERSION.to_le_bytes());
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(self.fingerprint);
+        hash.update(self.kind);
+        hash.update(&self.control);
+        hash.finalize().into()
+    }
+}
+
+/// The tokens of a saved sequence, read from the start of its bytes; `None` if these are no saved
+/// sequence.
+pub(crate) fn tokens_at_start(bytes: &mut impl Read) -> Option<Vec<Token>> {
+    let mut start = [0; 8 + 4 + DIGEST + 4];
+    bytes.read_exact(&mut start).ok()?;
+    if !start.starts_with(MAGIC) || start[8..12] != VERSION.to_le_bytes() {
+        return None;
+    }
+    let has_control = start[start.len() - 1] != 0;
+    if has_control {
+        bytes.read_exact(&mut [0; DIGEST]).ok()?;
+    }
+    let mut n = [0; 4];
+    bytes.read_exact(&mut n).ok()?;
+    let n = Some(u32::from_le_bytes(n)).filter(|&n| n <= MAX_TOKENS)?;
+    let mut tokens = Vec::new();
+    let read = bytes.take(4 * u64::from(n)).read_to_end(&mut tokens).ok()?;
+    (read as u64 == 4 * u64::from(n)).then(|| parse_tokens(&tokens))
+}
+
+fn parse_tokens(bytes: &[u8]) -> Vec<Token> {
+    let tokens = bytes.chunks_exact(4);
+    let tokens = tokens.map(|t| Token(i32::from_le_bytes([t[0], t[1], t[2], t[3]])));
+    tokens.collect()
+}
+
+/// Completes a saved sequence with its checksum.
+pub(crate) fn seal(bytes: &mut Vec<u8>) {
+    let digest = Sha256::digest(&*bytes);
+    bytes.extend(digest);
+}
+
+/// The settings that a state depends on.
+fn kind(settings: &Settings, rope_factors: RopeFactors) -> [u8; 4] {
     let cache = match settings.kv_type {
         KvType::F32 => 0,
         KvType::F16 => 1,
         KvType::Q8_0 => 2,
         KvType::Q4_0 => 3,
     };
-    let rope_factors = match session.rope_factors() {
+    let rope_factors = match rope_factors {
         RopeFactors::Short => 0,
         RopeFactors::Long => 1,
     };
@@ -89,9 +159,9 @@ fn kind(session: &Session) -> [u8; 4] {
     ]
 }
 
-/// The digest of a session's control vector; empty if it has none.
-fn control(session: &Session) -> Vec<u8> {
-    let control = session.settings().control.as_ref();
+/// The digest of a control vector; empty if there is none.
+fn control(settings: &Settings) -> Vec<u8> {
+    let control = settings.control.as_ref();
     control.map_or(Vec::new(), |control| control.digest().to_vec())
 }
 
@@ -117,20 +187,25 @@ impl Session {
     /// # Errors
     /// [`Error::ForeignSequence`]; [`Error::State`] if llama.cpp gives nothing.
     pub fn save(&mut self, seq: &Seq) -> Result<Vec<u8>> {
+        let mut bytes = self.save_unsealed(seq)?;
+        seal(&mut bytes);
+        Ok(bytes)
+    }
+
+    /// [`Session::save`] without the checksum.
+    pub(crate) fn save_unsealed(&mut self, seq: &Seq) -> Result<Vec<u8>> {
         let tokens = self.tokens(seq)?.to_vec();
         let state = self.state_of(seq)?;
         let mut bytes = Vec::with_capacity(128 + 4 * tokens.len() + state.len());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(self.model().fingerprint());
-        bytes.extend(kind(self));
-        bytes.extend(control(self));
+        bytes.extend(kind(self.settings(), self.rope_factors()));
+        bytes.extend(control(self.settings()));
         bytes.extend((tokens.len() as u32).to_le_bytes());
         bytes.extend(tokens.iter().flat_map(|token| token.0.to_le_bytes()));
         bytes.extend((state.len() as u64).to_le_bytes());
         bytes.extend(state);
-        let digest = Sha256::digest(&bytes);
-        bytes.extend(digest);
         Ok(bytes)
     }
 
@@ -178,7 +253,8 @@ impl Session {
         if reader.array()? != self.model().fingerprint() {
             return fault(StateFault::OtherModel);
         }
-        let (saved, here) = (reader.array::<4>()?, kind(self));
+        let here = kind(self.settings(), self.rope_factors());
+        let saved = reader.array::<4>()?;
         let names = [
             "cache type",
             "RoPE factors",
@@ -190,18 +266,16 @@ impl Session {
                 return fault(StateFault::OtherSettings { what });
             }
         }
-        let own = control(self);
+        let own = control(self.settings());
         if reader.take(own.len())? != own {
             return fault(StateFault::OtherSettings { what: names[3] });
         }
         let n_tokens = u32::from_le_bytes(reader.array()?) as usize;
         let tokens = reader.take(n_tokens.checked_mul(4).ok_or(StateFault::Damaged)?)?;
-        let tokens = tokens.chunks_exact(4);
-        let tokens = tokens.map(|t| Token(i32::from_le_bytes([t[0], t[1], t[2], t[3]])));
         let n_state = usize::try_from(u64::from_le_bytes(reader.array()?));
         let state = reader.take(n_state.map_err(|_| StateFault::Damaged)?)?;
         match reader.0.len() {
-            DIGEST => Ok((tokens.collect(), state)),
+            DIGEST => Ok((parse_tokens(tokens), state)),
             _ => fault(StateFault::Damaged),
         }
     }

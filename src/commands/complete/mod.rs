@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 
+use crate::commands::cache::CacheArgs;
 use crate::commands::engine::{EngineArgs, cancel_on_ctrl_c, explain};
 use crate::commands::prompt::{self, PromptArgs, Text};
 use crate::commands::vectors::{self, Share};
@@ -19,7 +20,7 @@ use crate::output::Output;
 use crate::runtime::weights::Work;
 use crate::runtime::{
     Cancel, ControlVector, Engine, Event, Finish, Grammar, Model, Options, Report, Request,
-    Sampling, Settings, Setup, Token, engine,
+    Sampling, Settings, Setup, StateStore, Token, engine,
 };
 use render::Renderer;
 
@@ -148,6 +149,9 @@ pub struct Args {
     control_vector: Vec<Share>,
 
     #[command(flatten)]
+    cache: CacheArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -199,6 +203,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options()?;
     let control = vectors::control(&args.control_vector)?;
+    let store = args.cache.open()?;
     let prompts = prompts.unwrap_or_default();
     let model = args
         .engine
@@ -209,7 +214,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args: &args,
         model,
         options: options.into(),
-        setup: args.setup(&cancel, control),
+        setup: args.setup(&cancel, control, store),
         seed: args.seed.unwrap_or_else(clock_seed),
         cancel,
         start,
@@ -261,13 +266,19 @@ impl Args {
         })
     }
 
-    fn setup(&self, cancel: &Cancel, control: Option<Arc<ControlVector>>) -> Setup {
+    fn setup(
+        &self,
+        cancel: &Cancel,
+        control: Option<Arc<ControlVector>>,
+        store: Option<Arc<StateStore>>,
+    ) -> Setup {
         Setup {
             settings: Settings {
                 control,
                 ..self.engine.settings(cancel)
             },
             ctx_size: self.engine.ctx_size,
+            store,
             ..Setup::default()
         }
     }
@@ -290,7 +301,8 @@ impl Args {
     }
 }
 
-fn clock_seed() -> u32 {
+/// A seed that differs from call to call.
+pub fn clock_seed() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32)
 }

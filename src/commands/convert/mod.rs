@@ -116,10 +116,17 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     if args.list_quants {
         return list_quants(args, &place, offline);
     }
-    if let Some(label) = place.quant().filter(|label| Recipe::find(label).is_none()) {
+    let is_written = |recipe: &Recipe| args.imatrix.is_some() || !recipe.needs_imatrix();
+    if let Some(label) = place
+        .quant()
+        .filter(|label| !Recipe::find(label).is_some_and(is_written))
+    {
         return fetch_gguf(args, &place, label, offline);
     }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
+    if !is_written(recipe) {
+        return Err(no_imatrix(recipe.name));
+    }
     let overrides = overrides(args)?;
     let imatrix = args.imatrix.as_deref().map(open_imatrix).transpose()?;
     let progress = progress::stderr(false);
@@ -227,8 +234,16 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     report::done(&mut Output::stdout(), &done, args.json)
 }
 
-/// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write.
+/// Fetches the GGUF file of a repository, for a label that is not a type that `convert` can write, or none
+/// that it can write without an importance matrix.
 fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow::Result<()> {
+    let none = || match Recipe::find(label) {
+        Some(recipe) => no_imatrix(recipe.name),
+        None => no_type(label),
+    };
+    if args.dry_run && Recipe::find(label).is_some() {
+        return Err(none());
+    }
     if args.dry_run {
         let why = "is not a type that modelve converts to, so there is nothing to plan";
         return Err(UsageError(format!("--dry-run: `{label}` {why}")).into());
@@ -238,7 +253,7 @@ fn fetch_gguf(args: &Args, place: &Place, label: &str, offline: bool) -> anyhow:
     let found = place.find(offline, Wanted::Gguf, progress.as_ref(), &cancel)?;
     match &found.gguf {
         Some(gguf) => fetched(args, gguf),
-        None => Err(no_type(label)),
+        None => Err(none()),
     }
 }
 
@@ -262,12 +277,13 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
 /// Opens the checkpoint and merges the adapter into it.
 fn open(found: &source::Found, adapter: Option<&Path>) -> anyhow::Result<Checkpoint> {
     let checkpoint = open_base(found)?;
-    match adapter {
-        Some(adapter) => Ok(checkpoint
-            .merge(adapter)
-            .with_context(|| format!("cannot merge {}", adapter.display()))?),
-        None => Ok(checkpoint),
-    }
+    let Some(adapter) = adapter else {
+        return Ok(checkpoint);
+    };
+    let description = arch::describe(checkpoint.config())?;
+    checkpoint
+        .merge(adapter, |tensor| description.is_turned(tensor))
+        .with_context(|| format!("cannot merge {}", adapter.display()))
 }
 
 /// Opens the checkpoint. If only its description was fetched, its tensors are derived from that.
@@ -338,6 +354,14 @@ fn no_type(name: &str) -> anyhow::Error {
     let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
     let error = UsageError(format!("no type `{name}`; there are {}", names.join(", ")));
     hinted(error, "what each is for: modelve convert --list-quants")
+}
+
+fn no_imatrix(recipe: &str) -> anyhow::Error {
+    let error = anyhow!("{recipe} cannot be written without an importance matrix");
+    hinted(
+        error,
+        "--imatrix FILE names one; IQ3_S, IQ3_M and Q2_K do without",
+    )
 }
 
 fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {

@@ -12,9 +12,9 @@ use super::remote::Remote;
 use super::sizing::Sizing;
 use super::subject::{Fact, Facts, Identity, Subject, Tensor};
 use crate::base::human;
-use crate::convert::arch::{self, Description};
-use crate::convert::checkpoint::{Checkpoint, Dtype, SourceTensor};
-use crate::gguf::{GgmlType, Value};
+use crate::convert::arch::{self, Description, Weight};
+use crate::convert::checkpoint::{Checkpoint, SourceTensor};
+use crate::gguf::Value;
 use crate::output::{ACCENT, DIM, Output};
 use crate::table::{Columns, cell, plain};
 
@@ -67,18 +67,20 @@ impl Source {
             let Some(first) = parts.next() else {
                 continue;
             };
-            // The experts of a layer become one tensor.
-            let slices = weight.sources.len() as u64;
-            let mut shape: Vec<u64> = first.shape.iter().rev().copied().collect();
-            shape.extend((slices > 1).then_some(slices));
+            let stored = first.stored_bytes() + parts.map(SourceTensor::stored_bytes).sum::<u64>();
+            let (shape, bytes) = match first.shape == weight.source_shape() {
+                true => (
+                    weight.shape.iter().rev().copied().collect(),
+                    share(stored, weight),
+                ),
+                // Another than the configuration asks for; `convert` refuses it.
+                false => (first.shape.iter().rev().copied().collect(), stored),
+            };
             tensors.push(Tensor {
                 name: weight.name.clone(),
                 shape,
-                ty: ggml_type(first.dtype)
-                    .with_context(|| format!("{} has type {:?}", first.name, first.dtype))?,
-                bytes: Some(
-                    first.stored_bytes() + parts.map(SourceTensor::stored_bytes).sum::<u64>(),
-                ),
+                form: first.form(),
+                bytes: Some(bytes),
             });
         }
         let mut size = 0;
@@ -183,6 +185,15 @@ impl Source {
     }
 }
 
+/// Of the bytes of the tensors that a weight is made of, those that are its own: two weights can be
+/// columns of one matrix.
+fn share(stored: u64, weight: &Weight) -> u64 {
+    let count = |shape: &[u64]| shape.iter().map(|&n| u128::from(n)).product::<u128>();
+    let all = count(&weight.source_shape()) * weight.sources.len() as u128;
+    let own = u128::from(stored) * count(&weight.shape) / all.max(1);
+    u64::try_from(own).unwrap_or(stored)
+}
+
 impl Facts for Source {
     fn fact(&self, key: &str) -> Option<Fact> {
         let text = |text: &Option<String>| text.clone().map(Fact::Text);
@@ -228,18 +239,4 @@ struct JsonTensor<'a> {
     bytes: u64,
     offset: u64,
     shard: usize,
-}
-
-fn ggml_type(dtype: Dtype) -> Option<GgmlType> {
-    Some(match dtype {
-        Dtype::F32 => GgmlType::F32,
-        Dtype::F16 => GgmlType::F16,
-        Dtype::BF16 => GgmlType::BF16,
-        Dtype::F64 => GgmlType::F64,
-        Dtype::I8 => GgmlType::I8,
-        Dtype::I16 => GgmlType::I16,
-        Dtype::I32 => GgmlType::I32,
-        Dtype::I64 => GgmlType::I64,
-        _ => return None,
-    })
 }

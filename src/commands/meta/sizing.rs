@@ -261,11 +261,11 @@ mod tests {
         let mut add = |name: String, shape: &[u64]| {
             let shape = shape.to_vec();
             let bytes = Some(shape.iter().product::<u64>() * 2);
-            let ty = GgmlType::F16;
+            let form = "F16".to_owned();
             tensors.push(Tensor {
                 name,
                 shape,
-                ty,
+                form,
                 bytes,
             });
         };

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::activation;
 use crate::convert::arch::names;
-use crate::gguf::{GgmlType, Gguf, ValueRef};
+use crate::gguf::{Gguf, ValueRef};
 use crate::quant::mix;
 
 /// A tensor, with what is needed to describe it.
@@ -15,8 +15,9 @@ pub struct Tensor {
     pub name: String,
     /// Shape in GGUF's order: the fastest dimension first.
     pub shape: Vec<u64>,
-    /// The type of its weights.
-    pub ty: GgmlType,
+    /// The form in which its weights are stored, in a word: a type of ggml's, or a form that
+    /// checkpoints have.
+    pub form: String,
     /// Size in bytes; `None` if the type is unknown.
     pub bytes: Option<u64>,
 }
@@ -81,7 +82,7 @@ impl<'a> Subject<'a> {
         let tensors = gguf.tensors().iter().map(|tensor| Tensor {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
-            ty: tensor.ty,
+            form: tensor.ty.to_string(),
             bytes: tensor.bytes,
         });
         Self::new(tensors.collect(), gguf.size_bytes(), gguf)
@@ -314,19 +315,19 @@ impl Identity {
     }
 }
 
-/// Returns the recipe that `general.file_type` names, else the type with the most bytes.
+/// Returns the recipe that `general.file_type` names, else the form that holds the most bytes.
 fn quantization(subject: &Subject<'_>) -> Option<String> {
-    let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
+    let mut bytes: Vec<(&str, u64)> = Vec::new();
     for tensor in &subject.tensors {
         let size = tensor.bytes.unwrap_or(0);
-        match bytes.iter_mut().find(|(ty, _)| *ty == tensor.ty) {
+        match bytes.iter_mut().find(|(form, _)| *form == tensor.form) {
             Some((_, sum)) => *sum += size,
-            None => bytes.push((tensor.ty, size)),
+            None => bytes.push((&tensor.form, size)),
         }
     }
     let (most, _) = bytes.into_iter().max_by_key(|(_, size)| *size)?;
     let stated = subject.file_type().and_then(mix::file_type_name);
-    Some(stated.map_or_else(|| most.to_string(), str::to_owned))
+    Some(stated.unwrap_or(most).to_owned())
 }
 
 /// Returns the share of the weights, in bytes, that are read for each token: only the experts in

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use super::subject::{Subject, Tensor};
 use crate::base::human;
 use crate::convert::arch::names::{self, Module, Name};
-use crate::gguf::GgmlType;
 
 /// A module, a group of modules, or a run of equal layers.
 #[derive(Debug, Default)]
@@ -25,7 +24,7 @@ pub struct Node {
     pub bytes: u64,
     /// The types, each with the layers that have it (0 outside of layers), the most frequent type
     /// first.
-    pub types: Vec<(GgmlType, Vec<u64>)>,
+    pub types: Vec<(String, Vec<u64>)>,
     /// The modules in it.
     pub children: Vec<Node>,
     /// Index of each child in `children`, by name.
@@ -184,9 +183,13 @@ fn insert(root: &mut Node, p: &Placed<'_>, runs: &[Run], layers: &str, family: O
     leaf.params = leaf.params.saturating_add(p.tensor.n_elements());
     leaf.bytes = leaf.bytes.saturating_add(p.tensor.bytes.unwrap_or(0));
     let layer = p.layer.unwrap_or(0);
-    match leaf.types.iter_mut().find(|(ty, _)| *ty == p.tensor.ty) {
+    match leaf
+        .types
+        .iter_mut()
+        .find(|(form, _)| *form == p.tensor.form)
+    {
         Some((_, layers)) => layers.push(layer),
-        None => leaf.types.push((p.tensor.ty, vec![layer])),
+        None => leaf.types.push((p.tensor.form.clone(), vec![layer])),
     }
 }
 
@@ -268,7 +271,7 @@ impl Node {
         let counted = counted && self.types.len() > 1;
         let each = self.types.iter().map(|(ty, layers)| match counted {
             true => format!("{} {ty}", layers.len()),
-            false => ty.to_string(),
+            false => ty.clone(),
         });
         each.collect::<Vec<_>>().join(", ")
     }
@@ -308,6 +311,7 @@ impl Node {
 mod tests {
     use super::super::subject::{Fact, Facts};
     use super::*;
+    use crate::gguf::GgmlType;
 
     struct Phi3;
 
@@ -321,7 +325,7 @@ mod tests {
         Tensor {
             name: name.to_owned(),
             shape: shape.to_vec(),
-            ty,
+            form: ty.to_string(),
             bytes: ty.row_bytes(shape.iter().product()),
         }
     }

@@ -78,6 +78,9 @@ pub(super) fn print(out: &mut Output, found: &Patch) -> std::io::Result<()> {
         let note = "the measure is the same for both prompts, so there is no share to show";
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
+    if let Some(doubt) = &found.doubt {
+        writeln!(out, "{}", out.paint(WARN, doubt))?;
+    }
     partial(out, found.complete)
 }
 

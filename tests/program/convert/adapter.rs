@@ -90,6 +90,12 @@ fn a_lora_is_added_with_the_scale_that_its_configuration_means() {
     let unchanged = |_: &mut Tensors| {};
     merges(&bench(|_| {}, unchanged), 4, 6.0 / 4.0);
     merges(&bench(|c| c["use_rslora"] = json!(true), unchanged), 4, 3.0);
+    // As in PEFT: these matrices are not turned, whatever the adapter says.
+    merges(
+        &bench(|c| c["fan_in_fan_out"] = json!(true), unchanged),
+        4,
+        1.5,
+    );
     // The first expression that matches the end of a module's name counts.
     let alphas = json!({"proj": 100, "mlp.down_proj": 2, "down_proj": 7});
     merges(&bench(|c| c["alpha_pattern"] = alphas, unchanged), 4, 0.5);
@@ -116,6 +122,42 @@ fn a_merged_matrix_is_reordered_like_any_other() {
         let products = (0..4).map(|j| b[row * 4 + j] * a[j * 64 + column]);
         let wanted = plain[at] + 1.5 * products.sum::<f32>();
         assert!((merged[at] - wanted).abs() < 1e-4, "{at}");
+    }
+}
+
+#[test]
+fn rows_of_gpt2s_matrices_are_inputs() {
+    for stated in [true, false] {
+        let bench = super::families::checkpoint(&json!({
+            "architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_head": 4, "n_layer": 2,
+            "n_positions": 64, "vocab_size": toy::VOCAB, "eos_token_id": 290, "bos_token_id": 1,
+        }));
+        let mut tensors = Tensors::new();
+        // A square one, whose shape does not tell.
+        let module = "base_model.model.transformer.h.1.attn.c_proj";
+        pair(&mut tensors, module, [64, 64], 4);
+        fs::create_dir(bench.path("poet")).unwrap();
+        let config = json!({"peft_type": "LORA", "base_model_name_or_path": "org/in", "r": 4,
+            "lora_alpha": 6, "fan_in_fan_out": stated});
+        fs::write(bench.path("poet/adapter_config.json"), config.to_string()).unwrap();
+        store(&bench.path("poet/adapter_model.safetensors"), &tensors);
+        bench.good(&[&MERGE[..], &["--verify"]].concat());
+        bench.good(&["in", "-q", "F32", "-o", "out/plain.gguf"]);
+        let name = "blk.1.attn_output.weight";
+        let (plain, merged) = (
+            values(&bench, "out/plain.gguf", name),
+            values(&bench, "out/x.gguf", name),
+        );
+        let (a, b) = (numbers(4 * 64, 1), numbers(64 * 4, 2));
+        for (at, (plain, merged)) in plain.iter().zip(&merged).enumerate() {
+            let (output, input) = (at / 64, at % 64);
+            let products = (0..4).map(|j| b[output * 4 + j] * a[j * 64 + input]);
+            let wanted = plain + 1.5 * products.sum::<f32>();
+            assert!(
+                (merged - wanted).abs() < 1e-4,
+                "{at}: {merged}, not {wanted}"
+            );
+        }
     }
 }
 

@@ -113,6 +113,33 @@ fn every_family_is_converted_verified_and_completed() {
 }
 
 #[test]
+fn meta_draws_a_checkpoint_as_the_file_that_it_becomes() {
+    for config in families() {
+        let bench = checkpoint(&config);
+        bench.good(&["in", "-q", "F32", "-o", "out/x.gguf"]);
+        let meta = |file: &str| -> Value {
+            let mut meta = Command::cargo_bin("modelve").unwrap();
+            let told = meta.current_dir(bench.dir.path());
+            let told = told.args(["meta", file, "--json"]).output().unwrap();
+            serde_json::from_slice(&told.stdout).unwrap()
+        };
+        let (before, after) = (meta("in"), meta("out/x.gguf"));
+        for key in ["n_params", "bits_per_weight", "vocab_size", "quantization"] {
+            let class = &config["architectures"];
+            assert_eq!(
+                before["summary"][key], after["summary"][key],
+                "{class} {key}"
+            );
+        }
+    }
+    let bench = checkpoint(&families()[2]);
+    let mut meta = Command::cargo_bin("modelve").unwrap();
+    let told = meta.current_dir(bench.dir.path()).args(["meta", "in"]);
+    let told = String::from_utf8(told.output().unwrap().stdout).unwrap();
+    assert!(told.contains("Linear 64 → 192"), "{told}");
+}
+
+#[test]
 fn columns_become_rows() {
     let bench = checkpoint(&families()[2]);
     bench.good(&["in", "-q", "F32", "-o", "out/x.gguf"]);

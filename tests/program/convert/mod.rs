@@ -256,7 +256,23 @@ fn a_plan_is_shown_and_nothing_written() {
     assert!(table.contains("asked for by ffn_up"), "{table}");
     let quants: Value =
         serde_json::from_str(&bench.good(&["in", "--list-quants", "--json"])).unwrap();
-    assert_eq!(quants["quants"].as_array().unwrap().len(), 19);
+    assert_eq!(quants["quants"].as_array().unwrap().len(), 27);
+    // From the smallest to the largest, but for the plain types beside those of their bits.
+    assert_eq!(quants["quants"][0]["name"], "IQ2_XXS");
+}
+
+#[test]
+fn types_of_few_bits_are_not_written_without_an_importance_matrix() {
+    let bench = Bench::new();
+    for arguments in [
+        ["in", "-q", "IQ2_M", "-o", "out/x.gguf"],
+        ["in", "--tensor-type", "ffn_up=IQ3_XXS", "-o", "out/x.gguf"],
+    ] {
+        let said = bench.bad(&arguments, 1);
+        assert!(said.contains("imatrix"), "{said}");
+    }
+    // This one knows how to do without.
+    bench.good(&["in", "-q", "IQ3_M", "-o", "out/x.gguf", "--verify"]);
 }
 
 #[test]

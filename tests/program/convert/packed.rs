@@ -104,6 +104,22 @@ fn a_plan_says_what_the_weights_are_packed_in() {
     }
 }
 
+#[test]
+fn meta_shows_what_the_weights_are_packed_in() {
+    for (name, form) in [
+        ("awq", "AWQ-4"),
+        ("fp8-odd-blocks", "F8_E4M3"),
+        ("packed-4-zero", "packed-4"),
+    ] {
+        let bench = with(name, |_| {});
+        let mut meta = Command::cargo_bin("modelve").unwrap();
+        let told = meta.current_dir(bench.dir.path()).args(["meta", "in"]);
+        let told = String::from_utf8(told.output().unwrap().stdout).unwrap();
+        let row = told.lines().find(|line| line.contains("ffn_down")).unwrap();
+        assert!(row.contains(form) && !row.contains("F32"), "{row}");
+    }
+}
+
 /// Replaces the bytes of one element.
 fn set(tensors: &mut Tensors, name: &str, at: usize, bytes: &[u8]) {
     let (_, _, data) = tensors.get_mut(&format!("{MODULE}.{name}")).unwrap();

@@ -107,6 +107,31 @@ fn shows_every_token(patch: &Value) {
     }
 }
 
+/// There is a warning if rounding can have caused the difference, and otherwise none.
+#[test]
+fn small_differences_of_a_quantized_model_are_doubted() {
+    let words = ["was", "fl", "hung", "opened", "flew", "had"];
+    let mut doubted = [0, 0];
+    for (i, token) in words.iter().enumerate() {
+        for against in &words[i + 1..] {
+            let asked = ["--token", token, "--against", against];
+            let at = ["--layers", "5", "--positions", "-1"];
+            let patch = found(&[&["patch", PARK, CAVE][..], &asked, &at].concat());
+            let difference = number(&patch["clean_value"]) - number(&patch["corrupt_value"]);
+            let doubt = patch["doubt"].as_str();
+            assert_eq!(doubt.is_some(), difference.abs() < 0.25, "{patch}");
+            doubted[usize::from(doubt.is_some())] += 1;
+            if let Some(doubt) = doubt {
+                assert!(doubt.contains(&format!("{:.3} logits", difference.abs())));
+            }
+        }
+    }
+    assert!(doubted[0] > 0 && doubted[1] > 0, "{doubted:?}");
+    // The same prompt twice has no shares.
+    let same = found(&["patch", PARK, PARK, "--layers", "0", "--positions", "0"]);
+    assert_eq!(same["doubt"], Value::Null);
+}
+
 #[test]
 fn prompts_that_do_not_match_are_told() {
     let longer = "In the dark cave they saw the bat, and it";

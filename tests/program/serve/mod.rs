@@ -1,5 +1,6 @@
 //! `modelve serve` as clients meet it, over loopback, mostly with the built-in model.
 
+mod cache;
 mod chat;
 mod completions;
 #[cfg(unix)]
@@ -7,6 +8,7 @@ mod ends;
 mod explore;
 mod guard;
 mod llama;
+mod open_webui;
 mod probes;
 mod steering;
 

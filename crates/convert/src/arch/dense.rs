@@ -181,8 +181,11 @@ impl Architecture for Dense {
             vocab_size: sizes.vocab,
             experts: sizes.experts.map_or(0, |(count, _)| count as u32),
             notes: match self.has_window {
-                true => Vec::new(),
-                false => unused_window(config, context)?.into_iter().collect(),
+                true => rope.note.into_iter().collect(),
+                false => unused_window(config, context)?
+                    .into_iter()
+                    .chain(rope.note)
+                    .collect(),
             },
             ..Description::default()
         })
@@ -438,6 +441,21 @@ mod tests {
         );
         assert!(has(&of("Olmo2ForCausalLM"), "blk.0.post_ffw_norm.weight"));
         assert!(!has(&of("Olmo2ForCausalLM"), "blk.0.ffn_norm.weight"));
+    }
+
+    #[test]
+    fn what_is_missing_of_an_architecture_is_said_where_it_is_known() {
+        for (class, said) in [
+            (
+                "Gemma4ForConditionalGeneration",
+                "each has an embedding of its own; supported:",
+            ),
+            ("Qwen3_5MoeForCausalLM", "linear attention"),
+            ("BertModel", "BertModel is not supported; supported:"),
+        ] {
+            let error = describe(&config(class, |_| {})).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -117,6 +117,7 @@ impl Architecture for GptOss {
             heads_per_kv_head: (heads / kv_heads) as u32,
             experts: sizes.experts as u32,
             vocab_size: sizes.vocab,
+            notes: rope.note.into_iter().collect(),
             ..Description::default()
         })
     }
@@ -242,6 +243,12 @@ mod tests {
             of("blk.0.attn_sinks.weight").sources,
             ["model.layers.0.self_attn.sinks"]
         );
+        assert_eq!(description.notes, [""; 0]);
+        let mut published = config.clone();
+        published["rope_parameters"] = json!({"rope_type": "yarn", "factor": 32.0,
+            "original_max_position_embeddings": 4096, "truncate": false});
+        let notes = describe(&published).unwrap().notes;
+        assert!(notes[0].contains("truncate"), "{notes:?}");
         let mut limited = config.clone();
         limited["swiglu_limit"] = json!(10.0);
         assert!(

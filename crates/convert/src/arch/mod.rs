@@ -146,6 +146,17 @@ impl Description {
         checkpoint.tensor(name).or_else(renamed)
     }
 
+    /// Returns whether the rows of a checkpoint's matrix are its inputs. The GGUF has its columns as
+    /// rows.
+    pub fn is_turned(&self, tensor: &str) -> bool {
+        let turned = |weight: &&Weight| matches!(weight.arrangement, Arrangement::Columns { .. });
+        let mut turned = self.weights.iter().filter(turned);
+        turned.any(|weight| {
+            let mut names = self.meant(tensor);
+            names.any(|name| weight.sources.iter().any(|source| *source == *name))
+        })
+    }
+
     /// Returns the names in [`Weight::sources`] that a tensor of a checkpoint may stand for.
     pub(crate) fn meant<'a>(&self, tensor: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         let renamed = self.prefixes.iter().filter_map(move |(there, here)| {
@@ -169,7 +180,11 @@ pub struct Constant {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    #[error("the architecture {found} is not supported; supported: {}", supported().join(", "))]
+    #[error(
+        "the architecture {found} is not supported{}; supported: {}",
+        missing(found),
+        supported().join(", ")
+    )]
     Unsupported { found: String },
     #[error("config.json: `{key}` is missing")]
     Missing { key: &'static str },
@@ -186,6 +201,29 @@ pub enum Error {
 pub fn is_large(gguf_name: &str, layers: u64, heads: u64, kv_heads: u64) -> bool {
     let mut named = ARCHITECTURES.iter();
     named.any(|arch| arch.gguf_name() == gguf_name && arch.is_large(layers, heads, kv_heads))
+}
+
+/// Beginnings of the names of architectures that llama.cpp runs and that are not converted, and what is
+/// missing for it.
+static NOT_YET: &[(&str, &str)] = &[
+    (
+        "Gemma4",
+        ": its layers share keys and values, and each has an embedding of its own",
+    ),
+    (
+        "Qwen3_5",
+        ": the rows of its linear attention have another order in a GGUF",
+    ),
+    (
+        "Qwen3Next",
+        ": the rows of its linear attention have another order in a GGUF",
+    ),
+];
+
+/// What is missing of an architecture, if that is known, else nothing.
+fn missing(found: &str) -> &'static str {
+    let known = NOT_YET.iter().find(|(start, _)| found.starts_with(start));
+    known.map_or("", |(_, what)| what)
 }
 
 /// The names under which supported architectures stand in `config.json`.

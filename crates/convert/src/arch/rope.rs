@@ -10,6 +10,8 @@ pub(super) struct Rope {
     pub(super) theta: f64,
     /// Metadata of the scaling, without the prefix of the architecture.
     pub(super) keys: Vec<(&'static str, Value)>,
+    /// What llama.cpp computes otherwise.
+    pub(super) note: Option<String>,
     llama3: Option<Llama3>,
 }
 
@@ -42,6 +44,7 @@ impl Rope {
         let mut rope = Self {
             theta,
             keys: Vec::new(),
+            note: None,
             llama3: None,
         };
         let kind: Option<String> = optional(scaling, "rope_type")?.or(optional(scaling, "type")?);
@@ -78,6 +81,14 @@ impl Rope {
                     if let Some(value) = number(source)? {
                         add(key, float(value));
                     }
+                }
+                if scaling["truncate"] == false {
+                    rope.note = Some(
+                        "llama.cpp rounds the ends of YaRN's ramp to whole numbers, though \
+                         `truncate` of rope_parameters is false: it turns some components of \
+                         queries and keys by slightly other angles"
+                            .to_owned(),
+                    );
                 }
             }
             "llama3" => {

@@ -1,3 +1,4 @@
+const { twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
 const silent = data.with === "mean" ? "held at its mean over the prompt" : "silent";
@@ -23,12 +24,13 @@ function beforeAfter() {
       el("div", {}, el("div", { class: "big" }, fixed(data.kl, 4)), el("div", { class: "soft" }, "nats, KL(before \u2016 after)")),
       el("div", {}, el("div", { class: "big" }, fixed(data.before.entropy_bits, 2) + " \u2192 " + fixed(data.after.entropy_bits, 2)), el("div", { class: "soft" }, "bits, entropy"))),
       table(["token", "before", "without it"], rows)));
+  for (const row of main.querySelectorAll("tr")) ["before", "after"].forEach((key, i) => twin(key, row.children[i + 1]));
   const walked = main.querySelector("tbody"), lines = [...walked.children];
   lines.forEach((line, i) => { line.dataset.i = i; });
   walk(walked, lines, (i) => [el("b", {}, shown(choices[i].piece)), el("div", {}, "token " + choices[i].id), el("div", {}, "before " + (before(choices[i].id) == null ? "\u2013" : percent(before(choices[i].id))) + ", without it " + (after(choices[i].id) == null ? "\u2013" : percent(after(choices[i].id))))]);
   if (data.text != null) {
-    main.append(el("h2", {}, "What it then writes"), el("div", { class: "columns" }, [["whole", data.text_before], ["without it", data.text]].map(([name, text]) =>
-      el("section", { class: "panel" }, el("p", { class: "soft" }, name), el("div", { class: "text" }, el("span", { class: "soft" }, data.prompt), el("b", {}, text == null ? "" : spelled(text)))))));
+    main.append(el("h2", {}, "What it then writes"), el("div", { class: "columns" }, [["before", "before", data.text_before], ["after", "without it", data.text]].map(([key, name, text]) =>
+      twin(key, el("section", { class: "panel" }, el("p", { class: "soft" }, name), el("div", { class: "text" }, el("span", { class: "soft" }, data.prompt), el("b", {}, text == null ? "" : spelled(text))))))));
   }
   main.append(el("div", { style: "height:16px" }), further([
     ["which heads matter", ["ablate", data.prompt, "--all", "heads", ...measure]],
@@ -57,18 +59,21 @@ function ranking() {
       if (!p) return el("td", {}, "");
       const td = el("td", { "data-i": String(cells.length) }, Math.abs(p.change) > 0.25 * most ? signed(p.change, 1) : "");
       cells.push([td, p]);
-      return tint(td, sides, -p.change / most);
+      return tint(twin(p.part, td), sides, -p.change / most);
     })));
     const frame = el("div", { class: "scroll", role: "group", "aria-label": "layers by heads; arrow keys walk" }, el("table", { class: "cells" },
       el("thead", {}, el("tr", {}, el("th", { scope: "row" }, "layer"), Array.from({ length: heads }, (_, h) => el("th", { scope: "col" }, String(h))))), el("tbody", {}, rows)));
     walk(frame, cells.map((c) => c[0]), (i) => describe(cells[i][1]), null, heads);
-    panel.append(frame, el("p", {}, legend("for " + rival, "for " + T, sides, -1), el("span", { class: "soft" }, " layers, the last on top; heads from 0; the change of the measure in logits")));
+    panel.append(frame, el("p", {}, legend("for " + rival, "for " + T, sides, -1), el("span", { class: "soft" }, "layers, the last on top; heads from 0; the change of the measure in logits")));
   } else {
     const order = [...parts].sort((a, b) => a.layer - b.layer);
-    panel.append(signedList(order.map((p) => ({ name: p.part, value: p.change })), kind + " and how the measure changes without them", (i) => describe(order[i])));
+    const list = signedList(order.map((p) => ({ name: p.part, value: p.change })), kind + " and how the measure changes without them", (i) => describe(order[i]));
+    order.forEach((p, i) => twin(p.part, list.children[i]));
+    panel.append(list);
   }
-  main.append(panel, el("h2", {}, "Those that matter most"), el("section", { class: "panel" },
-    table(["part", "change, logits>", "without it>", "KL, nats>", "then says"], parts.slice(0, 20).map((p) => [el("code", {}, p.part), signed(p.change), signed(p.without), fixed(p.kl, 4), el("code", {}, shown(p.says.piece) + " " + percent(p.says.prob))]))),
+  const most = table(["part", "change, logits>", "without it>", "KL, nats>", "then says"], parts.slice(0, 20).map((p) => [el("code", {}, p.part), signed(p.change), signed(p.without), fixed(p.kl, 4), el("code", {}, shown(p.says.piece) + " " + percent(p.says.prob))]));
+  [...most.querySelector("tbody").children].forEach((row, i) => twin(parts[i].part, row));
+  main.append(panel, el("h2", {}, "Those that matter most"), el("section", { class: "panel" }, most),
   el("div", { style: "height:16px" }), further([
     ["what it says and writes without the first", ["ablate", data.prompt, "--part", top.part, "-n", "16", ...measure]],
     ["the words and parts the answer hangs on", ["why", data.prompt, ...measure]],

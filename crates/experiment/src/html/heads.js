@@ -1,3 +1,4 @@
+const { twin } = twins();
 const KINDS = {
   induction: { name: "induction", letter: "I", most: 1, what: "weight on the token that followed the same token before" },
   duplicate: { name: "duplicate token", letter: "D", most: 1, what: "weight on the same token in the first copy" },
@@ -24,10 +25,12 @@ function describe(p) {
 }
 
 // A map of all heads, coloured by one number of each.
-let kind = told ? "to_answer" : "induction";
-let chosen = told ? places.reduce((a, b) => (Math.abs(lastOf(b).to_answer) > Math.abs(lastOf(a).to_answer) ? b : a), places[0]) : best("induction");
+// A model without induction heads would show an empty map of them.
+const inducing = places.length > 0 && score("induction", best("induction")) >= 0.2;
+let kind = told ? "to_answer" : inducing ? "induction" : "previous";
+let chosen = told ? places.reduce((a, b) => (Math.abs(lastOf(b).to_answer) > Math.abs(lastOf(a).to_answer) ? b : a), places[0]) : best(kind);
 const wide = Math.max(...layers.map((l) => data.first[l].length));
-const items = places.map((p, i) => el("div", { "data-i": i }));
+const items = places.map((p, i) => twin("head " + name(p), el("div", { "data-i": i })));
 const grid = el("div", { class: "grid", role: "group", "aria-label": "heads of all layers; arrow keys walk, Enter shows one", style: "grid-template-columns:2.2em repeat(" + wide + ",minmax(6px,24px))" });
 {
   let next = 0;
@@ -49,16 +52,16 @@ function paint() {
   key.replaceChildren(signs ? legend(signed(-most, 1), signed(most, 1) + " logits", sides, -1) : legend("0", kind === "entropy_bits" ? fixed(most, 1) + " bits" : "100 %"));
 }
 const options = [...(told ? [["to_answer", "what it adds to the answer"]] : []), ...Object.entries(KINDS).map(([k, v]) => [k, v.name])];
-const [colour_] = select("Colour:", options, (value) => { kind = value; paint(); });
+const [colour_, colouring] = select("Colour:", options, (value) => { kind = value; paint(); });
 walk(grid, items, (i) => describe(places[i]), (i) => { chosen = places[i]; paint(); show(); }, wide);
 
 // The heads with the highest score of a kind.
 function leaders(k) {
   const order = [...places].filter((p) => score(k, p) != null).sort((a, b) => score(k, b) - score(k, a)).slice(0, 8);
-  const items = order.map((p, i) => el("li", { "data-i": i },
+  const items = order.map((p, i) => twin("head " + name(p), el("li", { "data-i": i },
     el("span", { class: "piece" }, name(p)),
     el("span", { class: "track" }, el("div", { class: "fill", style: "width:" + 100 * score(k, p) + "%" })),
-    el("span", { class: "number" }, percent(score(k, p)))));
+    el("span", { class: "number" }, percent(score(k, p))))));
   const list = el("ol", { class: "bars", "aria-label": "heads that look most at " + KINDS[k].name }, items);
   walk(list, items, (i) => describe(order[i]), (i) => { chosen = order[i]; paint(); show(); });
   return el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, KINDS[k].name), el("p", { class: "soft" }, KINDS[k].what), list);
@@ -87,8 +90,10 @@ function show() {
 function movers() {
   const order = [...places].sort((a, b) => Math.abs(lastOf(b).to_answer) - Math.abs(lastOf(a).to_answer)).slice(0, 14);
   const rows = order.map((p) => ({ name: name(p), value: lastOf(p).to_answer }));
+  const list = signedList(rows, "heads", (i) => { chosen = order[i]; paint(); show(); return describe(order[i]); });
+  order.forEach((p, i) => twin("head " + name(p), list.children[i]));
   return el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "Heads that add most to ", el("code", {}, shown(data.answer.piece)), ", or take most away"),
-    signedList(rows, "heads", (i) => { chosen = order[i]; paint(); show(); return describe(order[i]); }),
+    list,
     el("p", { class: "soft" }, "Logits above the mean of the vocabulary, with the last norm as it was in this pass. Walking over a head shows it."));
 }
 
@@ -99,21 +104,22 @@ if (said) main.append(el("p", { class: "prompt", tabindex: 0 }, el("code", {}, d
 if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end: "), "what was computed by then is shown."));
 main.append(reading(
   "A square is a head: layers downwards, heads to the right. For its scores the model read " + data.length + " random tokens twice over, " + (draws === 1 ? "once" : draws + " draws of them") + ": nothing in them means anything, so a head that looks back at what followed a token the first time copies patterns (an induction head).",
-  places.length ? "Here: head " + name(induction) + " puts " + percent(what) + " of its attention on that token, the most of all" + (what < 0.2 ? ", which is little: this model has no induction head" : "") + ". Head " + name(best("previous")) + " looks at the token before with " + percent(score("previous", best("previous"))) + "." : null,
+  places.length ? "Here: head " + name(induction) + " puts " + percent(what) + " of its attention on that token, the most of all" + (inducing ? "" : ", which is little: this model has no induction head") + ". Head " + name(best("previous")) + " looks at the token before with " + percent(score("previous", best("previous"))) + "." : null,
   told ? "At the end of the prompt a head's output, through its columns of the output matrix, the last norm as it was here and the unembedding, adds to every logit. Head " + name(chosen) + " adds " + signed(lastOf(chosen).to_answer, 2) + " to " + shown(data.answer.piece) + "." : null,
   "Much attention on the first token is what heads show that have nothing to do."));
 if (data.writes_missing) main.append(el("p", { class: "soft" }, "What heads write is not told: " + data.writes_missing));
 main.append(el("div", { class: "split", style: "align-items:start" },
   el("section", { class: "panel" }, el("div", { class: "tools", style: "margin-top:0" }, colour_, key), el("div", { class: "scroll" }, grid)),
-  said ? one : leaders("induction")));
+  said ? one : leaders(kind)));
 if (told) main.append(el("div", { style: "height:16px" }), movers());
-main.append(el("div", { style: "height:16px" }), el("div", { class: "columns" }, (said ? ["induction", "duplicate", "previous", "first"] : ["duplicate", "previous", "first"]).map(leaders)), el("div", { style: "height:16px" }));
+main.append(el("div", { style: "height:16px" }), el("div", { class: "columns" }, ["induction", "duplicate", "previous", "first"].filter((k) => said || k !== kind).map(leaders)), el("div", { style: "height:16px" }));
 const asked = said ? [
   ["what the model says without this head", ["ablate", data.prompt, "--part", name(chosen)]],
   ["where the heads of its layer look, token by token", ["attention", data.prompt, "--layer", String(chosen.layer), "--html", "attention.html"]],
   ["the words and parts the answer hangs on", ["why", data.prompt]],
 ] : [["what each head writes at the end of a prompt", ["heads", "The ball hit the bat, and", "--html", "heads.html"]]];
 main.append(further(asked));
+colouring.value = kind;
 paint();
 show();
 dark.addEventListener("change", paint);

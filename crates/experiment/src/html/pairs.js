@@ -33,7 +33,7 @@ walk(frame, cells.map((c) => c.td), (k) => {
   return [el("b", {}, name(j) + ", layer " + data.layers[i]), el("div", {}, "mean " + share(s) + (half == null ? "" : ", 95 % interval " + share(s - half) + " to " + share(s + half)))];
 }, null, columns.length);
 main.append(el("section", { class: "panel" }, frame, el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1),
-  el("span", { class: "soft" }, " layers, the last on top; faint where the interval holds 0"))),
+  el("span", { class: "soft" }, "layers, the last on top; faint where the interval holds 0"))),
 el("h2", {}, noisy ? "The draws" : "The pairs"), el("section", { class: "panel" }, table(["", "clean", noisy ? "noise" : "corrupt", "measured", "clean, logits>", "corrupt, logits>"],
   data.pairs.map((p, i) => [String(i + 1), el("td", { class: "wide" }, p.clean), el("td", { class: "wide" }, p.noise ? p.noise.scale + " deviations, seed " + p.noise.seed : p.corrupt),
     el("code", {}, shown(p.token.piece) + (p.against ? " over " + shown(p.against.piece) : "")), signed(p.clean_value, 2), signed(p.corrupt_value, 2)]))));

@@ -37,6 +37,7 @@ main.append(el("div", { class: "columns" },
   side("Clean", data.clean_pieces, data.clean, columnOfClean, data.noise ? () => false : differsClean, data.clean_value, data.clean_top),
   side(data.noise ? "Corrupt: the same with noise of " + data.noise.scale + " standard deviations on what is marked" : "Corrupt", data.corrupt_pieces, data.corrupt, columnOf, data.noise ? (t) => noisy.has(t) : differsAt, data.corrupt_value, data.corrupt_top)));
 if (data.unaligned) main.append(el("p", { class: "soft" }, data.unaligned[0].toUpperCase() + data.unaligned.slice(1) + ": these have no column."));
+if (data.doubt) main.append(el("p", {}, el("b", {}, "A small difference: "), data.doubt + "."));
 
 // The cell that restores most, for the explanation.
 let best = null;
@@ -106,7 +107,7 @@ function pin(k, told) {
 }
 walk(frame, cells.map((c) => c.td), describe, pin, columns.length);
 main.append(el("section", { class: "panel" }, frame,
-  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, " layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
+  el("p", {}, legend("\u2212100 %: further away", "100 %: all of it back", sides, -1), el("span", { class: "soft" }, "layers, the last on top; " + (heads ? "heads from 0" : "tokens as they stand")))), detail);
 if (best) pin(cells.findIndex((c) => c.i === best.i && c.j === best.j), true);
 
 const against = U ? ["--against-id", String(data.against.id)] : [];

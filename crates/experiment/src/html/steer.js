@@ -1,3 +1,4 @@
+const { twin } = twins();
 const runs = data.runs, plain = runs[0];
 const scaled = (run, i) => (i === 0 ? "without" : signed(run.scale, 2).replace(/\.?0+$/, "") + " \u00d7");
 const layers = data.layers.length === 1 ? "layer " + data.layers[0] : "layers " + data.layers.join(", ");
@@ -17,6 +18,9 @@ const ordered = choices.sort((a, b) => (prob(plain, b.id) ?? 0) - (prob(plain, a
 const list = table(["token", ...runs.map(scaled)], ordered.map((c) => [el("code", {}, shown(c.piece)), ...runs.map((run) => bar(prob(run, c.id)))]));
 const rows = [...list.querySelector("tbody").children];
 rows.forEach((row, i) => { row.dataset.i = i; });
+for (const row of list.querySelectorAll("tr")) runs.forEach((_, i) => twin("scale " + i, row.children[i + 1]));
+const moves = table(["scale", "KL, nats>", "entropy, bits>"], runs.map((run, i) => [scaled(run, i), fixed(run.kl, 3), fixed(run.next.entropy_bits, 2)]));
+[...moves.querySelector("tbody").children].forEach((row, i) => twin("scale " + i, row));
 walk(list.querySelector("tbody"), rows, (i) => [el("b", {}, shown(ordered[i].piece)), el("div", {}, "token " + ordered[i].id),
   ...runs.map((run, k) => { const p = prob(run, ordered[i].id); return el("div", {}, scaled(run, k) + ": " + (p == null ? "not among the first" : percent(p))); })]);
 
@@ -32,11 +36,11 @@ main.append(reading(
   "Where a text only repeats itself, the scale is too large for this model: the direction drowns what the prompt says."));
 main.append(el("section", { class: "panel" }, el("h2", { style: "margin-top:0" }, "What comes next"), list,
   el("h2", {}, "How far the distribution moves"),
-  table(["scale", "KL, nats>", "entropy, bits>"], runs.map((run, i) => [scaled(run, i), fixed(run.kl, 3), fixed(run.next.entropy_bits, 2)])),
+  moves,
   el("p", { class: "soft" }, "KL is D(without \u2016 with) of the next token.")));
 if (runs.some((run) => run.text)) {
   main.append(el("h2", {}, "How it goes on"), el("div", { class: "columns" }, runs.map((run, i) =>
-    el("section", { class: "panel" }, el("p", { class: "soft" }, scaled(run, i)), el("div", { class: "text" }, el("span", { class: "soft" }, data.prompt), el("b", {}, run.text))))));
+    twin("scale " + i, el("section", { class: "panel" }, el("p", { class: "soft" }, scaled(run, i)), el("div", { class: "text" }, el("span", { class: "soft" }, data.prompt), el("b", {}, run.text)))))));
 }
 const vectors = data.files.flatMap((f) => ["--control-vector", f.file + ":" + f.scale * (runs[1] ? runs[1].scale : 1)]);
 main.append(el("div", { style: "height:16px" }), further([

@@ -128,8 +128,8 @@ if (data.proof.length) {
   const rows = data.proof.map((p) => ({ p, name: p.part.includes(" + ") ? "all " + single.length : p.part }));
   const shownRows = rows.flatMap(({ p, name }) => [
     { name, value: p.contribution, p, what: "contributes" },
-    { name: "\u2003at the end", value: -p.change_last, p, what: "lost without it at the last token" },
-    { name: "\u2003everywhere", value: -p.change, p, what: "lost without it at every token" }]);
+    { name: "\u2002at the end", value: -p.change_last, p, what: "lost without it at the last token" },
+    { name: "\u2002everywhere", value: -p.change, p, what: "lost without it at every token" }]);
   const list = signedList(shownRows, "contributions and what is really lost", (i) => {
     const { p, what, value } = shownRows[i];
     return [el("b", {}, p.part), el("div", {}, what + ": " + signed(value)), el("div", {}, "without it everywhere the model says " + shown(p.says.piece) + " (" + percent(p.says.prob) + ")")];

@@ -64,7 +64,7 @@ for (const c of data) {
     parts[parts.length - 1].querySelectorAll(".number").forEach((cell, i) => { cell.textContent = c.swap[i].kl_mean.toPrecision(3); });
     parts[parts.length - 1].querySelectorAll("li").forEach((cell) => { cell.removeAttribute("title"); cell.style.gridTemplateColumns = "minmax(9em,16em) 1fr 5em"; });
   }
-  parts.push(el("h2", {}, "Weights, worst first" + (c.tensors.length > 60 ? ": 60 of " + c.tensors.length : "")), table(["relative error>", "tensor", "first", "this"],
+  parts.push(el("h2", {}, "Weights, worst first" + (c.tensors.length > 60 ? ": 60 of " + c.tensors.length : "")), !c.tensors.length ? el("p", {}, "No tensor differs.") : table(["relative error>", "tensor", "first", "this"],
     c.tensors.slice(0, 60).map((t) => [percent(t.error), el("code", {}, t.name), t.type_a, t.type_b])));
   main.append(el("section", { class: "panel", style: "margin-top:16px" }, parts));
 }

@@ -35,6 +35,8 @@ pub(super) struct Job {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     pub reused: usize,
+    /// Whether the store was asked for a state that it starts with.
+    pub asked_store: bool,
 }
 
 /// How a request continues after a token.
@@ -67,6 +69,7 @@ impl Job {
             first_token: None,
             last_token: None,
             reused: 0,
+            asked_store: false,
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::completion::{Completion, Options, Step};
 use crate::error::Error;
 use crate::settings::Settings;
+use crate::store::StateStore;
 use crate::token::Token;
 
 /// The setup of an engine, which applies to all requests.
@@ -26,6 +27,9 @@ pub struct Setup {
     /// Whether ended sequences are removed from the cache at once instead of kept for requests that
     /// start with them. Then the cells of a text do not depend on what was computed before it.
     pub discard_ended: bool,
+    /// Where the sequences of long texts that ended are saved, and those that a text starts with are
+    /// looked for.
+    pub store: Option<Arc<StateStore>>,
 }
 
 /// The size of an engine's contexts.

@@ -193,6 +193,11 @@ impl Session {
         }
     }
 
+    /// Returns whether the model's memory is recurrent, so that sequences cannot be truncated.
+    pub(crate) fn is_recurrent(&self) -> bool {
+        self.context.is_recurrent()
+    }
+
     /// The roles of the nodes of this session's graph.
     ///
     /// # Errors

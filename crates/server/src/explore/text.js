@@ -184,15 +184,18 @@ async function readText(which, also = []) {
   }
 }
 
-// A key was pressed: nothing older is waited for.
-let typing = {};
+// A key was pressed: nothing older is waited for. If the last question was answered, this one is asked
+// at once; while keys come faster than answers, the last of those within 15 ms is.
+const typing = {};
 function changed(which) {
+  const busy = typing[which] || running.has("live " + which);
   writeState();
   stopViews();
   giveUp("live " + which);
   document.getElementById("token").replaceChildren();
   clearTimeout(typing[which]);
-  typing[which] = setTimeout(() => readText(which).then(viewsLater), 15);
+  const ask = () => { typing[which] = 0; readText(which).then(viewsLater); };
+  if (busy) typing[which] = setTimeout(ask, 15); else ask();
   if (which === "text") drawTree();
 }
 

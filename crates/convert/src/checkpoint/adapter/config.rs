@@ -5,8 +5,6 @@ use serde_json::{Map, Value};
 
 /// The configuration of a LoRA.
 pub(super) struct Config {
-    /// Whether the base's matrices are transposed, as those of GPT-2.
-    pub(super) fan_in_fan_out: bool,
     rank: u64,
     alpha: f64,
     /// Whether the scale is alpha over the root of the rank (rsLoRA) instead of alpha over the
@@ -74,7 +72,6 @@ impl Config {
             }
         }
         Ok(Self {
-            fan_in_fan_out: value("fan_in_fan_out") == true,
             rank: match value("r") {
                 Value::Null => 8,
                 rank => rank

@@ -74,12 +74,14 @@ struct Pair {
 }
 
 impl Checkpoint {
-    /// Merges the LoRA in `folder` into the weights.
+    /// Merges the LoRA in `folder` into the weights. `is_turned` says of a tensor of the base whether
+    /// its rows are inputs, as those of GPT-2 are; like PEFT this goes by what the base is, whatever
+    /// `fan_in_fan_out` of the adapter says.
     ///
     /// # Errors
     /// The folder holds no LoRA or one of a kind that is not supported, or a tensor of it is
     /// unknown or does not fit the base.
-    pub fn merge(mut self, folder: &Path) -> Result<Self, Error> {
+    pub fn merge(mut self, folder: &Path, is_turned: impl Fn(&str) -> bool) -> Result<Self, Error> {
         let path = folder.join(ADAPTER);
         let Some(adapter) = read_optional(&path)? else {
             return Err(Error::new(folder, Problem::Absent { what: ADAPTER }));
@@ -133,7 +135,7 @@ impl Checkpoint {
                 .insert(name.clone(), SourceTensor { name, ..tensor });
         }
         for (name, pair) in pairs {
-            let merged = merged(&self.tensors[&name], &pair, &config)
+            let merged = merged(&self.tensors[&name], &pair, &config, is_turned(&name))
                 .map_err(|(tensor, problem)| tensor_error(&weights, tensor, &problem))?;
             self.tensors.insert(name, merged);
         }
@@ -205,6 +207,7 @@ fn merged<'a>(
     base: &SourceTensor,
     pair: &'a Pair,
     config: &Config,
+    is_turned: bool,
 ) -> Result<SourceTensor, (&'a SourceTensor, String)> {
     let lonely = |tensor, one, other| {
         let problem = format!("is matrix {one} of a LoRA whose matrix {other} is missing");
@@ -225,7 +228,7 @@ fn merged<'a>(
     if !FLOATS.contains(&base.dtype) {
         return Err((a, format!("changes a tensor of type {:?}", base.dtype)));
     }
-    let is_turned = config.fan_in_fan_out || pair.is_embedding;
+    let is_turned = is_turned || pair.is_embedding;
     let (outputs, inputs) = match is_turned {
         true => (columns, rows),
         false => (rows, columns),

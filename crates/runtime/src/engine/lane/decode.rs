@@ -142,6 +142,7 @@ impl Lane {
             match how {
                 Ok(Next::Outgrown) => outgrown.push(*job),
                 Ok(Next::Done(finish)) => {
+                    self.save_ended(ctx, &job, &seq)?;
                     ctx.events.push((job.id, Event::Done(job.done(finish))));
                     if !ctx.setup.discard_ended {
                         self.kept.push_back(seq);

@@ -17,6 +17,7 @@ use crate::token::Token;
 
 mod decode;
 mod seat;
+mod stored;
 
 use seat::Source;
 
@@ -172,6 +173,7 @@ impl Lane {
             return Ok(());
         }
         let (mut settings, shared) = self.plan(ctx);
+        self.add_room_for_stored(ctx, &mut settings);
         let reach = self.reach(ctx);
         let first = self.waiting.front().map_or(0, |job| job.cells(reach));
         // A context that is large enough is kept, unless most of the waiting requests would not
@@ -205,12 +207,31 @@ impl Lane {
         // A shared prefix is computed once, before any of the requests.
         let first = self.waiting.iter().find(|job| !job.judges());
         if let Some(first) = first.filter(|_| shared > 0) {
-            self.active.push(Active {
-                seq: session.open()?,
-                work: Work::SharedPrefix(first.tokens[..shared].to_vec()),
-                cells: shared,
-            });
+            let tokens = first.tokens[..shared].to_vec();
+            self.start_shared_prefix(ctx, tokens)?;
         }
+        Ok(())
+    }
+
+    /// Starts to compute a shared prefix, from as much of it as the store has.
+    fn start_shared_prefix(&mut self, ctx: &mut StepContext<'_>, tokens: Vec<Token>) -> Result<()> {
+        let seq = match self.restored(ctx, &tokens, 0)? {
+            Some((seq, n)) => {
+                ctx.report.reused += n;
+                self.session()?.truncate(&seq, n)?;
+                if n == tokens.len() {
+                    self.shared_prefix = Some(seq);
+                    return Ok(());
+                }
+                seq
+            }
+            None => self.session()?.open()?,
+        };
+        self.active.push(Active {
+            seq,
+            cells: tokens.len(),
+            work: Work::SharedPrefix(tokens),
+        });
         Ok(())
     }
 

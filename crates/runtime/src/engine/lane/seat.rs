@@ -153,6 +153,7 @@ impl Lane {
         let most = ctx.setup.parallel.unwrap_or(u32::MAX) as usize;
         while let Some(job) = self.waiting.front().filter(|_| self.n_active() < most) {
             let cells = job.cells(reach);
+            self.restore_for_first(ctx)?;
             let Some((seq, reused)) = self.assign_sequence(cells)? else {
                 break;
             };
