@@ -1,4 +1,4 @@
-//! `modelve ablate`: what the model says without parts of itself.
+//! `modelve ablate`: what the model says without some of its parts.
 
 use std::io::Write;
 
@@ -28,35 +28,36 @@ use crate::table::{Columns, plain};
 #[command(after_help = "Examples:
   modelve ablate 'The ball hit the bat, and' --part 2.1             without head 1 of layer 2
   modelve ablate 'The ball hit the bat, and' --part mlp.0 --part attn.1@-1
-  modelve ablate 'The ball hit the bat, and' --part layer.2 -n 16   and what it then writes
+  modelve ablate 'The ball hit the bat, and' --part layer.2 -n 16   and how it continues
   modelve ablate 'The ball hit the bat, and' --all heads            which heads matter
 
-A part is LAYER.HEAD, attn.LAYER, mlp.LAYER, layer.LAYER or embed; with @P behind it at one
-position only, from 0, or from the end where P is negative.")]
+A part is LAYER.HEAD, attn.LAYER, mlp.LAYER, layer.LAYER or embed. With @P after it, it is removed
+at position P only; positions count from 0, negative ones from the end.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
 
-    /// A part to take out, such as 5.3, attn.5, mlp.5, layer.5, embed, or mlp.5@-1; may be given several times, or with commas
+    /// A part to remove, such as 5.3, attn.5, mlp.5, layer.5, embed, or mlp.5@-1; repeatable, or
+    /// several with commas
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = spot)]
     pub part: Vec<Spot>,
 
-    /// Take out all parts of a kind one by one, and rank them
+    /// Remove all parts of a kind one by one, and rank them
     #[arg(long, value_name = "KIND", conflicts_with_all = ["part", "max_tokens"])]
     pub all: Option<KindArg>,
 
-    /// What takes the place of what the part gives: zeros, or its mean over the prompt
+    /// What replaces the output of the parts: zeros, or its mean over the prompt
     #[arg(long, value_name = "WHAT", default_value = "zero")]
     pub with: WithArg,
 
     #[command(flatten)]
     pub(crate) measure: MeasureArgs,
 
-    /// How many tokens to write without the parts, always the likeliest
+    /// Number of tokens to generate without the parts, greedily
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     pub max_tokens: u32,
 
-    /// How many tokens to show, or parts with --all
+    /// Number of tokens to show, or of parts with --all
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
 
@@ -67,7 +68,7 @@ pub struct Args {
     pub(crate) engine: EngineArgs,
 }
 
-/// `--all`.
+/// The values of `--all`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KindArg {
     /// Every head
@@ -80,7 +81,7 @@ pub enum KindArg {
     Layers,
 }
 
-/// `--with`.
+/// The values of `--with`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum WithArg {
     /// Zeros
@@ -96,16 +97,16 @@ fn spot(text: &str) -> Result<Spot, String> {
         .map_err(|error: crate::experiment::Error| error.to_string())
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let text = args.prompts.one("ablate", args.engine.model.is_given())?;
     if args.part.is_empty() && args.all.is_none() {
         let again = super::command_line::CommandLine::typed().with(&["--all", "heads"]);
         return Err(hinted(
-            UsageError("no part to take out: --part 2.1, or --all heads".to_owned()),
+            UsageError("no part to remove: --part 2.1, or --all heads".to_owned()),
             format!("to see which heads matter: {again}"),
         ));
     }
-    let text = args.prompts.one("ablate", args.engine.model.is_given())?;
     let to = args.form.judge(args.engine.reading(&args.prompts.input))?;
     let cancel = cancel_on_ctrl_c()?;
     let model = load(&args.engine, text.text.len() * 4, &cancel)?;
@@ -157,14 +158,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Before and after, side by side, with the same token in the same row.
+/// Prints the distributions before and after side by side, with the same token in the same row.
 fn print(out: &mut Output, found: &Ablation) -> std::io::Result<()> {
     let width = output::width();
     let title = format!("{} _", tail(&found.prompt, width - 2));
     writeln!(out, "{}", out.paint(BOLD, title))?;
     let parts: Vec<String> = found.parts.iter().map(Spot::to_string).collect();
     let with = match found.with {
-        With::Zero => "taken out",
+        With::Zero => "removed",
         With::Mean => "at their mean",
     };
     writeln!(out, "{} {with}\n", parts.join(" + "))?;
@@ -252,7 +253,7 @@ fn print_ranking(out: &mut Output, found: &Ranking, top: usize) -> std::io::Resu
     out.write_all(rows.lines().as_bytes())?;
     let more = found.parts.len().saturating_sub(top);
     if more > 0 {
-        let note = format!("and {more} that change it less; --top shows more");
+        let note = format!("and {more} with smaller changes; --top shows more");
         writeln!(out, "{}", out.paint(DIM, note))?;
     }
     partial(out, found.complete)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::program;
 
-/// A command line to propose. It displays with the program's name first.
+/// A command line to propose, displayed with the program's name first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     /// The words after the program's name.
@@ -39,6 +39,13 @@ impl CommandLine {
         let at = command.map_or(self.words.len(), |at| at + 1);
         let words = words.iter().map(|&word| word.to_owned());
         self.words.splice(at..at, words);
+        self
+    }
+
+    /// Appends `words`, such as a text.
+    #[must_use]
+    pub fn followed_by<W: Into<String>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.words.extend(words.into_iter().map(Into::into));
         self
     }
 

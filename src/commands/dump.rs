@@ -1,4 +1,4 @@
-//! `modelve dump`: activations in a file for other programs.
+//! `modelve dump`: writes activations to a file for other programs.
 
 use std::io::Write;
 
@@ -27,7 +27,7 @@ use crate::table::{Columns, plain};
   modelve dump --file book.txt --role residual,mlp --layer -1 -o acts.safetensors
 
 In Python: from safetensors.numpy import load_file; load_file('acts.safetensors')['residual.3']
-has a row for each token; `ids`, `text` and `position` say which token that is.",
+has a row for each token; `ids`, `text` and `position` identify the token.",
 mut_arg("output", |arg| arg.help("The safetensors file to write")))]
 pub struct Args {
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// What was written.
+/// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Dumped<'a> {
     output: String,
@@ -64,11 +64,11 @@ struct Dumped<'a> {
     complete: bool,
 }
 
-/// Computes and writes.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let texts = (args.prompts).some("dump", args.engine.model.is_given())?;
+    let texts = (args.prompts).some(args.engine.model.is_given())?;
     let output = args.file.judge(args.engine.reading(&args.prompts.input));
-    // Rows are written to their places in any order, which only a regular file allows.
+    // Rows are written to their places in any order, which only works in a regular file.
     let output = output.and_then(Outfile::only_a_file);
     let output = output.and_then(|output| output.try_begin().map(|()| output));
     let output = output.map_err(output_error)?;
@@ -130,18 +130,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     interrupted(complete)
 }
 
-/// An error of writing the file, with its hint.
+/// Attaches a hint to an error of writing the file.
 fn output_error(error: outfile::Error) -> anyhow::Error {
     match &error {
         outfile::Error::NotAFile { .. } => {
-            let what = "rows are written as they are computed, in any order";
+            let what = "rows are written in any order, which only a file allows";
             let error = UsageError(format!("{error}: {what}"));
-            hinted(error, "write a file and send that: -o acts.safetensors")
+            hinted(error, "write to a file first: -o acts.safetensors")
         }
-        _ => results::file_error(
-            error,
-            "give the file a name of its own: -o acts.safetensors",
-        ),
+        _ => results::file_error(error, "choose another name: -o acts.safetensors"),
     }
 }
 

@@ -25,25 +25,24 @@ use crate::runtime::{Model, Settings, Token};
   modelve next 'The ball hit the bat, and' --candidates 'it flew,the ball,boundary'
   modelve next 'The ball hit the bat, and' --then the --tree 3x4
 
-A prompt that ends in a space asks for tokens that begin with none; leave the space out.")]
+After a prompt that ends in a space, the model expects tokens without a space; leave the space out.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) prompts: PromptArgs,
 
-    /// How many tokens to show
+    /// Number of tokens to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub top: usize,
 
-    /// Words or texts to give the probability of, wherever they rank, separated by commas (`\,` is
-    /// a comma)
+    /// Texts whose probability to show, whatever their rank, separated by commas (`\,` is a comma)
     #[arg(short, long, value_name = "TEXT,…", allow_hyphen_values = true)]
     pub candidates: Vec<String>,
 
-    /// Go on from this token, by text or id; may be given several times
+    /// Continue from this token, as text or id; repeatable
     #[arg(long, value_name = "TOKEN", allow_negative_numbers = true)]
     pub then: Vec<String>,
 
-    /// The likeliest continuations as a tree, so many tokens deep and branches wide
+    /// Show the likeliest continuations as a tree of this depth and width, in tokens
     #[arg(long, value_name = "DEPTHxWIDTH", value_parser = shape)]
     pub tree: Option<Shape>,
 
@@ -67,9 +66,9 @@ fn shape(text: &str) -> Result<Shape, String> {
     Ok(shape)
 }
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let texts = args.prompts.some("next", args.engine.model.is_given())?;
+    let texts = args.prompts.some(args.engine.model.is_given())?;
     let candidates = split(&args.candidates);
     if let Some(i) = candidates.iter().position(String::is_empty) {
         return Err(UsageError(format!("candidate {} is empty", i + 1)).into());

@@ -28,8 +28,9 @@ use crate::table::{Columns, cell, plain};
   modelve score --file list.txt --lines                            which line is likeliest?
   modelve score --tokens 'The ball hit the bat'                    a line for each token
 
-Texts are ranked by bits per byte of their text, so that long ones stand beside short ones. A text longer than --window is read in windows that move by --stride; each token is scored once,
-with at least window - stride tokens before it from the second window on.")]
+Texts are ranked by bits per byte, so that texts of different length can be compared. A text longer
+than --window is read in windows that move by --stride. Each token is scored once, and from the
+second window on with at least window - stride tokens before it.")]
 pub struct Args {
     /// Texts; several are ranked. `-` reads standard input
     #[arg(value_name = "TEXT")]
@@ -38,23 +39,23 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) input: Input,
 
-    /// Take `<|end|>` and its like in the text as those tokens
+    /// Read `<|end|>` and other special tokens written in the text as those tokens
     #[arg(long, overrides_with = "no_special")]
     pub special: bool,
 
-    /// Take `<|end|>` and its like in the text as plain characters: the default
+    /// Read special tokens written in the text as plain characters (the default)
     #[arg(long, overrides_with = "special", hide_short_help = true)]
     pub no_special: bool,
 
-    /// Tokens seen at once [default: what the text needs, up to 2048]
+    /// Number of tokens in a window [default: what the text needs, up to 2048]
     #[arg(short, long, value_name = "N")]
     pub window: Option<usize>,
 
-    /// Tokens a window moves by [default: half the window]
+    /// Number of tokens a window moves by [default: half the window]
     #[arg(short, long, value_name = "N")]
     pub stride: Option<usize>,
 
-    /// A line for each token: surprisal, probability, rank
+    /// Print a line for each token: surprisal, probability, rank
     #[arg(long)]
     pub tokens: bool,
 
@@ -68,13 +69,13 @@ pub struct Args {
 /// Default number of tokens of a window.
 pub const WINDOW: usize = 2048;
 
-/// Computes and prints.
+/// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let texts = args
         .input
         .texts(&args.texts, args.engine.model.is_given())?
         .filter(|texts| !texts.is_empty())
-        .ok_or_else(|| prompt::missing("score", "text"))?;
+        .ok_or_else(|| prompt::missing("text"))?;
     if let Some(i) = texts.iter().position(|text| text.text.is_empty()) {
         return Err(UsageError(format!("text {} is empty", i + 1)).into());
     }
@@ -199,7 +200,7 @@ fn heat(bits: f64) -> Option<Style> {
 }
 
 fn print_text(out: &mut Output, score: &Score) -> std::io::Result<()> {
-    // Tokens after the point of Ctrl-C have no probability.
+    // After a cancellation, later tokens have no probability.
     let judged = score.tokens.iter().rposition(|t| t.logprob.is_some());
     let shown = match score.complete {
         true => score.tokens.len(),

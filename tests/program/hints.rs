@@ -97,6 +97,22 @@ fn proposed_commands_work_when_pasted() {
         ("modelve score nosuch.txt -m tiny", 2),
         ("modelve complete -m tiny -f latin", 1),
         ("modelve convert 'my model' -q Q9", 2),
+        // No text, or the wrong number of them; the model stays the one that was named.
+        ("modelve complete -m tiny -n 1", 2),
+        ("modelve next -m tiny", 2),
+        ("modelve score -m tiny", 2),
+        ("modelve lens -m it.gguf", 2),
+        ("modelve why -m tiny", 2),
+        ("modelve patch -m tiny", 2),
+        ("modelve patch -m tiny 'Today is'", 2),
+        (
+            "modelve patch -m tiny 'Today is' a day --noise 1 --noised ball",
+            2,
+        ),
+        ("modelve attention the ball hit -m tiny", 2),
+        ("modelve ablate -m tiny 'Today is'", 2),
+        ("modelve ablate -m tiny --part 2.1", 2),
+        ("modelve dump -m tiny -o acts.safetensors", 2),
         // A checkpoint where a GGUF is meant; then there is one.
         ("modelve complete -m 'my model' 'Today is'", 1),
         ("modelve convert 'my model'", 1),

@@ -116,7 +116,7 @@ fn heads_tell_scores_and_what_they_write() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     for (arguments, expected) in [
-        (&["heads", "--flash-attn", "on"][..], "fused attention"),
+        (&["heads", "--flash-attn", "on"][..], "flash attention"),
         (&["heads", "--kv-type", "q8_0"], "quantized KV cache"),
         (&["heads", "--length", "1"], "a number of 2 or more"),
         (&["heads", "--draws", "0"], "a number of 1 or more"),
@@ -307,7 +307,7 @@ fn a_vector_is_not_lost_and_a_wrong_one_is_refused() {
     );
     std::fs::write(bench.file("pairs"), "{\"plus\": \"a\"}").unwrap();
     let (said, _) = bench.refusal(&["steer", "learn", "--pairs", "pairs", "-o", "x.gguf"]);
-    assert!(said.contains("line 1 of pairs is no pair"), "{said}");
+    assert!(said.contains("line 1 of pairs is not a pair"), "{said}");
     assert!(!Path::new(&bench.file("x.gguf")).exists());
 }
 

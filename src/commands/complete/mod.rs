@@ -64,28 +64,28 @@ pub struct Args {
     #[arg(long)]
     stats: bool,
 
-    /// 0 takes the likeliest token, 1 draws as the model believes [default: 0, or 1 with another
-    /// sampling flag]
+    /// 0 takes the likeliest token, 1 samples from the model's distribution [default: 0, or 1 with
+    /// another sampling flag]
     #[arg(long, value_name = "T", help_heading = "Sampling", value_parser = temperature)]
     temp: Option<f32>,
 
-    /// Draw from the K likeliest tokens
+    /// Sample from the K likeliest tokens
     #[arg(long, value_name = "K", help_heading = "Sampling")]
     top_k: Option<u32>,
 
-    /// Draw from the likeliest tokens that make up this probability
+    /// Sample from the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", help_heading = "Sampling", value_parser = probability)]
     top_p: Option<f32>,
 
-    /// Draw from tokens at least P times as likely as the likeliest
+    /// Sample from tokens at least P times as likely as the likeliest
     #[arg(long, value_name = "P", help_heading = "Sampling", hide_short_help = true, value_parser = probability)]
     min_p: Option<f32>,
 
-    /// Draw from the most typical tokens that make up this probability
+    /// Sample from the most typical tokens that together have this probability
     #[arg(long, value_name = "P", help_heading = "Sampling", hide_short_help = true, value_parser = probability)]
     typical_p: Option<f32>,
 
-    /// Divide the logits of the last 64 tokens
+    /// Divide the logits of the last 64 tokens by this number
     #[arg(
         long,
         value_name = "X",
@@ -95,7 +95,7 @@ pub struct Args {
     )]
     repeat_penalty: f32,
 
-    /// Subtract from the logits of tokens that occurred
+    /// Subtract from the logits of tokens that have occurred
     #[arg(
         long,
         value_name = "X",
@@ -105,7 +105,7 @@ pub struct Args {
     )]
     presence_penalty: f32,
 
-    /// Subtract from the logits of tokens for each time they occurred
+    /// Subtract from the logits of tokens for each time they have occurred
     #[arg(
         long,
         value_name = "X",
@@ -115,7 +115,7 @@ pub struct Args {
     )]
     frequency_penalty: f32,
 
-    /// Seed of the random numbers [default: by the clock; see --stats]
+    /// Seed of the random numbers [default: from the clock; --stats shows it]
     #[arg(long, value_name = "N", help_heading = "Sampling")]
     seed: Option<u32>,
 
@@ -123,7 +123,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     stop: Vec<String>,
 
-    /// Go on where the model would end
+    /// Continue where the model would end
     #[arg(long, help_heading = "Sampling", hide_short_help = true)]
     ignore_eos: bool,
 
@@ -200,7 +200,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let interactive = prompts.is_none() && std::io::stdin().is_terminal();
     if prompts.is_none() && !interactive {
-        return Err(prompt::missing("complete", "prompt"));
+        return Err(prompt::missing("prompt"));
     }
     let cancel = cancel_on_ctrl_c()?;
     let options = args.options()?;

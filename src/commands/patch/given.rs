@@ -1,4 +1,5 @@
-//! What the flags of `modelve patch` name: prompts, pairs of a file, positions, places of noise.
+//! Parses the values of `modelve patch`'s flags: prompts, pairs from a file, positions, and the
+//! places of noise.
 
 use std::path::Path;
 
@@ -6,12 +7,12 @@ use anyhow::anyhow;
 
 use super::args::Args;
 use crate::commands::flags::numbers;
-use crate::commands::prompt::{Text, input};
+use crate::commands::prompt::{self, Text, input};
 use crate::experiment::measure::{Asked, Name};
 use crate::hint::{UsageError, hinted};
 use crate::probe::Piece;
 
-/// A pair as it was given; without a corrupt prompt noise takes its place.
+/// A pair as given; without a corrupt prompt, the clean one gets noise.
 pub(super) struct Given {
     pub(super) clean: Text,
     pub(super) corrupt: Option<Text>,
@@ -22,12 +23,13 @@ pub(super) fn given(args: &Args) -> anyhow::Result<Vec<Given>> {
     if let Some(path) = &args.pairs {
         if !args.prompts.input.file.is_empty() {
             return Err(
-                UsageError("--pairs brings its own prompts: leave out --file".to_owned()).into(),
+                UsageError("--pairs has its own prompts: leave out --file".to_owned()).into(),
             );
         }
         return pairs(path);
     }
-    let mut texts = args.prompts.some("patch", args.engine.model.is_given())?;
+    let texts = args.prompts.texts(args.engine.model.is_given())?;
+    let mut texts = texts.unwrap_or_default();
     let wanted = if args.noise.is_some() { 1 } else { 2 };
     if texts.len() != wanted {
         let usage = UsageError(match wanted {
@@ -37,10 +39,9 @@ pub(super) fn given(args: &Args) -> anyhow::Result<Vec<Given>> {
                 texts.len()
             ),
         });
-        return Err(hinted(
-            usage,
-            "modelve patch 'The ball hit the bat, and' 'The cave hid the bat, and'",
-        ));
+        let examples = ["The ball hit the bat, and", "The cave hid the bat, and"];
+        let example = prompt::without(&texts).followed_by(examples[..wanted].iter().copied());
+        return Err(hinted(usage, format!("such as: {example}")));
     }
     if args
         .noise
@@ -74,7 +75,11 @@ fn pairs(path: &Path) -> anyhow::Result<Vec<Given>> {
             continue;
         }
         let line: Line = serde_json::from_str(line).map_err(|error| {
-            let error = anyhow!("line {} of {} is no pair: {error}", at + 1, path.display());
+            let error = anyhow!(
+                "line {} of {} is not a pair: {error}",
+                at + 1,
+                path.display()
+            );
             hinted(
                 error,
                 r#"a line is {"clean": "…", "corrupt": "…", "token": "…", "against": "…"}"#,
@@ -95,12 +100,12 @@ fn pairs(path: &Path) -> anyhow::Result<Vec<Given>> {
     }
 }
 
-/// Positions from 0, from the end where negative: `3-5,-1`. Those that the prompt does not have are
-/// found when it is read.
+/// Parses a list of positions, which count from the end if negative: `3-5,-1`. Whether the prompt
+/// has them is checked once it is tokenized.
 pub(super) fn positions(list: &str) -> anyhow::Result<Vec<i32>> {
     let wrong = || {
         UsageError(format!(
-            "{list:?} is no list of positions, such as 0-5,9 or -1"
+            "{list:?} is not a list of positions, such as 0-5,9 or -1"
         ))
     };
     let mut positions = Vec::new();
@@ -115,7 +120,7 @@ pub(super) fn positions(list: &str) -> anyhow::Result<Vec<i32>> {
         };
         let from: i32 = from.trim().parse().map_err(|_| wrong())?;
         let to: i32 = to.trim().parse().map_err(|_| wrong())?;
-        // A range of a hundred million positions is a mistake, not a wish.
+        // A range of a million positions can only be a mistake.
         if to < from || (from < 0) != (to < 0) || to - from > 1 << 20 {
             return Err(wrong().into());
         }
@@ -124,7 +129,7 @@ pub(super) fn positions(list: &str) -> anyhow::Result<Vec<i32>> {
     Ok(positions)
 }
 
-/// The positions that a list names, or the tokens of a text in the prompt.
+/// Returns the positions in a list, or those of a text in the prompt.
 pub(super) fn places(pieces: &[Piece], named: &str) -> anyhow::Result<Vec<usize>> {
     if let Ok(list) = numbers(named, pieces.len(), "position") {
         return Ok(list);

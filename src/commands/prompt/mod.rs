@@ -15,6 +15,7 @@ mod mistaken;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use super::command_line::CommandLine;
 use crate::hint::{UsageError, hinted};
 use crate::probe;
 use crate::runtime::chat::{self, Message};
@@ -60,7 +61,7 @@ pub struct Input {
     #[arg(short, long, value_name = "FILE")]
     pub file: Vec<PathBuf>,
 
-    /// Take each line of what is read as a text of its own
+    /// Read each line as a text of its own
     #[arg(long)]
     pub lines: bool,
 }
@@ -117,11 +118,11 @@ pub struct PromptArgs {
     #[arg(value_name = "PROMPT", allow_negative_numbers = true)]
     pub prompts: Vec<String>,
 
-    /// Where texts come from besides arguments.
+    /// Sources of texts other than arguments.
     #[command(flatten)]
     pub input: Input,
 
-    /// How they are read.
+    /// How prompts become tokens.
     #[command(flatten)]
     pub manner: Manner,
 }
@@ -133,15 +134,15 @@ pub struct Manner {
     #[arg(long)]
     pub chat: bool,
 
-    /// What the model is told before the prompt; implies --chat
+    /// A system message before the prompt; implies --chat
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 
-    /// Take `<|end|>` and its like in the prompt as those tokens: the default
+    /// Read `<|end|>` and other special tokens written in the prompt as those tokens (the default)
     #[arg(long, overrides_with = "no_special", hide_short_help = true)]
     pub special: bool,
 
-    /// Take `<|end|>` and its like in the prompt as plain characters
+    /// Read special tokens written in the prompt as plain characters
     #[arg(long, overrides_with = "special")]
     pub no_special: bool,
 }
@@ -159,10 +160,10 @@ impl PromptArgs {
     ///
     /// # Errors
     /// See [`Input::texts`]; there is no prompt.
-    pub fn some(&self, command: &str, names_model: bool) -> anyhow::Result<Vec<Text>> {
+    pub fn some(&self, names_model: bool) -> anyhow::Result<Vec<Text>> {
         match self.texts(names_model)? {
             Some(texts) if !texts.is_empty() => Ok(texts),
-            _ => Err(missing(command, "prompt")),
+            _ => Err(missing("prompt")),
         }
     }
 
@@ -171,7 +172,7 @@ impl PromptArgs {
     /// # Errors
     /// See [`PromptArgs::some`]; there are several prompts.
     pub fn one(&self, command: &str, names_model: bool) -> anyhow::Result<Text> {
-        let texts = self.some(command, names_model)?;
+        let texts = self.some(names_model)?;
         Ok(at_most(1, command, texts)?.remove(0))
     }
 
@@ -180,7 +181,7 @@ impl PromptArgs {
     /// # Errors
     /// See [`PromptArgs::some`]; there are more than two prompts.
     pub fn one_or_two(&self, command: &str, names_model: bool) -> anyhow::Result<Vec<Text>> {
-        at_most(2, command, self.some(command, names_model)?)
+        at_most(2, command, self.some(names_model)?)
     }
 
     /// The messages that `text` is the last of, in a conversation.
@@ -196,7 +197,7 @@ impl PromptArgs {
     /// The tokens of a prompt, see [`Manner::tokens`].
     ///
     /// # Errors
-    /// What the tokenizer or the template refuses.
+    /// Errors of the tokenizer or the template.
     pub fn tokens(&self, model: &Model, text: &Text) -> Result<Vec<Token>> {
         self.manner.tokens(model, text)
     }
@@ -204,7 +205,7 @@ impl PromptArgs {
     /// A prompt for a probe, see [`Manner::read`].
     ///
     /// # Errors
-    /// See [`PromptArgs::tokens`]; no token at all.
+    /// See [`PromptArgs::tokens`], or a prompt without tokens.
     pub fn read(&self, model: &Model, text: &Text) -> probe::Result<probe::Prompt> {
         self.manner.read(model, text)
     }
@@ -227,7 +228,7 @@ impl Manner {
     /// The tokens of a prompt.
     ///
     /// # Errors
-    /// What the tokenizer or the template refuses.
+    /// Errors of the tokenizer or the template.
     pub fn tokens(&self, model: &Model, text: &Text) -> Result<Vec<Token>> {
         if self.is_chat(text) {
             return chat::tokenize_chat(model, &self.messages(text));
@@ -239,7 +240,7 @@ impl Manner {
     /// including the template.
     ///
     /// # Errors
-    /// See [`Manner::tokens`]; no token at all.
+    /// See [`Manner::tokens`], or a prompt without tokens.
     pub fn read(&self, model: &Model, text: &Text) -> probe::Result<probe::Prompt> {
         let ids = self.tokens(model, text)?;
         if ids.is_empty() {
@@ -266,13 +267,20 @@ pub fn tokens(vocab: &Vocab, text: &str, special: bool) -> Result<Vec<Token>> {
     vocab.tokenize(text, reading)
 }
 
-/// The error of a command that was given no text.
-pub fn missing(command: &str, what: &str) -> anyhow::Error {
-    let example = super::command_line::CommandLine::of([command, "Today is"]);
+/// The error of a command that was given no text. The hint is the typed command with one.
+pub fn missing(what: &str) -> anyhow::Error {
+    let example = CommandLine::typed().followed_by(["Today is"]);
     hinted(
         UsageError(format!("no {what}")),
         format!("give it as an argument, on standard input or with --file FILE: {example}"),
     )
+}
+
+/// The typed command line without these texts.
+pub fn without(texts: &[Text]) -> CommandLine {
+    let typed = CommandLine::typed();
+    let words = texts.iter().map(|text| text.text.as_str());
+    words.fold(typed, |line, word| line.without(word))
 }
 
 /// Returns the prompts if there are at most `most` (one or two). More words than that are usually a
@@ -291,9 +299,6 @@ fn at_most(most: usize, command: &str, texts: Vec<Text>) -> anyhow::Result<Vec<T
         return Err(usage.into());
     }
     let words: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-    let sentence = super::command_line::quote(&words.join(" "));
-    Err(hinted(
-        usage,
-        format!("quote it: modelve {command} {sentence}"),
-    ))
+    let quoted = without(&texts).followed_by([words.join(" ")]);
+    Err(hinted(usage, format!("quote it: {quoted}")))
 }

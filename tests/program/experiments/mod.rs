@@ -248,7 +248,7 @@ fn ablate_tells_before_and_after() {
     let single = found(&["ablate", PARK, "--part", best]);
     assert!((number(&ranked["parts"][0]["without"]) - number(&single["without"])).abs() < ROUNDED);
     let shown = text(&["ablate", PARK, "--all", "heads", "--top", "3"]);
-    assert!(shown.contains("and 21 that change it less"), "{shown}");
+    assert!(shown.contains("and 21 with smaller changes"), "{shown}");
 
     for (arguments, said) in [
         (&[][..], "no part to remove"),
@@ -260,7 +260,7 @@ fn ablate_tells_before_and_after() {
             &["--part", "2.4"],
             "there is no 2.4: layer 2 has 4 heads, 0 to 3",
         ),
-        (&["--part", "mlp"], "\"mlp\" is no part of a model"),
+        (&["--part", "mlp"], "\"mlp\" is not a part of a model"),
         (&["--part", "bias.1"], "cannot be removed alone"),
         (
             &["--part", "mlp.1@99"],
