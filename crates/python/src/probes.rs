@@ -212,7 +212,7 @@ impl Model {
             let n = prompt.ids.len();
             let base = bench.settings();
             if base.kv_type.is_quantized() || base.flash_attention == FlashAttention::On {
-                let what = "fused attention keeps no weights to show: load the model without kv_type \
+                let what = "flash attention keeps no weights to show: load the model without kv_type \
                             and flash_attn";
                 return Err(UsageError(what.to_owned()).into());
             }

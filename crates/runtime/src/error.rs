@@ -182,7 +182,7 @@ pub enum Error {
     },
     /// The graph of this architecture has no node of this role, or has it only without fused
     /// attention.
-    #[error("{arch}: its graph has no {role}{}", if *.fused { ": fused attention keeps no weights" } else { "" })]
+    #[error("{arch}: its graph has no {role}{}", if *.fused { ": flash attention keeps no weights" } else { "" })]
     NoRole {
         /// The architecture.
         arch: String,

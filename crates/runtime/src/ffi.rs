@@ -101,7 +101,7 @@ pub(super) fn catch_aborts() {
     #[cfg(unix)]
     {
         extern "C" fn terminated() {
-            give_up("an exception of its own that it does not catch");
+            give_up("an exception that nothing catches");
             std::process::abort();
         }
         unsafe extern "C" {
@@ -121,7 +121,7 @@ fn give_up(message: &str) {
         Some(hook) => hook(message),
         None => {
             use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "llama.cpp gave up: {message}");
+            let _ = writeln!(std::io::stderr(), "llama.cpp aborted: {message}");
         }
     }
 }
