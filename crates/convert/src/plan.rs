@@ -413,10 +413,10 @@ fn check_few_bits(
             return Err(Error::NeedsImatrix { tensor, ty });
         };
         if imatrix.weights(name, shape)?.is_none() {
-            return Err(Error::Imatrix {
+            return Err(Error::Imatrix(imatrix::Error::Invalid {
                 path: imatrix.path().to_owned(),
                 problem: format!("has no weights for `{name}`, which {} needs", decision.ty),
-            });
+            }));
         }
     }
     Ok(())
