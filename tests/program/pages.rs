@@ -52,7 +52,7 @@ fn explore_works_in_a_browser() {
     };
     assert_eq!(
         n_ok(&said),
-        56,
-        "fourteen things that a person does, two widths, two colour schemes:\n{said}"
+        60,
+        "fifteen things that a person does, two widths, two colour schemes:\n{said}"
     );
 }

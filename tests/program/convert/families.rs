@@ -239,7 +239,7 @@ fn pictures_are_left_out_and_that_is_said() {
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("1 tensors that see pictures are left out"),
+        said.contains("1 tensors of the vision part are left out"),
         "{said}"
     );
 }

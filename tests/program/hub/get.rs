@@ -123,7 +123,7 @@ fn what_cannot_be_got_is_told_with_what_can() {
 
     for (arguments, said) in [
         (vec!["get"], "required"),
-        (vec!["get", "tiny"], "inside the program"),
+        (vec!["get", "tiny"], "is built in"),
         (vec!["get", "tiny"], "run it: modelve complete -m tiny"),
         (vec!["get", "./nothing"], "\"./nothing\" is not a Hub id"),
         (vec!["get", "."], "already on this machine"),

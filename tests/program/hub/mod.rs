@@ -195,7 +195,7 @@ fn a_label_that_nothing_fits_is_no_type() {
     assert_eq!(ran.code, Some(1), "{}", ran.said);
     assert!(ran.said.contains("holds GGUF files"), "{}", ran.said);
     assert!(
-        ran.said.contains("fetch one as it is: modelve get"),
+        ran.said.contains("fetch one of them: modelve get"),
         "{}",
         ran.said
     );

@@ -246,7 +246,7 @@ fn answers_that_are_cut_go_on_and_lies_end_in_words() {
     bench
         .server
         .spoil("one-Q4_K_M", 9, Fault::Body("x".repeat(2000), Vec::new()));
-    bench.fails(id, "2000 bytes arrive where the Hub states");
+    bench.fails(id, "2000 bytes were received, but the Hub states");
     // No GGUF, and a header that claims what the file cannot hold.
     let bench = one(&vec![b'<'; 5000]);
     bench.fails(id, "org/one-GGUF/one-Q4_K_M.gguf: is not a GGUF file");
