@@ -63,7 +63,7 @@ fn rejects_a_header_longer_than_the_file() {
 #[test]
 fn rejects_duplicate_keys() {
     let twice = r#"{"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"a":{"dtype":"BF16","shape":[3,2],"data_offsets":[0,12]}}"#;
-    rejected(twice, 12, "`a` stands twice");
+    rejected(twice, 12, "`a` occurs twice");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn rejects_an_index_that_leads_out_of_the_folder() {
             ("model.safetensors", shard(A, 12)),
         ]);
         let error = error_of(&dir);
-        assert!(error.contains("no plain file name"), "{name}: {error}");
+        assert!(error.contains("not a plain file name"), "{name}: {error}");
     }
 }
 
@@ -154,7 +154,7 @@ fn rejects_an_index_that_does_not_fit_its_shards() {
     let map = json!({"a": "m-2.safetensors", "b": "m-1.safetensors"});
     let dir = folder(&[index(map), good.clone(), ("m-2.safetensors", shard(&b, 12))]);
     assert!(
-        error_of(&dir).contains("looks for in m-2"),
+        error_of(&dir).contains("expects in m-2"),
         "{}",
         error_of(&dir)
     );
@@ -162,7 +162,7 @@ fn rejects_an_index_that_does_not_fit_its_shards() {
         INDEX,
         br#"{"weight_map": {"a": "m-1.safetensors", "a": "m-1.safetensors"}}"#.to_vec(),
     );
-    assert!(error_of(&folder(&[twice, good])).contains("`a` stands twice"));
+    assert!(error_of(&folder(&[twice, good])).contains("`a` occurs twice"));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn rejects_a_tensor_that_stands_in_two_files() {
         ("model-1.safetensors", shard(A, 12)),
         ("model-2.safetensors", shard(A, 12)),
     ]);
-    assert!(error_of(&dir).contains("stands in two files"));
+    assert!(error_of(&dir).contains("is in two files"));
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn a_gguf_is_fetched_by_its_quantization() {
     );
     assert_eq!(
         error.hint().unwrap(),
-        "take one that is there: modelve get o/phi-GGUF:Q8_0"
+        "choose one of them: modelve get o/phi-GGUF:Q8_0"
     );
     bench.server.remove(repo, "phi-Q4_K_M.gguf");
     let error = bench.try_fetch("o/phi-GGUF", Wanted::Any).unwrap_err();

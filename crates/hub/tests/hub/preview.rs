@@ -105,7 +105,7 @@ fn a_wrong_range_is_an_error_and_a_wrong_length_another() {
     let range = |range: &str| Fault::Status(206, vec![("Content-Range", range.to_owned())]);
     for (answer, said) in [
         (range("bytes 7-9/1000001"), "another range than asked for"),
-        (range("bytes 0-9/10"), "10 bytes arrive"),
+        (range("bytes 0-9/10"), "10 bytes were received"),
     ] {
         let bench = Bench::new();
         bench.server.spoil(SHARD_1, 99, answer);
