@@ -187,8 +187,9 @@ fn a_file_that_is_there_stays_unless_told_otherwise() {
     let to =
         |name: &'static str, more: &[&'static str]| [&measure[..], &["-o", name], more].concat();
     let said = bench.bad(&to("mine", &[]), 1);
+    // It is no importance matrix, so it cannot be gone on with.
     assert!(
-        said.contains("--force") && said.contains("--resume"),
+        said.contains("--force") && !said.contains("--resume"),
         "{said}"
     );
     let said = bench.bad(&to("mine", &["--resume"]), 1);
@@ -199,6 +200,11 @@ fn a_file_that_is_there_stays_unless_told_otherwise() {
     bench.good(&to("mine", &["--force"]));
     let whole = std::fs::read(bench.path("mine")).unwrap();
     assert_ne!(whole, b"mine");
+    let said = bench.bad(&to("mine", &[]), 1);
+    assert!(
+        said.contains("--force") && said.contains("--resume"),
+        "{said}"
+    );
     // All of it was measured: nothing is left to do, and nothing changes.
     bench.good(&to("mine", &["--resume"]));
     assert_eq!(std::fs::read(bench.path("mine")).unwrap(), whole);
@@ -218,8 +224,19 @@ fn a_text_too_short_is_said_to_be() {
     std::fs::write(bench.path("text.txt"), STORY).unwrap();
     let said = bench.bad(&["imatrix", "tiny", "-f", "text.txt"], 1);
     assert!(said.contains("fewer than a window of 256"), "{said}");
-    assert!(said.contains("-w "), "{said}");
+    assert!(said.contains("shorter window: modelve imatrix"), "{said}");
+    // Too short for any window.
+    std::fs::write(bench.path("text.txt"), "bat").unwrap();
+    let said = bench.bad(&["imatrix", "tiny", "-f", "text.txt"], 1);
+    assert!(!said.contains("shorter window"), "{said}");
+    assert!(said.contains("a longer text; without --text"), "{said}");
     assert_eq!(bench.files(), ["text.txt"]);
+    // A file that is no importance matrix is not proposed to be gone on with.
+    let said = bench.bad(&["imatrix", "tiny", "-o", "text.txt"], 1);
+    assert!(
+        said.contains("--force") && !said.contains("--resume"),
+        "{said}"
+    );
 }
 
 /// Ctrl-C keeps the chunks that were read, and going on gives the bytes of a run without it.

@@ -59,7 +59,8 @@ pub struct Args {
 
     /// Tokens of a chunk, each of which is read on its own [default: 512, or fewer where the model was
     /// trained on fewer]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    #[arg(short, long, value_name = "N", overrides_with = "window",
+          value_parser = clap::value_parser!(u32).range(MIN_WINDOW as i64..=65_536))]
     window: Option<u32>,
 
     /// Take `<|end|>` and its like in the text as those tokens
@@ -89,6 +90,9 @@ pub struct Args {
 /// Default number of tokens of a chunk, as in llama-imatrix.
 const WINDOW: usize = 512;
 
+/// Minimum number of tokens of a chunk.
+const MIN_WINDOW: usize = 16;
+
 /// Measures and writes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut engine = args.engine.clone();
@@ -112,15 +116,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let ids = args.ids(&model, text.as_deref(), window)?;
     let planned = ids.len() / window;
     if planned == 0 {
-        let error = anyhow!(
-            "the text has {} tokens, fewer than a window of {window}",
-            human::count(ids.len() as u64)
-        );
-        let least = ids.len().max(16);
-        return Err(hinted(
-            error,
-            format!("a longer text, or a shorter window: -w {least}"),
-        ));
+        let n = ids.len();
+        let error = anyhow!("the text has {n} token(s), fewer than a window of {window}");
+        let hint = match n >= MIN_WINDOW {
+            true => {
+                let shorter = CommandLine::typed().with(&["--window", &n.to_string()]);
+                format!("a longer text, or a shorter window: {shorter}")
+            }
+            // Sums over so few tokens say nothing of a matrix.
+            false => "a longer text; without --text, the built-in one is used".to_owned(),
+        };
+        return Err(hinted(error, hint));
     }
     let origin = Origin {
         text: digest(&ids[..planned * window]),
@@ -222,13 +228,15 @@ fn judge(
 /// An error of writing the file, with its hint.
 fn output_error(error: outfile::Error) -> anyhow::Error {
     match &error {
-        outfile::Error::Exists { .. } => {
+        outfile::Error::Exists { path } => {
             let typed = CommandLine::typed();
-            let (replace, go_on) = (typed.clone().with(&["--force"]), typed.with(&["--resume"]));
-            hinted(
-                error,
-                format!("to replace it: {replace}\nto go on with it: {go_on}"),
-            )
+            let replace = typed.clone().with(&["--force"]);
+            let mut hint = format!("to replace it: {replace}");
+            // Another file cannot be gone on with.
+            if Imatrix::open(path).is_ok() {
+                hint += &format!("\nto go on with it: {}", typed.with(&["--resume"]));
+            }
+            hinted(error, hint)
         }
         _ => results::file_error(error, "give the file a name of its own: -o my.imatrix.gguf"),
     }
