@@ -13,8 +13,8 @@
 struct modelve_matmul {
     // Returns the size in bytes of `n` packed columns of `width` activations; 0 if there is no kernel.
     size_t (*packed_size)(int32_t type, int64_t width, int64_t n);
-    // Packs blocks `first` to `first + count - 1` of the columns, counted column by column.
-    void (*pack)(int32_t type, int64_t width, int64_t n, const char * x, size_t x_stride, int64_t first, int64_t count,
+    // Packs part `part` of `parts` of the columns.
+    void (*pack)(int32_t type, int64_t width, int64_t n, const char * x, size_t x_stride, int64_t part, int64_t parts,
                  void * packed);
     // Multiplies rows `first` to `first + count - 1` with all columns.
     void (*multiply)(int32_t type, int64_t width, int64_t n, const char * rows, int64_t first, int64_t count,
@@ -23,9 +23,8 @@ struct modelve_matmul {
 
 namespace {
 
-constexpr int64_t BLOCK = 256;
-// The number of rows in a tile of the kernels.
-constexpr int64_t ROWS = 8;
+// The most rows in a tile of the kernels.
+constexpr int64_t ROWS = 16;
 // Maximum number of rows that a thread takes at a time. More rows make longer sequential reads, but
 // the other threads wait longer for the last one.
 constexpr int64_t CHUNK = 256;
@@ -51,10 +50,7 @@ struct traits : ggml::cpu::tensor_traits {
         const int64_t rows  = w->ne[1];
         void * packed = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(params->wdata) + 63) / 64 * 64);
 
-        const int64_t blocks = n * ((width + BLOCK - 1) / BLOCK);
-        const int64_t first  = blocks * params->ith / params->nth;
-        const int64_t end    = blocks * (params->ith + 1) / params->nth;
-        kernels.pack(w->type, width, n, static_cast<const char *>(x->data), x->nb[1], first, end - first, packed);
+        kernels.pack(w->type, width, n, static_cast<const char *>(x->data), x->nb[1], params->ith, params->nth, packed);
 
         if (params->ith == 0) {
             // Every thread starts with the chunk of its own index; the rest are handed out from there.

@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 /// the instructions.
 macro_rules! by_intrinsics {
     ($($(#[$meta:meta])*
-        fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
+        $vis:vis fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$meta])*
         #[inline(always)]
-        fn $name$(<$(const $n: $nty),+>)?($self $(, $arg: $ty)*) $(-> $out)? {
+        $vis fn $name$(<$(const $n: $nty),+>)?($self $(, $arg: $ty)*) $(-> $out)? {
             // SAFETY: a value of this type exists only if the CPU has the instructions.
             #[allow(unused_unsafe)]
             unsafe { $body }
