@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Packs what cargo built into a wheel: the module and the program.
+"""Packs what cargo built into a wheel: the module, the program, and the libraries of both.
 
-    scripts/pack_wheel.py BUILT VERSION TAG OUTPUT
+    scripts/pack_wheel.py [--portable] BUILT VERSION TAG OUTPUT
 
-BUILT is the folder that cargo built into.
+BUILT is the folder that cargo built into; with --portable its folder `backends` goes along.
 VERSION is that of the workspace, TAG that of the wheel's name, such as cp311-abi3-linux_x86_64.
 The wheel's path is printed. Cargo builds program and module at once, so that both share one build of
 llama.cpp; a wheel needs nothing else than to be put together.
@@ -41,7 +41,7 @@ class Wheel:
     """A wheel that is written; RECORD is its list of files."""
 
     def __init__(self, path, info, time):
-        self.zip = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+        self.zip = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9)
         self.info = info
         self.time = time
         self.record = []
@@ -69,9 +69,11 @@ def first(folder, *names):
 
 
 def main():
-    if len(sys.argv) != 5:
+    portable = "--portable" in sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word != "--portable"]
+    if len(words) != 4:
         sys.exit(__doc__)
-    built, version, tag, output = sys.argv[1:]
+    built, version, tag, output = words
     built = pathlib.Path(built)
     with open(CRATE / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)["project"]
@@ -90,6 +92,9 @@ def main():
     name = "_modelve.pyd" if module.suffix == ".dll" else "_modelve.abi3.so"
     wheel.add(f"modelve/{name}", module.read_bytes(), 0o755)
     wheel.add(f"{data}/scripts/{program.name}", program.read_bytes(), 0o755)
+    if portable:
+        for path in sorted((built / "backends").iterdir()):
+            wheel.add(f"{data}/data/lib/modelve/{path.name}", path.read_bytes(), 0o755)
     wheel.add(f"{info}/METADATA", metadata(project, version).encode())
     purity = "Root-Is-Purelib: false"
     wheel.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: modelve\n{purity}\nTag: {tag}\n".encode())
