@@ -253,7 +253,10 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
     }
     if !report.own_kernels.is_empty() {
         let types = report.own_kernels.join(" ");
-        add("own kernels", plain(format!("{types}, up to {}", report.isa)));
+        add(
+            "own kernels",
+            plain(format!("{types}, up to {}", report.isa)),
+        );
     }
     add("threads", plain(report.threads));
     add(
