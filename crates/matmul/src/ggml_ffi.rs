@@ -6,6 +6,7 @@ use std::path::Path;
 use std::slice;
 use std::sync::OnceLock;
 
+use super::attention::{self, Operands};
 use super::{Kernel, Line};
 use modelve_gguf::GgmlType;
 
@@ -15,6 +16,9 @@ struct Table {
     packed_size: extern "C" fn(i32, i64, i64) -> usize,
     pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Line),
     multiply: unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Line, *mut u8, usize),
+    attention_scratch: extern "C" fn(i64, i64, i64) -> usize,
+    attention_tiles: unsafe extern "C" fn(*const Operands) -> i64,
+    attention: unsafe extern "C" fn(*const Operands, i64, *mut f32),
 }
 
 type Register = unsafe extern "C" fn(Table);
@@ -27,6 +31,9 @@ pub(super) fn register(library: Option<&Path>) -> bool {
             packed_size,
             pack,
             multiply,
+            attention_scratch,
+            attention_tiles,
+            attention,
         };
         let register = find(library);
         if let Some(register) = register {
@@ -149,4 +156,41 @@ unsafe extern "C" fn multiply(
             start.copy_from_nonoverlapping(values.as_ptr(), values.len());
         }
     });
+}
+
+/// The size in bytes of the memory that a thread needs for attention; 0 if there is no kernel.
+extern "C" fn attention_scratch(key_width: i64, value_width: i64, queries: i64) -> usize {
+    let (key_width, value_width) = (key_width as usize, value_width as usize);
+    match attention::has_kernel(key_width, value_width, queries as usize) {
+        true => size_of::<f32>() * attention::scratch(key_width, value_width),
+        false => 0,
+    }
+}
+
+/// The number of tiles, which threads may compute in any order.
+///
+/// # Safety
+/// `operands` points to some.
+unsafe extern "C" fn attention_tiles(operands: *const Operands) -> i64 {
+    // SAFETY: by the contract of this function.
+    attention::tiles(unsafe { &*operands }) as i64
+}
+
+/// Computes a tile.
+///
+/// # Safety
+/// [`attention_scratch`] is not 0 for these operands, which are as they say; `tile` is less than
+/// [`attention_tiles`], and no other thread computes it; `scratch` has [`attention_scratch`] bytes,
+/// aligned for floats, that no other thread touches.
+unsafe extern "C" fn attention(operands: *const Operands, tile: i64, scratch: *mut f32) {
+    // SAFETY: by the contract of this function; any bytes are floats.
+    unsafe {
+        let operands = &*operands;
+        let len = attention::scratch(operands.key_width, operands.value_width);
+        attention::compute(
+            operands,
+            tile as usize,
+            slice::from_raw_parts_mut(scratch, len),
+        );
+    }
 }

@@ -1,5 +1,5 @@
 //! CPU kernels that multiply quantized matrices, in the layout of the file, with columns of
-//! activations.
+//! activations, and one for the attention of many queries.
 //!
 //! A forward pass over several sequences reads every weight once but multiplies it once per
 //! sequence. ggml unpacks a quantized row again for every column, so from two columns on,
@@ -40,6 +40,9 @@ use modelve_gguf::GgmlType;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(matmul), allow(dead_code))]
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

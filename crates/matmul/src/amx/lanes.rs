@@ -7,7 +7,7 @@ use super::{Amx, Floats, Panel, SIDE, Sums};
 use crate::BLOCK;
 use crate::columns::group;
 use crate::formats::has_zero_point;
-use crate::x86::by_intrinsics;
+use crate::x86::{by_intrinsics, transpose};
 use bytemuck::cast;
 use modelve_gguf::GgmlType;
 use std::arch::asm;
@@ -157,29 +157,7 @@ impl Amx {
             for (row, numbers) in rows.iter_mut().zip(&tile.0) {
                 *row = self.floats(numbers);
             }
-            self.transpose_squares::<1>(&mut rows);
-            self.transpose_squares::<2>(&mut rows);
-            self.transpose_squares::<4>(&mut rows);
-            self.transpose_squares::<8>(&mut rows);
-            cast(rows)
-        }
-
-        /// In each square of 2 `K` rows and lanes, swaps the upper right and the lower left quarter.
-        fn transpose_squares<const K: usize>(self, rows: &mut [__m512; SIDE]) {
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let side = _mm512_set1_epi32(K as i32);
-            let right = _mm512_test_epi32_mask(lanes, side);
-            // The lanes of the second vector are numbered from 16 on.
-            let from_left = _mm512_add_epi32(lanes, _mm512_set1_epi32(16 - K as i32));
-            let upper = _mm512_mask_mov_epi32(lanes, right, from_left);
-            let below = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
-            let lower = _mm512_mask_mov_epi32(_mm512_add_epi32(lanes, side), right, below);
-            for i in 0..SIDE / 2 {
-                let i = i / K * 2 * K + i % K;
-                let (a, b) = (rows[i], rows[i + K]);
-                rows[i] = _mm512_permutex2var_ps(a, upper, b);
-                rows[i + K] = _mm512_permutex2var_ps(a, lower, b);
-            }
+            cast(transpose(rows))
         }
     }
 }
