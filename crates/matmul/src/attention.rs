@@ -12,7 +12,7 @@
 
 #![allow(unsafe_code)]
 
-use super::x86::transpose;
+use super::x86::{self, transpose};
 use modelve_base::isa::Isa;
 use std::arch::x86_64::*;
 use std::slice;
@@ -347,6 +347,11 @@ unsafe fn load_rows(
         }
         // SAFETY: the caller's.
         let row = unsafe { tile.cached(of, strides, first + i, width) };
+        // The same row of the next tile: rows are far apart in the cache.
+        let next = row.as_ptr().cast::<u8>().wrapping_add(KEYS * strides[0]);
+        for line in 0..(2 * width).div_ceil(64) {
+            x86::prefetch(next.wrapping_add(64 * line), false);
+        }
         let (vectors, _) = row.as_chunks::<LANES>();
         let (parts, _) = to.as_chunks_mut::<LANES>();
         for (halves, part) in vectors.iter().zip(parts) {
