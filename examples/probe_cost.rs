@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{n} tokens, best of {rounds} rounds");
     for (seconds, (name, _)) in best.iter().zip(&works) {
         println!(
-            "{name:24} {seconds:8.3} s  {:5.2} x prefill",
+            "{name:24} {seconds:8.4} s  {:5.2} x prefill",
             seconds / best[0]
         );
     }
