@@ -30,4 +30,4 @@ else:
         prompts = file.read().splitlines()
     for prompt in prompts:
         print(m.next(prompt).top[0].piece)
-    print(len(m.lens(prompts[0]).layers))
+    print(m.lens(prompts[0]).n_layers)
