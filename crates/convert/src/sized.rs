@@ -84,7 +84,7 @@ fn padded(bytes: u64) -> u64 {
 impl Survey {
     /// Estimates the relative error of every type for every tensor. The recipe of `request` does not
     /// matter; types that its overrides name are kept. Types of 2 and 3 bits that are slow to compute
-    /// with are candidates if `limit` leaves fewer than 4.25 bits for a weight.
+    /// with are candidates if `limit` leaves fewer than 4.75 bits for a weight.
     ///
     /// # Errors
     /// [`Error::TooSmall`] if not even the smallest types fit; the errors of planning, reading and
@@ -114,6 +114,7 @@ impl Survey {
             let room = allowed(limit, &plan).saturating_sub(of_limit(limit, fixed));
             (room as f64) * 8.0 < candidates::FEW_BITS * weights as f64
         });
+        let roles: Vec<Role> = free().map(|tensor| Role::of(&tensor.name)).collect();
         let mut types = Vec::with_capacity(plan.tensors().len());
         for tensor in plan.tensors() {
             types.push(match is_free(tensor) {
@@ -127,6 +128,10 @@ impl Survey {
                 }
             });
         }
+        let of_role = |role: Role| {
+            let each = roles.iter().filter(|&&other| other == role);
+            each.count().max(1)
+        };
         let mut survey = Survey {
             tensors: Vec::new(),
             fixed,
@@ -143,11 +148,12 @@ impl Survey {
                 loss: 0.0,
                 known: Knowledge::Estimated,
             };
+            let role = Role::of(&tensor.name);
             Surveyed {
                 tensor: index,
                 name: tensor.name.clone(),
                 candidates: types.iter().map(candidate).collect(),
-                prior: sensitivity(Role::of(&tensor.name), tied),
+                prior: sensitivity(role, tied) / of_role(role) as f64,
             }
         });
         survey.tensors = surveyed.collect();

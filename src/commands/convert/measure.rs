@@ -107,7 +107,7 @@ pub(super) struct Text {
 /// Multiplications for measuring importances: five minutes on two cores.
 const IMPORTANCE_WORK: u64 = 20_000_000_000_000;
 /// Multiplications for measuring single tensors.
-const TENSORS_WORK: u64 = 15_000_000_000_000;
+const TENSORS_WORK: u64 = 8_000_000_000_000;
 /// The number of tokens that single tensors are measured on, at least and at most.
 const TOKENS: (u64, u64) = (64, 448);
 /// The number of windows that these are read in: one of each kind of the text that comes with the

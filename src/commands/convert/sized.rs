@@ -75,6 +75,11 @@ pub(super) enum Wish {
 }
 
 impl SizeArgs {
+    /// Returns whether the model is run.
+    pub fn runs_the_model(&self) -> bool {
+        self.curve || (self.wish().is_some() && !self.quick)
+    }
+
     /// What is asked for, if anything.
     pub(super) fn wish(&self) -> Option<Wish> {
         let bytes = self.size.map(Limit::Bytes);

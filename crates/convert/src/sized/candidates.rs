@@ -33,8 +33,9 @@ const BLOCKS: &[GgmlType] = &[
     T::F16,
 ];
 
-/// The bits for a weight below which the slow types are candidates: those of IQ4_XS.
-pub(super) const FEW_BITS: f64 = 4.25;
+/// The bits for a weight below which the slow types are candidates. A file of IQ4_XS with a larger
+/// output matrix has a little less.
+pub(super) const FEW_BITS: f64 = 4.75;
 
 /// The types that a tensor with rows of `columns` weights is chosen from. `weighted` says whether an
 /// importance matrix has weights for it.
