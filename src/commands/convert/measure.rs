@@ -106,6 +106,8 @@ pub(super) struct Text {
 
 /// Multiplications for measuring importances: five minutes on two cores.
 const IMPORTANCE_WORK: u64 = 20_000_000_000_000;
+/// Maximum number of windows for importances: more text hardly changes them.
+const IMPORTANCE_WINDOWS: usize = 64;
 /// Multiplications for measuring single tensors.
 const TENSORS_WORK: u64 = 8_000_000_000_000;
 /// The number of tokens that single tensors are measured on, at least and at most.
@@ -145,7 +147,7 @@ impl Text {
         };
         short.truncate(tokens as usize);
         let most = (IMPORTANCE_WORK / weights) as usize;
-        ids.truncate(most.max(4 * window) / window * window);
+        ids.truncate((most / window).clamp(4, IMPORTANCE_WINDOWS) * window);
         if short.len() < 2 {
             return Err(told(crate::probe::Error::TextTooShort));
         }
@@ -252,8 +254,14 @@ pub(super) fn measure(
     let mut mixture = job.wish.pick(survey, 1.0)?;
     let mut measured = std::collections::BTreeSet::new();
     let mut measurements = 0;
-    for _ in 0..ROUNDS {
-        let wanted = unmeasured(survey, &mixture, &exchange);
+    for round in 0..ROUNDS {
+        // A tensor that was measured in another type and has a small part in the whole is known well
+        // enough.
+        let least = match round {
+            0 => 0.0,
+            _ => mixture.loss / (4 * survey.tensors().len().max(1)) as f64,
+        };
+        let wanted = unmeasured(survey, &mixture, &exchange, least);
         progress.start("measuring", Unit::Items("tensors"), wanted.len() as u64, 0);
         for (tensor, candidate) in wanted {
             substitute(job, request, survey, &mut exchange, tensor, candidate)?;
@@ -324,15 +332,21 @@ pub(super) fn open(
     Exchange::open(path, &settings).map_err(explain)
 }
 
-/// The types to measure: of each tensor the chosen one, or a smaller one if that is exact.
-fn unmeasured(survey: &Survey, mixture: &Mixture, exchange: &Exchange) -> Vec<(usize, usize)> {
+/// The types to measure: of each tensor the chosen one, or a smaller one if that is exact. Tensors of
+/// which less than `least` nats are expected are left out.
+fn unmeasured(
+    survey: &Survey,
+    mixture: &Mixture,
+    exchange: &Exchange,
+    least: f64,
+) -> Vec<(usize, usize)> {
     let mut wanted = Vec::new();
     for ((index, tensor), &chosen) in survey.tensors().iter().enumerate().zip(&mixture.chosen) {
         let candidates = &tensor.candidates[..=chosen];
         let lossy = candidates
             .iter()
             .rposition(|candidate| candidate.relative > 1e-6);
-        let known = exchange.ty(&tensor.name).is_some();
+        let known = exchange.ty(&tensor.name).is_some() && tensor.candidates[chosen].loss >= least;
         if let Some(at) = lossy.filter(|&at| known && !tensor.candidates[at].is_measured()) {
             wanted.push((index, at));
         }

@@ -17,6 +17,17 @@ fn tiny() -> String {
     root.join("models/tiny-phi3").display().to_string()
 }
 
+/// An importance matrix of the built-in model, on a part of the text.
+fn imatrix(bench: &Bench) {
+    let output = Command::cargo_bin("modelve")
+        .unwrap()
+        .current_dir(bench.dir.path())
+        .args(["imatrix", "tiny", "-n", "2048", "-o", "m.imatrix.gguf"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn json(bench: &Bench, arguments: &[&str]) -> Value {
     serde_json::from_str(&bench.good(arguments)).unwrap()
 }
@@ -232,10 +243,17 @@ fn what_was_measured_is_proven_and_in_the_file() {
 fn a_divergence_that_may_not_be_exceeded_is_kept_by_the_smallest_file() {
     let bench = Bench::new();
     let tiny = tiny();
-    let said = json(
-        &bench,
-        &[&tiny, "--target-kl", "0.05", "-o", "out", "--json"],
-    );
+    imatrix(&bench);
+    let arguments = [
+        "--target-kl",
+        "0.05",
+        "--imatrix",
+        "m.imatrix.gguf",
+        "-o",
+        "out",
+        "--json",
+    ];
+    let said = json(&bench, &[&[&*tiny], &arguments[..]].concat());
     assert_eq!(bench.outputs(), ["tiny-phi3-KL0.05.gguf"]);
     let found = said["quality"]["kl_mean"].as_f64().unwrap();
     assert!(found <= 0.05 && found > 0.03, "{said}");
@@ -260,10 +278,16 @@ fn a_divergence_that_may_not_be_exceeded_is_kept_by_the_smallest_file() {
 fn the_curve_has_a_mix_for_each_recipe_and_writes_nothing() {
     let bench = Bench::new();
     let tiny = tiny();
-    let curve = json(
-        &bench,
-        &[&tiny, "--curve", "--html", "out/curve.html", "--json"],
-    );
+    imatrix(&bench);
+    let arguments = [
+        "--curve",
+        "--imatrix",
+        "m.imatrix.gguf",
+        "--html",
+        "out/curve.html",
+        "--json",
+    ];
+    let curve = json(&bench, &[&[&*tiny], &arguments[..]].concat());
     assert_eq!(bench.outputs(), ["curve.html"]);
     let points = curve["points"].as_array().unwrap();
     assert!(points.len() > 5, "{curve}");
