@@ -71,6 +71,7 @@ pub(super) fn has_kernel(key_width: usize, value_width: usize, queries: usize) -
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
     });
     let fits = |width: usize| width > 0 && width.is_multiple_of(LANES);
     *available && queries >= QUERIES / 4 && fits(key_width) && fits(value_width)
@@ -173,7 +174,7 @@ enum Masked {
     Some,
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn compute_tile(operands: &Operands, tile: usize, scratch: &mut [f32]) {
     let per_head = operands.queries.div_ceil(QUERIES);
     let first = tile % per_head * QUERIES;
@@ -309,7 +310,7 @@ macro_rules! to_lanes {
 ///
 /// # Safety
 /// The operands are as they say.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn load_queries(tile: &Tile<'_>, to: &mut [f32]) {
     let scale = _mm512_set1_ps(tile.operands.scale);
     for (d, to) in to.chunks_exact_mut(LANES * QUERIES).enumerate() {
@@ -330,7 +331,7 @@ unsafe fn load_queries(tile: &Tile<'_>, to: &mut [f32]) {
 ///
 /// # Safety
 /// The operands are as they say, and there are as many keys.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn load_rows(
     tile: &Tile<'_>,
     of: *const u8,
@@ -365,7 +366,7 @@ unsafe fn load_rows(
 ///
 /// # Safety
 /// The operands are as they say, and there are as many keys.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn load_mask(tile: &Tile<'_>, key: usize, count: usize, to: &mut [f32]) -> Masked {
     if tile.operands.mask.is_null() {
         return Masked::Nothing;
@@ -374,9 +375,18 @@ unsafe fn load_mask(tile: &Tile<'_>, key: usize, count: usize, to: &mut [f32]) -
     let (mut all, mut nothing) = (true, true);
     for i in 0..tile.count {
         // SAFETY: the caller's.
-        for &value in unsafe { tile.mask(i, key, count) } {
-            all &= value == HIDDEN;
-            nothing &= value == 0;
+        let (vectors, rest) = unsafe { tile.mask(i, key, count) }.as_chunks::<LANES>();
+        for halves in vectors {
+            // SAFETY: there are 16 of them.
+            let halves = unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) };
+            let hidden = _mm256_set1_epi16(HIDDEN.cast_signed());
+            all &= _mm256_cmpeq_epi16_mask(halves, hidden) == u16::MAX;
+            nothing &= _mm256_test_epi16_mask(halves, halves) == 0;
+        }
+        all &= rest.iter().all(|&value| value == HIDDEN);
+        nothing &= rest.iter().all(|&value| value == 0);
+        if !all && !nothing {
+            break;
         }
     }
     if all {
@@ -401,7 +411,7 @@ unsafe fn load_mask(tile: &Tile<'_>, key: usize, count: usize, to: &mut [f32]) -
 }
 
 /// The scores of [`ROWS`] keys and all queries.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn multiply_keys(keys: &[f32], width: usize, queries: &[f32], scores: &mut [f32]) {
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     assert!(keys.len() == ROWS * width && queries.len() == width * QUERIES);
@@ -424,7 +434,7 @@ fn multiply_keys(keys: &[f32], width: usize, queries: &[f32], scores: &mut [f32]
 
 /// Turns the scores of `count` keys into weights relative to the largest score so far. Returns what
 /// results so far are to be multiplied with.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn softmax(
     scores: &mut [f32],
     mask: Option<&[f32]>,
@@ -469,7 +479,7 @@ fn softmax(
 
 /// `e` to the power of numbers that are not positive, within two units in the last place; 0 below
 /// −87.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn exp(x: __m512) -> __m512 {
     let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_set1_ps(-87.0));
     let x = _mm512_maskz_mov_ps(some, x);
@@ -487,7 +497,7 @@ fn exp(x: __m512) -> __m512 {
 
 /// Adds the products of weights and `R` numbers of each value to the results of all queries, after
 /// these were multiplied with `shrink`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn accumulate<const R: usize>(
     values: &[f32],
     width: usize,
@@ -525,7 +535,7 @@ fn accumulate<const R: usize>(
 ///
 /// # Safety
 /// The operands are as they say, and nothing else touches the results of this tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn store(tile: &Tile<'_>, results: &[f32], sums: &Row) {
     for (j, start) in (0..tile.count).step_by(LANES).enumerate() {
         let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(sums[j], _mm512_setzero_ps());
