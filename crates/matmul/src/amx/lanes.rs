@@ -13,6 +13,28 @@ use modelve_gguf::GgmlType;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+/// The products of pairs of 16-bit integers, added up. The compiler would make two instructions of
+/// each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot(pairs: &[i32; 4], x: &[__m512i; 4]) -> __m512i {
+    let mut sum = _mm512_setzero_si512();
+    // SAFETY: the function has the instructions, and reads the four pairs.
+    unsafe {
+        asm!(
+            "vpdpwssd {s}, {a}, dword ptr [{m}]{{1to16}}",
+            "vpdpwssd {s}, {b}, dword ptr [{m} + 4]{{1to16}}",
+            "vpdpwssd {s}, {c}, dword ptr [{m} + 8]{{1to16}}",
+            "vpdpwssd {s}, {d}, dword ptr [{m} + 12]{{1to16}}",
+            s = inout(zmm_reg) sum,
+            a = in(zmm_reg) x[0], b = in(zmm_reg) x[1], c = in(zmm_reg) x[2], d = in(zmm_reg) x[3],
+            m = in(reg) pairs.as_ptr(),
+            options(nostack, readonly, pure, preserves_flags),
+        );
+    }
+    sum
+}
+
 impl Amx {
     by_intrinsics! {
         /// Quantizes 256 activations to column `c` of a panel.
@@ -92,7 +114,7 @@ impl Amx {
                     let sum = _mm512_add_epi32(_mm512_slli_epi32::<6>(high), low);
                     let mut sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
                     if !has_zero_point(T) {
-                        let minima = self.dot(&weights.minima[r], &activations[p]);
+                        let minima = dot(&weights.minima[r], &activations[p]);
                         let min_scale = _mm512_set1_ps(weights.min_scales[r]);
                         sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima), min_scale, sum);
                     }
@@ -101,23 +123,6 @@ impl Amx {
                     _mm512_storeu_ps(result.as_mut_ptr(), sum);
                 }
             }
-        }
-
-        /// The products of pairs of 16-bit integers, added up. The compiler would make two instructions
-        /// of each.
-        fn dot(self, pairs: &[i32; 4], x: &[__m512i; 4]) -> __m512i {
-            let mut sum = _mm512_setzero_si512();
-            asm!(
-                "vpdpwssd {s}, {a}, dword ptr [{m}]{{1to16}}",
-                "vpdpwssd {s}, {b}, dword ptr [{m} + 4]{{1to16}}",
-                "vpdpwssd {s}, {c}, dword ptr [{m} + 8]{{1to16}}",
-                "vpdpwssd {s}, {d}, dword ptr [{m} + 12]{{1to16}}",
-                s = inout(zmm_reg) sum,
-                a = in(zmm_reg) x[0], b = in(zmm_reg) x[1], c = in(zmm_reg) x[2], d = in(zmm_reg) x[3],
-                m = in(reg) pairs.as_ptr(),
-                options(nostack, readonly, pure, preserves_flags),
-            );
-            sum
         }
 
         /// Adds the sums of four groups, each times the scales of weights and activations, and the
