@@ -113,6 +113,7 @@ pub(super) fn measure(job: &Job<'_>, given: &Request<'_>) -> anyhow::Result<Curv
         });
     }
     progress.finish();
+    points.sort_by_key(|point| point.bytes);
     Ok(Curve {
         chosen_on: text.name().to_owned(),
         text: proof::text_name(job.args.held_out.as_deref()),
