@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use self::auto::Auto;
 use crate::base::human;
+use crate::base::isa::Isa;
 use crate::base::memory::Memory;
 use crate::hub::locate;
 use crate::hub::store::Store;
@@ -41,6 +42,7 @@ struct Report {
     cpu_variant: Option<String>,
     features: Vec<Features>,
     own_kernels: Vec<String>,
+    isa: &'static str,
     threads: u32,
     memory: Option<Memory>,
     store: Option<String>,
@@ -120,6 +122,7 @@ fn report() -> Report {
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
         own_kernels: runtime::own_kernels().map(|ty| ty.to_string()).collect(),
+        isa: Isa::detect().name(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()
@@ -249,7 +252,11 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
         add(&name, plain(features.on.join(" ")));
     }
     if !report.own_kernels.is_empty() {
-        add("own kernels", plain(report.own_kernels.join(" ")));
+        let types = report.own_kernels.join(" ");
+        add(
+            "own kernels",
+            plain(format!("{types}, up to {}", report.isa)),
+        );
     }
     add("threads", plain(report.threads));
     add(
