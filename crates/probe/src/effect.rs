@@ -7,7 +7,7 @@
 
 use super::math::{Distribution, Mean};
 use super::{Error, Result};
-use modelve_runtime::{Exchange, Token, WantLogits};
+use modelve_runtime::{Exchange, Token};
 
 /// Number of likeliest tokens of which the probability is kept.
 const KEPT: usize = 256;
@@ -22,15 +22,13 @@ pub struct Predictions {
 #[derive(Debug)]
 struct Window {
     ids: Vec<Token>,
-    /// The indices of the tokens after which there are predictions.
-    at: Vec<usize>,
+    /// The prediction after each token.
     rows: Vec<Row>,
 }
 
 impl Predictions {
     /// Reads a text in windows of `window` tokens that do not see one another, and keeps the
-    /// prediction after every `every`-th token. Where the model uses a BOS token, it replaces the
-    /// first token of each window.
+    /// predictions. Where the model uses a BOS token, it replaces the first token of each window.
     ///
     /// # Errors
     /// [`Error::TextTooShort`]; the errors of [`Exchange::read`].
@@ -38,30 +36,35 @@ impl Predictions {
         exchange: &mut Exchange,
         ids: &[Token],
         window: usize,
-        every: usize,
         on_window: &mut dyn FnMut(),
     ) -> Result<Self> {
         let vocab = exchange.vocab();
         let bos = vocab.bos().filter(|_| vocab.adds_bos());
-        let every = every.max(1);
-        let mut windows = Vec::new();
-        for ids in ids.chunks(window.max(1)).filter(|ids| ids.len() > 1) {
+        let parts = ids.chunks(window.max(1)).filter(|ids| ids.len() > 1);
+        let windows = parts.map(|ids| {
             let mut ids = ids.to_vec();
             if let Some(bos) = bos {
                 ids[0] = bos;
             }
-            let at: Vec<usize> = (every - 1..ids.len()).step_by(every).collect();
-            let mut rows = Vec::with_capacity(at.len());
-            exchange.read(&ids, WantLogits::At(&at), &mut |_, logits| {
-                rows.push(Row::new(&Distribution::new(logits)));
+            Window {
+                ids,
+                rows: Vec::new(),
+            }
+        });
+        let mut windows: Vec<Window> = windows.collect();
+        if windows.is_empty() {
+            return Err(Error::TextTooShort);
+        }
+        for batch in windows.chunks_mut(exchange.texts().max(1)) {
+            let texts: Vec<Vec<Token>> = batch.iter().map(|window| window.ids.clone()).collect();
+            let texts: Vec<&[Token]> = texts.iter().map(Vec::as_slice).collect();
+            exchange.read(&texts, &mut |number, _, logits| {
+                let row = Row::new(&Distribution::new(logits));
+                batch[number].rows.push(row);
             })?;
-            windows.push(Window { ids, at, rows });
-            on_window();
+            batch.iter().for_each(|_| on_window());
         }
-        match windows.iter().all(|window| window.rows.is_empty()) {
-            true => Err(Error::TextTooShort),
-            false => Ok(Predictions { windows }),
-        }
+        Ok(Predictions { windows })
     }
 
     /// The number of predictions.
@@ -80,12 +83,11 @@ impl Predictions {
     /// The errors of [`Exchange::read`].
     pub fn divergence(&self, exchange: &mut Exchange) -> Result<Mean> {
         let mut mean = Mean::default();
-        for window in &self.windows {
-            let mut rows = window.rows.iter();
-            exchange.read(&window.ids, WantLogits::At(&window.at), &mut |_, logits| {
-                if let Some(row) = rows.next() {
-                    mean.add(row.divergence(&Distribution::new(logits)));
-                }
+        for batch in self.windows.chunks(exchange.texts().max(1)) {
+            let texts: Vec<&[Token]> = batch.iter().map(|window| &*window.ids).collect();
+            exchange.read(&texts, &mut |number, index, logits| {
+                let row = &batch[number].rows[index];
+                mean.add(row.divergence(&Distribution::new(logits)));
             })?;
         }
         Ok(mean)

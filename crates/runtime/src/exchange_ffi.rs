@@ -13,7 +13,8 @@ use llama_cpp_sys_2 as sys;
 use super::error::{Error, Result};
 use super::graph::{Hook, Node, NodeInfo};
 use super::model::{GpuLayers, LoadOptions, Model};
-use super::session::{Session, WantLogits};
+use super::seq::Seq;
+use super::session::{Entry, Session, WantLogits};
 use super::settings::Settings;
 use super::token::Token;
 use super::vocab::Vocab;
@@ -37,11 +38,11 @@ struct Held {
 }
 
 impl Exchange {
-    /// Loads a file and makes a session with `settings`, for one text at a time.
+    /// Loads a file and makes a session for `texts` texts at once, of `length` tokens each.
     ///
     /// # Errors
     /// See [`Model::load`] and [`Session::new`].
-    pub fn open(path: &Path, settings: &Settings) -> Result<Exchange> {
+    pub fn open(path: &Path, texts: u32, length: u32, settings: &Settings) -> Result<Exchange> {
         let options = LoadOptions {
             gpu_layers: GpuLayers::Count(0),
             cancel: settings.cancel.clone(),
@@ -50,7 +51,10 @@ impl Exchange {
         let model = Model::load_private(Model::inspect(path)?, &options)?;
         let settings = Settings {
             hooks: true,
-            n_seq: 1,
+            n_seq: texts,
+            n_ctx: texts.saturating_mul(length),
+            n_batch: texts.saturating_mul(length),
+            n_outputs: texts.saturating_mul(length),
             ..settings.clone()
         };
         let mut session = Session::new(&model, &settings)?;
@@ -73,9 +77,9 @@ impl Exchange {
         self.session.model().vocab()
     }
 
-    /// The number of tokens of the longest text that can be read.
-    pub fn longest(&self) -> usize {
-        self.session.longest()
+    /// The number of texts that can be read at once.
+    pub fn texts(&self) -> usize {
+        self.session.settings().n_seq as usize
     }
 
     /// The type of a tensor that can be replaced; `None` for one that the graph does not use.
@@ -127,19 +131,36 @@ impl Exchange {
         self.put(name, gguf.data(tensor))
     }
 
-    /// Reads a text with the weights as they are now, see [`Session::feed`].
+    /// Reads texts, which do not see one another, with the weights as they are now, and passes the
+    /// logits of all tokens to `on_logits` with the number of the text and the index of the token in
+    /// it. All texts together are one batch.
     ///
     /// # Errors
-    /// See [`Session::feed`].
+    /// See [`Session::step`].
     pub fn read(
         &mut self,
-        ids: &[Token],
-        want: WantLogits<'_>,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        texts: &[&[Token]],
+        on_logits: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
-        let seq = self.session.open()?;
-        let read = self.session.feed(&seq, ids, want, on_logits);
-        self.session.close(seq);
+        let seqs: Vec<Seq> = texts
+            .iter()
+            .map(|_| self.session.open())
+            .collect::<Result<_>>()?;
+        let mut entries = Vec::new();
+        let mut places = Vec::new();
+        for (number, (text, seq)) in texts.iter().zip(&seqs).enumerate() {
+            for (index, &token) in text.iter().enumerate() {
+                let output = true;
+                entries.push(Entry { seq, token, output });
+                places.push((number, index));
+            }
+        }
+        let read = self.session.step(&entries, &mut |i, logits| {
+            let (number, index) = places[i];
+            on_logits(number, index, logits);
+        });
+        drop(entries);
+        seqs.into_iter().for_each(|seq| self.session.close(seq));
         read
     }
 }

@@ -72,12 +72,12 @@ pub(super) fn measure(job: &Job<'_>, given: &Request<'_>) -> anyhow::Result<Curv
     measure::measure(job, &request, &reference, &text, &mut survey)?;
 
     let held_out = proof::held_out(job, &reference.load(job)?)?;
-    let mut exchange = measure::open(job, &reference, WINDOW)?;
+    let mut exchange = measure::open(job, &reference, 1, WINDOW)?;
     let windows = held_out.ids.len().div_ceil(WINDOW) as u64;
     let progress = job.progress;
     progress.start("reading the text", Unit::Items("windows"), windows, 0);
     let mut on_window = || progress.advance(1);
-    let read = Predictions::read(&mut exchange, &held_out.ids, WINDOW, 1, &mut on_window);
+    let read = Predictions::read(&mut exchange, &held_out.ids, WINDOW, &mut on_window);
     progress.finish();
     let predictions = read.map_err(|error| job.stopped(error))?;
     let mut points = Vec::new();
@@ -113,6 +113,7 @@ pub(super) fn measure(job: &Job<'_>, given: &Request<'_>) -> anyhow::Result<Curv
         });
     }
     progress.finish();
+    points.sort_by_key(|point| point.bytes);
     Ok(Curve {
         chosen_on: text.name().to_owned(),
         text: proof::text_name(job.args.held_out.as_deref()),

@@ -24,7 +24,7 @@ use crate::probe::effect::Predictions;
 use crate::probe::importance::{self, Measurement};
 use crate::progress::Unit;
 use crate::quant::imatrix::Origin;
-use crate::runtime::{Cancel, Exchange, Model, Settings, Token, host};
+use crate::runtime::{Cancel, Exchange, Model, Token, host};
 
 /// The checkpoint as a file in 16 bits, which is removed when this is dropped.
 pub(super) struct Reference {
@@ -240,12 +240,12 @@ pub(super) fn measure(
     survey: &mut Survey,
 ) -> anyhow::Result<(Mixture, Measured)> {
     let stopped = |error| job.stopped(error);
-    let mut exchange = open(job, reference, text.short_window)?;
+    let mut exchange = open(job, reference, WINDOWS as u32, text.short_window)?;
     let progress = job.progress;
     let windows = text.short.len().div_ceil(text.short_window) as u64;
     progress.start("reading the text", Unit::Items("windows"), windows, 0);
     let window = text.short_window;
-    let predictions = Predictions::read(&mut exchange, &text.short, window, 1, &mut || {
+    let predictions = Predictions::read(&mut exchange, &text.short, window, &mut || {
         progress.advance(1)
     });
     progress.finish();
@@ -303,10 +303,12 @@ pub(super) fn measure(
     Ok((mixture, found))
 }
 
-/// Loads the reference with weights that can be replaced, for texts of `window` tokens.
+/// Loads the reference with weights that can be replaced, to read `windows` windows of `window` tokens
+/// at once.
 pub(super) fn open(
     job: &Job<'_>,
     reference: &Reference,
+    windows: u32,
     window: usize,
 ) -> anyhow::Result<Exchange> {
     let path = reference.path();
@@ -323,13 +325,9 @@ pub(super) fn open(
             "--quick chooses by the errors of the weights, without them",
         ));
     }
-    let settings = Settings {
-        n_ctx: u32::try_from(window).unwrap_or(u32::MAX),
-        n_batch: u32::try_from(window).unwrap_or(u32::MAX),
-        n_outputs: 128,
-        ..job.engine().settings(&job.stop())
-    };
-    Exchange::open(path, &settings).map_err(explain)
+    let window = u32::try_from(window).unwrap_or(u32::MAX);
+    let settings = job.engine().settings(&job.stop());
+    Exchange::open(path, windows, window, &settings).map_err(explain)
 }
 
 /// The types to measure: of each tensor the chosen one, or a smaller one if that is exact. Tensors of
