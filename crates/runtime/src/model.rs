@@ -168,6 +168,9 @@ impl Model {
                 _ => break raw,
             }
         };
+        if raw.is_ok() {
+            remote::settle(&remote);
+        }
         workers.set_loading(false);
         workers.check()?;
         if gpu_layers == 0 {

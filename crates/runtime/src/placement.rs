@@ -87,6 +87,19 @@ pub struct Part {
     pub travelling: f64,
 }
 
+impl Part {
+    /// Bytes that the layers need on the machine.
+    fn need(&self) -> u64 {
+        let sum = self.weights.saturating_add(self.cache);
+        sum.saturating_add(self.working)
+    }
+
+    /// Returns whether the machine can hold the layers; without any it can.
+    fn fits(&self) -> bool {
+        self.layers == 0 || self.need() <= self.memory
+    }
+}
+
 /// A plan: the local machine first, then the others in the order in which they were named. Those
 /// without layers are not used.
 #[derive(Debug, Clone, PartialEq)]
@@ -330,80 +343,88 @@ pub const MOST_WORKERS: usize = 16;
 /// # Errors
 /// The layers do not fit.
 pub fn fastest(needs: &Needs, machines: &[Machine]) -> Result<Plan, Impossible> {
-    let n = machines.len().min(MOST_WORKERS + 1);
-    let machines = &machines[..n];
-    let mut best: Option<Plan> = None;
-    // Each set of workers: the local machine is always in it.
-    for set in 0..1u32 << n.saturating_sub(1) {
-        let in_set = |i: usize| i == 0 || set & (1 << (i - 1)) != 0;
-        let Some(counts) = fill(needs, machines, in_set) else {
-            continue;
-        };
-        let plan = needs.plan(machines, &counts);
-        let is_better = |best: &Plan| plan.seconds() < best.seconds();
-        if best.as_ref().is_none_or(is_better) {
-            best = Some(plan);
-        }
+    let machines = &machines[..machines.len().min(MOST_WORKERS + 1)];
+    match fastest_counts(needs, machines) {
+        Some(counts) => Ok(needs.plan(machines, &counts)),
+        None => Err(does_not_fit(needs, machines)),
     }
-    best.ok_or_else(|| {
-        let layer = (0..needs.layers())
-            .map(|i| needs.weights[i] + needs.cache[i])
-            .max();
-        let layer = layer.unwrap_or(0);
-        let rooms = machines.iter().map(|machine| needs.room(machine));
-        let placed: u64 = rooms.clone().map(|room| room / layer.max(1)).sum();
-        Impossible::Memory {
-            need: needs.total(),
-            have: machines.iter().map(|m| m.name.clone()).zip(rooms).collect(),
-            n_ctx: needs.n_ctx,
-            layer,
-            layers: (needs.layers(), (placed as usize).min(needs.layers())),
-        }
-    })
 }
 
-/// Gives the fastest machines of a set as many layers as fit. `None` if some have no place.
-fn fill(needs: &Needs, machines: &[Machine], in_set: impl Fn(usize) -> bool) -> Option<Vec<usize>> {
-    let mut order: Vec<usize> = (0..machines.len()).filter(|&i| in_set(i)).collect();
-    // A stable sort: of equally fast machines the local one comes first.
-    order.sort_by(|&a, &b| {
-        let speed = |i: usize| machines[i].bytes_per_second;
-        speed(b).total_cmp(&speed(a))
-    });
-    // Layers differ in size, and which ones a machine gets depends on what all others get. So the
-    // counts are made with an assumed size, and with a larger one if they do not fit.
+/// The numbers of layers of the fastest plan; `None` if there is none.
+///
+/// Machines get layers in their order, so the best way to give the first `j` layers to the first
+/// machines follows from the best ways to give fewer layers to one machine less.
+fn fastest_counts(needs: &Needs, machines: &[Machine]) -> Option<Vec<usize>> {
     let layers = needs.layers();
-    let average = needs.total() / layers.max(1) as u64;
-    for inflation in 0..10u64 {
-        let size = (average + average * inflation / 10).max(1);
-        let mut counts = vec![0; machines.len()];
-        let mut left = layers;
-        for &i in &order {
-            let fit = usize::try_from(needs.room(&machines[i]) / size).unwrap_or(usize::MAX);
-            counts[i] = fit.min(left);
-            left -= counts[i];
+    // Seconds of the best way to place the first layers, by their number; and for each machine, how
+    // many it takes then.
+    let mut best: Vec<Option<f64>> = vec![None; layers + 1];
+    best[0] = Some(0.0);
+    let mut taken: Vec<Vec<usize>> = Vec::new();
+    for machine in machines {
+        let mut next = vec![None; layers + 1];
+        let mut takes = vec![0; layers + 1];
+        for end in 0..=layers {
+            for take in 0..=end {
+                let first = end - take;
+                let part = needs.part(machine, first, take);
+                if !part.fits() {
+                    break;
+                }
+                let Some(before) = best[first] else {
+                    continue;
+                };
+                let seconds = before + part.reading + part.travelling;
+                // Of equally fast ways, the one that leaves more to the machines before.
+                if next[end].is_none_or(|known| seconds < known * (1.0 - 1e-9)) {
+                    next[end] = Some(seconds);
+                    takes[end] = take;
+                }
+            }
         }
-        if left == 0 && misfit(needs, machines, &counts).is_none() {
-            return Some(counts);
-        }
+        best = next;
+        taken.push(takes);
     }
-    None
+    best[layers]?;
+    let mut left = layers;
+    let counts = taken.iter().rev().map(|takes| {
+        let take = takes[left];
+        left -= take;
+        take
+    });
+    let mut counts: Vec<usize> = counts.collect();
+    counts.reverse();
+    Some(counts)
+}
+
+fn does_not_fit(needs: &Needs, machines: &[Machine]) -> Impossible {
+    let layer = (0..needs.layers()).map(|i| needs.weights[i] + needs.cache[i]);
+    let layer = layer.max().unwrap_or(0);
+    let rooms = machines.iter().map(|machine| needs.room(machine));
+    // As many as there would be room for, one after the other.
+    let mut placed = 0;
+    for machine in machines {
+        let most = (0..=needs.layers() - placed).rev();
+        let fits = |&layers: &usize| needs.part(machine, placed, layers).fits();
+        placed += most.into_iter().find(fits).unwrap_or(0);
+    }
+    Impossible::Memory {
+        need: needs.total(),
+        have: machines.iter().map(|m| m.name.clone()).zip(rooms).collect(),
+        n_ctx: needs.n_ctx,
+        layer,
+        layers: (needs.layers(), placed),
+    }
 }
 
 /// The first machine that cannot hold its layers.
-fn misfit(needs: &Needs, machines: &[Machine], counts: &[usize]) -> Option<Impossible> {
-    let plan = needs.plan(machines, counts);
-    plan.parts.iter().find_map(|part| {
-        let need = part
-            .weights
-            .saturating_add(part.cache)
-            .saturating_add(part.working);
-        (part.layers > 0 && need > part.memory).then(|| Impossible::Machine {
-            name: part.name.clone(),
-            layers: part.layers,
-            need,
-            have: part.memory,
-        })
+fn misfit(plan: &Plan) -> Option<Impossible> {
+    let part = plan.parts.iter().find(|part| !part.fits())?;
+    Some(Impossible::Machine {
+        name: part.name.clone(),
+        layers: part.layers,
+        need: part.need(),
+        have: part.memory,
     })
 }
 
@@ -427,9 +448,10 @@ pub fn given(needs: &Needs, machines: &[Machine], counts: &[u32]) -> Result<Plan
     }
     let mut counts: Vec<usize> = counts.iter().map(|&n| n as usize).collect();
     counts.resize(machines.len(), 0);
-    match misfit(needs, machines, &counts) {
+    let plan = needs.plan(machines, &counts);
+    match misfit(&plan) {
         Some(impossible) => Err(impossible),
-        None => Ok(needs.plan(machines, &counts)),
+        None => Ok(plan),
     }
 }
 

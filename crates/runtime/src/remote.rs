@@ -79,6 +79,13 @@ pub(super) fn devices(
     remote.iter().map(device).collect()
 }
 
+/// Waits until the weights have arrived: ggml's client returns as soon as they are in its socket.
+pub(super) fn settle(devices: &[(RemoteDevice, u32)]) {
+    devices
+        .iter()
+        .for_each(|(device, _)| rpc_ffi::settle(*device));
+}
+
 /// Runs ggml's RPC server at `port` of loopback, for devices of these names, until
 /// [`stop_serving`] and the end of its connection. Whoever connects can make this process do
 /// anything: it must be a process of its own, with limits, that serves nobody but

@@ -67,6 +67,14 @@ pub(super) fn device(_: Started, endpoint: SocketAddr, index: usize) -> Result<R
     }
 }
 
+/// Waits until the server has got everything that was written to a device: requests are answered in
+/// their order, and a question about its memory has an answer.
+pub(super) fn settle(device: RemoteDevice) {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the device lives as long as the program.
+    unsafe { sys::ggml_backend_dev_memory(device.0, &mut free, &mut total) };
+}
+
 /// Runs ggml's RPC server at `port` of loopback, for devices of these names. Returns when it accepts
 /// no more connections, as after [`stop_listening`].
 ///

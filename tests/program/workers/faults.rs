@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc::channel;
 
 use super::*;
 
@@ -19,9 +20,15 @@ fn signal(pid: u32, name: &str) {
 
 /// The process of ggml's server that a worker has started.
 fn child_of(pid: u32) -> Option<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let listed = std::fs::read_to_string(path).ok()?;
-    listed.split_whitespace().next()?.parse().ok()
+    let is_parent = |entry: &std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after = stat.rsplit_once(')').map(|(_, after)| after.to_owned());
+        let parent = after.and_then(|after| after.split_whitespace().nth(1)?.parse().ok());
+        parent == Some(pid)
+    };
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let child = processes.into_iter().find(is_parent)?;
+    child.file_name().to_str()?.parse().ok()
 }
 
 struct Run {
@@ -31,14 +38,34 @@ struct Run {
     took: Duration,
 }
 
-/// Runs a completion and does something to its worker after `pause`.
-fn disturbed(bench: &Bench, worker: &str, pause: Duration, disturb: impl FnOnce()) -> Run {
+/// When something happens to a worker.
+enum Moment {
+    After(Duration),
+    /// When the first text is out.
+    Printing,
+}
+
+/// Runs a completion and does something to its worker at a moment.
+fn disturbed(bench: &Bench, worker: &str, moment: Moment, disturb: impl FnOnce()) -> Run {
     let mut child = complete(bench, worker)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(pause);
+    let mut stdout = child.stdout.take().unwrap();
+    let (first, printing) = channel();
+    let printed = std::thread::spawn(move || {
+        let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
+        while let Ok(n @ 1..) = stdout.read(&mut chunk) {
+            text.extend_from_slice(&chunk[..n]);
+            let _ = first.send(());
+        }
+        text
+    });
+    match moment {
+        Moment::After(pause) => std::thread::sleep(pause),
+        Moment::Printing => printing.recv_timeout(PATIENCE).unwrap(),
+    }
     disturb();
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -50,7 +77,7 @@ fn disturbed(bench: &Bench, worker: &str, pause: Duration, disturb: impl FnOnce(
     let took = begun.elapsed();
     let output = child.wait_with_output().unwrap();
     Run {
-        text: String::from_utf8_lossy(&output.stdout).into_owned(),
+        text: String::from_utf8_lossy(&printed.join().unwrap()).into_owned(),
         said: String::from_utf8_lossy(&output.stderr).into_owned(),
         code: output.status.code(),
         took,
@@ -84,7 +111,7 @@ fn thirty_kills_at_any_moment_end_with_the_text_so_far() {
     for i in 0..30u32 {
         // Spread over the whole run, and beyond its end.
         let pause = duration * ((i * 17) % 31) / 28;
-        let run = disturbed(&bench, &address, pause, || worker.kill());
+        let run = disturbed(&bench, &address, Moment::After(pause), || worker.kill());
         match run.code {
             Some(0) => {
                 ended += 1;
@@ -123,11 +150,9 @@ fn thirty_kills_at_any_moment_end_with_the_text_so_far() {
 fn a_server_of_ggml_that_dies_is_started_anew() {
     let bench = Bench::new();
     let worker = Worker::start(&[]);
-    let begun = Instant::now();
     let whole = printed(&complete(&bench, &worker.address).output().unwrap());
-    let half = begun.elapsed() / 2;
     let pid = worker.child.id();
-    let run = disturbed(&bench, &worker.address, half, || {
+    let run = disturbed(&bench, &worker.address, Moment::Printing, || {
         signal(child_of(pid).unwrap(), "KILL");
     });
     assert_eq!(run.code, Some(1), "{}", run.said);
@@ -148,12 +173,11 @@ fn a_server_of_ggml_that_dies_is_started_anew() {
 fn a_worker_that_is_silent_is_given_up() {
     let bench = Bench::new();
     let worker = Worker::start(&[]);
-    let begun = Instant::now();
-    printed(&complete(&bench, &worker.address).output().unwrap());
-    let half = begun.elapsed() / 2;
     let pid = worker.child.id();
     // As when a cable is pulled: nothing arrives any more, and nobody says so.
-    let run = disturbed(&bench, &worker.address, half, || signal(pid, "STOP"));
+    let run = disturbed(&bench, &worker.address, Moment::Printing, || {
+        signal(pid, "STOP")
+    });
     signal(pid, "CONT");
     assert_eq!(run.code, Some(1), "{}", run.said);
     assert!(

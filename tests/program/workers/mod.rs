@@ -5,6 +5,7 @@ mod equal;
 mod faults;
 mod keys;
 mod plans;
+mod script;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
