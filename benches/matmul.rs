@@ -10,13 +10,13 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use llama_cpp_sys_2 as sys;
 use modelve::gguf::GgmlType;
-use modelve::matmul::{BLOCK, Block, Kernel};
+use modelve::matmul::Kernel;
 use modelve::quant::{Encoder, SourceType};
 use std::fmt;
 
 const WIDTH: usize = 3072;
 const ROWS: usize = 64 << 10;
-const COLUMNS: [usize; 4] = [1, 2, 6, 32];
+const COLUMNS: [usize; 6] = [1, 2, 6, 12, 32, 512];
 
 fn main() {
     divan::main();
@@ -76,12 +76,7 @@ fn products(bencher: Bencher<'_, '_>, case: Case) {
 }
 
 fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
-    let mut packed: Vec<Block> = vec![bytemuck::Zeroable::zeroed(); n * kernel.blocks()];
-    for (column, x) in x.chunks(WIDTH).enumerate() {
-        for (block, numbers) in x.chunks(BLOCK).enumerate() {
-            packed[kernel.block_index(column, block, n)] = kernel.pack(numbers);
-        }
-    }
+    let packed = kernel.pack(x);
     let mut sum = 0.0;
     kernel.multiply(rows, &packed, n, &mut |_, _, values| sum += values[0]);
     sum

@@ -41,8 +41,10 @@ fn plan(checkpoint: &Checkpoint) -> Plan {
     let request = Request {
         recipe: Recipe::find("Q4_K_M").expect("a recipe"),
         overrides: &Overrides::default(),
+        types: None,
         imatrix: None,
         provenance: &Provenance::default(),
+        extra: &[],
     };
     Plan::new(checkpoint, &request).expect("a plan")
 }

@@ -102,7 +102,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let last = map.recovered.last().and_then(|row| row.last());
     if let Some(Some(share)) = last {
-        println!("the last place brings back {share:.4}");
+        println!("the last place restores {share:.4}");
     }
     let start = Instant::now();
     let found = why(

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use modelve::probe::score::{Windows, score};
-use modelve::probe::{Prompt, SAMPLE, attention, lens};
+use modelve::probe::{Prompt, SAMPLE, attention, lens, next};
 use modelve::runtime::{LoadOptions, Model, Session, Settings, WantLogits, host};
 
 type Timed<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Settings::default()
     };
     let mut plain = session(Settings::default())?;
+    let mut asked = session(Settings::default())?;
     let mut scored = session(all)?;
     let mut looked = session(lens::settings(&model, Settings::default()))?;
     let watched = attention::settings(&model, n, Settings::default());
@@ -52,6 +53,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     plain
                         .feed(&seq, &prompt.ids, WantLogits::Last, &mut |_, _| {})
                         .expect("prefill");
+                })
+            }),
+        ),
+        (
+            "next",
+            Box::new(|| {
+                seconds(&mut || {
+                    next::next(&mut asked, prompt, &next::Options::default(), &mut |_| {})
+                        .expect("next");
                 })
             }),
         ),
@@ -95,7 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{n} tokens, best of {rounds} rounds");
     for (seconds, (name, _)) in best.iter().zip(&works) {
         println!(
-            "{name:24} {seconds:8.3} s  {:5.2} x prefill",
+            "{name:24} {seconds:8.4} s  {:5.2} x prefill",
             seconds / best[0]
         );
     }

@@ -158,7 +158,7 @@ def logits_and_greedy(folder, out, prompts, new, texts):
 
 def shipped(out, prompts, new):
     """shipped.json: greedy texts of the weights that the program ships, dequantized."""
-    model = Reference(TINY, TINY / "tiny-phi3-Q4_K_M.gguf")
+    model = Reference(TINY, ROOT / "crates/hub/tiny/tiny-phi3-Q4_K_M.gguf")
     tokenizer = LlamaTokenizerFast.from_pretrained(TINY)
     cases = []
     for text, ids in prompts.values():

@@ -106,8 +106,8 @@ impl Command {
             | Command::Imatrix(_)
             | Command::Explore(_)
             | Command::Serve(_) => true,
-            Command::Convert(_)
-            | Command::Get(_)
+            Command::Convert(args) => args.mix.runs_the_model(),
+            Command::Get(_)
             | Command::Meta(_)
             | Command::Vocab(_)
             | Command::Doctor(_)

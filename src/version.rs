@@ -1,6 +1,6 @@
 //! The output of `modelve --version`.
 
-/// `0.1.0 (commit, llama.cpp …, ggml …)`: the version of the program and its libraries.
+/// `0.2.0 (commit, llama.cpp …, ggml …)`: the version of the program and its libraries.
 pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",

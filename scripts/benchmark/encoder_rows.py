@@ -71,12 +71,12 @@ def kernels(bench):
     types = ["Q4_K", "Q6_K", "Q4_0"]
     found, why = cases(bench, "matmul", *types)
     if why:
-        bench.add(KERNELS, "kernels", [{"name": "modelve", "not_measured": f"{why}; there are kernels for AVX2 and AVX-512 with VNNI"}])
+        bench.add(KERNELS, "kernels", [{"name": "modelve", "not_measured": f"{why}; there are kernels for AVX2, AVX-512 with VNNI and AMX"}])
     for name, case in found.items():
         kind, whose, n = name.split()
         if whose == "ggml":
             ours = [{"name": f"modelve, {isa}", "figure": found[f"{kind} {isa} {n}"]["rate"]}
-                    for isa in ["avx512", "avx2"] if f"{kind} {isa} {n}" in found]
+                    for isa in ["amx", "avx512", "avx2"] if f"{kind} {isa} {n}" in found]
             bench.add(KERNELS, f"{kind}, {n} column{'s' if n != '1' else ''}, millions of products per second",
                       [*ours, {"name": "ggml's vec_dot", "figure": case["rate"]}], unit="M/s")
 

@@ -27,6 +27,7 @@ class Tools:
     python: Path | None = None
     mistralrs: Path | None = None
     candle: Path | None = None
+    wheel: Path | None = None
     benches: dict = field(default_factory=dict)
     missing: dict = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ def gather_all(root, options):
     tools = gather(root, options)
     obtain(tools, options, "mistralrs", lambda: make_venv(options.work / "mistralrs", [f"mistralrs=={MISTRALRS}"]))
     obtain(tools, options, "candle", lambda: build_candle(options.work))
+    obtain(tools, options, "wheel", lambda: install_wheel(root, options.work / "wheel"))
     if options.modelve is not None:
         tools.missing["benches"] = "only the program was given; without --modelve cargo builds the benches too"
     else:
@@ -127,6 +129,24 @@ def make_venv(venv, packages):
         call([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         (venv / "complete").touch()
     return python
+
+
+def install_wheel(root, venv):
+    """A Python with modelve's module, of the build that is measured."""
+    say("making a wheel of the Python module")
+    call([root / "scripts" / "wheel", "--here"], cwd=root)
+    wheel = next((root / "dist" / "here").glob("*.whl"))
+    pythons = ["python3", *(f"python3.{minor}" for minor in range(15, 10, -1))]
+    python = next((python for python in map(shutil.which, pythons) if python and is_recent(python)), None)
+    if python is None:
+        raise OSError("there is no Python 3.11 or later")
+    call([python, "-m", "venv", "--clear", venv])
+    call([venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", wheel])
+    return venv / "bin" / "python"
+
+
+def is_recent(python):
+    return not subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode
 
 
 def build_candle(work):

@@ -2,7 +2,7 @@
 
 import shutil
 
-from . import complete_rows, convert_rows, curve, encoder_rows, inspect_rows, limits, measure, probe_rows, table
+from . import complete_rows, convert_rows, curve, encoder_rows, inspect_rows, limits, measure, probe_rows, python_rows, table
 from .peers import call, say
 
 
@@ -19,6 +19,7 @@ def everything(bench):
         complete_rows.rows(bench, quant, models[quant])
     probe_rows.rows(bench, models)
     curve.rows(bench, checkpoint, models["Q4_K_M"])
+    python_rows.rows(bench, checkpoint, models["Q4_K_M"])
     # Last, because it takes all memory and so empties the page cache.
     complete_rows.other_programs(bench, checkpoint, models["Q4_K_M"])
     bench.report.complete = True

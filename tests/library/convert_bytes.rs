@@ -26,8 +26,10 @@ fn convert(
     let request = Request {
         recipe,
         overrides,
+        types: None,
         imatrix,
         provenance: &Provenance::default(),
+        extra: &[],
     };
     let plan = Plan::new(&checkpoint, &request).unwrap();
     let options = Options {

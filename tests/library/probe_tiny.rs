@@ -196,7 +196,7 @@ fn quantized_weights_stay_within_their_bounds() {
     let files = [
         converted(dir.path(), "F32"),
         converted(dir.path(), "Q8_0"),
-        root().join("models/tiny-phi3/tiny-phi3-Q4_K_M.gguf"),
+        root().join("crates/hub/tiny/tiny-phi3-Q4_K_M.gguf"),
     ];
     let models = files.each_ref().map(|path| load(path));
     let text = Prompt::plain(models[0].vocab(), text).unwrap();

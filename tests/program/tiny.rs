@@ -54,7 +54,7 @@ fn completions(prompts: &[&str], max_tokens: &str) -> Vec<Value> {
 fn is_what_convert_makes_of_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let made = dir.path().join("tiny-phi3-Q4_K_M.gguf");
-    let shipped = root().join("models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
+    let shipped = root().join("crates/hub/tiny/tiny-phi3-Q4_K_M.gguf");
     let checkpoint = root().join("models/tiny-phi3");
     let to = made.to_str().unwrap();
     modelve(

@@ -27,6 +27,11 @@ pub(super) struct Chunk {
 
 /// Returns chunks of all rows of all tensors from the checkpoint, in the order of the file.
 pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
+    chunks_of(plan, CHUNK_BYTES)
+}
+
+/// Like [`chunks`], with about `chunk_bytes` bytes of the checkpoint in each.
+pub(super) fn chunks_of(plan: &Plan, chunk_bytes: u64) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, planned) in plan.tensors().iter().enumerate() {
         let Source::Checkpoint(parts, arrangement) = &planned.source else {
@@ -47,7 +52,7 @@ pub(super) fn chunks(plan: &Plan) -> Vec<Chunk> {
             Arrangement::Columns { .. } => LEAST_COLUMNS,
             _ => 1,
         };
-        let step = (CHUNK_BYTES / row_bytes.max(1) / group).max(least) * group;
+        let step = (chunk_bytes / row_bytes.max(1) / group).max(least) * group;
         let mut row = 0;
         while row < total {
             let rows = step.min(each - row % each).min(total - row);

@@ -54,6 +54,11 @@ pub enum Error {
         available: u64,
         needed: u64,
     },
+    #[error(
+        "a file of {} is asked for; with these types it has {} to {}",
+        human::bytes(*allowed), human::bytes(*least), human::bytes(*most)
+    )]
+    TooSmall { allowed: u64, least: u64, most: u64 },
     #[error("the tensor `{tensor}` holds {value} at row {row}, column {column}")]
     NotFinite {
         tensor: String,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`checkpoint`] | the files of a Hugging Face checkpoint: configuration, tokenizer, shards |
 //! | [`arch`] | one file per architecture: names, shapes and metadata |
+//! | [`sized`] | the choice of types for a file of a given size |
 //!
 //! ```no_run
 //! use modelve_convert::{Plan, Provenance, Request, checkpoint::Checkpoint};
@@ -17,8 +18,10 @@
 //! let request = Request {
 //!     recipe: Recipe::find("Q4_K_M").ok_or("no such recipe")?,
 //!     overrides: &Overrides::default(),
+//!     types: None,
 //!     imatrix: None,
 //!     provenance: &Provenance::default(),
+//!     extra: &[],
 //! };
 //! let plan = Plan::new(&checkpoint, &request)?;
 //! for tensor in plan.tensors() {
@@ -31,18 +34,22 @@ pub mod arch;
 pub mod checkpoint;
 mod chunks;
 mod error;
+mod estimate;
 mod metadata;
 mod naming;
 mod plan;
 mod rows;
+pub mod sized;
 mod stream;
+mod substitute;
 mod verify;
 
 pub use chunks::memory;
 pub use error::Error;
 pub use modelve_quant::imatrix::{self, Imatrix};
 pub use plan::{Plan, PlannedTensor, Request, Source, estimate, file_name};
-pub use stream::{Options, check_name, check_output, write};
+pub use stream::{Options, Written, check_name, check_output, write, write_aside};
+pub use substitute::substitute;
 pub use verify::{Deviation, check, measure};
 
 /// The origin of a checkpoint.

@@ -78,8 +78,12 @@ pub(super) fn metadata(inputs: &Inputs<'_>) -> Vec<(String, Value)> {
     );
     keys.add("general.file_type", Value::U32(inputs.recipe.file_type));
     if let Some(imatrix) = inputs.imatrix {
-        let file = imatrix.path().file_name().unwrap_or_default();
-        keys.text("quantize.imatrix.file", Some(file.to_string_lossy()));
+        // One that was measured on the way is in no file.
+        let file = imatrix.path().file_name();
+        keys.text(
+            "quantize.imatrix.file",
+            file.map(|file| file.to_string_lossy()),
+        );
         keys.text("quantize.imatrix.dataset", imatrix.datasets().first());
         let counts = [
             ("entries", imatrix.entries().len() as u64),

@@ -1,7 +1,7 @@
 //! The plan of a conversion: everything that can be decided from headers, before any byte is
 //! written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use super::metadata::{self, Inputs};
@@ -19,10 +19,14 @@ pub struct Request<'a> {
     pub recipe: &'static Recipe,
     /// Types given for single tensors.
     pub overrides: &'a Overrides,
+    /// Types chosen for single tensors in place of the recipe's, by GGUF name.
+    pub types: Option<&'a BTreeMap<String, Decision>>,
     /// The importance matrix, if there is one.
     pub imatrix: Option<&'a Imatrix>,
     /// The origin of the checkpoint.
     pub provenance: &'a Provenance,
+    /// Metadata to add to that of the model.
+    pub extra: &'a [(String, Value)],
 }
 
 /// The source of a tensor's values.
@@ -64,6 +68,39 @@ impl PlannedTensor {
         self.shape.iter().product()
     }
 
+    /// Converts an encoder's error to positions in the whole tensor.
+    pub(super) fn encode_error(&self, first_row: u64, error: modelve_quant::Error) -> Error {
+        let name = self.name.clone();
+        match error {
+            modelve_quant::Error::NonFinite { row, column, value } => Error::NotFinite {
+                tensor: name,
+                value,
+                row: first_row + row as u64,
+                column: column as u64,
+            },
+            modelve_quant::Error::NeedsImatrix(ty) => Error::NeedsImatrix { tensor: name, ty },
+            modelve_quant::Error::Overflow { ty, row, column } => Error::Encode {
+                tensor: name,
+                problem: format!(
+                    "the weights in row {} from column {column} on are too large for {ty}",
+                    first_row + row as u64
+                ),
+            },
+            other => Error::Encode {
+                tensor: name,
+                problem: other.to_string(),
+            },
+        }
+    }
+
+    /// The part of an importance matrix's weights that belongs to a row: each expert has its own.
+    pub(super) fn weights_of_row<'a>(&self, weights: &'a [f32], row: u64) -> Option<&'a [f32]> {
+        let expert = row / self.shape.get(1).copied().unwrap_or(1).max(1);
+        let columns = self.columns() as usize;
+        let at = expert as usize * columns;
+        weights.get(at..at + columns)
+    }
+
     /// Number of matrices: the number of experts, or 1.
     pub fn slices(&self) -> u64 {
         self.shape.get(2).copied().unwrap_or(1).max(1)
@@ -94,13 +131,18 @@ impl Plan {
             .map(|sourced| (sourced.name.as_str(), sourced.shape.as_slice()))
             .collect();
         let facts = description.facts(request.imatrix.is_some());
-        let decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
+        let mut decisions = mix::decide(request.recipe, request.overrides, &facts, &named)?;
+        for ((name, _), decision) in named.iter().zip(&mut decisions) {
+            if let Some(chosen) = request.types.and_then(|types| types.get(*name)) {
+                decision.clone_from(chosen);
+            }
+        }
         check_patterns(request.overrides, &named)?;
         check_imatrix(request.imatrix, &named)?;
         check_few_bits(request.imatrix, &named, &decisions)?;
 
         let tokenizer = Tokenizer::read(checkpoint, description.vocab_size)?;
-        let metadata = metadata::metadata(&Inputs {
+        let mut metadata = metadata::metadata(&Inputs {
             checkpoint,
             description: &description,
             tokenizer: &tokenizer,
@@ -112,6 +154,7 @@ impl Plan {
                 .map(|(_, shape)| shape.iter().product::<u64>())
                 .sum(),
         });
+        metadata.extend_from_slice(request.extra);
         let to_place: Vec<(String, Vec<u64>, GgmlType)> = named
             .iter()
             .zip(&decisions)
@@ -422,8 +465,9 @@ fn check_few_bits(
     Ok(())
 }
 
-/// Returns the default file name of the output: `NAME-QUANT.gguf` or `NAME-ADAPTER-QUANT.gguf`.
-pub fn file_name(plan: &Plan, recipe: &Recipe, folder: &Path) -> String {
+/// Returns the default file name of the output: `NAME-LABEL.gguf` or `NAME-ADAPTER-LABEL.gguf`. The
+/// label is the name of a recipe, or a size.
+pub fn file_name(plan: &Plan, label: &str, folder: &Path) -> String {
     let name = match plan.get("general.name") {
         Some(Value::String(name)) => name.clone(),
         _ => folder
@@ -443,5 +487,5 @@ pub fn file_name(plan: &Plan, recipe: &Recipe, folder: &Path) -> String {
         .map(|c| if plain(c) { c } else { '-' })
         .collect();
     let name = name.trim_matches(['-', '.']);
-    format!("{name}-{}.gguf", recipe.name)
+    format!("{name}-{label}.gguf")
 }

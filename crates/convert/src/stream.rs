@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use super::chunks::{Chunk, chunks, run};
 use super::rows::{Rows, Shards};
 use super::{Error, Plan, PlannedTensor, Request, Source};
 use crate::checkpoint::Checkpoint;
-use modelve_base::outfile::{Existing, Outfile};
+use modelve_base::outfile::{Existing, Outfile, Pending};
 use modelve_base::progress::{Progress, Unit};
 use modelve_base::rawfile;
 use modelve_gguf::GgmlType;
@@ -114,6 +114,63 @@ pub fn write(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
+    write_aside(plan, checkpoint, request, output, options, progress)?.commit()
+}
+
+/// A complete file that does not have its name yet. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Written {
+    pending: Pending,
+    output: PathBuf,
+    header: usize,
+}
+
+impl Written {
+    /// The temporary path of the file.
+    pub fn path(&self) -> &Path {
+        self.pending.path()
+    }
+
+    /// Replaces the header by that of a plan with the same tensors, whose metadata have the same
+    /// lengths.
+    ///
+    /// # Errors
+    /// [`Error::Verify`] for a header of another length; [`Error::Io`].
+    pub fn replace_header(&self, plan: &Plan) -> Result<(), Error> {
+        if plan.header().len() != self.header {
+            return Err(Error::Verify {
+                path: self.output.clone(),
+                problem: "the length of the header".into(),
+            });
+        }
+        rawfile::write_all_at(self.pending.file(), plan.header(), 0).map_err(|source| Error::Io {
+            path: self.output.clone(),
+            what: "cannot write",
+            source,
+        })
+    }
+
+    /// Gives the file its name, once every byte has reached the disk.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn commit(self) -> Result<(), Error> {
+        Ok(self.pending.commit()?)
+    }
+}
+
+/// Writes the planned file under a temporary name beside `output`.
+///
+/// # Errors
+/// See [`write()`].
+pub fn write_aside(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    request: &Request<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<Written, Error> {
     let outfile = check_output(plan, checkpoint, request, output, options.force)?;
     let failed = |what: &'static str| {
         let path = output.to_owned();
@@ -162,7 +219,11 @@ pub fn write(
     progress.finish();
     result?;
 
-    Ok(pending.commit()?)
+    Ok(Written {
+        pending,
+        output: output.to_owned(),
+        header: plan.header().len(),
+    })
 }
 
 /// The state that all threads share.
@@ -202,7 +263,7 @@ impl Stream<'_> {
         let encoder = match worker.encoders.entry(tensor.ty) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let encoder = Encoder::new(tensor.ty).map_err(|e| encode_error(tensor, 0, e))?;
+                let encoder = Encoder::new(tensor.ty).map_err(|e| tensor.encode_error(0, e))?;
                 entry.insert(encoder)
             }
         };
@@ -210,10 +271,7 @@ impl Stream<'_> {
             Some(imatrix) => imatrix.weights(&tensor.name, &tensor.shape)?,
             None => None,
         };
-        // Each expert has importance weights of its own.
-        let expert = chunk.row / tensor.shape.get(1).copied().unwrap_or(1).max(1);
-        let at = expert as usize * tensor.columns() as usize;
-        let imatrix = imatrix.and_then(|all| all.get(at..at + tensor.columns() as usize));
+        let imatrix = imatrix.and_then(|all| tensor.weights_of_row(all, chunk.row));
         encoder
             .encode_rows(
                 source_type,
@@ -222,7 +280,7 @@ impl Stream<'_> {
                 imatrix,
                 &mut worker.blocks,
             )
-            .map_err(|e| encode_error(tensor, chunk.row, e))?;
+            .map_err(|e| tensor.encode_error(chunk.row, e))?;
         let at = tensor.offset + chunk.row * row_bytes;
         rawfile::write_all_at(self.target, &worker.blocks, at).map_err(|e| Error::Io {
             path: self.output.to_owned(),
@@ -236,31 +294,6 @@ impl Stream<'_> {
 /// Returns the size of a row in the GGUF in bytes; the plan has checked that rows are whole blocks.
 pub(super) fn row_bytes(tensor: &PlannedTensor) -> u64 {
     tensor.ty.row_bytes(tensor.columns()).unwrap_or(0)
-}
-
-/// Converts an encoder's error to positions in the whole tensor.
-fn encode_error(tensor: &PlannedTensor, first_row: u64, error: modelve_quant::Error) -> Error {
-    let name = tensor.name.clone();
-    match error {
-        modelve_quant::Error::NonFinite { row, column, value } => Error::NotFinite {
-            tensor: name,
-            value,
-            row: first_row + row as u64,
-            column: column as u64,
-        },
-        modelve_quant::Error::NeedsImatrix(ty) => Error::NeedsImatrix { tensor: name, ty },
-        modelve_quant::Error::Overflow { ty, row, column } => Error::Encode {
-            tensor: name,
-            problem: format!(
-                "the weights in row {} from column {column} on are too large for {ty}",
-                first_row + row as u64
-            ),
-        },
-        other => Error::Encode {
-            tensor: name,
-            problem: other.to_string(),
-        },
-    }
 }
 
 /// Flushes written data to the disk while more is being encoded.

@@ -9,7 +9,7 @@ use crate::store::{Error, Store};
 
 /// The file name of the built-in model.
 const NAME: &str = "tiny-phi3-Q4_K_M.gguf";
-const TINY: &[u8] = include_bytes!("../../../models/tiny-phi3/tiny-phi3-Q4_K_M.gguf");
+const TINY: &[u8] = include_bytes!("../tiny/tiny-phi3-Q4_K_M.gguf");
 
 /// Returns the path of the built-in model. It is unpacked on first use, and again where the program
 /// contains another version of it.

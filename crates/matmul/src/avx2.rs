@@ -26,7 +26,7 @@ impl Avx2 {
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
-            matches!(Isa::detect(), Isa::Avx512 | Isa::Avx2)
+            matches!(Isa::detect().vectors(), Isa::Avx512 | Isa::Avx2)
                 && is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("f16c")
                 && is_x86_feature_detected!("fma")

@@ -30,7 +30,7 @@ impl Avx512 {
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         let available = AVAILABLE.get_or_init(|| {
-            Isa::detect() == Isa::Avx512
+            Isa::detect().vectors() == Isa::Avx512
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")

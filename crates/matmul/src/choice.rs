@@ -27,12 +27,21 @@ struct Row {
     kernel: Isa,
 }
 
+/// The number of columns from which an AMX kernel is faster than one for vectors, which does not
+/// compute in whole tiles of 16 columns.
+const AMX_FROM: usize = 9;
+
 /// Numbers of columns that no row covers are left to ggml's kernels. The bounds were measured with
 /// `cargo bench --profile dev --bench matmul`: repacking a block of a K type for AVX-512 pays off
 /// from 4 columns, and from 33 columns ggml's tiled kernel, too, unpacks a block only once, for
 /// more columns than ours.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
+    Row { widest: Isa::Amx,    types: K,      from: 1, to: 3,   kernel: Isa::Avx2 },
+    Row { widest: Isa::Amx,    types: K,      from: 4, to: AMX_FROM - 1, kernel: Isa::Avx512 },
+    Row { widest: Isa::Amx,    types: K,      from: AMX_FROM, to: ANY, kernel: Isa::Amx },
+    Row { widest: Isa::Amx,    types: LEGACY, from: 1, to: AMX_FROM - 1, kernel: Isa::Avx512 },
+    Row { widest: Isa::Amx,    types: LEGACY, from: AMX_FROM, to: ANY, kernel: Isa::Amx },
     Row { widest: Isa::Avx512, types: K,      from: 1, to: 3,   kernel: Isa::Avx2 },
     Row { widest: Isa::Avx512, types: K,      from: 4, to: 32,  kernel: Isa::Avx512 },
     Row { widest: Isa::Avx512, types: LEGACY, from: 1, to: ANY, kernel: Isa::Avx512 },

@@ -7,12 +7,17 @@ use modelve_gguf::GgmlType;
 /// Maximum number of columns that are multiplied with a block of weights while it is in registers.
 const MAX_TILE_WIDTH: usize = 8;
 
+/// 64 bytes of packed activations, aligned to a cache line.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Line([u8; 64]);
+
 /// 256 activations, quantized: activation = byte × scale of its group of 16. The fields are
 /// documented as the AVX-512 kernels fill them; the AVX2 layout is documented at `pack` in
 /// `avx2.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
-pub struct Block {
+pub(super) struct Block {
     /// Activation `16 i + 4 j + b` is byte `b` of 32-bit lane `i` of vector `j`.
     pub(super) bytes: [[i8; 64]; 4],
     /// The scale of each group of 16.
@@ -43,10 +48,26 @@ pub(super) fn tile_width(n: usize) -> usize {
     n.div_ceil(n.div_ceil(MAX_TILE_WIDTH))
 }
 
-/// The index of block `b` of column `c` among `n` columns of `blocks` blocks each. Within a tile,
-/// the blocks of all columns with the same `b` are adjacent.
-pub(super) fn block_index(c: usize, b: usize, n: usize, blocks: usize) -> usize {
-    let first = c - c % tile_width(n);
+/// The column and the block in it of the `i`-th [`Block`] among `n` columns of `blocks` blocks each.
+/// Within a tile, the blocks of all columns with the same place in their column are adjacent.
+pub(super) fn block_at(i: usize, n: usize, blocks: usize) -> (usize, usize) {
+    let first = i / (tile_width(n) * blocks) * tile_width(n);
     let together = tile_width(n).min(n - first);
-    first * blocks + b * together + (c - first)
+    let i = i - first * blocks;
+    (first + i % together, i / together)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_block_of_each_column_has_one_place() {
+        for n in 1..=40 {
+            let mut places: Vec<_> = (0..n * 3).map(|i| block_at(i, n, 3)).collect();
+            places.sort_unstable();
+            let expected: Vec<_> = (0..n).flat_map(|c| (0..3).map(move |b| (c, b))).collect();
+            assert_eq!(places, expected, "{n} columns");
+        }
+    }
 }

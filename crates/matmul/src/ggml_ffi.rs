@@ -6,16 +6,19 @@ use std::path::Path;
 use std::slice;
 use std::sync::OnceLock;
 
-use super::{BLOCK, Block, Kernel};
+use super::attention::{self, Operands};
+use super::{Kernel, Line};
 use modelve_gguf::GgmlType;
 
 /// The functions that `ggml.cpp` calls; mirrors its `struct modelve_matmul`.
 #[repr(C)]
 struct Table {
     packed_size: extern "C" fn(i32, i64, i64) -> usize,
-    pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Block),
-    multiply:
-        unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Block, *mut u8, usize),
+    pack: unsafe extern "C" fn(i32, i64, i64, *const u8, usize, i64, i64, *mut Line),
+    multiply: unsafe extern "C" fn(i32, i64, i64, *const u8, i64, i64, *const Line, *mut u8, usize),
+    attention_scratch: extern "C" fn(i64, i64, i64) -> usize,
+    attention_tiles: unsafe extern "C" fn(*const Operands) -> i64,
+    attention: unsafe extern "C" fn(*const Operands, i64, *mut f32),
 }
 
 type Register = unsafe extern "C" fn(Table);
@@ -28,6 +31,9 @@ pub(super) fn register(library: Option<&Path>) -> bool {
             packed_size,
             pack,
             multiply,
+            attention_scratch,
+            attention_tiles,
+            attention,
         };
         let register = find(library);
         if let Some(register) = register {
@@ -72,42 +78,41 @@ fn kernel(ty: i32, width: i64, n: i64) -> Option<Kernel> {
 
 /// The size in bytes of `n` packed columns; 0 if there is no kernel.
 extern "C" fn packed_size(ty: i32, width: i64, n: i64) -> usize {
-    let packed = |kernel: Kernel| n as usize * kernel.blocks() * size_of::<Block>();
+    let lines = |kernel: Kernel| kernel.units(n as usize) * kernel.unit_lines();
+    let packed = |kernel: Kernel| lines(kernel) * size_of::<Line>();
     kernel(ty, width, n).map_or(0, packed)
 }
 
-/// Packs blocks `first..first + count`, counted column by column.
+/// Packs part `part` of `parts` of the columns.
 ///
 /// # Safety
 /// There is a kernel for `ty`, `width` and `n`; `x` has `n` columns of `width` floats, `x_stride`
-/// bytes apart; `packed` has [`packed_size`] bytes, aligned to 64, and no other thread writes these
-/// blocks of it.
+/// bytes apart; `packed` has [`packed_size`] bytes, aligned to 64, and no other thread packs the
+/// same part.
 unsafe extern "C" fn pack(
     ty: i32,
     width: i64,
     n: i64,
     x: *const u8,
     x_stride: usize,
-    first: i64,
-    count: i64,
-    packed: *mut Block,
+    part: i64,
+    parts: i64,
+    packed: *mut Line,
 ) {
     let Some(kernel) = kernel(ty, width, n) else {
         return;
     };
-    let (width, blocks) = (width as usize, kernel.blocks());
-    for i in first as usize..(first + count) as usize {
-        let (column, block) = (i / blocks, i % blocks);
-        let start = block * BLOCK;
-        // SAFETY: by the contract of this function, `x` holds this block of this column, whose last
-        // one ends with the column, aligned for floats, and `packed` has room for the block,
-        // aligned to 64, that no other thread writes.
-        unsafe {
-            let numbers = x.add(column * x_stride).cast::<f32>().add(start);
-            let numbers = slice::from_raw_parts(numbers, BLOCK.min(width - start));
-            let index = kernel.block_index(column, block, n as usize);
-            packed.add(index).write(kernel.pack(numbers));
-        }
+    let (n, width) = (n as usize, width as usize);
+    let (part, parts) = (part as usize, parts as usize);
+    // SAFETY: by the contract of this function `x` holds all columns, aligned for floats.
+    let column =
+        |c: usize| unsafe { slice::from_raw_parts(x.add(c * x_stride).cast::<f32>(), width) };
+    let (units, lines) = (kernel.units(n), kernel.unit_lines());
+    for unit in units * part / parts..units * (part + 1) / parts {
+        // SAFETY: `packed` has room for all units, and no other thread writes those of this part;
+        // any bytes are lines.
+        let to = unsafe { slice::from_raw_parts_mut(packed.add(unit * lines), lines) };
+        kernel.pack_unit(unit, n, &column, to);
     }
 }
 
@@ -125,7 +130,7 @@ unsafe extern "C" fn multiply(
     rows: *const u8,
     first: i64,
     count: i64,
-    packed: *const Block,
+    packed: *const Line,
     out: *mut u8,
     out_stride: usize,
 ) {
@@ -139,7 +144,7 @@ unsafe extern "C" fn multiply(
     let (rows, packed) = unsafe {
         (
             slice::from_raw_parts(rows.add(first * row_bytes), count * row_bytes),
-            slice::from_raw_parts(packed, n * kernel.blocks()),
+            slice::from_raw_parts(packed, kernel.units(n) * kernel.unit_lines()),
         )
     };
     kernel.multiply(rows, packed, n, &mut |column, row, values| {
@@ -151,4 +156,41 @@ unsafe extern "C" fn multiply(
             start.copy_from_nonoverlapping(values.as_ptr(), values.len());
         }
     });
+}
+
+/// The size in bytes of the memory that a thread needs for attention; 0 if there is no kernel.
+extern "C" fn attention_scratch(key_width: i64, value_width: i64, queries: i64) -> usize {
+    let (key_width, value_width) = (key_width as usize, value_width as usize);
+    match attention::has_kernel(key_width, value_width, queries as usize) {
+        true => size_of::<f32>() * attention::scratch(key_width, value_width),
+        false => 0,
+    }
+}
+
+/// The number of tiles, which threads may compute in any order.
+///
+/// # Safety
+/// `operands` points to some.
+unsafe extern "C" fn attention_tiles(operands: *const Operands) -> i64 {
+    // SAFETY: by the contract of this function.
+    attention::tiles(unsafe { &*operands }) as i64
+}
+
+/// Computes a tile.
+///
+/// # Safety
+/// [`attention_scratch`] is not 0 for these operands, which are as they say; `tile` is less than
+/// [`attention_tiles`], and no other thread computes it; `scratch` has [`attention_scratch`] bytes,
+/// aligned for floats, that no other thread touches.
+unsafe extern "C" fn attention(operands: *const Operands, tile: i64, scratch: *mut f32) {
+    // SAFETY: by the contract of this function; any bytes are floats.
+    unsafe {
+        let operands = &*operands;
+        let len = attention::scratch(operands.key_width, operands.value_width);
+        attention::compute(
+            operands,
+            tile as usize,
+            slice::from_raw_parts_mut(scratch, len),
+        );
+    }
 }

@@ -1,22 +1,23 @@
-//! CPU kernels that multiply quantized matrices, in the layout of the file, with a few columns of
-//! activations.
+//! CPU kernels that multiply quantized matrices, in the layout of the file, with columns of
+//! activations, and one for the attention of many queries.
 //!
 //! A forward pass over several sequences reads every weight once but multiplies it once per
 //! sequence. ggml unpacks a quantized row again for every column, so from two columns on,
 //! unpacking, not memory bandwidth, limits the pass. These kernels unpack a block of weights once
-//! and multiply it with all columns.
+//! and multiply it with all columns. With AMX they multiply many columns, those of a prompt, several
+//! times as fast as instructions for vectors can.
 //!
-//! - Activations are [`Block`]s of 256 numbers in 8 bits, rounded as ggml rounds them: one scale
-//!   for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of 32.
-//!   Where rows are not a multiple of 256 wide, the last block is filled up with zeros.
+//! - Activations are packed to blocks of 256 numbers in 8 bits, rounded as ggml rounds them: one
+//!   scale for 256 where the weights come in blocks of 256, one for 32 where they come in blocks of
+//!   32. Where rows are not a multiple of 256 wide, the last block is filled up with zeros.
 //! - A block of weights of any type is unpacked to bytes, scales and minima: weight = scale × byte
 //!   − minimum. Where the minimum is a constant multiple of the scale, weight = scale × (byte −
 //!   zero-point). The in-memory layout depends on the instruction set.
 //! - A table in `choice` says which kernel multiplies a type with a number of columns.
 //!
 //! A column's result does not depend on the columns beside it. With the same instruction set it is
-//! identical to the bit; another number of columns may select another instruction set, which, for
-//! the K types, adds in another order.
+//! identical to the bit; another number of columns may select another instruction set, which adds
+//! in another order.
 //!
 //! ```
 //! use modelve_gguf::GgmlType;
@@ -27,7 +28,7 @@
 //!     return; // This CPU has no kernels.
 //! };
 //! let rows = vec![0; 8 * kernel.row_bytes()];
-//! let columns = vec![kernel.pack(&[1.0; BLOCK]); 2];
+//! let columns = kernel.pack(&[[1.0; BLOCK]; 2].concat());
 //! kernel.multiply(&rows, &columns, 2, &mut |_column, _first_row, values| {
 //!     assert!(values.iter().all(|&value| value == 0.0));
 //! });
@@ -37,6 +38,11 @@ use std::path::Path;
 
 use modelve_gguf::GgmlType;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(matmul), allow(dead_code))]
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -57,17 +63,19 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use columns::Block;
+use columns::Block;
+pub use columns::Line;
 use cpu::Cpu;
 
-/// The number of activations in a [`Block`], and of weights in what this crate calls a block of
-/// weights. For types whose own blocks have 32 weights, that is eight of them.
+/// The number of activations in what this crate calls a block of activations, and of weights in a
+/// block of weights. For types whose own blocks have 32 weights, that is eight of them.
 pub const BLOCK: usize = 256;
 
-/// The number of rows in a tile, see [`Kernel::multiply`].
-pub const ROWS: usize = 8;
+/// The number of rows in a tile of the kernels for vectors.
+const ROWS: usize = 8;
 
-/// Receives results: a column, the first row, and the values of at most [`ROWS`] rows from there.
+/// Receives results: a column, the first row, and the values of some rows from there. The rows of a
+/// column come in their order.
 pub type Sink<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 
 /// Registers these kernels with ggml. Call it before a model is loaded. `library` is the file
@@ -171,35 +179,55 @@ impl Kernel {
         columns::blocks(self.width)
     }
 
-    /// Quantizes a block of activations to 8 bits: 256 of them or, at the end of a column, what is
-    /// left.
-    ///
-    /// # Panics
-    /// If there are more than 256.
-    pub fn pack(self, numbers: &[f32]) -> Block {
-        match numbers.try_into() {
-            Ok(numbers) => self.cpu.pack(self.ty, numbers),
-            Err(_) => {
-                let mut padded = [0.0; BLOCK];
-                padded[..numbers.len()].copy_from_slice(numbers);
-                self.cpu.pack(self.ty, &padded)
-            }
-        }
+    /// The number of units that `n` columns are packed in, which different threads may pack.
+    pub fn units(self, n: usize) -> usize {
+        n.div_ceil(self.cpu.columns_in_unit()) * self.blocks()
     }
 
-    /// The index of block `b` of column `c` among the packed blocks of `n` columns.
-    pub fn block_index(self, c: usize, b: usize, n: usize) -> usize {
-        columns::block_index(c, b, n, self.blocks())
+    /// The size of a unit of packed activations.
+    pub fn unit_lines(self) -> usize {
+        self.cpu.unit_lines()
+    }
+
+    /// Quantizes unit `unit` of `n` columns of activations to 8 bits. `column` returns a column's
+    /// activations, as many as a row has weights.
+    ///
+    /// # Panics
+    /// If there are fewer units, `to` is not one long, or a column has another length.
+    pub fn pack_unit<'a>(
+        self,
+        unit: usize,
+        n: usize,
+        column: &dyn Fn(usize) -> &'a [f32],
+        to: &mut [Line],
+    ) {
+        let block = |c: usize, b: usize| {
+            let column = column(c);
+            assert_eq!(column.len(), self.width);
+            &column[b * BLOCK..self.width.min((b + 1) * BLOCK)]
+        };
+        assert!(unit < self.units(n));
+        self.cpu.pack(self.ty, unit, n, self.blocks(), &block, to);
+    }
+
+    /// Quantizes columns of activations, one after the other, to 8 bits.
+    pub fn pack(self, activations: &[f32]) -> Vec<Line> {
+        let n = activations.len() / self.width;
+        let mut lines = vec![bytemuck::Zeroable::zeroed(); self.units(n) * self.unit_lines()];
+        let column = |c: usize| &activations[c * self.width..(c + 1) * self.width];
+        for (unit, to) in lines.chunks_exact_mut(self.unit_lines()).enumerate() {
+            self.pack_unit(unit, n, &column, to);
+        }
+        lines
     }
 
     /// Multiplies rows of weights with `n` columns of activations and hands the products to `sink`.
-    /// `rows` holds whole rows; `columns` holds blocks from [`Kernel::pack`] in the order of
-    /// [`Kernel::block_index`].
+    /// `rows` holds whole rows; `columns` holds all units of the columns in their order.
     ///
     /// # Panics
     /// If the lengths do not agree.
-    pub fn multiply(self, rows: &[u8], columns: &[Block], n: usize, sink: &mut Sink<'_>) {
-        assert!(n > 0 && columns.len() == n * self.blocks());
+    pub fn multiply(self, rows: &[u8], columns: &[Line], n: usize, sink: &mut Sink<'_>) {
+        assert!(n > 0 && columns.len() == self.units(n) * self.unit_lines());
         let row_bytes = self.row_bytes();
         assert!(rows.len().is_multiple_of(row_bytes));
         let weights = Rows {

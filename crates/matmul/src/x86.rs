@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 /// the instructions.
 macro_rules! by_intrinsics {
     ($($(#[$meta:meta])*
-        fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
+        $vis:vis fn $name:ident$(<$(const $n:ident: $nty:ty),+>)?($self:ident $(, $arg:ident: $ty:ty)*) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$meta])*
         #[inline(always)]
-        fn $name$(<$(const $n: $nty),+>)?($self $(, $arg: $ty)*) $(-> $out)? {
+        $vis fn $name$(<$(const $n: $nty),+>)?($self $(, $arg: $ty)*) $(-> $out)? {
             // SAFETY: a value of this type exists only if the CPU has the instructions.
             #[allow(unused_unsafe)]
             unsafe { $body }
@@ -39,6 +39,37 @@ pub(super) fn prefetch(address: *const u8, used_next: bool) {
         } else {
             _mm_prefetch::<_MM_HINT_T1>(address.cast());
         }
+    }
+}
+
+/// Transposes 16 rows of 16 numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn transpose(mut rows: [__m512; 16]) -> [__m512; 16] {
+    transpose_squares::<1>(&mut rows);
+    transpose_squares::<2>(&mut rows);
+    transpose_squares::<4>(&mut rows);
+    transpose_squares::<8>(&mut rows);
+    rows
+}
+
+/// In each square of 2 `K` rows and lanes, swaps the upper right and the lower left quarter.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn transpose_squares<const K: usize>(rows: &mut [__m512; 16]) {
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let side = _mm512_set1_epi32(K as i32);
+    let right = _mm512_test_epi32_mask(lanes, side);
+    // The lanes of the second vector are numbered from 16 on.
+    let from_left = _mm512_add_epi32(lanes, _mm512_set1_epi32(16 - K as i32));
+    let upper = _mm512_mask_mov_epi32(lanes, right, from_left);
+    let below = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
+    let lower = _mm512_mask_mov_epi32(_mm512_add_epi32(lanes, side), right, below);
+    for i in 0..8 {
+        let i = i / K * 2 * K + i % K;
+        let (a, b) = (rows[i], rows[i + K]);
+        rows[i] = _mm512_permutex2var_ps(a, upper, b);
+        rows[i + K] = _mm512_permutex2var_ps(a, lower, b);
     }
 }
 

@@ -24,8 +24,12 @@ pub struct Comparison {
     pub kl_mean: f64,
     /// Standard error of that mean.
     pub kl_error: f64,
+    /// The divergence that 99 % of the positions do not exceed, in nats.
+    pub kl_p99: f64,
     /// Largest divergence, in nats.
     pub kl_max: f64,
+    /// Mean divergence of the positions that each window scores, in the order of the text, in nats.
+    pub kl_windows: Vec<f64>,
     /// Perplexity of the text under the first file.
     pub perplexity_a: f64,
     /// Perplexity of the text under this file.
@@ -122,7 +126,12 @@ pub fn settings(base: Settings) -> Settings {
 #[derive(Default)]
 struct Sums {
     kl: Mean,
+    /// Every divergence, for quantiles.
+    kls: Vec<f32>,
     kl_max: f64,
+    /// The means of windows before this one, and of this one.
+    kl_windows: Vec<f64>,
+    kl_window: Mean,
     ratio: Mean,
     loss: Mean,
     same: usize,
@@ -218,6 +227,10 @@ pub fn compare(
                 on_progress(target + fed.len());
             }
         }
+        for sums in &mut sums {
+            let window = std::mem::take(&mut sums.kl_window);
+            sums.kl_windows.push(window.mean());
+        }
     }
     let speed = |sums: &Sums| sums.fed as f64 / sums.time.as_secs_f64().max(1e-9);
     let told = others.iter().zip(sums).map(|(other, sums)| Comparison {
@@ -226,6 +239,7 @@ pub fn compare(
         n_tokens: sums.kl.len(),
         kl_mean: sums.kl.mean(),
         kl_error: sums.kl.error(),
+        kl_p99: quantile(&sums.kls, 0.99),
         kl_max: sums.kl_max,
         perplexity_a: own.loss.mean().exp(),
         perplexity_b: sums.loss.mean().exp(),
@@ -239,11 +253,21 @@ pub fn compare(
         bytes_b: other.bytes,
         speed_a: speed(&own),
         speed_b: speed(&sums),
+        kl_windows: sums.kl_windows,
         worst: sums.worst,
         windows,
         complete,
     });
     Ok(told.collect())
+}
+
+/// The smallest value that at least `share` of the values do not exceed; 0 if there are none.
+fn quantile(values: &[f32], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    let value = sorted.get(rank.saturating_sub(1));
+    value.copied().map_or(0.0, f64::from)
 }
 
 /// Runs one batch through all models, each in its own sequence. `target` is the index of the token
@@ -297,6 +321,8 @@ fn batch(
         for (i, (kl, logprob, top_b)) in here.into_iter().enumerate() {
             let (_, top_a, logprob_a) = &rows[i];
             sums.kl.add(kl);
+            sums.kls.push(kl as f32);
+            sums.kl_window.add(kl);
             sums.kl_max = sums.kl_max.max(kl);
             sums.loss.add(-logprob);
             sums.ratio.add(logprob_a - logprob);

@@ -14,6 +14,7 @@
 //! | [`lens::lens`] | [`lens::settings`] |
 //! | [`attention::attention`] | [`attention::settings`] |
 //! | [`compare::compare`] | [`compare::settings`], one session for each model |
+//! | [`effect::Predictions::read`] | an [`Exchange`](modelve_runtime::Exchange) instead of a session |
 //! | [`importance::Measurement::read`] | [`importance::settings`] |
 //!
 //! ```no_run
@@ -34,6 +35,7 @@
 pub mod attention;
 pub mod calibration;
 pub mod compare;
+pub mod effect;
 mod error;
 pub mod html;
 pub mod importance;

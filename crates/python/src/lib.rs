@@ -12,8 +12,10 @@ mod model;
 mod probes;
 mod read;
 mod result;
+mod tools;
 mod trace;
 mod value;
+mod vocab;
 mod worker;
 
 use pyo3::prelude::*;
@@ -34,9 +36,13 @@ mod _modelve {
     #[pymodule_export]
     use super::result::{Attention, Comparison, Completion, Lens, Next, Patch, Score, Why};
     #[pymodule_export]
+    use super::tools::{compare, convert};
+    #[pymodule_export]
     use super::trace::Trace;
     #[pymodule_export]
     use super::value::Record;
+    #[pymodule_export]
+    use super::vocab::Vocab;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -48,6 +54,8 @@ mod _modelve {
         let end = wrap_pyfunction!(super::_end, module)?;
         py.import("atexit")?.call_method1("register", (end,))?;
         modelve::program::embed(program(py));
+        let file: std::path::PathBuf = module.getattr("__file__")?.extract()?;
+        modelve::runtime::backends::search_beside(&file);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! `modelve.load` and what a loaded model is asked.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use modelve::commands::engine::EngineArgs;
@@ -13,13 +13,16 @@ use modelve::probe::next::{self, candidate_ids, moved};
 use modelve::probe::tree::Shape;
 use modelve::probe::{Subject, score, text_of};
 use modelve::runtime::{self, Settings, Token};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::complete::{Choosing, Prompts, Stream};
 use crate::error::{Result, raised};
 use crate::read::{Given, Named, OneOrMore, Reading, checked, conversation};
 use crate::result::{Completion, Look, Next, Score, Shown, Table, whole};
+use crate::tools;
+use crate::vocab::Vocab;
 use crate::worker::Worker;
 
 const NEXT: Look = Look {
@@ -57,6 +60,7 @@ pub struct Model {
     pub(crate) worker: Arc<Worker>,
     /// What names it on a command line.
     name: Option<String>,
+    meta: OnceLock<Py<PyDict>>,
 }
 
 /// Loads a model: a .gguf file, a Hub id such as `org/name:Q4_K_M`, or `tiny`; by default
@@ -101,6 +105,7 @@ pub fn load(
     Ok(Model {
         worker: Worker::start(py, args)?,
         name,
+        meta: OnceLock::new(),
     })
 }
 
@@ -399,6 +404,29 @@ impl Model {
             true => PyBytes::new(py, &text).into_any(),
             false => String::from_utf8_lossy(&text).into_pyobject(py)?.into_any(),
         })
+    }
+
+    /// What `modelve meta --json` tells of its file.
+    #[getter]
+    fn meta(&self, py: Python<'_>) -> PyResult<Py<PyDict>> {
+        if let Some(meta) = self.meta.get() {
+            return Ok(meta.clone_ref(py));
+        }
+        let meta = tools::meta(py, self.model().path())?;
+        Ok(self.meta.get_or_init(|| meta).clone_ref(py))
+    }
+
+    /// Its vocabulary.
+    #[getter]
+    fn vocab(&self) -> Vocab {
+        Vocab::of(self.model())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        match self.meta.get() {
+            Some(meta) => visit.call(meta),
+            None => Ok(()),
+        }
     }
 
     fn __repr__(&self) -> String {

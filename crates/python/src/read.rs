@@ -35,6 +35,8 @@ impl OneOrMore {
     /// All of them, and whether they were given as a list.
     pub fn all(self) -> (Vec<Given>, bool) {
         match self {
+            // An empty list has no texts, rather than one text without tokens.
+            OneOrMore::One(Given::Ids(ids)) if ids.is_empty() => (Vec::new(), true),
             OneOrMore::One(one) => (vec![one], false),
             OneOrMore::More(all) => (all, true),
         }

@@ -38,7 +38,7 @@ pub struct Look {
     pub brief: &'static [&'static str],
 }
 
-type Whole = Box<dyn Fn() -> serde_json::Result<Value> + Send + Sync>;
+type Whole = Box<dyn Fn() -> serde_json::Result<String> + Send + Sync>;
 
 /// A result.
 pub struct Shown {
@@ -46,7 +46,9 @@ pub struct Shown {
     about: About,
     /// What attributes are made of: the whole result, but for what is an array.
     json: Value,
-    /// The whole result, where that has more.
+    /// The same as it is printed.
+    text: String,
+    /// The whole result as it is printed, where that has more.
     whole: Option<Whole>,
     arrays: Vec<(&'static str, Py<Array>)>,
     fields: OnceLock<Py<PyDict>>,
@@ -62,6 +64,7 @@ impl Shown {
             look,
             about,
             json: serde_json::to_value(result)?,
+            text: serde_json::to_string(result)?,
             whole: None,
             arrays: Vec::new(),
             fields: OnceLock::new(),
@@ -78,7 +81,7 @@ impl Shown {
     /// Says what the whole result is, of which this has a part.
     #[must_use]
     pub fn part_of<T: Serialize + Send + Sync + 'static>(mut self, whole: T) -> Self {
-        self.whole = Some(Box::new(move || serde_json::to_value(&whole)));
+        self.whole = Some(Box::new(move || serde_json::to_string(&whole)));
         self
     }
 
@@ -118,16 +121,19 @@ impl Shown {
         Ok(names)
     }
 
-    fn all(&self) -> Result<Value> {
+    /// The whole result as it is printed.
+    fn all(&self) -> Result<String> {
         match &self.whole {
             Some(whole) => Ok(whole()?),
-            None => Ok(self.json.clone()),
+            None => Ok(self.text.clone()),
         }
     }
 
     pub(crate) fn dict(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let all = self.all().map_err(|error| raised(py, &error))?;
-        value::plain(py, &all)
+        // Python reads every digit of a number, as whoever reads what a command prints.
+        let all = py.import("json")?.call_method1("loads", (all,))?;
+        Ok(all.unbind())
     }
 
     pub(crate) fn repr(&self, class: &str) -> String {
@@ -152,6 +158,7 @@ impl Shown {
             return Ok(None);
         };
         let made = self.all().and_then(|all| {
+            let all: Value = serde_json::from_str(&all)?;
             let all = match self.look.listed {
                 true => Value::Array(vec![all]),
                 false => all,

@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn notices_other_bytes() {
         // Q4_0 and IQ4_NL have blocks of the same size.
-        let ours = || Encoder::with_isa(GgmlType::Q4_0, Isa::detect()).unwrap();
+        let ours = || Encoder::with_isa(GgmlType::Q4_0, Isa::detect().vectors()).unwrap();
         let ggml = |ty| Encoder::by_ggml(ty).unwrap();
         if cfg!(target_arch = "x86_64") {
             assert_eq!(agree(ours(), ggml(GgmlType::Q4_0)), Ok(true));

@@ -88,7 +88,7 @@ impl Encoder {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn new(ty: GgmlType) -> Result<Self, Error> {
-        let mut encoder = Self::with_isa(ty, Isa::detect())?;
+        let mut encoder = Self::with_isa(ty, Isa::detect().vectors())?;
         encoder.native = encoder.native && agree::with_ggml(ty, encoder.isa);
         Ok(encoder)
     }
@@ -122,7 +122,7 @@ impl Encoder {
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn by_ggml(ty: GgmlType) -> Result<Self, Error> {
-        let mut encoder = Self::with_isa(ty, Isa::detect())?;
+        let mut encoder = Self::with_isa(ty, Isa::detect().vectors())?;
         encoder.native = false;
         Ok(encoder)
     }
@@ -425,7 +425,12 @@ mod tests {
             .filter(|info| native_encoder(info.ty).is_some())
         {
             let encoder = Encoder::new(info.ty).unwrap();
-            assert_eq!(encoder.kernel(), Isa::detect().name(), "{}", info.name);
+            assert_eq!(
+                encoder.kernel(),
+                Isa::detect().vectors().name(),
+                "{}",
+                info.name
+            );
         }
         assert_eq!(Encoder::new(GgmlType::TQ1_0).unwrap().kernel(), "ggml");
     }

@@ -177,7 +177,7 @@ impl Dispatch for Isa {
     fn dispatch<T: Task>(self, task: T) -> T::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if self.is_available() => {
+            Isa::Amx | Isa::Avx512 if self.is_available() => {
                 // SAFETY: the CPU has just been found to have it.
                 unsafe { avx512::run(task) }
             }

@@ -6,6 +6,7 @@
 //! formats are encoded by ggml.
 //!
 //! - [`mix`]: recipes, and the types they give to tensors
+//! - [`budget`]: the best choice of one type for each tensor under a limit of bytes
 //! - [`imatrix`]: how much each column of a matrix matters, measured on a text
 //! - [`encode`](self::Encoder): checks, batches, the choice of the encoder; `input`: its source
 //!   rows
@@ -34,6 +35,7 @@
 
 mod agree;
 mod batch;
+pub mod budget;
 mod encode;
 mod fit;
 mod float16;

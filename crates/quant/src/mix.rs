@@ -223,6 +223,19 @@ pub struct Overrides {
     pub token_embedding: Option<GgmlType>,
 }
 
+impl Overrides {
+    /// Returns whether a type is given for this tensor. `tied` says that the token embedding is the
+    /// output, too.
+    pub fn pins(&self, tensor: &str, tied: bool) -> bool {
+        let by_role = match Role::of(tensor) {
+            Role::TokenEmbedding => self.token_embedding.or(self.output.filter(|_| tied)),
+            Role::Output => self.output,
+            _ => None,
+        };
+        by_role.is_some() || (self.tensors.iter()).any(|(pattern, _)| pattern.is_match(tensor))
+    }
+}
+
 /// The type of one tensor and, in words, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -262,8 +275,9 @@ static FALLBACKS: &[(GgmlType, GgmlType)] = &[
     (T::Q6_K, T::Q8_0),
 ];
 
-/// Whether a tensor becomes anything but F32: matrices that are no norms, routers or positions.
-fn is_quantized(name: &str, dimensions: usize) -> bool {
+/// Returns whether a tensor becomes anything but F32: matrices other than norms, routers and
+/// positions.
+pub fn is_quantized(name: &str, dimensions: usize) -> bool {
     dimensions >= 2
         && name.ends_with("weight")
         && !name.contains("_norm.weight")

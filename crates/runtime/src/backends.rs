@@ -89,6 +89,26 @@ pub(super) fn library(name: &str) -> Option<&'static Path> {
     backend.library.as_deref()
 }
 
+/// Adds the folders of an installation for Python to those that are searched: this code is part of
+/// a module at `file`, and the program of this process is the interpreter. Call it before
+/// [`backends`].
+pub fn search_beside(file: &Path) {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    // From `site-packages/modelve` of an environment, of one with `lib64`, and of a folder that was
+    // installed into with `pip install --target`.
+    let places = [
+        "../../../modelve",
+        "../../../../lib/modelve",
+        "../lib/modelve",
+    ];
+    let places = places.iter().map(|place| folder.join(place)).collect();
+    // Another call has the same to say.
+    let _ = BESIDE.set(places);
+}
+
+/// See [`search_beside`].
+static BESIDE: OnceLock<Vec<PathBuf>> = OnceLock::new();
+
 /// The folders that are searched for libraries; none in a build that is linked with its backends.
 pub fn folders() -> Vec<PathBuf> {
     #[cfg(feature = "portable")]
@@ -160,11 +180,14 @@ mod libraries {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
 
-    use super::{Backend, about, ffi, is_lame};
+    use super::{BESIDE, Backend, about, ffi, is_lame};
 
     /// The folder `backends` beside the program, and `lib/modelve` if the program is installed in a
     /// `bin`. Never the current folder, where anybody may have put a library.
     pub fn folders() -> Vec<PathBuf> {
+        if let Some(beside) = BESIDE.get() {
+            return beside.clone();
+        }
         let program = env::current_exe().and_then(fs::canonicalize);
         let Some(beside) = program
             .ok()

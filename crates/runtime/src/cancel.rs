@@ -14,6 +14,11 @@ impl Cancel {
         Self::default()
     }
 
+    /// A flag that is set when `flag` is.
+    pub fn sharing(flag: Arc<AtomicBool>) -> Self {
+        Cancel(flag)
+    }
+
     /// The flag itself, for a signal handler to set.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)

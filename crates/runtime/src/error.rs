@@ -220,6 +220,12 @@ pub enum Error {
         /// The number of values that were written.
         given: usize,
     },
+    /// Weights were to be replaced that the graph does not hold under this name.
+    #[error("the graph has no weights named `{tensor}` that can be replaced")]
+    NoWeights {
+        /// The name of the tensor.
+        tensor: String,
+    },
     /// Activations were requested of a node that is not a matrix product.
     #[error("node {node} is not a matrix product but {op}")]
     NoActivations {

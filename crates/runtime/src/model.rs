@@ -124,6 +124,16 @@ impl Model {
     /// # Errors
     /// See [`Model::load`].
     pub fn load_checked(checked: CheckedFile, options: &LoadOptions) -> Result<Model> {
+        Self::load_as(checked, options, false)
+    }
+
+    /// Like [`Model::load_checked`], with the weights in memory that nothing else uses, in the layout
+    /// of the file.
+    pub(super) fn load_private(checked: CheckedFile, options: &LoadOptions) -> Result<Model> {
+        Self::load_as(checked, options, true)
+    }
+
+    fn load_as(checked: CheckedFile, options: &LoadOptions, copied: bool) -> Result<Model> {
         let begun = Instant::now();
         let CheckedFile { path, gguf, facts } = checked;
         let (mut gpu_layers, mut device) = place_layers(&facts, &gguf, options)?;
@@ -150,6 +160,7 @@ impl Model {
                 &gguf,
                 LoadParams {
                     extent: Extent::Everything,
+                    copied,
                     repack: options.weights == Weights::Repacked,
                     gpu_layers,
                     device: options.device.as_deref(),
@@ -306,6 +317,7 @@ impl CheckedFile {
             &self.gguf,
             LoadParams {
                 extent: Extent::Header,
+                copied: false,
                 repack: false,
                 gpu_layers: 0,
                 device: None,

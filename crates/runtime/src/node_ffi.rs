@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ops::ControlFlow;
+use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
@@ -210,6 +211,26 @@ impl<'a> Node<'a> {
             _ => None,
         };
         Ok((experts.ok_or_else(|| self.wrong_type())?, used))
+    }
+
+    /// The inputs that the graph does not compute, and their names: weights, the cache, and the
+    /// inputs of the pass.
+    pub(super) fn leaves(&self) -> Vec<(String, NonNull<sys::ggml_tensor>)> {
+        let inputs = self
+            .tensor
+            .0
+            .src
+            .iter()
+            .filter_map(|input| NonNull::new(*input));
+        let named = inputs.filter_map(|input| {
+            // SAFETY: inputs of a live node live as long as it; their names are zero-terminated.
+            let name = unsafe {
+                let tensor = input.as_ref();
+                (tensor.op == sys::GGML_OP_NONE).then(|| copy(tensor.name.as_ptr()))
+            };
+            Some((name?, input))
+        });
+        named.collect()
     }
 
     /// An input of this node, which must be computed by one of `ops`.

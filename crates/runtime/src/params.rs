@@ -23,6 +23,8 @@ pub(super) enum Extent {
 /// The parameters for loading a model.
 pub(super) struct LoadParams<'a> {
     pub extent: Extent,
+    /// Whether the weights are copied to memory instead of mapped, so that they can be changed.
+    pub copied: bool,
     /// Whether weights are repacked for the CPU's kernels while loading.
     pub repack: bool,
     pub gpu_layers: u32,
@@ -44,6 +46,9 @@ impl LoadParams<'_> {
         if self.extent == Extent::Header {
             p.no_alloc = true;
             // llama.cpp asserts that a file is not mapped if its tensors are not read.
+            p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
+        if self.copied {
             p.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         }
         p.use_extra_bufts = self.repack;

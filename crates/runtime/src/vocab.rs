@@ -96,6 +96,7 @@ impl Vocab {
             gguf,
             LoadParams {
                 extent: Extent::Vocabulary,
+                copied: false,
                 repack: false,
                 gpu_layers: 0,
                 device: None,

@@ -1,6 +1,12 @@
 //! `modelve convert`: converts a checkpoint, local or on the Hub, to a quantized GGUF.
 
+mod chosen;
+mod curve;
+mod measure;
+pub(in crate::commands) mod plain;
+mod proof;
 mod report;
+mod sized;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -14,8 +20,10 @@ use crate::base::{human, outfile};
 use crate::commands::command_line::quote;
 use crate::commands::fetching::{cancel_on_signals, or_like};
 use crate::commands::flags;
+use crate::commands::results::Form;
 use crate::convert::arch;
 use crate::convert::checkpoint::{self, Checkpoint};
+use crate::convert::sized::Limit;
 use crate::convert::{self, Imatrix, Options, Plan, Request};
 use crate::gguf::{GgmlType, Gguf};
 use crate::hint::{Interrupted, UsageError, hinted};
@@ -25,7 +33,9 @@ use crate::progress;
 use crate::quant::mix::{Overrides, RECIPES, Recipe};
 use crate::runtime::Model;
 
-use report::{Done, Loaded};
+use proof::Quality;
+use report::{Done, Loaded, Planned};
+use sized::{Job, SizeArgs, Wish};
 use source::Place;
 
 /// Convert a checkpoint to a quantized GGUF
@@ -37,6 +47,7 @@ Examples:
   modelve convert org/name@v2 -q q6_k -o out.gguf    a revision on the Hub, to a file of your choice
   modelve convert org/name-GGUF:UD-Q4_K_XL           a GGUF file of the Hub, unchanged
   modelve convert org/name --adapter ./my-lora       merges a LoRA, to a file in this folder
+  modelve convert ./my-checkpoint --size 2.0GiB      the best types for that size, measured and proven
   modelve convert ./my-checkpoint --dry-run          what would be written, and why")]
 pub struct Args {
     /// A checkpoint folder, or a Hub id: `org/name[@revision][:TYPE]`
@@ -96,7 +107,7 @@ pub struct Args {
     pub imatrix: Option<PathBuf>,
 
     /// Another type for the tensors whose GGUF name matches; repeatable, the first match counts
-    #[arg(long, value_name = "REGEX=TYPE")]
+    #[arg(long, visible_alias = "keep", value_name = "REGEX=TYPE")]
     pub tensor_type: Vec<String>,
 
     /// Another type for the output matrix
@@ -106,6 +117,10 @@ pub struct Args {
     /// Another type for the token embedding
     #[arg(long, value_name = "TYPE")]
     pub token_embedding_type: Option<String>,
+
+    /// The flags that choose a mix of types.
+    #[command(flatten)]
+    pub mix: SizeArgs,
 }
 
 /// Runs the command; `offline` keeps it off the network.
@@ -123,10 +138,21 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     {
         return fetch_gguf(args, &place, label, offline);
     }
+    let mut wish = args.mix.wish();
+    if let (Some(wish), Some(quant)) = (wish, place.quant()) {
+        return Err(wish.contradicts(quant));
+    }
     let recipe = recipe(args.quant.as_deref().or(place.quant()))?;
+    let label = wish.map_or_else(|| recipe.name.to_owned(), sized::Wish::label);
     if !is_written(recipe) {
         return Err(no_imatrix(recipe.name));
     }
+    let form = Form {
+        json: args.json,
+        html: args.mix.html.clone(),
+        force: args.force,
+    };
+    let curve_to = form.judge(args.imatrix.clone())?;
     let overrides = overrides(args)?;
     let imatrix = args.imatrix.as_deref().map(open_imatrix).transpose()?;
     let progress = progress::stderr(false);
@@ -140,13 +166,14 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     if let Some(folder) = adapter {
         expect_adapter(folder)?;
     }
-    let asked = match (&args.output, adapter) {
-        (None, Some(_)) => Some(Path::new("")),
+    let own_name = adapter.is_some() || wish.is_some();
+    let asked = match (&args.output, own_name) {
+        (None, true) => Some(Path::new("")),
         (asked, _) => asked.as_deref(),
     };
-    let own_name = adapter.is_some();
-    let known_output = place.output(asked, recipe, own_name, None)?;
-    if let Some(output) = known_output.as_deref().filter(|_| !args.dry_run) {
+    let known_output = place.output(asked, &label, own_name, None)?;
+    let writes = !args.dry_run && !args.mix.curve;
+    if let Some(output) = known_output.as_deref().filter(|_| writes) {
         if args.output.is_some() {
             expect_folder(output)?;
         }
@@ -154,7 +181,8 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         output_hint(checked, output)?;
     }
     let cancel = cancel_on_signals()?;
-    let wanted = match args.dry_run {
+    // What types do to tensors is found out on their weights.
+    let wanted = match args.dry_run && wish.is_none() && !args.mix.curve {
         true => Wanted::Description,
         false => Wanted::Any,
     };
@@ -163,35 +191,79 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         return fetched(args, gguf);
     }
     let checkpoint = open(&found, adapter)?;
+    let unproven = Quality {
+        text: proof::text_name(args.mix.held_out.as_deref()),
+        ..Quality::default()
+    };
+    let extra = match wish {
+        Some(_) if !args.mix.quick => unproven.metadata(),
+        _ => Vec::new(),
+    };
     let request = Request {
         recipe,
         overrides: &overrides,
+        types: None,
         imatrix: imatrix.as_ref(),
         provenance: &found.provenance,
+        extra: &extra,
     };
-    let plan = Plan::new(&checkpoint, &request)
-        .with_context(|| format!("cannot convert {}", found.folder.display()))?;
+    let what = || format!("cannot convert {}", found.folder.display());
+    let mut plan = Plan::new(&checkpoint, &request).with_context(what)?;
+    if args.mix.curve {
+        // Single tensors are measured in the types of a mix of the size of the default recipe.
+        wish = Some(Wish::Limit(Limit::Bytes(plan.file_size())));
+    }
     let output = match known_output {
         Some(output) => output,
         None => {
-            let name = convert::file_name(&plan, recipe, &found.folder);
+            let name = convert::file_name(&plan, &label, &found.folder);
             place
-                .output(asked, recipe, own_name, Some(&name))?
+                .output(asked, &label, own_name, Some(&name))?
                 .unwrap_or_else(|| PathBuf::from(name))
         }
     };
-    let memory = convert::memory(&plan, threads);
+    let started = Instant::now();
+    let folder = outfile::folder_of(&output);
+    let temporary = std::env::temp_dir();
+    let job = wish.map(|wish| Job {
+        args: &args.mix,
+        wish,
+        checkpoint: &checkpoint,
+        beside: match args.dry_run || args.mix.curve {
+            true => &temporary,
+            false => folder,
+        },
+        threads,
+        cancel: &cancel,
+        progress: progress.as_ref(),
+    });
+    if let Some(job) = job.as_ref().filter(|_| args.mix.curve) {
+        let curve = curve::measure(job, &request).with_context(what)?;
+        return curve_to.show_one(curve::PAGE, &curve, |out| curve::print(out, &curve));
+    }
+    let chosen = match &job {
+        Some(job) => {
+            if !args.dry_run {
+                let checked = convert::check_name(&output, args.force).map_err(Into::into);
+                output_hint(checked, &output)?;
+            }
+            Some(sized::choose(job, &request).with_context(what)?)
+        }
+        None => None,
+    };
     if args.dry_run {
-        let mut out = Output::stdout();
-        return report::plan(
-            &mut out,
-            &plan,
-            recipe,
-            &output,
-            memory,
-            found.complete,
-            args.json,
-        );
+        if let Some(chosen) = &chosen {
+            plan = Plan::new(&checkpoint, &chosen.request(&request)).with_context(what)?;
+        }
+        let planned = Planned {
+            plan: &plan,
+            quant: &label,
+            output: &output,
+            memory: convert::memory(&plan, threads),
+            complete: found.complete,
+            outlook: chosen.as_ref().map(|chosen| &chosen.outlook),
+        };
+        return report::plan(&mut Output::stdout(), &planned, args.json);
     }
 
     place.make_folder(&output)?;
@@ -200,16 +272,23 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
         force: args.force,
         cancel: &cancel,
     };
-    let started = Instant::now();
-    let written = convert::write(
-        &plan,
-        &checkpoint,
-        &request,
-        &output,
-        &options,
-        progress.as_ref(),
-    );
-    output_hint(interrupted(written), &output)?;
+    let mut outlook = None;
+    let mut quality = None;
+    let written = match (&job, chosen) {
+        (Some(job), Some(chosen)) => {
+            let made = chosen::write(job, chosen, &request, &output, &options)?;
+            plan = made.plan;
+            (outlook, quality) = (Some(made.outlook), made.quality);
+            made.written
+        }
+        _ => {
+            let progress = progress.as_ref();
+            let written =
+                convert::write_aside(&plan, &checkpoint, &request, &output, &options, progress);
+            output_hint(interrupted(written), &output)?
+        }
+    };
+    output_hint(written.commit().map_err(Into::into), &output)?;
     convert::check(&plan, &output)?;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -224,12 +303,14 @@ pub fn run(args: &Args, offline: bool) -> anyhow::Result<()> {
     };
     let done = Done {
         plan: &plan,
-        recipe,
+        quant: &label,
         output: &output,
-        reference: place.reference(&output, recipe, asked.is_some()),
+        reference: place.reference(&output, &label, asked.is_some()),
         seconds,
         threads,
         verified,
+        outlook: outlook.as_ref(),
+        quality,
     };
     report::done(&mut Output::stdout(), &done, args.json)
 }
@@ -262,6 +343,10 @@ fn fetched(args: &Args, gguf: &Path) -> anyhow::Result<()> {
     if args.adapter.is_some() {
         let error = anyhow!("a GGUF file is fetched as it is, and takes no --adapter");
         return Err(hinted(error, "name the checkpoint that the adapter is for"));
+    }
+    if args.mix.wish().is_some() {
+        let error = anyhow!("a GGUF file is fetched as it is, and no types are chosen for it");
+        return Err(hinted(error, "name the checkpoint that it was made of"));
     }
     if let Some(output) = &args.output {
         let error = anyhow!(

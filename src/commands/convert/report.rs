@@ -7,13 +7,14 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
+use super::proof::Quality;
 use super::size;
+use super::sized::Outlook;
 use crate::base::human;
 use crate::commands::command_line::quote;
 use crate::convert::{Deviation, Plan, PlannedTensor, Source};
 use crate::gguf::Value;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
-use crate::quant::mix::Recipe;
 use crate::table::{Columns, cell, plain};
 
 /// A row of `--list-quants`.
@@ -54,21 +55,34 @@ pub(super) fn quants(
     Ok(out.flush()?)
 }
 
+/// A conversion that was planned.
+pub(super) struct Planned<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) quant: &'a str,
+    pub(super) output: &'a Path,
+    /// Bytes of memory that it takes.
+    pub(super) memory: u64,
+    /// Whether the weights are on this machine.
+    pub(super) complete: bool,
+    /// What is expected of chosen types.
+    pub(super) outlook: Option<&'a Outlook>,
+}
+
 /// Prints the plan.
-pub(super) fn plan(
-    out: &mut Output,
-    plan: &Plan,
-    recipe: &Recipe,
-    output: &Path,
-    memory: u64,
-    complete: bool,
-    as_json: bool,
-) -> anyhow::Result<()> {
+pub(super) fn plan(out: &mut Output, planned: &Planned<'_>, as_json: bool) -> anyhow::Result<()> {
+    let &Planned {
+        plan,
+        quant,
+        output,
+        memory,
+        complete,
+        outlook,
+    } = planned;
     if as_json {
         let tensors: Vec<Json> = plan.tensors().iter().map(tensor_json).collect();
-        out.json(&json!({
+        let mut result = json!({
             "output": output,
-            "quant": recipe.name,
+            "quant": quant,
             "weights_here": complete,
             "file_bytes": plan.file_size(),
             "source_bytes": plan.source_bytes(),
@@ -79,7 +93,11 @@ pub(super) fn plan(
             "notes": plan.notes(),
             "metadata": metadata_json(plan),
             "tensors": tensors,
-        }))?;
+        });
+        if let Some(outlook) = outlook {
+            result["mix"] = serde_json::to_value(outlook)?;
+        }
+        out.json(&result)?;
         return Ok(out.flush()?);
     }
     let mut rows = Columns::new(out, &["tensor", "shape>", "from", "to", "bytes>", "why"]);
@@ -110,6 +128,9 @@ pub(super) fn plan(
     );
     fact("from", from);
     fact("types", type_counts(plan));
+    for (name, value) in outlook.into_iter().flat_map(expected) {
+        fact(name, value);
+    }
     fact("disk needed", human::bytes(plan.file_size()));
     fact("memory needed", human::bytes(memory));
     out.write_all(facts.lines().as_bytes())?;
@@ -148,13 +169,17 @@ pub(super) struct Loaded {
 /// A conversion that succeeded.
 pub(super) struct Done<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) recipe: &'a Recipe,
+    pub(super) quant: &'a str,
     pub(super) output: &'a Path,
     /// The argument MODEL for the other commands.
     pub(super) reference: String,
     pub(super) seconds: f64,
     pub(super) threads: usize,
     pub(super) verified: Option<(Vec<Deviation>, Loaded)>,
+    /// What was expected of chosen types.
+    pub(super) outlook: Option<&'a Outlook>,
+    /// What was found.
+    pub(super) quality: Option<Quality>,
 }
 
 /// Prints the result.
@@ -165,7 +190,7 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
         let mut result = json!({
             "output": done.output,
             "model": done.reference,
-            "quant": done.recipe.name,
+            "quant": done.quant,
             "file_bytes": plan.file_size(),
             "source_bytes": plan.source_bytes(),
             "weights": plan.weights(),
@@ -174,6 +199,12 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
             "source_bytes_per_second": speed,
             "threads": done.threads,
         });
+        if let Some(outlook) = done.outlook {
+            result["mix"] = serde_json::to_value(outlook)?;
+        }
+        if let Some(quality) = &done.quality {
+            result["quality"] = serde_json::to_value(quality)?;
+        }
         if let Some((deviations, loaded)) = &done.verified {
             let tensors: Vec<Json> = deviations.iter().map(deviation_json).collect();
             result["verified"] = json!({"load_seconds": loaded.seconds, "tensors": tensors});
@@ -199,6 +230,12 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
     };
     fact("size", format!("{before} → {after}, {change}"));
     fact("types", type_counts(plan));
+    for (name, value) in done.outlook.into_iter().flat_map(expected) {
+        fact(name, value);
+    }
+    for (name, value) in done.quality.iter().flat_map(proven) {
+        fact(name, value);
+    }
     let rate = human::bytes(speed as u64);
     fact(
         "time",
@@ -217,6 +254,64 @@ pub(super) fn done(out: &mut Output, done: &Done<'_>, as_json: bool) -> anyhow::
     );
     writeln!(out, "\nnext: {}", out.paint(BOLD, next))?;
     Ok(out.flush()?)
+}
+
+/// What is expected of chosen types, line by line.
+fn expected(outlook: &Outlook) -> Vec<(&'static str, String)> {
+    let gap = match outlook.bound_kl > 0.0 {
+        true => 100.0 * (outlook.expected_kl / outlook.bound_kl - 1.0),
+        false => 0.0,
+    };
+    let mut lines = vec![(
+        "expected",
+        format!(
+            "mean KL {:.4}, the sum of {} tensors; no choice is better by more than {gap:.1} %",
+            outlook.expected_kl, outlook.tensors
+        ),
+    )];
+    match &outlook.measured {
+        Some(measured) => lines.push((
+            "measured",
+            format!(
+                "mean KL {:.4} ± {:.4} together, on {} predictions of {}",
+                measured.together_kl,
+                measured.together_error,
+                human::count(measured.positions as u64),
+                human::escape(measured.text.as_bytes())
+            ),
+        )),
+        None => lines.push((
+            "",
+            "estimated from the errors of the weights alone".to_owned(),
+        )),
+    }
+    lines
+}
+
+/// What was found by comparing the file with its checkpoint, line by line.
+fn proven(quality: &Quality) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "quality",
+            format!(
+                "mean KL {:.4} ± {:.4}, 99 % below {:.3}, same first choice {:.1} %",
+                quality.kl_mean,
+                quality.kl_error,
+                quality.kl_p99,
+                100.0 * quality.same_top
+            ),
+        ),
+        (
+            "",
+            format!(
+                "perplexity {:.3} → {:.3}, on {} tokens of {}",
+                quality.perplexity_source,
+                quality.perplexity,
+                human::count(quality.tokens.into()),
+                human::escape(quality.text.as_bytes())
+            ),
+        ),
+    ]
 }
 
 fn verified(out: &mut Output, deviations: &[Deviation], loaded: &Loaded) -> anyhow::Result<()> {
@@ -298,7 +393,10 @@ fn deviation_json(deviation: &Deviation) -> Json {
 
 /// The metadata as JSON, with long lists replaced by their length.
 fn metadata_json(plan: &Plan) -> Json {
-    let entries = plan.metadata().iter().map(|(key, value)| {
+    // The quality is known once the file is written.
+    let known = plan.metadata().iter();
+    let known = known.filter(|(key, _)| !key.starts_with("modelve.quality."));
+    let entries = known.map(|(key, value)| {
         let value = match value {
             Value::U32(v) => json!(v),
             Value::I32(v) => json!(v),

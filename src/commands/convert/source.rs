@@ -15,7 +15,6 @@ use crate::hub::locate::ModelRef;
 use crate::hub::store::store_path;
 use crate::hub::{self, FetchOptions, HubId, Wanted};
 use crate::progress::Progress;
-use crate::quant::mix::Recipe;
 
 /// The meaning of MODEL.
 pub(super) enum Place {
@@ -79,13 +78,13 @@ impl Place {
     pub(super) fn output(
         &self,
         asked: Option<&Path>,
-        recipe: &Recipe,
+        label: &str,
         own_name: bool,
         name: Option<&str>,
     ) -> anyhow::Result<Option<PathBuf>> {
         let into_folder = |folder: &Path| match (self, name) {
             (Self::Hub(id), _) if !own_name => {
-                Some(folder.join(format!("{}-{}.gguf", id.name(), recipe.name)))
+                Some(folder.join(format!("{}-{}.gguf", id.name(), label)))
             }
             (_, Some(name)) => Some(folder.join(name)),
             (_, None) => None,
@@ -95,7 +94,7 @@ impl Place {
                 Ok(into_folder(asked))
             }
             (Some(asked), _) => Ok(Some(asked.to_owned())),
-            (None, Self::Hub(id)) => Ok(Some(store_path(id, recipe.name)?)),
+            (None, Self::Hub(id)) => Ok(Some(store_path(id, label)?)),
             (None, Self::Folder(_)) => Ok(name.map(PathBuf::from)),
         }
     }
@@ -114,9 +113,9 @@ impl Place {
     }
 
     /// The argument MODEL for the other commands.
-    pub(super) fn reference(&self, output: &Path, recipe: &Recipe, chosen: bool) -> String {
+    pub(super) fn reference(&self, output: &Path, label: &str, chosen: bool) -> String {
         match self {
-            Self::Hub(id) if !chosen => format!("{}:{}", id.without_quant(), recipe.name),
+            Self::Hub(id) if !chosen => format!("{}:{label}", id.without_quant()),
             _ => output.display().to_string(),
         }
     }

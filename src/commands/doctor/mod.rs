@@ -11,6 +11,7 @@ use serde::Serialize;
 use self::auto::Auto;
 use self::machines::Machines;
 use crate::base::human;
+use crate::base::isa::Isa;
 use crate::base::memory::Memory;
 use crate::commands::workers::WorkersArgs;
 use crate::hub::locate;
@@ -49,6 +50,7 @@ struct Report {
     cpu_variant: Option<String>,
     features: Vec<Features>,
     own_kernels: Vec<String>,
+    isa: &'static str,
     threads: u32,
     memory: Option<Memory>,
     store: Option<String>,
@@ -130,6 +132,7 @@ fn report(workers: &WorkersArgs) -> Report {
         cpu_variant: cpu_variant(),
         features: features(&runtime::system_info()),
         own_kernels: runtime::own_kernels().map(|ty| ty.to_string()).collect(),
+        isa: Isa::detect().name(),
         threads: runtime::host::threads(),
         memory,
         store: Store::from_env()
@@ -261,7 +264,11 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
         add(&name, plain(features.on.join(" ")));
     }
     if !report.own_kernels.is_empty() {
-        add("own kernels", plain(report.own_kernels.join(" ")));
+        let types = report.own_kernels.join(" ");
+        add(
+            "own kernels",
+            plain(format!("{types}, up to {}", report.isa)),
+        );
     }
     add("threads", plain(report.threads));
     add(

@@ -265,7 +265,7 @@ fn check_same(file: &Imatrix, now: &Origin, window: usize, path: &Path) -> anyho
 }
 
 /// A digest of tokens, in hexadecimal digits.
-fn digest(ids: &[Token]) -> String {
+pub(super) fn digest(ids: &[Token]) -> String {
     let mut hasher = Sha256::new();
     ids.iter().for_each(|id| hasher.update(id.0.to_le_bytes()));
     hasher
@@ -276,7 +276,7 @@ fn digest(ids: &[Token]) -> String {
 }
 
 /// What tells a model from another: its name, architecture and size, and the type of its weights.
-fn identity(model: &Model) -> String {
+pub(super) fn identity(model: &Model) -> String {
     let gguf = model.gguf();
     let name = gguf.get("general.name").and_then(|name| name.as_str());
     let file_type = gguf.get("general.file_type").and_then(|ty| ty.as_u64());

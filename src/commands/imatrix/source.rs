@@ -6,16 +6,14 @@ use anyhow::Context;
 
 use crate::base::outfile::Outfile;
 use crate::commands::command_line::quote;
+use crate::commands::convert::plain;
 use crate::commands::engine::EngineArgs;
 use crate::commands::find;
 use crate::commands::probing::work;
 use crate::convert::checkpoint::Checkpoint;
-use crate::convert::{self, Options, Plan, Provenance, Request};
 use crate::gguf::Gguf;
-use crate::hint::{Interrupted, hinted};
 use crate::hub::locate::Located;
 use crate::progress;
-use crate::quant::mix::{Overrides, Recipe};
 use crate::runtime::{Cancel, Model, host};
 
 /// The recipe of the file that is made of a checkpoint. What it rounds away is far below what another
@@ -98,34 +96,15 @@ impl Source {
 /// Converts a checkpoint.
 fn make(folder: &Path, path: &Path, engine: &EngineArgs, cancel: &Cancel) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(folder)?;
-    let request = Request {
-        recipe: Recipe::find(RECIPE).context("a recipe of the table")?,
-        overrides: &Overrides::default(),
-        imatrix: None,
-        provenance: &Provenance::default(),
-    };
-    let what = || format!("cannot convert {}", folder.display());
-    let plan = Plan::new(&checkpoint, &request).with_context(what)?;
-    let options = Options {
-        threads: engine.threads.unwrap_or_else(host::threads) as usize,
-        force: false,
-        cancel: &cancel.flag(),
-    };
+    let threads = engine.threads.unwrap_or_else(host::threads) as usize;
     let progress = progress::stderr(false);
-    let written = convert::write(
-        &plan,
+    let cancel = cancel.flag();
+    plain::write(
         &checkpoint,
-        &request,
+        RECIPE,
         path,
-        &options,
+        threads,
+        &cancel,
         progress.as_ref(),
-    );
-    written.map_err(|error| match error {
-        convert::Error::Interrupted => Interrupted.into(),
-        convert::Error::Space { .. } => hinted(
-            error,
-            "a model is written beside the output and removed again: with -o it is written elsewhere",
-        ),
-        error => anyhow::Error::new(error).context(what()),
-    })
+    )
 }

@@ -36,6 +36,8 @@ pub enum Fact {
     Text(String),
     /// A non-negative integer.
     Integer(u64),
+    /// Any other number.
+    Real(f64),
     /// An array: the integers in it, with truth values as 0 and 1, and `None` for other entries.
     Array(Vec<Option<u64>>),
 }
@@ -54,7 +56,10 @@ impl Facts for Gguf {
             ValueRef::Array(array) => Some(Fact::Array(
                 array.iter().map(|item| number(&item)).collect(),
             )),
-            _ => value.as_u64().map(Fact::Integer),
+            _ => {
+                let real = || value.as_f64().map(Fact::Real);
+                value.as_u64().map(Fact::Integer).or_else(real)
+            }
         }
     }
 }
@@ -112,6 +117,15 @@ impl<'a> Subject<'a> {
         match self.facts.fact(key)? {
             Fact::Text(text) if !text.trim().is_empty() => Some(text),
             _ => None,
+        }
+    }
+
+    /// Returns a number.
+    pub fn real(&self, key: &str) -> Option<f64> {
+        match self.facts.fact(key)? {
+            Fact::Integer(number) => Some(number as f64),
+            Fact::Real(number) => Some(number),
+            Fact::Text(_) | Fact::Array(_) => None,
         }
     }
 
@@ -250,6 +264,47 @@ pub struct Identity {
     pub license: Option<String>,
     /// The repository or address it comes from.
     pub source: Option<String>,
+    /// How it differs from its checkpoint, as `convert --size` found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+}
+
+/// The difference of a file from its checkpoint, of the keys `modelve.quality.*`.
+#[derive(Debug, Serialize)]
+pub struct Quality {
+    /// The text.
+    pub text: Option<String>,
+    /// Number of predictions compared.
+    pub tokens: Option<f64>,
+    /// Mean KL divergence from the checkpoint, in nats.
+    pub kl_mean: f64,
+    /// Its standard error.
+    pub kl_error: Option<f64>,
+    /// The divergence that 99 % of the predictions do not exceed.
+    pub kl_p99: Option<f64>,
+    /// Share of predictions with the same likeliest token.
+    pub same_top: Option<f64>,
+    /// Perplexity of the text under the file.
+    pub perplexity: Option<f64>,
+    /// Perplexity of the text under the checkpoint.
+    pub perplexity_source: Option<f64>,
+}
+
+impl Quality {
+    fn of(subject: &Subject<'_>) -> Option<Self> {
+        let key = |name: &str| format!("modelve.quality.{name}");
+        let real = |name: &str| subject.real(&key(name));
+        Some(Self {
+            text: subject.text(&key("text")),
+            tokens: real("tokens"),
+            kl_mean: real("kl_mean")?,
+            kl_error: real("kl_error"),
+            kl_p99: real("kl_p99"),
+            same_top: real("same_top"),
+            perplexity: real("perplexity"),
+            perplexity_source: real("perplexity_source"),
+        })
+    }
 }
 
 impl Identity {
@@ -311,6 +366,7 @@ impl Identity {
             ]
             .iter()
             .find_map(|key| subject.text(key)),
+            quality: Quality::of(subject),
         }
     }
 }

@@ -7,7 +7,7 @@ use comfy_table::Cell;
 
 use super::Args;
 use super::sizing::{KvBytes, Sizing};
-use super::subject::{Identity, Subject};
+use super::subject::{Identity, Quality, Subject};
 use super::tree::{self, Node};
 use crate::base::human;
 use crate::commands::kind::Kind;
@@ -129,7 +129,34 @@ fn print_identity(path: &Path, identity: &Identity, out: &mut Output) -> anyhow:
     if !third.is_empty() {
         writeln!(out, "{}", out.paint(DIM, third))?;
     }
+    if let Some(quality) = &identity.quality {
+        let facts = quality_facts(quality);
+        writeln!(out, "{}", joined(facts.into_iter(), room))?;
+    }
     Ok(())
+}
+
+/// What is known of the difference between the file and its checkpoint.
+fn quality_facts(quality: &Quality) -> Vec<String> {
+    let mut facts = vec![format!(
+        "mean KL {:.4} from its checkpoint",
+        quality.kl_mean
+    )];
+    facts.extend(quality.kl_p99.map(|kl| format!("99 % below {kl:.3}")));
+    let percent = |share: f64| format!("same first choice {:.1} %", 100.0 * share);
+    facts.extend(quality.same_top.map(percent));
+    if let (Some(before), Some(after)) = (quality.perplexity_source, quality.perplexity) {
+        facts.push(format!("perplexity {before:.3} → {after:.3}"));
+    }
+    if let Some(tokens) = quality.tokens {
+        let text = quality.text.as_deref().unwrap_or("a text");
+        let tokens = human::count(tokens as u64);
+        facts.push(format!(
+            "{tokens} tokens of {}",
+            human::escape(text.as_bytes())
+        ));
+    }
+    facts
 }
 
 /// How much of the tree is left out on a narrow terminal. Each step also leaves out what the steps

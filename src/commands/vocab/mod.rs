@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 pub(super) use crate::probe::JsonText;
 
 /// A token as JSON: `{"id", "piece", "text", "bytes", "kind", "score"}`.
-struct JsonToken<'a>(Token<'a>);
+pub struct JsonToken<'a>(pub Token<'a>);
 
 impl Serialize for JsonToken<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

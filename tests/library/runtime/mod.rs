@@ -4,6 +4,7 @@ mod aborts;
 mod chat;
 mod completion;
 mod engine;
+mod exchange;
 mod files;
 mod grammar;
 mod hooks;

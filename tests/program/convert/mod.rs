@@ -7,6 +7,7 @@ mod ends;
 mod families;
 mod packed;
 mod refusal;
+mod sized;
 mod vocabularies;
 
 use crate::support::hub_server;

@@ -162,7 +162,7 @@ fn prompts_that_do_not_match_are_told() {
         said.contains("two prompts, a clean and a corrupt one, not 1"),
         "{said}"
     );
-    // The same prompt twice: nothing to bring back, and nothing that changes.
+    // The same prompt twice: there is nothing to restore.
     let same = found(&["patch", PARK, PARK]);
     assert_eq!(same["recovered"][0][0], Value::Null);
     for row in same["values"].as_array().unwrap() {

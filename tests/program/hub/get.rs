@@ -140,7 +140,6 @@ fn a_checkpoint_is_got_as_it_is_and_made_into_a_type_by_convert() {
     let server = HubServer::start();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-phi3");
     server.folder("org/tiny", folder.as_ref()).unwrap();
-    server.remove("org/tiny", "tiny-phi3-Q4_K_M.gguf");
     let bench = Bench::of(server);
     let (said, command) = bench.hinted(&["get", "org/tiny:Q4_0"]);
     assert!(said.contains("has a checkpoint, but no GGUF"), "{said}");

@@ -34,7 +34,7 @@ impl Bench {
         let server = HubServer::start();
         let tiny = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/models/tiny-phi3/tiny-phi3-Q4_K_M.gguf"
+            "/crates/hub/tiny/tiny-phi3-Q4_K_M.gguf"
         );
         let tiny = fs::read(tiny).unwrap();
         server.repo(REPO);

@@ -8,10 +8,14 @@ use serde_json::Value as Json;
 use super::{Bench, LABELS, REPO, file};
 use crate::support::hub_server::{Fault, HubServer};
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-phi3");
+const TINY: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/crates/hub/tiny/tiny-phi3-Q4_K_M.gguf"
+);
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-phi3");
 
 fn tiny() -> Vec<u8> {
-    fs::read(format!("{TINY}/tiny-phi3-Q4_K_M.gguf")).unwrap()
+    fs::read(TINY).unwrap()
 }
 
 /// A Hub with one GGUF file.
@@ -47,14 +51,13 @@ impl Bench {
 fn a_gguf_file_is_shown_as_if_it_were_here() {
     let bench = one(&tiny());
     let id = "org/one-GGUF:Q4_K_M";
-    let local = format!("{TINY}/tiny-phi3-Q4_K_M.gguf");
     for flags in [
         &["--memory", "8GiB"][..],
         &["--kv"],
         &["--tensors", "--sort", "size"],
     ] {
         let run = |model| bench.run(&[&["meta", model], flags].concat());
-        let (remote, here) = (run(id), run(&local));
+        let (remote, here) = (run(id), run(TINY));
         assert_eq!(remote.code, Some(0), "{}", remote.said);
         assert_eq!(remote.out, here.out, "{flags:?}");
         assert!(
@@ -72,10 +75,7 @@ fn a_gguf_file_is_shown_as_if_it_were_here() {
     assert_eq!(asked, vec![Some("bytes=0-1048575".to_owned()); 3]);
 
     let ran = bench.run(&["meta", "org/one-GGUF", "--json"]);
-    let (remote, mut here) = (
-        json(&ran.out),
-        json(&bench.good(&["meta", &local, "--json"])),
-    );
+    let (remote, mut here) = (json(&ran.out), json(&bench.good(&["meta", TINY, "--json"])));
     assert_eq!(remote["file"], "org/one-GGUF/one-Q4_K_M.gguf");
     assert_eq!(remote["remote"]["bytes_read"], 1 << 20);
     assert_eq!(remote["remote"]["bytes"], tiny().len());
@@ -92,10 +92,10 @@ fn a_gguf_file_is_shown_as_if_it_were_here() {
 #[test]
 fn a_checkpoint_is_shown_by_its_shards_headers() {
     let server = HubServer::start();
-    server.folder("org/tiny", TINY.as_ref()).unwrap();
+    server.folder("org/tiny", CHECKPOINT.as_ref()).unwrap();
     let bench = Bench::of(server);
     let remote = json(&bench.good(&["meta", "org/tiny", "--json"]));
-    let local = json(&bench.good(&["meta", TINY, "--json"]));
+    let local = json(&bench.good(&["meta", CHECKPOINT, "--json"]));
     assert_eq!(remote["folder"], "org/tiny");
     for key in ["tensors", "config", "size_bytes", "n_params"] {
         assert_eq!(remote[key], local[key], "{key}");
@@ -279,7 +279,7 @@ fn answers_that_are_cut_go_on_and_lies_end_in_words() {
 #[test]
 fn a_damaged_shard_is_named_as_the_repository_names_it() {
     let server = HubServer::start();
-    server.folder("org/tiny", TINY.as_ref()).unwrap();
+    server.folder("org/tiny", CHECKPOINT.as_ref()).unwrap();
     server.spoil("model.safetensors", 99, Fault::Flip(9));
     Bench::of(server).fails("org/tiny", "org/tiny/model.safetensors");
 }

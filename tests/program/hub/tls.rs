@@ -36,7 +36,7 @@ fn a_trusted_server_is_spoken_to_and_does_not_lead_out_of_the_encryption() {
     let server = HubServer::start();
     let tiny = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/models/tiny-phi3/tiny-phi3-Q4_K_M.gguf"
+        "/crates/hub/tiny/tiny-phi3-Q4_K_M.gguf"
     );
     let tiny = std::fs::read(tiny).unwrap();
     // Small files come from the Hub itself, large ones by a redirect to plain HTTP.

@@ -17,7 +17,7 @@ fn the_cache_is_as_large_as_llama_cpp_makes_it() {
     let dir = tempfile::tempdir().unwrap();
     let tiny = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/models/tiny-phi3/tiny-phi3-Q4_K_M.gguf"
+        "/crates/hub/tiny/tiny-phi3-Q4_K_M.gguf"
     );
     let mut models = models(dir.path());
     models.push(("phi3", tiny.into()));

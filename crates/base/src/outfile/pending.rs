@@ -44,6 +44,11 @@ impl Pending {
         self.temporary.as_file()
     }
 
+    /// The path that the file has for now.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
     /// Pushes the file to the disk and gives it its name.
     ///
     /// # Errors

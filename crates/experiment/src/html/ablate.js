@@ -1,7 +1,7 @@
 const { twin } = twins();
 const T = shown(data.token.piece), U = data.against ? shown(data.against.piece) : null;
 const rival = U || "the mean of all tokens";
-const silent = data.with === "mean" ? "held at its mean over the prompt" : "silent";
+const replaced = data.with === "mean" ? "set to its mean over the prompt" : "set to zero";
 const measure = ["--token-id", String(data.token.id), ...(U ? ["--against-id", String(data.against.id)] : [])];
 
 // Before and after on one scale, with the same token in the same row.
@@ -17,7 +17,7 @@ function beforeAfter() {
   const now = data.after.top[0], then = data.before.top[0];
   main.append(el("h1", {}, "What does it say without ", el("code", {}, parts), "?"),
     el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt), el("span", { class: "soft" }, " _")),
-    reading("The model reads the prompt twice: whole, and with " + parts + " " + silent + ". What follows from what it writes then is computed anew.",
+    reading("The model reads the prompt twice: whole, and with " + parts + " " + replaced + ". What follows from what it writes then is computed anew.",
       "Here: " + shown(then.piece) + " (" + percent(then.prob) + ") becomes " + (now.id === then.id ? percent(now.prob) : shown(now.piece) + " (" + percent(now.prob) + ")") + "; the measure, " + T + " over " + rival + ", goes from " + signed(data.value, 2) + " to " + signed(data.without, 2) + " logits."),
     el("section", { class: "panel" }, el("div", { class: "answer" },
       el("div", {}, el("div", { class: "big" }, signed(data.change, 2)), el("div", { class: "soft" }, "logits, change of " + T + " over " + rival)),
@@ -47,7 +47,7 @@ function ranking() {
   main.append(el("h1", {}, "Which " + kind + " does the answer hang on?"),
     el("p", { class: "prompt", tabindex: 0 }, el("code", {}, data.prompt), el("span", { class: "soft" }, " _")));
   if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end: "), "what was tried by then is shown."));
-  main.append(reading("Each of the " + parts.length + " " + kind + " is " + silent + " once, at every token, and the model reads the prompt again. Blue ones speak for " + T + ": without them the measure, " + T + " over " + rival + ", falls. Orange ones speak for " + rival + ".",
+  main.append(reading("Each of the " + parts.length + " " + kind + " is " + replaced + " once, at every token, and the model reads the prompt again. Blue ones speak for " + T + ": without them the measure, " + T + " over " + rival + ", falls. Orange ones speak for " + rival + ".",
     "Here: without " + top.part + " the measure goes from " + signed(data.value, 2) + " to " + signed(top.without, 2) + " logits, and the model says " + shown(top.says.piece) + " (" + percent(top.says.prob) + "). A part may look idle because another takes over when it is missing."));
   const panel = el("section", { class: "panel" });
   if (top.head != null) {

@@ -10,10 +10,10 @@ data.recovered.forEach((row, i) => row.forEach((s, j) => {
   const trivial = !heads && i === data.layers.length - 1;
   if (s != null && !trivial && (!best || s > best.s)) best = { s, i, j };
 }));
-main.append(el("h1", {}, "What one place brings back, over " + n + (noisy ? " draws of noise" : " pairs of prompts")));
+main.append(el("h1", {}, "What one place restores, over " + n + (noisy ? " draws of noise" : " pairs of prompts")));
 if (!data.complete) main.append(el("p", {}, el("b", {}, "Stopped before its end: "), "the pairs done by then are shown."));
-main.append(reading("For each pair the model reads the corrupt prompt, and at one place " + WHAT + " is replaced with what the clean prompt has there. A cell is the mean share of the difference between the two that this brings back. The mean lies within the interval beside it with 95 % confidence, if the pairs are a fair sample.",
-  best ? "Here: " + name(best.j) + " in layer " + data.layers[best.i] + " brings back " + share(best.s) + " on average" + (data.interval[best.i][best.j] == null ? "" : ", give or take " + share(data.interval[best.i][best.j])) + "." : null,
+main.append(reading("For each pair the model reads the corrupt prompt, and at one place " + WHAT + " is replaced with what the clean prompt has there. A cell is the mean share of the difference between the two that this restores. The mean lies within the interval beside it with 95 % confidence, if the pairs are a fair sample.",
+  best ? "Here: " + name(best.j) + " in layer " + data.layers[best.i] + " restores " + share(best.s) + " on average" + (data.interval[best.i][best.j] == null ? "" : ", give or take " + share(data.interval[best.i][best.j])) + "." : null,
   data.alike.length ? "Left out because the model answers both prompts alike: pair " + data.alike.join(", ") + "." : null));
 const cells = [];
 const rows = data.layers.map((_, i) => i).reverse().map((i) => el("tr", {}, el("th", { scope: "row" }, String(data.layers[i])), columns.map((_, j) => {

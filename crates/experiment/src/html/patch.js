@@ -48,10 +48,10 @@ data.recovered.forEach((row, i) => row.forEach((s, j) => {
 const place = (i, j) => heads ? "head " + heads[j] + " of layer " + data.layers[i]
   : WHAT[1] + data.layers[i] + " at " + shown(data.corrupt_pieces[data.positions[j]]) + " (position " + data.positions[j] + ")";
 const told = Number.isFinite(difference) && difference !== 0;
-main.append(el("h2", {}, "What one place brings back"),
-  reading("The model reads the corrupt prompt, and at one place " + WHAT[0] + " is replaced with what the clean prompt has there. A cell tells what share of the difference in the measure, from " + signed(data.corrupt_value, 2) + " to " + signed(data.clean_value, 2) + " logits, that brings back: 100 % is the clean prompt\u2019s answer, 0 % changes nothing, and below 0 it drives the answer further away.",
+main.append(el("h2", {}, "What one place restores"),
+  reading("The model reads the corrupt prompt, and at one place " + WHAT[0] + " is replaced with what the clean prompt has there. A cell tells what share of the difference in the measure, from " + signed(data.corrupt_value, 2) + " to " + signed(data.clean_value, 2) + " logits, is restored by that: 100 % is the clean prompt\u2019s answer, 0 % changes nothing, and below 0 it drives the answer further away.",
     best && told ? "Here: with " + place(best.i, best.j) + " replaced the measure is " + signed(data.values[best.i][best.j], 2) + ", " + share(best.s) + " of the way" + (data.top[best.i][best.j].length ? ", and the model says " + shown(data.top[best.i][best.j][0].piece) + " (" + percent(data.top[best.i][best.j][0].prob) + ")" : "") + "." : told ? null : "Here both prompts give the same measure, so that there is no share to tell.",
-    heads ? "A head that brings much back carries what tells the prompts apart, by what it read of them or by what it writes." : "Read it from below: where a bright column ends and another begins, the difference moves from one token to the other between those layers, and attention carries it. Before the first token that differs, and in the last layer but at the last token, nothing can come back."));
+    heads ? "A head that restores much carries what tells the prompts apart, by what it read of them or by what it writes." : "Read it from below: where a bright column ends and another begins, the difference moves from one token to the other between those layers, and attention carries it. Before the first token that differs, and in the last layer but at the last token, nothing can be restored."));
 
 // The map: rows are layers, the last at the top.
 const cells = [];

@@ -64,7 +64,7 @@ if (parts.length) {
     : kinds[p.part.split(".")[0]] + " of layer " + p.layer;
   const describePart = (p) => [el("b", {}, p.part), el("div", {}, spelledPart(p)), el("div", {}, signed(p.value) + " logits for " + (p.value < 0 ? rival : T))];
   const proofOf = new Map(data.proof.map((p) => [p.part, p]));
-  const tipOf = (p) => proofOf.has(p.part) ? [...describePart(p), el("div", {}, "taken out everywhere: " + signed(proofOf.get(p.part).change))] : describePart(p);
+  const tipOf = (p) => proofOf.has(p.part) ? [...describePart(p), el("div", {}, "set to zero at every token: the measure changes by " + signed(proofOf.get(p.part).change))] : describePart(p);
   const largest = () => {
     let running = 0;
     const kept = ranked.slice(0, SHOWN), rest = ranked.slice(SHOWN);
@@ -136,7 +136,7 @@ if (data.proof.length) {
   });
   const eg = odd[0] || single[0];
   main.append(el("h2", {}, "The proof: without them"),
-    reading("A contribution is what a part writes; it is not yet what depends on it. So the largest parts are taken out, and the measure is computed again: with the part silent at the last token, and with it silent at every token. The three bars of a part are what it contributes and what is really lost.",
+    reading("A contribution is what a part writes; it is not yet what depends on it. So each of the largest parts is set to zero, and the measure is computed again: with the part at zero at the last token, and with it at zero at every token. The three bars of a part are what it contributes and what is really lost.",
       "Here: " + eg.part + " contributes " + signed(eg.contribution, 2) + ", and without it at the last token " + signed(-eg.change_last, 2) + " is lost" +
       (odd.includes(eg) ? ". The two disagree: later parts, and the scale of the norms, answer to what is missing." : ", at every token " + signed(-eg.change, 2) + ". The two agree: nothing behind it makes up for it.")),
     el("section", { class: "panel" }, list,
@@ -147,6 +147,6 @@ const against = U ? ["--against-id", String(data.against.id)] : [];
 main.append(el("div", { style: "height:16px" }), further([
   ["after which layer it settles on the answer", ["lens", data.prompt, "--token", String(data.token.id)]],
   ["where the heads look", ["attention", data.prompt]],
-  ["every head taken out, one by one", ["ablate", data.prompt, "--all", "heads", "--token-id", String(data.token.id), ...against]],
+  ["every head set to zero, one by one", ["ablate", data.prompt, "--all", "heads", "--token-id", String(data.token.id), ...against]],
   ...(strongest ? [["through which places the strongest word acts", ["patch", data.prompt, "--noise", "3", "--noised", Array.from({ length: strongest.to - strongest.from }, (_, k) => strongest.from + k).join(","), "--token-id", String(data.token.id), ...against]]] : []),
 ]));

@@ -9,6 +9,13 @@ use modelve_runtime::{Model, Reading, Token};
 /// The name under which files mention this text. It changes with the text.
 pub const NAME: &str = "modelve calibration text 1";
 
+/// A text of the same kinds that is no part of the calibration text, to compare a file on that was
+/// chosen by it. It was written for this project.
+pub const HELD_OUT: &str = include_str!("held_out.txt");
+
+/// The name under which files mention that text. It changes with the text.
+pub const HELD_OUT_NAME: &str = "modelve held-out text 1";
+
 /// Texts by kind.
 const TEXTS: [&str; 6] = [
     include_str!("prose.txt"),

@@ -11,9 +11,9 @@ from typing import Any, Literal, Self, TypeAlias, final, overload, type_check_on
 
 __version__: str
 
-Prompt: TypeAlias = str | Sequence[int]
-Token: TypeAlias = int | str
-Piece: TypeAlias = str | bytes
+_Prompt: TypeAlias = str | Sequence[int]
+_Token: TypeAlias = int | str
+_Piece: TypeAlias = str | bytes
 
 class Error(Exception):
     """What could not be done, and why. `hint` says what would help, or is None."""
@@ -44,20 +44,20 @@ class Choice:
     """A token with its probability."""
 
     id: int
-    piece: Piece
+    piece: _Piece
     prob: float
     logprob: float
 
 @type_check_only
 class Named:
     id: int
-    piece: Piece
+    piece: _Piece
 
 @type_check_only
 class Candidate:
     text: str
     ids: list[int]
-    pieces: list[Piece]
+    pieces: list[_Piece]
     prob: float
     logprob: float
     rank: int
@@ -65,9 +65,10 @@ class Candidate:
 @type_check_only
 class Scored:
     id: int
-    piece: Piece
+    piece: _Piece
     logprob: float | None
     rank: int | None
+    instead: Choice  # where another token is the likeliest
 
 @type_check_only
 class Answer(Choice):
@@ -83,6 +84,8 @@ class Cell:
     kl_to_final: float
     answer_logprob: float
     top: list[Choice]
+    token_rank: int  # with `token`
+    token_logprob: float  # with `token`
 
 @type_check_only
 class Head:
@@ -93,7 +96,7 @@ class Head:
 
 @type_check_only
 class Word:
-    text: Piece
+    text: _Piece
     to: int
     without: float
     change: float
@@ -119,15 +122,104 @@ class Proof:
 @type_check_only
 class Written:
     id: int
-    piece: Piece
+    piece: _Piece
     logprob: float
+    top: list[Choice]  # with `top`
+
+@type_check_only
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+@type_check_only
+class Timing:
+    prefill_s: float
+    generate_s: float
+    tokens_per_s: float | None
+
+@type_check_only
+class Moved:
+    id: int
+    piece: _Piece
+    prob_first: float
+    prob: float
+
+@type_check_only
+class Branch(Choice):
+    joint_logprob: float
+    branches: list[Branch]  # leaves have none
+
+@type_check_only
+class Windows:
+    size: int
+    stride: int
+
+@type_check_only
+class LayerHabits:
+    layer: int
+    heads: list[Habits]
+
+@type_check_only
+class Habits:
+    entropy_bits: float
+    to_first: float
+    to_previous: float
+
+@type_check_only
+class LayerSum:
+    layer: int
+    attention: float
+    mlp: float
+    after: float
+
+@type_check_only
+class Subject:
+    name: str
+    quantization: str
+
+@type_check_only
+class Longer:
+    named: str
+    tokens: int
+    measured: Named
+
+@type_check_only
+class Seen:
+    id: int
+    piece: _Piece
+    clean_prob: float
+    corrupt_prob: float
+
+@type_check_only
+class Worst:
+    position: int
+    context: str
+    id: int
+    piece: _Piece
+    kl: float
+    top_a: Choice
+    top_b: Choice
+
+@type_check_only
+class Parting:
+    prompt: str
+    same: str
+    n_same: int
+    a: Choice | None
+    b: Choice | None
+
+@type_check_only
+class TensorError:
+    name: str
+    type_a: str
+    type_b: str
+    error: float
 
 @type_check_only
 class _Result:
     def to_dict(self) -> dict[str, Any]: ...
     def to_pandas(self) -> Any: ...
     def _repr_html_(self) -> str | None: ...
-    def __getattr__(self, name: str, /) -> Any: ...
 
 @final
 class Next(_Result):
@@ -138,6 +230,9 @@ class Next(_Result):
     entropy_bits: float
     top: list[Choice]
     candidates: list[Candidate]
+    moved: list[Moved]  # from the second prompt on
+    beside: list[Choice]  # with several prompts
+    tree: list[Branch]  # with `tree`
 
 @final
 class Score(_Result):
@@ -150,6 +245,8 @@ class Score(_Result):
     bits_per_byte: float
     perplexity: float
     n_scored: int
+    windows: Windows
+    complete: bool
 
 @final
 class Lens(_Result):
@@ -157,13 +254,15 @@ class Lens(_Result):
 
     prompt: str
     ids: list[int]
-    pieces: list[Piece]
+    pieces: list[_Piece]
     n_layers: int
     answers: list[Answer]
+    token: Named  # with `token`
     cells: list[Cell]
     entropy_bits: Array
     kl_to_final: Array
     answer_logprob: Array
+    complete: bool
 
 @final
 class Attention(_Result):
@@ -171,11 +270,13 @@ class Attention(_Result):
 
     prompt: str
     ids: list[int]
-    pieces: list[Piece]
+    pieces: list[_Piece]
     n_layers: int
     layer: int
     heads: list[Head]
     weights: Array
+    overview: list[LayerHabits]  # without `layer`
+    complete: bool
 
 @final
 class Why(_Result):
@@ -183,7 +284,7 @@ class Why(_Result):
 
     prompt: str
     ids: list[int]
-    pieces: list[Piece]
+    pieces: list[_Piece]
     token: Named
     against: Named | None
     value: float
@@ -195,6 +296,13 @@ class Why(_Result):
     error: float
     notes: list[str]
     proof: list[Proof]
+    layers: list[LayerSum]
+    model: Subject
+    longer: list[Longer]  # where a name is several tokens
+    measure: str
+    unit: str
+    soft_cap: float  # of a model that has one
+    complete: bool
 
 @final
 class Patch(_Result):
@@ -213,6 +321,24 @@ class Patch(_Result):
     positions: list[int]
     recovered: Array
     values: Array
+    model: Subject
+    longer: list[Longer]  # where a name is several tokens
+    measure: str
+    unit: str
+    soft_cap: float  # of a model that has one
+    clean_ids: list[int]
+    clean_pieces: list[_Piece]
+    corrupt_ids: list[int]
+    corrupt_pieces: list[_Piece]
+    clean_positions: list[int]
+    heads: list[int]  # with `what="head"`
+    top: list[list[list[Choice]]]
+    followed: list[int]
+    probs: list[list[list[float]]]
+    tokens: list[Seen]
+    together: list[float | None]  # with `together`
+    unaligned: str  # for prompts of different lengths
+    complete: bool
 
 @final
 class Comparison(_Result):
@@ -229,6 +355,15 @@ class Comparison(_Result):
     perplexity_a: float
     perplexity_b: float
     same_top: float
+    log_ratio: float
+    log_ratio_error: float
+    worst: list[Worst]
+    parting: Parting
+    tensors: list[TensorError]
+    speed_a: float
+    speed_b: float
+    windows: Windows
+    complete: bool
 
 @final
 class Completion(_Result):
@@ -239,6 +374,8 @@ class Completion(_Result):
     text: str
     finish_reason: Literal["stop", "length"]
     tokens: list[Written]
+    usage: Usage
+    timing: Timing
 
 @final
 class Stream(Iterator[str]):
@@ -259,7 +396,7 @@ class Trace:
     @property
     def ids(self) -> list[int]: ...
     @property
-    def pieces(self) -> list[Piece]: ...
+    def pieces(self) -> list[_Piece]: ...
     @property
     def logits(self) -> Array:
         """After the block: the logits of every token, `[tokens, vocabulary]`."""
@@ -285,6 +422,22 @@ class Trace:
         traceback: TracebackType | None,
     ) -> bool: ...
 
+@type_check_only
+class VocabToken:
+    id: int
+    piece: _Piece
+    text: _Piece
+    bytes: list[int]
+    kind: str
+    score: float | None
+
+@final
+class Vocab:
+    """The vocabulary of a model: `vocab[id]` and `vocab["text"]` are tokens."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, token: _Token, /) -> VocabToken: ...
+
 @final
 class Model:
     """A loaded model. It computes one question after the other; any thread may ask."""
@@ -292,9 +445,11 @@ class Model:
     @overload
     def complete(
         self,
-        prompt: Prompt | None = None,
+        prompt: _Prompt | None = None,
         *,
         stream: Literal[True],
+        details: Literal[False] = False,
+        top: Literal[0] = 0,
         max_tokens: int = 128,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -312,10 +467,11 @@ class Model:
     @overload
     def complete(
         self,
-        prompt: Prompt | None = None,
+        prompt: _Prompt | None = None,
         *,
         details: Literal[True],
         top: int = 0,
+        stream: Literal[False] = False,
         max_tokens: int = 128,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -337,6 +493,7 @@ class Model:
         *,
         details: Literal[True],
         top: int = 0,
+        stream: Literal[False] = False,
         max_tokens: int = 128,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -354,8 +511,11 @@ class Model:
     @overload
     def complete(
         self,
-        prompt: Prompt | None = None,
+        prompt: _Prompt | None = None,
         *,
+        stream: Literal[False] = False,
+        details: Literal[False] = False,
+        top: Literal[0] = 0,
         max_tokens: int = 128,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -375,6 +535,9 @@ class Model:
         self,
         prompt: list[str],
         *,
+        stream: Literal[False] = False,
+        details: Literal[False] = False,
+        top: Literal[0] = 0,
         max_tokens: int = 128,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -392,11 +555,11 @@ class Model:
     @overload
     def next(
         self,
-        prompt: Prompt,
+        prompt: _Prompt,
         *,
         top: int = 10,
         candidates: Sequence[str] = ...,
-        then: Sequence[Token] = ...,
+        then: Sequence[_Token] = ...,
         tree: tuple[int, int] | None = None,
         chat: bool = False,
         system: str | None = None,
@@ -409,7 +572,7 @@ class Model:
         *,
         top: int = 10,
         candidates: Sequence[str] = ...,
-        then: Sequence[Token] = ...,
+        then: Sequence[_Token] = ...,
         tree: tuple[int, int] | None = None,
         chat: bool = False,
         system: str | None = None,
@@ -418,7 +581,7 @@ class Model:
     @overload
     def score(
         self,
-        text: Prompt,
+        text: _Prompt,
         *,
         window: int | None = None,
         stride: int | None = None,
@@ -435,19 +598,19 @@ class Model:
     ) -> list[Score]: ...
     def lens(
         self,
-        prompt: Prompt,
+        prompt: _Prompt,
         *,
         top: int = 5,
         layers: Sequence[int] | None = None,
         positions: Sequence[int] | None = None,
-        token: Token | None = None,
+        token: _Token | None = None,
         chat: bool = False,
         system: str | None = None,
         special: bool = True,
     ) -> Lens: ...
     def attention(
         self,
-        prompt: Prompt,
+        prompt: _Prompt,
         *,
         layer: int | None = None,
         head: int | None = None,
@@ -457,10 +620,10 @@ class Model:
     ) -> Attention: ...
     def why(
         self,
-        prompt: Prompt,
+        prompt: _Prompt,
         *,
-        token: Token | None = None,
-        against: Token | None = None,
+        token: _Token | None = None,
+        against: _Token | None = None,
         tokens: bool = False,
         chat: bool = False,
         system: str | None = None,
@@ -468,11 +631,11 @@ class Model:
     ) -> Why: ...
     def patch(
         self,
-        clean: Prompt,
-        corrupt: Prompt,
+        clean: _Prompt,
+        corrupt: _Prompt,
         *,
-        token: Token | None = None,
-        against: Token | None = None,
+        token: _Token | None = None,
+        against: _Token | None = None,
         what: Literal["residual", "attention", "mlp", "head"] = "residual",
         layers: Sequence[int] | None = None,
         positions: Sequence[int] | None = None,
@@ -484,15 +647,23 @@ class Model:
     ) -> Patch: ...
     def trace(
         self,
-        prompt: Prompt,
+        prompt: _Prompt,
         *,
         chat: bool = False,
         system: str | None = None,
         special: bool = True,
     ) -> Trace: ...
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What `modelve meta --json` tells of its file."""
+    @property
+    def vocab(self) -> Vocab:
+        """Its vocabulary."""
     def tokenize(self, text: str, *, special: bool = True, bos: bool = True) -> list[int]: ...
     @overload
-    def detokenize(self, ids: Sequence[int], *, special: bool = True) -> str: ...
+    def detokenize(
+        self, ids: Sequence[int], *, special: bool = True, as_bytes: Literal[False] = False
+    ) -> str: ...
     @overload
     def detokenize(
         self, ids: Sequence[int], *, special: bool = True, as_bytes: Literal[True]
@@ -513,4 +684,39 @@ def load(
     """Loads a model: a .gguf file, a Hub id such as `org/name:Q4_K_M`, or `tiny`.
 
     By default `$MODELVE_MODEL`, else Phi-3-mini-128k-instruct.
+    """
+
+def convert(
+    model: str | PathLike[str],
+    *,
+    quant: str | None = None,
+    output: str | PathLike[str] | None = None,
+    adapter: str | PathLike[str] | None = None,
+    imatrix: str | PathLike[str] | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    verify: bool = False,
+    threads: int | None = None,
+    offline: bool = False,
+) -> dict[str, Any]:
+    """Converts a checkpoint, a folder or `org/name` on the Hub, to a quantized GGUF.
+
+    Returns what `modelve convert --json` tells; `load(result["model"])` loads it.
+    """
+
+def compare(
+    models: Sequence[str | PathLike[str]],
+    *,
+    text: str | None = None,
+    file: str | PathLike[str] | None = None,
+    tokens: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    worst: int = 10,
+    greedy: int = 32,
+    threads: int | None = None,
+) -> Any:
+    """Compares files of one model, the best first, over a text.
+
+    A `Comparison`; a list of one for each file after the first, where there are more than two.
     """

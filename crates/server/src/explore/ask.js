@@ -1,10 +1,10 @@
-// Questions to the server. A question under the name of one that runs takes its place: the server
-// stops computing what nobody waits for any more.
+// Requests to the server, each under a name. A new request aborts the pending one of the same name,
+// and the server then stops computing its answer.
 
 const KEY = new URLSearchParams(location.search).get("token") || "";
 const running = new Map();
 
-// An answer that nobody waits for.
+// Thrown when a request was aborted because a newer one of its name took its place.
 class Replaced extends Error {}
 
 function giveUp(name) {
@@ -49,7 +49,7 @@ async function ask(name, path, body) {
   }
 }
 
-// Server-sent events, one by one: their names and data.
+// Yields the server-sent events of an answer as pairs of name and data.
 async function* events(name, path, body) {
   const { response, controller } = await send(name, path, { ...body, stream: true });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -73,7 +73,7 @@ async function* events(name, path, body) {
   }
 }
 
-// A probe that may take long: `onProgress` is told how much is done, of how much.
+// Asks for a probe as a stream of events; `onProgress` is called with the steps done and their total.
 async function probe(name, kind, body, onProgress) {
   for await (const [event, data] of events(name, "/v1/modelve/" + kind, body)) {
     const said = JSON.parse(data);
@@ -84,13 +84,13 @@ async function probe(name, kind, body, onProgress) {
   throw new Replaced();
 }
 
-// A command as a shell reads it, which gives the same.
+// The command line that gives the same result, quoted for a shell.
 function commandOf(words) {
   const model = about.model ? ["-m", about.model] : [];
   return ["modelve", words[0], ...words.slice(1), ...model].map(quoteWord).join(" ");
 }
 
-// A line with a command, to be copied.
+// A line with a command and a button that copies it.
 function commandLine(words) {
   const line = commandOf(words);
   const copy = el("button", { type: "button", onclick: () => copyText(line, copy) }, "copy");
@@ -104,7 +104,7 @@ function copyText(text, button) {
   navigator.clipboard.writeText(text).then(() => say("copied"), () => say("cannot copy"));
 }
 
-// Keeps what is drawn as a page in one file.
+// Downloads the current result of a view as a page in one file.
 async function keepPage(page, data, words) {
   const now = new Date(), two = (n) => String(n).padStart(2, "0");
   const date = now.getFullYear() + "-" + two(now.getMonth() + 1) + "-" + two(now.getDate()) + " " + two(now.getHours()) + ":" + two(now.getMinutes());

@@ -1,4 +1,4 @@
-// A conversation in the model's template, with the tokens that the template puts between.
+// A conversation, and the prompt that the model's template makes of it, with the template's tokens.
 
 let answering = false;
 
@@ -53,7 +53,7 @@ async function speak(text) {
   document.getElementById("say")?.focus();
 }
 
-// What the model reads of it: the template's own tokens stand out.
+// Shows the templated prompt; control tokens are framed.
 async function drawTemplate() {
   const box = document.getElementById("template"), view = open_.get("chat");
   const turns = state.chat.filter((turn) => turn.role !== "assistant" || turn.content);

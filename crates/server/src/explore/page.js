@@ -1,4 +1,4 @@
-// The page: its places, what the model is, and the state that the address has.
+// The layout of the page, the properties of the model, and the start from the state in the address.
 
 let props = { n_layer: 1, n_head: 1 };
 // The ids of control tokens.
@@ -25,7 +25,7 @@ function layout() {
   field.focus();
 }
 
-// Shows what the state says, all of it.
+// Draws the whole state, as after a change of the address.
 function show() {
   for (const name of [...open_.keys()]) if (!state.views.includes(name)) { const views = state.views; closeView(name); state.views = views; }
   const field = document.getElementById("text");

@@ -1,15 +1,16 @@
-// What a person sees, kept in the fragment of the address: whoever opens it sees the same.
+// The state of the page. It is kept in the fragment of the address, so that a link restores it.
 
 const about = JSON.parse(document.getElementById("about").textContent);
 const tip = document.getElementById("tip");
 
-// `text` is what is looked at, `beside` a second text or null, `at` the token that is marked in all
-// views, `off` the part of the model that is switched off, `why` the token that is asked about:
-// `[position, id]`, null for the likeliest next one. `kept` are texts to go back to.
+// `text` is the text that is examined, `beside` a second text or null, `at` the position of the token
+// that is marked in all views, `off` the part of the model that is switched off, `why` the token that
+// is asked about as `[position, id]`, or null for the likeliest next token. `kept` are the texts of the
+// branches.
 const START = { text: "", beside: null, at: null, views: [], kept: [], off: "0.0", layer: null, why: null, chat: [] };
 let state = structuredClone(START);
 
-// The address follows a moment later: browsers refuse to be told at every key.
+// Writes the address after a delay, because browsers limit the rate of such changes.
 let writing = 0;
 function writeState() {
   clearTimeout(writing);
@@ -30,7 +31,7 @@ function writeNow() {
   history.replaceState(null, "", location.pathname + location.search + "#" + words);
 }
 
-// What does not make sense in an address is left out.
+// Reads the state from the address. Invalid values are ignored.
 function readState() {
   const words = new URLSearchParams(location.hash.slice(1));
   const number = (text) => (text != null && /^\d{1,7}$/.test(text) ? Number(text) : null);
@@ -51,14 +52,14 @@ function readState() {
     const chat = JSON.parse(words.get("chat") || "[]");
     next.chat = chat.filter((turn) => ["system", "user", "assistant"].includes(turn.role) && typeof turn.content === "string")
       .map(({ role, content }) => ({ role, content }));
-  } catch { /* It is no conversation. */ }
+  } catch { /* Not a conversation; it stays empty. */ }
   state = next;
 }
 
-// A part of the model as `modelve ablate` names it.
+// Whether a text names a part of the model as `modelve ablate --part` does.
 function isPart(text) { return /^(embed|\d{1,5}\.\d{1,5}|(attn|mlp|layer)\.\d{1,5})$/.test(text || ""); }
 
-// A text to go back to. One that is kept already stays where it is.
+// Keeps a text as a branch. One that is kept already stays where it is.
 function keep(text, prob) {
   if (text && !state.kept.some((kept) => kept.text === text)) state.kept.push({ text, prob: prob == null ? null : Number(prob.toPrecision(3)) });
 }

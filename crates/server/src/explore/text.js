@@ -1,25 +1,26 @@
-// The text, its tokens, and what comes next.
+// The text, its tokens, and the distribution of the next token.
 
 const HOT = 16;
-// What was told of the text, and of the one beside it.
+// The last answers for the text and for the second text.
 const told = { text: null, beside: null };
-// Views that mark a token: their names, and how each does.
+// The functions that mark a token, by the name of their view.
 const marking = new Map();
 
-// Marks a token in all views but the one that says so.
+// Marks a token in all views except the one it was chosen in.
 function point(position, from) {
   state.at = position;
   writeState();
   for (const [name, mark] of marking) if (name !== from) mark(position);
 }
 
-// Where each token stands in the text: `[from, to]`, null for one that is not written there.
+// The place of each token in the text as `[from, to]`; null for tokens that the text does not contain,
+// such as the beginning of the sequence.
 function places(text, tokens) {
   const found = [];
   let at = 0, bytes = [], since = 0;
   tokens.forEach((token, i) => {
     if (typeof token.piece !== "string") {
-      // Some characters are several tokens.
+      // The bytes of a character may be spread over several tokens.
       if (!bytes.length) since = i;
       bytes.push(...token.piece.bytes);
       found.push(null);
@@ -40,7 +41,7 @@ function places(text, tokens) {
   return found;
 }
 
-// The word around a place of the text.
+// Extends a place in the text to the word around it.
 function wordAt(text, [from, to]) {
   while (from < to && /\s/.test(text[from])) from++;
   if (from === to) return [from - (to - from || 1), to];
@@ -51,7 +52,7 @@ function wordAt(text, [from, to]) {
 
 const bitsOf = (token) => (token.logprob == null ? null : -token.logprob / Math.LN2);
 
-// Tokens coloured by how surprising each was.
+// The tokens of a text, coloured by their surprisal in bits.
 function strip(which, live) {
   const tokens = live.score.tokens, text = state[which];
   const first = tokens.findIndex((token) => !controls.has(token.id));
@@ -75,7 +76,7 @@ function strip(which, live) {
   return box;
 }
 
-// What can be done with a token: a panel under the tokens.
+// Opens a panel under the tokens with what can be done with one of them.
 function openToken(which, i) {
   const live = told[which], token = live.score.tokens[i], text = state[which];
   const place = places(text, live.score.tokens)[i], box = document.getElementById("token");
@@ -102,7 +103,7 @@ function openToken(which, i) {
   box.querySelector("button").focus();
 }
 
-// What comes next, of both texts on one scale.
+// Draws the likeliest next tokens of both texts on one scale.
 function drawNext() {
   const box = document.getElementById("next");
   const a = told.text, b = state.beside == null ? null : told.beside;
@@ -137,7 +138,7 @@ function drawNext() {
       el("button", { type: "button", onclick: () => askWhy(first.id) }, "Why " + shown(first.piece) + "?"),
       el("button", { type: "button", onclick: (event) => keepPage("next", b ? [a.next, b.next] : [a.next], nextWords()).catch((error) => fault(event.target.parentElement, error)) }, "Keep as page")),
     commandLine(nextWords()));
-  // Whoever walks the tokens goes on walking.
+  // Keeps the keyboard's focus on the token it was on.
   if (focused) list.focus();
 }
 const nextWords = () => ["next", state.text, ...(state.beside == null ? [] : [state.beside])];
@@ -152,12 +153,12 @@ function goOn(choice, prob) {
   setText(next, true);
 }
 
-// Asks about a text as it stands.
+// Asks for the tokens and the next token of a text.
 async function readText(which, also = []) {
   const text = state[which], since = performance.now();
   const line = document.getElementById(which + "-told");
   try {
-    // Nothing is no text to ask about.
+    // There is nothing to ask about an empty text.
     if (text === "") throw new Error("");
     const live = await ask("live " + which, "/v1/modelve/live", { prompt: text, top: 12, also });
     told[which] = live;
@@ -175,7 +176,7 @@ async function readText(which, also = []) {
   }
   line.dataset.of = text;
   drawNext();
-  // On one scale each needs what the other expects.
+  // Each text also needs the probabilities of the tokens that the other text expects.
   if (state.beside == null || also.length || !told.text || !told.beside) return;
   for (const [one, other] of [["text", "beside"], ["beside", "text"]]) {
     const known = new Set(told[one].next.top.map((c) => c.id));
@@ -184,8 +185,8 @@ async function readText(which, also = []) {
   }
 }
 
-// A key was pressed: nothing older is waited for. If the last question was answered, this one is asked
-// at once; while keys come faster than answers, the last of those within 15 ms is.
+// Called when the text changes; the pending request is aborted. If the last request was answered, the
+// next one is sent at once. While keys come faster than answers, requests are debounced by 15 ms.
 const typing = {};
 function changed(which) {
   const busy = typing[which] || running.has("live " + which);
@@ -215,7 +216,7 @@ function setBeside(text) {
   if (text == null) { told.beside = null; giveUp("live beside"); writeState(); drawNext(); viewsLater(); } else changed("beside");
 }
 
-// A field is as high as its text.
+// Makes a field as high as its text.
 function grow(field) {
   field.style.height = "auto";
   field.style.height = Math.min(260, field.scrollHeight + 2) + "px";

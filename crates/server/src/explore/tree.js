@@ -1,4 +1,4 @@
-// Branches: the texts that were kept, each below the longest one that it begins with.
+// The tree of branches: each kept text is a child of the longest kept text that it begins with.
 
 function branches() {
   const sorted = [...state.kept].sort((a, b) => a.text.length - b.text.length);

@@ -1,7 +1,7 @@
 // Views beside the text, drawn by the scripts of the one-file pages.
 
 const media = matchMedia("(prefers-color-scheme: dark)");
-// What is drawn under a name hears of the colour scheme and of the window until it is drawn anew.
+// The listeners of a view on the colour scheme and the window are removed when it is drawn again.
 let scope = new AbortController();
 const scopes = new Map();
 function within(name, drawing) {
@@ -16,7 +16,8 @@ function endScope(name) {
 }
 const dark = { get matches() { return media.matches; }, addEventListener: (type, hear) => media.addEventListener(type, hear, { signal: scope.signal }) };
 
-// A view: what it is called and asked, the command that gives the same, and its knobs.
+// The views: their titles, the bodies of their requests, the command lines that give the same result,
+// and their controls.
 const KINDS = {
   lens: { title: "Lens", about: "what each layer would say", body: () => ({ prompt: state.text, top: 5 }), words: () => ["lens", state.text] },
   attention: {
@@ -33,7 +34,7 @@ const KINDS = {
   },
   chat: { title: "Chat", about: "in the model\u2019s template" },
 };
-// Of each open view: its panel and the places in it, and how long its last answer took.
+// Of each open view, its panel, the elements in it, and how long its last answer took, in milliseconds.
 const open_ = new Map();
 
 function openView(name) {
@@ -57,7 +58,7 @@ function closeView(name) {
   drawViews();
 }
 
-// Panels for all that is open, and the buttons that open and close them.
+// Draws the buttons that open and close views, and makes panels for views that have none yet.
 function drawViews() {
   document.getElementById("open").replaceChildren(el("span", { class: "soft" }, "Open beside it:"), ...Object.entries(KINDS).map(([name, kind]) =>
     el("button", { type: "button", "aria-pressed": String(state.views.includes(name)), title: kind.about, onclick: () => (state.views.includes(name) ? closeView(name) : openView(name)) }, kind.title)));
@@ -123,8 +124,8 @@ function draw(name, data) {
     const { signal } = scope;
     VIEWS[name](data, view.body, linked, (type, hear) => addEventListener(type, hear, { signal }));
   });
-  // Several views stand in one document: names of elements are told apart, words of explanation wait
-  // until they are wanted, and the commands at the end are here something to click.
+  // Several views share one document, so the ids of their elements get the view's name in front,
+  // explanations are folded, and the list of further commands, which are buttons here, is removed.
   for (const node of view.body.querySelectorAll("[id]")) node.id = name + "-" + node.id;
   for (const node of view.body.querySelectorAll("details.reading")) node.open = false;
   view.body.querySelector("ul.further")?.closest("section").remove();
@@ -134,8 +135,8 @@ function draw(name, data) {
   if (state.at != null && marking.has(name)) marking.get(name)(state.at);
 }
 
-// While somebody types nothing else is computed. Then what is quick is asked anew by itself; what took
-// long waits to be told.
+// Views are not computed while somebody types. After a pause those whose last answer took less than
+// LONG milliseconds are asked again; the others are marked as of another text.
 const LONG = 1500;
 let later = 0;
 function stopViews() {
@@ -156,7 +157,7 @@ function viewsLater() {
   }, 250);
 }
 
-// Attention: which layer.
+// The control of the attention view: the layer.
 function layerKnob(data) {
   const n = props.n_layer, now = data ? data.layer : state.layer ?? 0;
   const choose = el("select", { onchange: () => { state.layer = Number(choose.value); writeState(); refresh("attention"); } },
@@ -166,7 +167,7 @@ function layerKnob(data) {
     heads ? el("button", { type: "button", onclick: () => switchOff("attn." + now) }, "Switch its attention off") : null].filter(Boolean);
 }
 
-// A head of another layer is shown by asking for that layer.
+// A click on a head of another layer in the overview asks for that layer.
 function attentionDrawn(view, data) {
   if (!data.overview) return;
   const places = data.overview.flatMap((layer) => layer.heads.map(() => layer.layer));
@@ -176,14 +177,14 @@ function attentionDrawn(view, data) {
   });
 }
 
-// Why: a token of the text, or one that may come next.
+// The view `why` asks about a token of the text or about a likely next token.
 function whyBody() {
   const ids = told.text ? told.text.next.ids : [];
   if (!state.why) return { prompt: state.text };
   const [at, id] = state.why;
   return at >= ids.length ? { prompt: state.text, token: id } : { prompt: ids.slice(0, at), token: id };
 }
-// What is asked about is asked on while it stands in the text.
+// Keeps the token that is asked about while it stays at its position in the text.
 function whyStill() {
   if (!state.why || !told.text) return null;
   const [at, id] = state.why, ids = told.text.next.ids;
@@ -203,7 +204,7 @@ function whyKnobs() {
   return [el("label", {}, "Why: ", choose)];
 }
 
-// Switch off: a part by name, or all of a kind, one by one.
+// The view that switches off one part, or all parts of a kind one by one.
 let every = null;
 function offBody() { return every ? { prompt: state.text, all: every } : { prompt: state.text, parts: [state.off], top: 10, max_tokens: 8 }; }
 function offWords() { return every ? ["ablate", state.text, "--all", every] : ["ablate", state.text, "--part", state.off, "-n", "8"]; }
@@ -223,7 +224,7 @@ function offKnobs() {
     [["", "one part"], ["heads", "every head"], ["attn", "every attention"], ["mlp", "every MLP"], ["layers", "every layer"]].map(([value, text]) => el("option", { value, selected: value === (every || "") }, text)));
   return [el("label", {}, "Try ", all), ...(every ? [] : [kinds, el("label", {}, "layer ", layers), kind === "head" ? el("label", {}, "head ", heads) : null])].filter(Boolean);
 }
-// A head of the map is switched off by a click.
+// A click on a head of the map switches it off.
 function offDrawn(view) {
   view.body.querySelector("table.cells")?.addEventListener("click", (event) => {
     const cell = event.target.closest("td[data-i]");
