@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         offer: Box::new(offer),
         child: Box::new(child),
         cache: args.cache.clone(),
-        log: Box::new(|line| output::note(line)),
+        log: Box::new(output::note),
     });
     let door = door.map_err(|error| match error {
         Error::Listen { .. } => hinted(
