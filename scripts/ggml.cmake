@@ -1,5 +1,9 @@
 # Read by llama.cpp's build right after `project(ggml)`: `.cargo/config.toml` names this file.
 
+# Layers on other machines. It needs sockets only. Data over RDMA would go around the encrypted stream.
+set(GGML_RPC ON CACHE BOOL "" FORCE)
+set(GGML_RPC_RDMA OFF CACHE BOOL "" FORCE)
+
 if(GGML_BACKEND_DL)
     # The bindings ask for the building machine's instructions whenever rustc does; ggml refuses
     # that together with libraries for every CPU.

@@ -5,7 +5,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get, heads,
-    imatrix, lens, man, meta, next, patch, score, serve, steer, trial, vocab, why,
+    imatrix, lens, man, meta, next, patch, score, serve, steer, trial, vocab, why, worker,
 };
 
 /// Look inside a language model: convert, inspect, tokenize, complete.
@@ -68,6 +68,8 @@ pub enum Command {
     Explore(Box<explore::Args>),
     /// Keep the model loaded and answer over HTTP, as OpenAI's API does
     Serve(Box<serve::Args>),
+    /// Let other machines compute layers of their models on this one
+    Worker(worker::Args),
     /// Show what quantization changed, by comparing two or more files of one model
     Compare(Box<compare::Args>),
     /// Show what this build can do on this machine: devices, CPU features, memory
@@ -80,6 +82,9 @@ pub enum Command {
     /// in full
     #[command(hide = true)]
     TryFile(trial::Args),
+    /// Run ggml's RPC server for a single connection; `worker` starts it
+    #[command(hide = true)]
+    ServeDevices(worker::ChildArgs),
 }
 
 impl Command {
@@ -108,7 +113,9 @@ impl Command {
             | Command::Doctor(_)
             | Command::Completions(_)
             | Command::Man(_)
-            | Command::TryFile(_) => false,
+            | Command::TryFile(_)
+            | Command::Worker(_)
+            | Command::ServeDevices(_) => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::{Cli, Command};
 use crate::commands::{
     ablate, attention, compare, complete, completions, convert, doctor, dump, explore, get,
     greeting, heads, imatrix, lens, man, meta, next, patch, score, serve, steer, trial, vocab,
-    waiting, why,
+    waiting, why, worker,
 };
 use crate::hint::UsageError;
 use crate::output::{self, Output};
@@ -20,7 +20,7 @@ use crate::version::VERSION;
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     Isa::requested().map_err(|error| UsageError(error.to_string()))?;
     if cli.version && cli.verbose {
-        return doctor::run(&doctor::Args { json: false });
+        return doctor::run(&doctor::Args::default());
     }
     if cli.version {
         let mut out = Output::stdout();
@@ -69,5 +69,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Completions(args)) => completions::run(&args, Cli::command()),
         Some(Command::Man(args)) => man::run(&args, Cli::command()),
         Some(Command::TryFile(args)) => trial::run(&args),
+        Some(Command::Worker(args)) => worker::run(&args),
+        Some(Command::ServeDevices(args)) => worker::run_child(&args),
     }
 }

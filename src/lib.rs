@@ -15,6 +15,7 @@
 //! | [`probe`] | what a model expects, layer by layer, and what quantization changed |
 //! | [`experiment`] | what a model would say without a word, a layer or a head, to explain its answers |
 //! | [`server`] | serving a model over HTTP, for clients of OpenAI's API |
+//! | [`workers`] | other machines that compute layers: the authenticated stream to them |
 //! | [`base`] | shared helpers: progress, memory, numbers for people |
 //! | [`dispatch`], [`cli`], [`version`] | running a command line; the list of commands; `--version` |
 //! | [`commands`] | one file or folder per command, with its flags |
@@ -33,6 +34,7 @@ pub use modelve_probe as probe;
 pub use modelve_quant as quant;
 pub use modelve_runtime as runtime;
 pub use modelve_server as server;
+pub use modelve_workers as workers;
 
 pub mod bus;
 pub mod cli;

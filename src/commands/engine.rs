@@ -7,14 +7,15 @@ use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use super::flags::{self, ModelFlag};
 use super::prompt::Input;
+use super::workers::{self, WorkersArgs};
 use super::{find, kind, trial};
 use crate::gguf::Gguf;
 use crate::hint::{Interrupted, UsageError, hinted};
 use crate::hub::locate::Located;
 use crate::runtime::weights::{self, Work};
 use crate::runtime::{
-    Cancel, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Settings, Weights,
-    context, host,
+    Cancel, CheckedFile, Error, FlashAttention, GpuLayers, KvType, LoadOptions, Model, Remote,
+    Settings, Weights, context, host,
 };
 
 /// The flags that choose a model and how it runs.
@@ -81,6 +82,10 @@ pub struct EngineArgs {
     /// are first tried in a separate process
     #[arg(long, help_heading = "Engine", hide_short_help = true)]
     pub trust: bool,
+
+    /// Other machines.
+    #[command(flatten)]
+    pub workers: WorkersArgs,
 }
 
 /// The values of `--kv-type`.
@@ -234,7 +239,8 @@ impl EngineArgs {
         }
         let settings = self.settings(cancel);
         let free = host::free_memory();
-        if let Some(size) = self.ctx_size {
+        // With workers, the plan says what fits.
+        if let (Some(size), false) = (self.ctx_size, self.workers.any()) {
             let n_ctx = u64::from(size);
             context::check_fit(facts, settings.kv_type, n_ctx, free, facts.tensor_bytes)
                 .map_err(explain)?;
@@ -246,14 +252,59 @@ impl EngineArgs {
         };
         let prompt = work.prompt_tokens / work.prompts.max(1);
         let tokens = prompt.saturating_add(work.max_tokens) as u64;
+        let remote = self.place(&checked, tokens, work)?;
         let options = LoadOptions {
             weights,
             gpu_layers: self.gpu_layers.0,
             device: self.device.clone(),
+            remote,
             gpu_reserve: context::kv_bytes(facts, settings.kv_type, tokens),
             cancel: cancel.clone(),
         };
-        Model::load_checked(checked, &options).map_err(|error| refused(error, path))
+        Model::load_checked(checked, &options).map_err(|error| match error {
+            Error::OutOfMemory { .. } if !options.remote.layers.is_empty() => hinted(
+                error,
+                "give the worker fewer layers with --split, or let it offer less memory: modelve worker --memory SIZE",
+            ),
+            error => refused(error, path),
+        })
+    }
+}
+
+impl EngineArgs {
+    /// Gives layers of a model to the workers, if any were named. `tokens` is the number of tokens of
+    /// one text.
+    fn place(&self, checked: &CheckedFile, tokens: u64, work: Work) -> anyhow::Result<Remote> {
+        if !self.workers.any() {
+            return Ok(Remote::default());
+        }
+        let on_gpu = !matches!(self.gpu_layers.0, GpuLayers::Auto | GpuLayers::Count(0));
+        let device = self.device.as_deref().unwrap_or("CPU");
+        if on_gpu || !device.eq_ignore_ascii_case("cpu") {
+            let usage =
+                UsageError("with --workers, this machine's own layers are on its CPU".into());
+            return Err(hinted(
+                usage,
+                "leave out --gpu-layers and --device; to use the GPU as well, run `modelve worker` on this machine and name it, too",
+            ));
+        }
+        let facts = checked.facts();
+        let trained = u64::from(facts.n_ctx_train.max(1));
+        let texts = work.parallel.clamp(1, work.prompts.max(1)) as u64;
+        let n_ctx = match self.ctx_size {
+            Some(size) => u64::from(size),
+            None => tokens.clamp(256, trained.max(256)).saturating_mul(texts),
+        };
+        let kv_type = self.settings(&Cancel::new()).kv_type;
+        let placed = self
+            .workers
+            .place(checked.gguf(), facts, kv_type, n_ctx, self.threads)?;
+        if placed.layers.is_empty() {
+            let hint =
+                "workers not used: the model fits here; --split gives them layers all the same";
+            crate::output::note(hint);
+        }
+        Ok(placed)
     }
 }
 
@@ -264,6 +315,10 @@ fn refused(error: Error, path: &Path) -> anyhow::Error {
 
 /// Attaches the matching hint to an error of the runtime.
 pub fn explain(error: Error) -> anyhow::Error {
+    if let Error::WorkerLost { worker, .. } = &error {
+        let hint = workers::lost_hint(worker);
+        return hinted(error, hint);
+    }
     let hint = match &error {
         Error::Cancelled => return Interrupted.into(),
         Error::Memory(refusal) => match refusal.kv_type {
@@ -277,6 +332,9 @@ pub fn explain(error: Error) -> anyhow::Error {
         }
         Error::NoGpu | Error::NoDevice { .. } if cfg!(feature = "portable") => {
             "what libraries for GPUs there are, and why one does not load: modelve doctor"
+        }
+        Error::NoRpc => {
+            "llama.cpp was built before modelve used it: cargo clean -p llama-cpp-sys-2, and build again"
         }
         Error::NoGpu => {
             "build it with one: cargo build --release --features cuda (or metal, vulkan, rocm)"

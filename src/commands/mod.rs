@@ -38,3 +38,5 @@ pub mod vectors;
 pub mod vocab;
 pub mod waiting;
 pub mod why;
+pub mod worker;
+pub mod workers;

@@ -289,7 +289,8 @@ pub const GAVE_UP: &str = "error: llama.cpp aborted: ";
 
 /// The hidden command, which the child runs. Exits with 0 if the file passes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    limit(args.memory);
+    limit(Some(args.memory));
+    end_with_parent();
     let done = match args.vocabulary {
         true => try_vocabulary(&args.file),
         false => try_model(&args.file),
@@ -301,8 +302,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Limits this process's memory, disables core files, and makes it end together with its parent.
-fn limit(memory: u64) {
+/// Limits this process's memory, and disables core files.
+pub(super) fn limit(memory: Option<u64>) {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, setrlimit};
@@ -311,15 +312,21 @@ fn limit(memory: u64) {
             maximum: Some(most),
         };
         // Mapped files do not count as data.
-        let _ = setrlimit(Resource::Data, to(memory));
+        if let Some(memory) = memory {
+            let _ = setrlimit(Resource::Data, to(memory));
+        }
         let _ = setrlimit(Resource::Core, to(0));
     }
+    let _ = memory;
+}
+
+/// Makes this process end together with the thread that started it.
+fn end_with_parent() {
     #[cfg(target_os = "linux")]
     {
         let signal = Some(rustix::process::Signal::KILL);
         let _ = rustix::process::set_parent_process_death_signal(signal);
     }
-    let _ = memory;
 }
 
 fn try_vocabulary(path: &Path) -> anyhow::Result<()> {

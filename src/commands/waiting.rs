@@ -8,16 +8,18 @@
 
 use std::env;
 
+use super::workers;
 use crate::runtime::host;
 
 /// OpenMP's variable and that of GNU's runtime. If one of them is set, the user has decided.
 const DECIDES: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 
-/// Lets threads sleep while they wait if the machine is busy with other work. Must be called before
+/// Lets threads sleep while they wait if the machine is busy with other work, or if a worker on it
+/// computes in turn with this process. Must be called before
 /// anything is read or written, because it may execute the program again.
 pub fn suit_the_machine() {
     let decided = DECIDES.iter().any(|name| env::var_os(name).is_some());
-    if !decided && host::is_busy() {
+    if !decided && (host::is_busy() || workers::any_here()) {
         begin_again();
     }
 }

@@ -32,3 +32,4 @@ mod store;
 mod tiny;
 mod vocab;
 mod vulkan;
+mod workers;

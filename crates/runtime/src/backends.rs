@@ -122,7 +122,7 @@ fn find() -> Vec<Backend> {
     let mut found = Vec::new();
     let said = ffi::listen(|| found = ffi::registered());
     let backends = found.into_iter().map(|(name, devices)| Backend {
-        problem: (devices == 0).then(|| about(&said, &name)),
+        problem: is_lame(&name, devices).then(|| about(&said, &name)),
         name,
         library: None,
         devices,
@@ -142,6 +142,21 @@ fn find() -> Vec<Backend> {
 
 #[cfg(feature = "portable")]
 use libraries::find;
+
+/// The name of the backend that computes on other machines, which has no devices before one is named.
+const REMOTE: &str = "RPC";
+
+/// Returns whether this build can use other machines.
+pub fn computes_elsewhere() -> bool {
+    backends()
+        .iter()
+        .any(|backend| backend.name == REMOTE && backend.problem.is_none())
+}
+
+/// Returns whether a backend should have found a device and did not.
+fn is_lame(name: &str, devices: usize) -> bool {
+    devices == 0 && name != REMOTE
+}
 
 /// The message about a backend that found no device, among what ggml logged.
 fn about(said: &[String], name: &str) -> String {
@@ -165,7 +180,7 @@ mod libraries {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
 
-    use super::{BESIDE, Backend, about, ffi};
+    use super::{BESIDE, Backend, about, ffi, is_lame};
 
     /// The folder `backends` beside the program, and `lib/modelve` if the program is installed in a
     /// `bin`. Never the current folder, where anybody may have put a library.
@@ -223,7 +238,7 @@ mod libraries {
         };
         let backends = found.into_iter().map(|(name, devices)| Backend {
             library: place(&name),
-            problem: (devices == 0).then(|| about(&said, &name)),
+            problem: is_lame(&name, devices).then(|| about(&said, &name)),
             name,
             devices,
         });

@@ -22,6 +22,7 @@ use super::graph::Pass;
 use super::log::{self, clear_errors, is_want_of_memory, take_errors};
 use super::node_ffi::{Tensor, Watcher, describe};
 use super::params::ContextParams;
+use super::remote::Workers;
 use super::trace::RawNode;
 
 /// A llama.cpp context: KV cache, compute buffers and the last logits.
@@ -43,6 +44,8 @@ struct Poll {
     cancel: Cancel,
     /// Whether the watcher ended this pass.
     stop: AtomicBool,
+    /// The workers that compute a part of it.
+    workers: Workers,
 }
 
 /// The state of the callback: the watcher of the decode call in progress, if any.
@@ -70,7 +73,9 @@ impl Context {
         let poll = Arc::new(Poll {
             cancel: params.cancel.clone(),
             stop: AtomicBool::new(false),
+            workers: params.workers.clone(),
         });
+        params.workers.check()?;
         let watch = NonNull::from(Box::leak(Box::new(Watch {
             poll: Arc::clone(&poll),
             ..Watch::default()
@@ -92,6 +97,7 @@ impl Context {
             // SAFETY: the box was leaked above, and nothing else points to it now.
             drop(unsafe { Box::from_raw(watch.as_ptr()) });
             let n_ctx = params.n_ctx;
+            params.workers.check()?;
             return Err(match take_errors() {
                 reason if is_want_of_memory(&reason) => Error::OutOfMemory {
                     what: format!("a context of {n_ctx} tokens"),
@@ -163,6 +169,8 @@ impl Context {
             return self.decode_with(batch, None);
         };
         let status = self.decode_with(batch, Some(&mut hook));
+        // What a hook makes of a lost worker's zeros is no news.
+        self.poll.workers.check()?;
         match hook.outcome()? {
             // Stopping makes ggml leave only the loop over one part of the graph, so a stopped pass
             // may still have been computed to its end.
@@ -203,6 +211,7 @@ impl Context {
     fn check(&mut self, batch: &Batch) -> Result<()> {
         self.outputs.clear();
         batch.check(self.limits)?;
+        self.poll.workers.check()?;
         match self.poll.cancel.is_set() {
             true => Err(Error::Cancelled),
             false => Ok(()),
@@ -264,6 +273,7 @@ impl Context {
     }
 
     fn result(&mut self, status: i32, batch: &Batch) -> Result<Pass> {
+        self.poll.workers.check()?;
         match status {
             0 => {
                 self.outputs.extend(batch.outputs.iter().map(|&o| o != 0));
@@ -373,6 +383,7 @@ impl Context {
             let written = sys::llama_state_seq_get_data(self.raw.as_ptr(), at, size, seq);
             (state, written)
         };
+        self.poll.workers.check()?;
         match written == state.len() && written > 0 {
             true => Ok(state),
             false => Err(declined()),
@@ -394,6 +405,7 @@ impl Context {
                 false => (read, sys::llama_memory_seq_pos_max(memory, seq)),
             }
         };
+        self.poll.workers.check()?;
         match read == state.len() && i64::from(last) + 1 == length as i64 {
             true => Ok(()),
             false => Err(declined()),
@@ -431,7 +443,7 @@ fn declined() -> Error {
 extern "C" fn on_poll(poll: *mut c_void) -> bool {
     // SAFETY: `poll` is the context's, which outlives it.
     let poll = unsafe { &*poll.cast::<Poll>() };
-    poll.cancel.is_set() || poll.stop.load(Ordering::Relaxed)
+    poll.cancel.is_set() || poll.stop.load(Ordering::Relaxed) || poll.workers.any_lost()
 }
 
 /// Called twice per tensor: first, with `ask`, whether its value is wanted, then with its value.

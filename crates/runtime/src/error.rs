@@ -84,6 +84,17 @@ pub enum Error {
         /// The names of the available devices.
         have: Vec<String>,
     },
+    /// This build lacks ggml's RPC backend, which computes on other machines.
+    #[error("this build cannot use other machines: it lacks ggml's RPC backend")]
+    NoRpc,
+    /// A worker that holds layers of the model went away.
+    #[error("the worker {worker} is lost: {reason}")]
+    WorkerLost {
+        /// The worker, as the user named it.
+        worker: String,
+        /// What happened.
+        reason: String,
+    },
     /// A context of no tokens, or of more than llama.cpp can count.
     #[error("a context cannot have {n_ctx} tokens")]
     ContextSize {

@@ -251,8 +251,13 @@ pub(super) fn load_model(
     }
 
     let overrides = params.overrides();
+    // The number of layers that each remote device gets; llama.cpp counts the output as the last one.
+    let mut splits: Vec<f32> = params.remote.iter().map(|&(_, n)| n as f32).collect();
+    if let Some(last) = splits.last_mut() {
+        *last += 1.0;
+    }
     // SAFETY: the parameters are plain data; every pointer in them (overrides, devices,
-    // progress, paths) stays valid until the load call returns, and none is kept after it.
+    // splits, patterns, progress, paths) stays valid until the load call returns, and none is kept after it.
     // `LlamaModel` is `repr(transparent)` over a non-null `llama_model *` and frees it once.
     let loaded = unsafe {
         let mut p = sys::llama_model_default_params();
@@ -261,14 +266,34 @@ pub(super) fn load_model(
         p.progress_callback = Some(on_progress);
         p.progress_callback_user_data = (&raw mut params.progress).cast();
         // An empty list of devices keeps llama.cpp from using any GPU.
-        let mut devices = [ptr::null_mut(); 2];
-        match params.device.and_then(|name| CString::new(name).ok()) {
-            _ if params.gpu_layers == 0 => p.devices = devices.as_mut_ptr(),
-            Some(name) => {
-                devices[0] = sys::ggml_backend_dev_by_name(name.as_ptr());
-                p.devices = devices.as_mut_ptr();
-            }
-            None => {}
+        let mut devices: Vec<_> = params.remote.iter().map(|(device, _)| device.0).collect();
+        let chosen = params.device.and_then(|name| CString::new(name).ok());
+        if let Some(name) = chosen.filter(|_| params.gpu_layers > 0 && devices.is_empty()) {
+            devices.push(sys::ggml_backend_dev_by_name(name.as_ptr()));
+        }
+        if params.gpu_layers == 0 || !devices.is_empty() {
+            devices.push(ptr::null_mut());
+            p.devices = devices.as_mut_ptr();
+        }
+        // Logits are many times larger than states, so the output is computed here if the last
+        // layers are on another machine.
+        let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
+        let here = [
+            sys::llama_model_tensor_buft_override {
+                pattern: c"^(output|token_embd)".as_ptr(),
+                buft: match cpu.is_null() {
+                    true => ptr::null_mut(),
+                    false => sys::ggml_backend_dev_buffer_type(cpu),
+                },
+            },
+            sys::llama_model_tensor_buft_override {
+                pattern: ptr::null(),
+                buft: ptr::null_mut(),
+            },
+        ];
+        if !params.remote.is_empty() && !cpu.is_null() {
+            p.tensor_split = splits.as_ptr();
+            p.tensor_buft_overrides = here.as_ptr();
         }
         let raw = match &parts[..] {
             [] => ptr::null_mut(),

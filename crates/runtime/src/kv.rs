@@ -86,6 +86,14 @@ impl KvShape {
         }
     }
 
+    /// The bytes that a token takes in each layer's part of a cache of type `ty`, for the first layers
+    /// of a model: the others keep nothing. `None` as for [`KvShape::token_bytes`].
+    pub fn layer_bytes(&self, ty: GgmlType) -> Option<Vec<u64>> {
+        let layer =
+            |&(keys, values): &(u64, u64)| ty.row_bytes(keys)?.checked_add(ty.row_bytes(values)?);
+        self.layers.iter().map(layer).collect()
+    }
+
     /// The bytes that a token takes in a cache of type `ty`; `None` if the values of a layer are
     /// not a whole number of its blocks.
     pub fn token_bytes(&self, ty: GgmlType) -> Option<u64> {

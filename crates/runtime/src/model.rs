@@ -12,6 +12,7 @@ use super::check::{self, Facts};
 use super::error::{Error, Result};
 use super::ffi;
 use super::params::{Extent, LoadParams};
+use super::remote::{self, Remote, Workers};
 use super::roles::FoundRoles;
 use super::rope::{Rope, RopeFactors};
 use super::start::{self, start};
@@ -50,6 +51,9 @@ pub struct LoadOptions {
     pub gpu_layers: GpuLayers,
     /// The name of the device to use; `None` lets llama.cpp choose.
     pub device: Option<String>,
+    /// Layers that workers compute: the last ones of the model, in this order. With them, no layer is
+    /// put on a GPU of this machine.
+    pub remote: Remote,
     /// Bytes to leave free on a GPU for the KV cache when `gpu_layers` is `Auto`.
     pub gpu_reserve: u64,
     /// The flag that stops the load.
@@ -74,6 +78,8 @@ pub(super) struct Inner {
     weights: Weights,
     gpu_layers: u32,
     device: String,
+    remote: Remote,
+    workers: Workers,
     load_time: Duration,
     /// Computed by the first call of [`Model::fingerprint`].
     pub fingerprint: OnceLock<[u8; 32]>,
@@ -144,6 +150,9 @@ impl Model {
             .into_iter()
             .collect();
         let cancel = options.cancel.clone();
+        let workers = Workers::of(&options.remote.layers);
+        let remote = remote::devices(start(), &options.remote.layers)?;
+        workers.set_loading(true);
         let raw = loop {
             let raw = ffi::load_model(
                 start(),
@@ -155,8 +164,9 @@ impl Model {
                     repack: options.weights == Weights::Repacked,
                     gpu_layers,
                     device: options.device.as_deref(),
+                    remote: &remote,
                     overrides: &overrides,
-                    progress: &mut |_| !cancel.is_set(),
+                    progress: &mut |_| !cancel.is_set() && !workers.any_lost(),
                 },
             );
             // A device may fail to allocate memory that it reports as free. If so, try half as
@@ -169,6 +179,11 @@ impl Model {
                 _ => break raw,
             }
         };
+        if raw.is_ok() {
+            remote::settle(&remote);
+        }
+        workers.set_loading(false);
+        workers.check()?;
         if gpu_layers == 0 {
             device = "CPU".to_owned();
         }
@@ -187,6 +202,8 @@ impl Model {
             weights: options.weights,
             gpu_layers,
             device,
+            remote: options.remote.clone(),
+            workers,
             load_time: begun.elapsed(),
             fingerprint: OnceLock::new(),
             roles: FoundRoles::default(),
@@ -263,6 +280,16 @@ impl Model {
         &self.inner.device
     }
 
+    /// The workers that hold layers.
+    pub(super) fn workers(&self) -> &Workers {
+        &self.inner.workers
+    }
+
+    /// The layers that are on other machines.
+    pub fn remote(&self) -> &Remote {
+        &self.inner.remote
+    }
+
     /// The time that loading took.
     pub fn load_time(&self) -> Duration {
         self.inner.load_time
@@ -294,6 +321,7 @@ impl CheckedFile {
                 repack: false,
                 gpu_layers: 0,
                 device: None,
+                remote: &[],
                 overrides: &[],
                 progress: &mut |_| true,
             },
@@ -304,6 +332,11 @@ impl CheckedFile {
     /// The properties of the model, from the header of its file.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The mapped file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
     }
 
     /// The number of layers that would be put on a GPU, and the name of the device that would
@@ -324,6 +357,14 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
         return Err(Error::NoBackend { folders });
     }
     let all = facts.n_layer + 1;
+    let remote = &options.remote.layers;
+    if !remote.is_empty() {
+        let layers: u32 = remote.iter().map(|layers| layers.layers).sum();
+        let mut names: Vec<&str> = remote.iter().map(|layers| layers.link.name()).collect();
+        names.dedup();
+        names.insert(0, "CPU");
+        return Ok((layers.min(facts.n_layer) + 1, names.join(" + ")));
+    }
     let gpus = || devices.iter().filter(|device| device.gpu);
     let chosen = match &options.device {
         None => gpus().next(),
@@ -371,6 +412,7 @@ fn place_layers(facts: &Facts, gguf: &Gguf, options: &LoadOptions) -> Result<(u3
 /// and the number of layers is automatic.
 fn fewer_may_do(options: &LoadOptions, error: &Error) -> bool {
     options.gpu_layers == GpuLayers::Auto
+        && options.remote.layers.is_empty()
         && !options.cancel.is_set()
         && matches!(error, Error::OutOfMemory { .. })
 }

@@ -4,6 +4,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::batch::Limits;
 use super::cancel::Cancel;
+use super::remote::Workers;
+use super::rpc_ffi::RemoteDevice;
 use super::settings::{FlashAttention, KvType, MAX_SEQ};
 
 /// The parts of a model that are read.
@@ -28,6 +30,9 @@ pub(super) struct LoadParams<'a> {
     pub gpu_layers: u32,
     /// The only device to put layers on; `None` for all GPUs.
     pub device: Option<&'a str>,
+    /// Devices of other machines, with the number of layers for each. If there are any, they are the
+    /// only devices, and take the last layers.
+    pub remote: &'a [(RemoteDevice, u32)],
     /// Integers that replace the file's own.
     pub overrides: &'a [(String, i64)],
     /// Called with the loaded fraction, from 0 to 1; returning false stops the load.
@@ -83,6 +88,8 @@ pub(super) struct ContextParams {
     pub watched: bool,
     pub offload: bool,
     pub cancel: Cancel,
+    /// The workers that hold layers.
+    pub workers: Workers,
 }
 
 impl ContextParams {

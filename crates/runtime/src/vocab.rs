@@ -100,6 +100,7 @@ impl Vocab {
                 repack: false,
                 gpu_layers: 0,
                 device: None,
+                remote: &[],
                 overrides: &[],
                 progress: &mut |_| true,
             },

@@ -453,6 +453,7 @@ impl Lane {
         tracing::error!("a step failed: {error}");
         let failure = match error {
             RuntimeError::Cancelled => ApiError::unavailable("the server is shutting down"),
+            RuntimeError::WorkerLost { .. } => ApiError::unavailable(error.to_string()),
             error => ApiError::internal(error.to_string()),
         };
         self.engine.cancel_all();

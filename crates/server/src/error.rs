@@ -204,9 +204,9 @@ impl From<RuntimeError> for ApiError {
             RuntimeError::Template(_) => Self::wrong("messages", message),
             RuntimeError::NothingToSample => Self::bad(message),
             RuntimeError::Cancelled => Self::unavailable("the server is shutting down"),
-            RuntimeError::OutOfMemory { .. } | RuntimeError::NoSequence { .. } => {
-                Self::unavailable(message)
-            }
+            RuntimeError::OutOfMemory { .. }
+            | RuntimeError::NoSequence { .. }
+            | RuntimeError::WorkerLost { .. } => Self::unavailable(message),
             _ => Self::internal(message),
         }
     }

@@ -10,7 +10,7 @@ use super::Job;
 use crate::base::human;
 use crate::commands::prompt::Text;
 use crate::commands::vocab::JsonText;
-use crate::commands::waiting;
+use crate::commands::{waiting, workers};
 use crate::output::{self, Output};
 use crate::runtime::{
     self, Completion, Event, Finish, Likely, Report, Step, Token, Vocab, Weights, host,
@@ -338,6 +338,12 @@ pub(super) fn stats(job: &Job<'_>, report: &Report, renderer: &Renderer<'_>) {
                 context.creation_time.as_secs_f64()
             ),
         );
+    }
+    for text in model.remote().plan.iter().flat_map(workers::plan_lines) {
+        line("plan", text);
+    }
+    for text in workers::traffic_lines(model.remote()) {
+        line("network", text);
     }
     line("load", format!("{:.2} s", model.load_time().as_secs_f64()));
     let (tokens, prefill) = (totals.prompt_tokens, totals.prefill.as_secs_f64());

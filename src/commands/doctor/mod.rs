@@ -1,6 +1,7 @@
 //! `modelve doctor`: what this build can do on this machine.
 
 mod auto;
+mod machines;
 
 use std::io::Write;
 
@@ -8,9 +9,11 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use self::auto::Auto;
+use self::machines::Machines;
 use crate::base::human;
 use crate::base::isa::Isa;
 use crate::base::memory::Memory;
+use crate::commands::workers::WorkersArgs;
 use crate::hub::locate;
 use crate::hub::store::Store;
 use crate::output::{ACCENT, BOLD, DIM, GOOD, Output, WARN};
@@ -19,13 +22,18 @@ use crate::table::{Columns, cell, plain};
 use crate::version::VERSION;
 
 /// Flags of `modelve doctor`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_help = "Example:
-  modelve doctor --json | jq .devices")]
+  modelve doctor --json | jq .devices
+  modelve doctor --workers 10.0.0.2,10.0.0.3 --key-file workers.key")]
 pub struct Args {
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,
+
+    /// Also ask these machines, and show which layers of the default model each would compute
+    #[command(flatten)]
+    pub workers: WorkersArgs,
 }
 
 /// The report.
@@ -49,6 +57,8 @@ struct Report {
     default_model: String,
     auto: Option<Auto>,
     auto_unknown: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machines: Option<Machines>,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,7 +89,7 @@ struct Features {
 
 /// Prints the report.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let report = report();
+    let report = report(&args.workers);
     let mut out = Output::stdout();
     match args.json {
         true => out.json(&report)?,
@@ -89,7 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report() -> Report {
+fn report(workers: &WorkersArgs) -> Report {
     let memory = Memory::of_this_machine();
     let devices = runtime::devices().into_iter().map(|device| Device {
         name: device.name,
@@ -133,6 +143,7 @@ fn report() -> Report {
             .unwrap_or_else(|| locate::DEFAULT.to_owned()),
         auto,
         auto_unknown,
+        machines: workers.any().then(|| Machines::ask(workers)),
     }
 }
 
@@ -171,6 +182,7 @@ fn compiled() -> Vec<&'static str> {
         ("cuda", cfg!(feature = "cuda")),
         ("vulkan", cfg!(feature = "vulkan")),
         ("rocm", cfg!(feature = "rocm")),
+        ("rpc", backends::computes_elsewhere()),
     ];
     let on = compiled.into_iter().filter(|(_, on)| *on);
     on.map(|(name, _)| name).collect()
@@ -282,6 +294,9 @@ fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
         cell(human::escape(report.default_model.as_bytes()), ACCENT),
     );
     for (name, line) in auto_lines(report) {
+        add(name, plain(human::escape(line.as_bytes())));
+    }
+    for (name, line) in report.machines.iter().flat_map(Machines::lines) {
         add(name, plain(human::escape(line.as_bytes())));
     }
     Ok(write!(out, "{}", rows.lines())?)

@@ -102,13 +102,16 @@ impl Session {
                 watched: settings.hooks || settings.control.is_some(),
                 offload,
                 cancel: settings.cancel.clone(),
+                workers: model.workers().clone(),
             };
             Context::new(&model.inner.raw, model.vocab().len(), params)
         };
         let (raw, cache_offloaded) = match make(offload) {
             // The weights left no memory on the device: the cache stays in host memory, and
             // attention is computed on the CPU.
-            Err(error @ Error::OutOfMemory { .. }) if offload => {
+            Err(error @ Error::OutOfMemory { .. })
+                if offload && model.remote().layers.is_empty() =>
+            {
                 tracing::warn!("the KV cache stays on the CPU: {error}");
                 context::check_host_memory(model, &settings)?;
                 (make(false)?, false)
