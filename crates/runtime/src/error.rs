@@ -84,8 +84,9 @@ pub enum Error {
         /// The names of the available devices.
         have: Vec<String>,
     },
-    /// This build lacks ggml's RPC backend, which computes on other machines.
-    #[error("this build cannot use other machines: it lacks ggml's RPC backend")]
+    /// This build lacks ggml's RPC backend, which computes on other machines: llama.cpp was compiled
+    /// before this crate asked for the backend, and cargo does not see that.
+    #[error("this build cannot use other machines: it lacks ggml's RPC backend (in the checkout: cargo clean -p llama-cpp-sys-2, then build again)")]
     NoRpc,
     /// A worker that holds layers of the model went away.
     #[error("the worker {worker} is lost: {reason}")]
