@@ -86,7 +86,9 @@ pub enum Error {
     },
     /// This build lacks ggml's RPC backend, which computes on other machines: llama.cpp was compiled
     /// before this crate asked for the backend, and cargo does not see that.
-    #[error("this build cannot use other machines: it lacks ggml's RPC backend (in the checkout: cargo clean -p llama-cpp-sys-2, then build again)")]
+    #[error(
+        "this build cannot use other machines: it lacks ggml's RPC backend (in the checkout: cargo clean -p llama-cpp-sys-2, then build again)"
+    )]
     NoRpc,
     /// A worker that holds layers of the model went away.
     #[error("the worker {worker} is lost: {reason}")]
