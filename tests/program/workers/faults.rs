@@ -232,11 +232,14 @@ fn a_server_answers_503_once_its_worker_is_lost() {
         .strip_prefix("listening on http://")
         .expect(&first)
         .to_owned();
-    assert!(
-        lines
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("ready"))
-    );
+    let mut said = Vec::new();
+    while !said
+        .last()
+        .is_some_and(|line: &String| line.starts_with("ready"))
+    {
+        let line = lines.next().unwrap_or_else(|| panic!("it ended: {said:?}"));
+        said.push(line.unwrap());
+    }
     let answer = post(&address);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     worker.kill();
