@@ -41,6 +41,9 @@ def cost(bench, model):
 
 def questions(bench, checkpoint, model):
     """A process each, from launch: load, ask, end."""
+    name = f"the next token of {PROMPTS} prompts and one lens, from launch"
+    if not bench.wanted(name):
+        return
     words = "the ball hit a bat in our park and it was night at sea when they saw an old red house".split()
     draw = random.Random(7)
     prompts = bench.work / "prompts-python.txt"
@@ -51,4 +54,4 @@ def questions(bench, checkpoint, model):
     transformers = table.contender(bench, "transformers, bfloat16", ["python"],
                                    [[tools.python, DRIVERS / "transformers_questions.py", checkpoint, prompts]],
                                    once=True, greedy=True, env={"HF_HUB_OFFLINE": "1"})
-    bench.row(SECTION, f"the next token of {PROMPTS} prompts and one lens, from launch", [module, transformers], long=True)
+    bench.row(SECTION, name, [module, transformers], long=True)

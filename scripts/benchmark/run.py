@@ -28,7 +28,7 @@ def everything(bench):
 def clean_up(bench):
     if bench.options.keep:
         return
-    for pattern in ["*.gguf", "text*.txt", "prompts.txt", "logits.bin", "tokenizer.json"]:
+    for pattern in ["*.gguf", "text*.txt", "prompts*.txt", "logits.bin", "tokenizer.json"]:
         for leftover in bench.work.glob(pattern):
             leftover.unlink()
     if bench.options.checkpoint is None:
