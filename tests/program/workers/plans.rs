@@ -14,8 +14,8 @@ fn a_plan_is_shown_or_refused_with_its_arithmetic() {
     for words in ["here: 2 layers", ": 4 layers", "ms a token", "bytes sent"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    // It fits here, so nothing is sent anywhere.
-    let alone = bench.run(&[&complete[..], &workers].concat());
+    // A worker without layers is not used.
+    let alone = bench.run(&[&complete[..], &workers, &["--split", "6"]].concat());
     printed(&alone);
     let said = String::from_utf8_lossy(&alone.stderr).into_owned();
     assert!(
