@@ -15,14 +15,22 @@ use modelve::quant::{Encoder, SourceType};
 use std::fmt;
 
 const WIDTH: usize = 3072;
-const ROWS: usize = 64 << 10;
 const COLUMNS: [usize; 6] = [1, 2, 6, 12, 32, 512];
 
 fn main() {
     divan::main();
 }
 
-/// [`ROWS`] rows, which repeat every 64 rows, and `n` columns.
+/// The number of rows: more than the caches hold, or, where each case is only tried once because
+/// `cargo test` started this, few.
+fn row_count() -> usize {
+    match std::env::args().any(|argument| argument == "--bench") {
+        true => 64 << 10,
+        false => 64,
+    }
+}
+
+/// [`row_count`] rows, which repeat every 64 rows, and `n` columns.
 fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
     let wave = |i: usize| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * 0.02;
     let weights: Vec<f32> = (0..64 * WIDTH).map(wave).collect();
@@ -34,7 +42,10 @@ fn operands(ty: GgmlType, n: usize) -> (Vec<u8>, Vec<f32>) {
             encoder.encode_rows(SourceType::F32, weights, WIDTH, None, &mut rows)
         })
         .expect("an encoder");
-    (rows.repeat(ROWS / 64), (0..n * WIDTH).map(wave).collect())
+    (
+        rows.repeat(row_count() / 64),
+        (0..n * WIDTH).map(wave).collect(),
+    )
 }
 
 /// A type, a kernel (`None` for ggml's), and a number of columns.
@@ -68,7 +79,7 @@ fn cases() -> Vec<Case> {
 fn products(bencher: Bencher<'_, '_>, case: Case) {
     let Case { ty, kernel, n } = case;
     let (rows, x) = operands(ty, n);
-    let bencher = bencher.counter(ItemsCount::new(ROWS * WIDTH * n));
+    let bencher = bencher.counter(ItemsCount::new(row_count() * WIDTH * n));
     match kernel {
         Some(kernel) => bencher.bench_local(|| by_kernel(kernel, black_box(&rows), &x, n)),
         None => bencher.bench_local(|| by_ggml(ty, black_box(&rows), &x)),
@@ -83,7 +94,7 @@ fn by_kernel(kernel: Kernel, rows: &[u8], x: &[f32], n: usize) -> f32 {
 }
 
 fn by_ggml(ty: GgmlType, rows: &[u8], x: &[f32]) -> f32 {
-    let row_bytes = rows.len() / ROWS;
+    let row_bytes = rows.len() / row_count();
     let mut packed = vec![0u8; 4 * x.len()];
     let mut sum = 0.0;
     // SAFETY: rows and columns have `WIDTH` numbers, a multiple of every block; a packed column
