@@ -80,6 +80,10 @@ impl Link {
         let noise = stream::greet(&mut stream, &Key::bytes(key), GREETING);
         let noise = noise.map_err(|failure| match failure {
             Failure::Key => Error::Impostor { worker: worker() },
+            Failure::Io(source) if stream::is_timeout(&source) => Error::Unreachable {
+                worker: worker(),
+                source,
+            },
             // A worker that refuses a key sends nothing.
             Failure::Io(_) => Error::Refused { worker: worker() },
         })?;
