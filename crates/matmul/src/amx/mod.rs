@@ -17,6 +17,7 @@ mod lanes;
 mod tiles;
 mod unpack;
 
+use super::avx512::Avx512;
 use super::columns::Line;
 use super::formats::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, may_end_early};
 use super::x86;
@@ -52,13 +53,8 @@ impl Amx {
     /// permits their registers, which Linux must be asked for once per process.
     pub fn detect() -> Option<Self> {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
-        let available = AVAILABLE.get_or_init(|| {
-            Isa::detect() == Isa::Amx
-                && is_x86_feature_detected!("avx512vnni")
-                && is_x86_feature_detected!("f16c")
-                && is_x86_feature_detected!("fma")
-                && permitted()
-        });
+        let available = AVAILABLE
+            .get_or_init(|| Isa::detect() == Isa::Amx && Avx512::detect().is_some() && permitted());
         available.then_some(Amx(()))
     }
 
