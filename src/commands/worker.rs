@@ -1,11 +1,11 @@
 //! `modelve worker`: lets other machines compute with this one's devices.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 
 use super::command_line::quote;
 use super::{flags, trial, workers};
@@ -83,15 +83,33 @@ pub struct ChildArgs {
     threads: Option<u32>,
 }
 
+/// Writes a new key. One that is there already is kept, as other machines may have it.
+fn make_key(path: &Path) -> anyhow::Result<()> {
+    let Err(error) = Key::create(path) else {
+        return Ok(());
+    };
+    let name = path.display().to_string();
+    match &error {
+        Error::KeyFile { source, .. } if source.kind() == ErrorKind::AlreadyExists => Err(hinted(
+            anyhow!("{name} exists, and a key is never replaced"),
+            format!("to use it: modelve worker --key-file {}", quote(&name)),
+        )),
+        _ => Err(anyhow::Error::new(error).context(format!("cannot make the key {name}"))),
+    }
+}
+
 /// Runs the command: serves until the process is ended.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(path) = &args.new_key {
-        Key::create(path).with_context(|| format!("cannot make the key {}", path.display()))?;
+        make_key(path)?;
         output::note(&format!(
             "{} is the key: copy it to all machines, where only its owner may read it",
             human::escape(path.display().to_string().as_bytes())
         ));
         return Ok(());
+    }
+    if args.memory == Some(0) {
+        return Err(UsageError("--memory 0 leaves nothing to offer".to_owned()).into());
     }
     let listen = resolve(&args.listen)?;
     let key = workers::read_key(args.key_file.as_deref())?;

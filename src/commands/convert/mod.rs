@@ -463,11 +463,13 @@ fn tensor_type(name: &str) -> anyhow::Result<GgmlType> {
 fn overrides(args: &Args) -> anyhow::Result<Overrides> {
     let mut tensors = Vec::new();
     for text in &args.tensor_type {
-        let (pattern, ty) = text
-            .rsplit_once('=')
-            .ok_or_else(|| UsageError(format!("--tensor-type {text}: REGEX=TYPE is needed")))?;
+        let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| {
+            UsageError(format!(
+                "--tensor-type or --keep {text}: REGEX=TYPE is needed"
+            ))
+        })?;
         let pattern = Regex::new(pattern)
-            .map_err(|error| UsageError(format!("--tensor-type {text}: {error}")))?;
+            .map_err(|error| UsageError(format!("--tensor-type or --keep {text}: {error}")))?;
         tensors.push((pattern, tensor_type(ty)?));
     }
     let named = |name: &Option<String>| name.as_deref().map(tensor_type).transpose();

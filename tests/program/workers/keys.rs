@@ -16,8 +16,21 @@ fn a_key_is_made_once_and_only_for_its_owner() {
     let text = std::fs::read(&path).unwrap();
     let again = modelve().arg("worker").arg("--new-key").arg(&path).output();
     let (said, code) = refused(&again.unwrap());
-    assert!(code == 1 && said.contains("workers.key"), "{said}");
+    assert!(code == 1 && said.contains("workers.key exists"), "{said}");
+    assert!(
+        said.contains("hint: to use it: modelve worker --key-file"),
+        "{said}"
+    );
     assert_eq!(std::fs::read(&path).unwrap(), text, "it is not replaced");
+}
+
+#[test]
+fn a_worker_offers_something() {
+    let nothing = modelve()
+        .args(["worker", "--memory", "0", "--listen", "127.0.0.1:0"])
+        .output();
+    let (said, code) = refused(&nothing.unwrap());
+    assert!(code == 2 && said.contains("nothing to offer"), "{said}");
 }
 
 #[test]
