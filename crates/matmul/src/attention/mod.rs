@@ -67,10 +67,12 @@ pub(super) struct Operands {
     pub scale: f32,
 }
 
-/// Returns whether there is a kernel for heads of these widths and as many queries.
+/// Returns whether there is a kernel for heads of these widths and as many queries. From a full tile
+/// on ggml, too, multiplies all queries with all keys; of fewer, which may be one query of each of
+/// many sequences, it leaves out the keys that a query does not see.
 pub(super) fn has_kernel(key_width: usize, value_width: usize, queries: usize) -> bool {
     let fits = |width: usize| width > 0 && width.is_multiple_of(LANES);
-    Avx512::detect().is_some() && queries >= QUERIES / 4 && fits(key_width) && fits(value_width)
+    Avx512::detect().is_some() && queries >= QUERIES && fits(key_width) && fits(value_width)
 }
 
 /// The number of tiles, which different threads may compute.
