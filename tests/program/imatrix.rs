@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use modelve::quant::imatrix::Imatrix;
 use serde_json::Value;
@@ -240,6 +241,39 @@ fn a_text_too_short_is_said_to_be() {
 }
 
 /// Ctrl-C keeps the chunks that were read, and going on gives the bytes of a run without it.
+#[test]
+#[cfg(unix)]
+fn what_a_killed_run_left_is_removed_by_the_next() {
+    let bench = Bench::new();
+    let arguments = ["imatrix", &checkpoint(), "-o", "m.gguf"];
+    let folders = || {
+        let files = bench.files().into_iter();
+        let ours =
+            |name: &String| name.starts_with(".modelve-") && bench.path(name).join("lock").exists();
+        files.filter(ours).count()
+    };
+    let mut killed = bench.command(&arguments);
+    killed.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut killed = killed.spawn().unwrap();
+    while folders() == 0 && killed.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(folders(), 1, "it was killed while it had a folder");
+    bench.good(&[
+        "imatrix",
+        &checkpoint(),
+        "-o",
+        "m.gguf",
+        "-w",
+        "64",
+        "-n",
+        "64",
+    ]);
+    assert_eq!(bench.files(), ["m.gguf"]);
+}
+
 #[test]
 fn an_interrupted_measurement_goes_on() {
     let bench = Bench::new();

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use crate::error::{Error, Result};
 
 /// The start of the names of files that are not complete.
-const PART: &str = ".part-";
+const PART: &str = ".modelve-part-";
 /// Bytes of disk space that are left for others.
 const SPARED: u64 = 1 << 30;
 

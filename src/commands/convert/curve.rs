@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use super::measure::{self, Reference, Text};
+use super::measure;
 use super::proof;
 use super::sized::{Job, survey};
 use crate::base::human;
@@ -58,12 +58,7 @@ pub(super) struct Curve {
 
 /// Measures the curve. `given` is a conversion with no types chosen.
 pub(super) fn measure(job: &Job<'_>, given: &Request<'_>) -> anyhow::Result<Curve> {
-    let reference = Reference::make(job)?;
-    let text = Text::of(job, &reference)?;
-    let imatrix = match given.imatrix {
-        Some(_) => None,
-        None => Some(text.imatrix(job, &reference)?),
-    };
+    let (reference, text, imatrix) = measure::calibrate(job, given)?;
     let request = Request {
         imatrix: given.imatrix.or(imatrix.as_ref()),
         ..*given

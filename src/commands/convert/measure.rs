@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::sized::Job;
 use super::{interrupted, plain};
+use crate::base::outfile::TemporaryFolder;
 use crate::commands::engine::{EngineArgs, explain};
 use crate::commands::imatrix::{digest, identity};
 use crate::commands::probing::{session, told, work};
@@ -28,15 +28,13 @@ use crate::runtime::{Cancel, Exchange, Model, Token, host};
 
 /// The checkpoint as a file in 16 bits, which is removed when this is dropped.
 pub(super) struct Reference {
-    _folder: TempDir,
+    _folder: TemporaryFolder,
     path: PathBuf,
 }
 
 impl Reference {
-    pub(super) fn make(job: &Job<'_>) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix(".modelve-")
-            .tempdir_in(job.beside)
+    fn make(job: &Job<'_>) -> anyhow::Result<Self> {
+        let folder = TemporaryFolder::create(job.beside)
             .with_context(|| format!("cannot write in {}", job.beside.display()))?;
         let path = folder.path().join("source.gguf");
         let write = |recipe| {
@@ -118,9 +116,24 @@ const WINDOWS: u64 = 7;
 /// The number of tokens of a window for importances, as in `modelve imatrix`.
 const WINDOW: usize = 512;
 
+/// What the model is compared with, over which text, and, unless the conversion has one, the
+/// importance matrix that was measured on the way.
+pub(super) fn calibrate(
+    job: &Job<'_>,
+    given: &Request<'_>,
+) -> anyhow::Result<(Reference, Text, Option<Imatrix>)> {
+    let reference = Reference::make(job)?;
+    let text = Text::of(job, &reference)?;
+    let imatrix = match given.imatrix {
+        Some(_) => None,
+        None => Some(text.imatrix(job, &reference)?),
+    };
+    Ok((reference, text, imatrix))
+}
+
 impl Text {
     /// Reads the text and decides how much of it is used.
-    pub(super) fn of(job: &Job<'_>, reference: &Reference) -> anyhow::Result<Self> {
+    fn of(job: &Job<'_>, reference: &Reference) -> anyhow::Result<Self> {
         let model = reference.load(job)?;
         let weights = model.gguf().n_params().max(1);
         let window = windows(&job.engine(), &model, None, None, WINDOW)?.size;
@@ -166,7 +179,7 @@ impl Text {
     }
 
     /// Measures an importance matrix.
-    pub(super) fn imatrix(&self, job: &Job<'_>, reference: &Reference) -> anyhow::Result<Imatrix> {
+    fn imatrix(&self, job: &Job<'_>, reference: &Reference) -> anyhow::Result<Imatrix> {
         let (ids, window) = (&self.ids, self.window);
         if ids.len() < window {
             let n = ids.len();

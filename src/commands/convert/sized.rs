@@ -286,12 +286,7 @@ pub(super) fn choose(job: &Job<'_>, given: &Request<'_>) -> anyhow::Result<Chose
             reference: None,
         });
     }
-    let reference = Reference::make(job)?;
-    let text = measure::Text::of(job, &reference)?;
-    let imatrix = match given.imatrix {
-        Some(_) => None,
-        None => Some(text.imatrix(job, &reference)?),
-    };
+    let (reference, text, imatrix) = measure::calibrate(job, given)?;
     let request = Request {
         imatrix: given.imatrix.or(imatrix.as_ref()),
         ..*given

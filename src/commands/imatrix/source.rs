@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::base::outfile::Outfile;
+use crate::base::outfile::{Outfile, TemporaryFolder};
 use crate::commands::command_line::quote;
 use crate::commands::convert::plain;
 use crate::commands::engine::EngineArgs;
@@ -62,17 +62,14 @@ impl Source {
         engine: &EngineArgs,
         output: &Outfile,
         cancel: &Cancel,
-    ) -> anyhow::Result<(Model, Option<tempfile::TempDir>)> {
+    ) -> anyhow::Result<(Model, Option<TemporaryFolder>)> {
         match &self.0 {
             // The text is read once, which does not pay for a repacked copy of the weights.
             Located::Gguf(path) => Ok((engine.load_file(path, work(0), cancel)?, None)),
             Located::Checkpoint(folder) => {
                 let beside = output.folder();
-                let temporary = tempfile::Builder::new()
-                    .prefix(".modelve-")
-                    .tempdir_in(beside);
-                let temporary =
-                    temporary.with_context(|| format!("cannot write in {}", beside.display()))?;
+                let temporary = TemporaryFolder::create(beside)
+                    .with_context(|| format!("cannot write in {}", beside.display()))?;
                 let path = temporary.path().join("model.gguf");
                 make(folder, &path, engine, cancel)?;
                 Ok((engine.load_file(&path, work(0), cancel)?, Some(temporary)))

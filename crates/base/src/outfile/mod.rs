@@ -18,10 +18,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 mod error;
+mod folder;
 mod identity;
 mod pending;
 
 pub use error::Error;
+pub use folder::TemporaryFolder;
 pub use identity::folder_of;
 pub use pending::Pending;
 
