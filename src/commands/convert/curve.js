@@ -41,15 +41,19 @@ function chart(points) {
       for (const event of ["mouseleave", "blur"]) dot.addEventListener(event, () => showTip());
       svg.append(dot);
     }
-    const last = sorted[sorted.length - 1], above = one.kl === "kl";
-    svg.append(node("text", { x: x(last[one.bytes]) - 8, y: y(last[one.kl]) + (above ? -10 : 18), "text-anchor": "end", class: above ? "soft" : "" }, one.name));
+    // The lines fall, so there is room above the first point of one and below that of the other.
+    const first = sorted[0], above = one.kl === "kl";
+    svg.append(node("text", { x: x(first[one.bytes]) + (above ? 8 : -4), y: y(first[one.kl]) + (above ? -8 : 34), class: above ? "soft" : "" }, one.name));
   }
   return svg;
 }
 
+// The recipe that its mix betters most, as an example.
+const example = [...data.points].sort((a, b) => a.mix_kl / Math.max(a.kl, LEAST) - b.mix_kl / Math.max(b.kl, LEAST))[0];
 main.append(el("h1", {}, "What does each size cost?"),
-  el("p", { class: "soft" }, data.positions + " predictions of " + data.text + "; types chosen on " + data.chosen_on),
-  reading("Each file is compared with the checkpoint: mean KL is how surprised the file is, in nats, by what the checkpoint says of the next token. A fixed recipe gives the same types to every model; a mix was chosen for this model, by what the type of each tensor does to its predictions."),
+  el("p", { class: "soft" }, data.positions.toLocaleString("en") + " predictions of " + data.text + "; types chosen on " + data.chosen_on),
+  reading("Each file is compared with the checkpoint over the same text. The mean KL, in nats, is the divergence of the file\u2019s distribution of the next token from the checkpoint\u2019s; 0 is no difference. A fixed recipe gives the same types to every model. A mix has at most the recipe\u2019s size, and its types were chosen for this model by what they do to its predictions.",
+    example ? "Here: at the size of " + example.recipe + ", " + size(example.bytes) + ", the recipe has a mean KL of " + example.kl.toPrecision(3) + " and the mix one of " + example.mix_kl.toPrecision(3) + "." : null),
   el("section", { class: "panel" }, data.points.length ? chart(data.points) : el("p", {}, "No recipe is as large as the smallest mix.")),
   table(["recipe", "size>", "bits/weight>", "mean KL>", "of a mix>", "change>"], data.points.map((p) => [
     p.recipe, size(p.bytes), fixed(p.bits_per_weight, 2), p.kl.toPrecision(3) + " \u00b1 " + p.kl_error.toPrecision(1),
